@@ -1,0 +1,34 @@
+"""Prune channels from any ONNX model and repair it in closed form, without data."""
+
+from lbyl_onnx.channels import Refusal
+from lbyl_onnx.errors import (
+    CompensationError,
+    LbylOnnxError,
+    ModelError,
+    NothingToPruneError,
+    OptionError,
+    OutputError,
+    VerificationError,
+)
+from lbyl_onnx.pipeline import CompressResult, Config, GroupReport, compress
+from lbyl_onnx.verify import Fidelity, Verification
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompensationError",
+    "CompressResult",
+    "Config",
+    "Fidelity",
+    "GroupReport",
+    "LbylOnnxError",
+    "ModelError",
+    "NothingToPruneError",
+    "OptionError",
+    "OutputError",
+    "Refusal",
+    "Verification",
+    "VerificationError",
+    "__version__",
+    "compress",
+]

@@ -1,0 +1,213 @@
+"""Edit a graph with graphsurgeon and give back a model from which nothing has been lost.
+
+graphsurgeon keeps the graph connected while it is edited. Its own export drops doc strings,
+metadata, quantization annotations, inputs with defaults and attributes it does not know, so the
+model is put together from the original's own messages wherever nothing was edited.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import numpy_helper
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from lbyl_onnx.channels import names_read
+from lbyl_onnx.facts import Array
+from lbyl_onnx.rewrite import Edits
+
+Shapes = Mapping[str, tuple[int | None, ...]]
+Protos = Mapping[int, onnx.NodeProto]  # id of a graphsurgeon node -> the message it came from
+
+
+def to_graph(model: onnx.ModelProto) -> gs.Graph:
+    """Import a model; its nodes stand in the order of `model.graph.node`."""
+    with G_LOGGER.suppress(G_LOGGER.CRITICAL):  # it warns of types it only has to pass on
+        return gs.import_onnx(model)
+
+
+def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> onnx.ModelProto:
+    """Return a new model with the edits made; the original is not changed.
+
+    A constant that all its readers see changed alike keeps its name. Where some readers need the
+    old value, or another one, the changed value gets a name of its own.
+
+    Parameters
+    ----------
+    model
+        The original.
+    edits
+        New constants, by node and input.
+    shapes
+        New shapes of tensors whose stored shape is stale; None leaves a dimension as it is.
+
+    Returns
+    -------
+    onnx.ModelProto
+        The edited model; nodes and initializers that are no longer read are gone.
+    """
+    graph = to_graph(model)
+    nodes = list(graph.nodes)
+    protos = {id(node): proto for node, proto in zip(nodes, model.graph.node, strict=True)}
+    taken = set(_names(model.graph))
+    replaced: dict[str, list[gs.Constant]] = defaultdict(list)
+    orphans: list[gs.Tensor] = []
+    constants: dict[tuple[str, str], gs.Constant] = {}
+    for index, operand in sorted(edits.operands):
+        node, value = nodes[index], edits.operands[index, operand]
+        while len(node.inputs) <= operand:
+            node.inputs.append(gs.Variable.empty())
+        old = node.inputs[operand]
+        # What a node did not read before, it shares with no other.
+        key = (old.name or f"{index}:{operand}", _digest(value))
+        if key not in constants:
+            base = old.name or f"{node.inputs[1].name}_bias"
+            constants[key] = gs.Constant(_free_name(base, taken), value)
+            replaced[old.name].append(constants[key])
+        node.inputs[operand] = constants[key]
+        orphans.append(old)
+    for index, value in edits.added.items():
+        _insert_add(graph, nodes[index], value, taken)
+    _drop_unread(graph, orphans)
+    left = {t.name for t in graph.tensors().values()}
+    for name, values in replaced.items():
+        if name and len(values) == 1 and name not in left:
+            values[0].name = name
+    return _put_together(model, graph, protos, shapes)
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (value.name for value in graph.input)
+    for node in graph.node:
+        yield node.name
+        yield from node.output
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _names(attribute.g)
+
+
+def _free_name(base: str, taken: set[str]) -> str:
+    number = 1
+    while (name := f"{base}_pruned_{number}") in taken:
+        number += 1
+    taken.add(name)
+    return name
+
+
+def _digest(value: Array) -> str:
+    head = f"{value.dtype}{value.shape}".encode()
+    return hashlib.sha256(head + value.tobytes()).hexdigest()
+
+
+def _insert_add(graph: gs.Graph, node: gs.Node, value: Array, taken: set[str]) -> None:
+    """Add a constant to a node's output; the sum takes the output's name."""
+    output = node.outputs[0]
+    before = gs.Variable(_free_name(output.name, taken), output.dtype)
+    constant = gs.Constant(_free_name(f"{output.name}_shift", taken), value)
+    node.outputs[0] = before
+    name = _free_name(f"{node.name or output.name}_add", taken)
+    add = gs.Node("Add", name, inputs=[before, constant], outputs=[output])
+    graph.nodes.insert(1 + next(i for i, n in enumerate(graph.nodes) if n is node), add)
+
+
+def _drop_unread(graph: gs.Graph, tensors: Sequence[gs.Tensor]) -> None:
+    """Remove the nodes that only computed tensors which nothing reads any more."""
+    kept = {t.name for t in graph.outputs} | _captured(graph)
+    dead: set[int] = set()
+    waiting = list(tensors)
+    while waiting:
+        for node in list(waiting.pop().inputs):
+            if any(t.outputs or t.name in kept for t in node.outputs):
+                continue
+            dead.add(id(node))
+            waiting += list(node.inputs)
+            node.inputs.clear()
+            node.outputs.clear()
+    graph.nodes[:] = [node for node in graph.nodes if id(node) not in dead]
+
+
+def _captured(graph: gs.Graph) -> set[str]:
+    """Names that the bodies of If and Loop may read from outside."""
+    bodies = [b for node in graph.nodes for b in node.attrs.values() if isinstance(b, gs.Graph)]
+    return {name for body in bodies for name in names_read(body)}
+
+
+def _put_together(
+    model: onnx.ModelProto, graph: gs.Graph, protos: Protos, shapes: Shapes
+) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _copy_field(result, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name not in ("node", "initializer", "input", "value_info"):
+            _copy_field(result.graph, field.name, value)
+    result.graph.node.extend(_node(node, protos.get(id(node))) for node in graph.nodes)
+    tensors = graph.tensors()
+    read = set(tensors) | _captured(graph)
+    edited = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if isinstance(tensor, gs.Constant) and not isinstance(tensor._values, LazyValues)
+    }
+    before = {name for node in model.graph.node for name in node.input}
+    for initializer in model.graph.initializer:
+        name = initializer.name
+        if name in edited:
+            _append_initializer(result.graph, edited.pop(name), initializer.doc_string)
+        elif name in read or name not in before:
+            result.graph.initializer.append(initializer)
+    for constant in edited.values():
+        _append_initializer(result.graph, constant, "")
+    stale = {t.name: tuple(t.dims) for t in result.graph.initializer} | dict(shapes)
+    written = {name for node in result.graph.node for name in node.output}
+    written |= {t.name for t in result.graph.initializer}
+    result.graph.input.extend(_reshaped(info, stale) for info in model.graph.input)
+    result.graph.value_info.extend(
+        _reshaped(info, stale) for info in model.graph.value_info if info.name in written
+    )
+    return result
+
+
+def _copy_field(message: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
+    target = getattr(message, name)
+    if hasattr(target, "extend"):
+        target.extend(value)
+    elif hasattr(target, "CopyFrom"):
+        target.CopyFrom(value)
+    else:
+        setattr(message, name, value)
+
+
+def _node(node: gs.Node, original: onnx.NodeProto | None) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(OnnxExporter.export_node(node) if original is None else original)
+    copy.input[:] = [tensor.name for tensor in node.inputs]
+    copy.output[:] = [tensor.name for tensor in node.outputs]
+    return copy
+
+
+def _append_initializer(graph: onnx.GraphProto, constant: gs.Constant, doc_string: str) -> None:
+    tensor = numpy_helper.from_array(constant.values, constant.name)
+    tensor.doc_string = doc_string
+    graph.initializer.append(tensor)
+
+
+def _reshaped(info: onnx.ValueInfoProto, shapes: Shapes) -> onnx.ValueInfoProto:
+    """Return a value info with the dimensions that have changed."""
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(info)
+    tensor = copy.type.tensor_type
+    new = shapes.get(info.name)
+    if new is not None and tensor.HasField("shape") and len(tensor.shape.dim) == len(new):
+        for dim, size in zip(tensor.shape.dim, new, strict=True):
+            if size is not None and dim.HasField("dim_value"):
+                dim.dim_value = size
+    return copy

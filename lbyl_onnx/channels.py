@@ -1,0 +1,295 @@
+"""Which channels move together: a graph, interpreted on channel labels, becomes channel groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from lbyl_onnx.facts import DEFAULT_DOMAINS, GraphFacts
+from lbyl_onnx.labels import FIXED, Freeze, Labels, Role, Slot
+from lbyl_onnx.op_rules import RULES, LabelFlow, NodeView, TargetShape, no_rule
+
+# The operators that start labels; every other node without a labelled input is passed over.
+PRODUCING = frozenset({"Conv", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the n channels of a group lie along one slot.
+
+    Parameters
+    ----------
+    slot
+        The constant's axis.
+    positions
+        Shape (n, taps): row i holds the positions of channel i along the axis, ascending.
+    """
+
+    slot: Slot
+    positions: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that touch the same places and can be removed one by one.
+
+    Parameters
+    ----------
+    name
+        Names of the producing nodes.
+    units
+        Root label of each channel, shape (n,), in the order of the first producer's output.
+    producers, followers, consumers
+        Where the channels lie.
+    """
+
+    name: str
+    units: Labels
+    producers: tuple[Placement, ...]
+    followers: tuple[Placement, ...]
+    consumers: tuple[Placement, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return len(self.units)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Channels that cannot be removed, and why.
+
+    Parameters
+    ----------
+    name
+        Names of the nodes that produce them.
+    channels
+        How many.
+    reason
+        Why they stay.
+    nodes
+        Names of the nodes that are the reason.
+    """
+
+    name: str
+    channels: int
+    reason: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ChannelMap:
+    """Everything the later stages need to know of a graph's channels.
+
+    Parameters
+    ----------
+    groups, refusals
+        What can be pruned, and what cannot.
+    slots
+        Every constant axis that carries labels.
+    targets
+        Shape operands that hold channel counts.
+    tensors
+        Labels of each activation, by tensor name.
+    roots
+        Root of each label.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    refusals: tuple[Refusal, ...]
+    slots: tuple[Slot, ...]
+    targets: tuple[TargetShape, ...]
+    tensors: Mapping[str, Labels]
+    roots: Labels
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which producers a person wants pruned, as globs on node names."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def refuses(self, names: Sequence[str]) -> str | None:
+        """Return why a group with these producers is left alone; None when it is not."""
+        if any(fnmatchcase(name, glob) for name in names for glob in self.exclude):
+            return "left out by --exclude"
+        if self.include and not any(fnmatchcase(n, glob) for n in names for glob in self.include):
+            return "not named by --include"
+        return None
+
+
+def node_name(node: gs.Node) -> str:
+    """Return a node's name; where it has none, its operator and first output."""
+    return str(node.name) or f"{node.op}({node.outputs[0].name if node.outputs else ''})"
+
+
+def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> ChannelMap:
+    """Interpret a graph on channel labels and gather the channel groups.
+
+    Parameters
+    ----------
+    graph
+        The graph; it is not changed. Nodes are meant by their index in it.
+    facts
+        Shapes and constants of its tensors.
+    selection
+        What the user included and excluded.
+
+    Returns
+    -------
+    ChannelMap
+        Groups whose channels can be removed, refusals for all others.
+    """
+    flow = LabelFlow()
+    tensors: dict[str, Labels] = {}
+    for index, node in enumerate(graph.nodes):
+        _freeze_captured(flow, tensors, index, node)
+        given = _interpret(flow, tensors, facts, index, node)
+        for output, labels in zip(node.outputs, given, strict=False):
+            if labels is not None and output.name:
+                tensors[output.name] = labels
+    for output in graph.outputs:
+        if output.name in tensors:
+            producer = next(i for i, n in enumerate(graph.nodes) if output in n.outputs)
+            labels = np.unique(tensors[output.name])
+            flow.freezes.append(Freeze(labels, "they are an output of the graph", producer))
+    groups, refusals = _gather(graph, flow, selection)
+    return ChannelMap(
+        tuple(groups),
+        tuple(refusals),
+        tuple(flow.slots),
+        tuple(flow.targets),
+        tensors,
+        flow.coupling.roots(),
+    )
+
+
+def _interpret(
+    flow: LabelFlow,
+    tensors: Mapping[str, Labels],
+    facts: GraphFacts,
+    index: int,
+    node: gs.Node,
+) -> list[Labels | None]:
+    labels = [tensors.get(tensor.name) for tensor in node.inputs]
+    known = (node.domain or "") in DEFAULT_DOMAINS
+    starts = known and node.op in PRODUCING
+    if not starts and all(x is None for x in labels):
+        return []
+    if node.outputs and facts.is_constant(node.outputs[0].name):
+        return []
+    rule = RULES.get(node.op, no_rule) if known else no_rule
+    return rule(NodeView(index, node, labels, facts, flow))
+
+
+def _freeze_captured(
+    flow: LabelFlow, tensors: Mapping[str, Labels], index: int, node: gs.Node
+) -> None:
+    """Freeze what the body of an If or Loop reads from outside: it is not interpreted."""
+    for body in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
+        for name in sorted(names_read(body) & tensors.keys()):
+            reason = f"the body of {node.op} reads them"
+            flow.freezes.append(Freeze(np.unique(tensors[name]), reason, index))
+
+
+def names_read(body: gs.Graph) -> set[str]:
+    """Return the names of all tensors that a subgraph's nodes read, its own subgraphs' too."""
+    names = {tensor.name for node in body.nodes for tensor in node.inputs}
+    names |= {tensor.name for tensor in body.outputs}
+    for node in body.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                names |= names_read(value)
+    return names
+
+
+def _gather(
+    graph: gs.Graph, flow: LabelFlow, selection: Selection
+) -> tuple[list[ChannelGroup], list[Refusal]]:
+    """Units with the same places form a group; a group that cannot be pruned is a refusal."""
+    roots = flow.coupling.roots()
+    frozen: dict[int, list[Freeze]] = {}
+    for freeze in flow.freezes:
+        for root in np.unique(roots[freeze.labels]).tolist():
+            frozen.setdefault(root, []).append(freeze)
+    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for index, slot in enumerate(flow.slots):
+        found, counts = np.unique(roots[slot.labels], return_counts=True)
+        for root, count in zip(found.tolist(), counts.tolist(), strict=True):
+            if root != FIXED:
+                places[root].append((index, count))
+    by_place: dict[tuple[tuple[tuple[int, int], ...], bool], list[int]] = defaultdict(list)
+    for root in sorted(places):
+        by_place[tuple(places[root]), root in frozen].append(root)
+    groups: list[ChannelGroup] = []
+    refusals: list[Refusal] = []
+    for (place, is_frozen), units in by_place.items():
+        slots = [flow.slots[index] for index, _ in place]
+        group = _group(graph, slots, np.asarray(units, np.int64), roots)
+        if is_frozen:
+            freezes = [f for root in units for f in frozen[root]]
+            refusals.append(_frozen(graph, group, freezes))
+            continue
+        refusal = _out_of_scope(graph, flow, group, selection)
+        if refusal is None:
+            groups.append(group)
+        else:
+            refusals.append(refusal)
+    return groups, refusals
+
+
+def _group(graph: gs.Graph, slots: Sequence[Slot], units: Labels, roots: Labels) -> ChannelGroup:
+    placements: dict[Role, list[Placement]] = {role: [] for role in Role}
+    for slot in slots:
+        along = roots[slot.labels]
+        found = np.flatnonzero(np.isin(along, units))
+        order = np.argsort(along[found], kind="stable")  # ascending within each unit
+        positions = found[order].reshape(len(units), -1)  # (n * taps,) -> (n, taps)
+        placements[slot.role].append(Placement(slot, positions))
+    producers = placements[Role.PRODUCER]
+    name = ", ".join(node_name(graph.nodes[p.slot.node]) for p in producers)
+    return ChannelGroup(
+        name,
+        units,
+        tuple(producers),
+        tuple(placements[Role.FOLLOWER]),
+        tuple(placements[Role.CONSUMER]),
+    )
+
+
+def _frozen(graph: gs.Graph, group: ChannelGroup, freezes: Iterable[Freeze]) -> Refusal:
+    reasons: dict[str, dict[str, None]] = {}
+    for freeze in freezes:
+        nodes = reasons.setdefault(freeze.reason, {})
+        if freeze.node is not None:
+            nodes[node_name(graph.nodes[freeze.node])] = None
+    names = dict.fromkeys(name for nodes in reasons.values() for name in nodes)
+    return Refusal(group.name, group.size, "; ".join(reasons), tuple(names))
+
+
+def _out_of_scope(
+    graph: gs.Graph, flow: LabelFlow, group: ChannelGroup, selection: Selection
+) -> Refusal | None:
+    producers = [node_name(graph.nodes[p.slot.node]) for p in group.producers]
+    reason = selection.refuses(producers)
+    nodes: tuple[str, ...] = ()
+    if reason is None and len(group.producers) > 1:
+        roots = flow.coupling.roots()
+        joins = [j.node for j in flow.joins if np.any(np.isin(roots[j.labels], group.units))]
+        nodes = tuple(node_name(graph.nodes[j]) for j in joins)
+        added = any(graph.nodes[j].op in ("Add", "Sum", "Sub") for j in joins)
+        reason = "they lie on a residual stream" if added else "several layers produce them"
+    if reason is None and any(p.positions.shape[1] != 1 for p in group.producers):
+        reason = "each is tied to others of the same layer"
+    if reason is None and not group.consumers:
+        reason = "no layer with weights reads them"
+    if reason is None and group.size < 2:
+        reason = "there is no other to leave its information to"
+    return None if reason is None else Refusal(group.name, group.size, reason, nodes)

@@ -1,0 +1,10 @@
+"""Restoration methods: how the kept channels stand in for the removed ones.
+
+Every method takes float64 arrays and returns a `Delivery`; this package knows NumPy and SciPy and
+nothing of ONNX. Call a method through its module: ``lbyl.deliver(rows, kept)``.
+"""
+
+from lbyl_onnx.compensate import lbyl, neuron_merging, none
+from lbyl_onnx.compensate.types import Delivery, FoldedRows
+
+__all__ = ["Delivery", "FoldedRows", "lbyl", "neuron_merging", "none"]

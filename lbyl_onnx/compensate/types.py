@@ -1,0 +1,196 @@
+"""What passes between the pipeline and the restoration methods: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedRows:
+    """What the producer of a group of n channels computes, as rows.
+
+    Channel i is ``z_i = scale[i] * (weight[i] @ x) + shift[i]``, with x the patch of d inputs
+    that the producer sees.
+
+    Attributes
+    ----------
+    weight : (n, d) float64
+        Rows as stored, flattened, without the bias.
+    scale : (n,) float64
+        ``gamma / sqrt(var + eps)`` of the BatchNormalization that follows; ones without one.
+    shift : (n,) float64
+        Folded bias, ``beta + scale * (bias - mean)``; the plain bias without a
+        BatchNormalization.
+    normalized : bool
+        True when a BatchNormalization (or an equal scale and shift) follows the producer directly.
+    constant_output : (n,) float64
+        Value at the consumer's input of a channel that emits the constant ``shift[i]``.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype, a value that is not finite, or a scale other than one where
+        ``normalized`` is False.
+    """
+
+    weight: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    normalized: bool
+    constant_output: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for arrays that break the contract above."""
+        if self.weight.ndim != 2 or 0 in self.weight.shape:
+            raise ValueError(
+                f"FoldedRows.weight has shape {self.weight.shape}; "
+                "give one flattened row per channel: (n, d), n and d at least 1"
+            )
+        n = self.weight.shape[0]
+        _check_array("FoldedRows.weight", self.weight, self.weight.shape)
+        _check_array("FoldedRows.scale", self.scale, (n,))
+        _check_array("FoldedRows.shift", self.shift, (n,))
+        _check_array("FoldedRows.constant_output", self.constant_output, (n,))
+        if not self.normalized and np.any(self.scale != 1.0):
+            raise ValueError(
+                "FoldedRows.scale differs from one although normalized is False; "
+                "set normalized=True where a scale and shift follow the producer"
+            )
+
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """(n,) bool: the channels whose folded row is zero, so that they emit ``shift[i]``."""
+        constant: NDArray[np.bool_] = (self.scale == 0.0) | ~np.any(self.weight, axis=1)
+        return constant
+
+
+@dataclass(frozen=True, eq=False)
+class Delivery:
+    """How the kept channels stand in for all n: ``a ~ matrix @ a[kept] + offset``.
+
+    Attributes
+    ----------
+    kept : (k,) intp
+        Indices of the kept channels, ascending, at least one.
+    matrix : (n, k) float64
+        S, with ``S[kept] = I``.
+    offset : (n,) float64
+        c, with ``c[kept] = 0``.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype, a value that is not finite, or a kept channel that is not
+        passed on unchanged.
+    """
+
+    kept: NDArray[np.intp]
+    matrix: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for arrays that break the contract above."""
+        if self.offset.ndim != 1:
+            raise ValueError(f"Delivery.offset has shape {self.offset.shape}; give (n,)")
+        n = self.offset.shape[0]
+        kept = checked_kept(n, self.kept)
+        _check_array("Delivery.matrix", self.matrix, (n, kept.size))
+        _check_array("Delivery.offset", self.offset, (n,))
+        if not np.array_equal(self.matrix[kept], np.eye(kept.size)):
+            raise ValueError("Delivery.matrix[kept] is not the identity; kept channels pass as is")
+        if np.any(self.offset[kept]):
+            raise ValueError("Delivery.offset[kept] is not zero; kept channels pass as is")
+
+    @property
+    def removed(self) -> NDArray[np.intp]:
+        """(n - k,) intp: the channels outside ``kept``, ascending."""
+        return removed_channels(self.offset.shape[0], self.kept)
+
+
+def checked_kept(n: int, kept: ArrayLike) -> NDArray[np.intp]:
+    """Return ``kept`` as an index array, once it names channels of a group of n.
+
+    Parameters
+    ----------
+    n : int
+        Channels in the group.
+    kept : (k,) array_like of int
+        Kept channels.
+
+    Returns
+    -------
+    (k,) intp
+
+    Raises
+    ------
+    ValueError
+        Unless ``kept`` is one-dimensional, of integers, not empty, strictly ascending and inside
+        [0, n).
+    """
+    given = np.asarray(kept)
+    if given.ndim != 1 or given.size == 0:
+        raise ValueError(f"kept has shape {given.shape}; name at least one channel: (k,), k >= 1")
+    if not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"kept has dtype {given.dtype}; give integer indices, not a mask")
+    if given[0] < 0 or given[-1] >= n or np.any(given[1:] <= given[:-1]):
+        raise ValueError(f"kept must be strictly ascending channel indices from 0 to {n - 1}")
+    return given.astype(np.intp, copy=False)
+
+
+def removed_channels(n: int, kept: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the (n - k,) channels of a group of n that are not in ``kept``, ascending."""
+    is_removed = np.ones(n, dtype=np.bool_)
+    is_removed[kept] = False
+    return np.flatnonzero(is_removed)
+
+
+def assemble(
+    n: int,
+    kept: NDArray[np.intp],
+    removed_rows: NDArray[np.float64],
+    removed_offset: NDArray[np.float64],
+) -> Delivery:
+    """Build the Delivery of a group of n channels from its rows for the removed ones.
+
+    Parameters
+    ----------
+    n : int
+        Channels in the group.
+    kept : (k,) intp
+        Kept channels, ascending.
+    removed_rows : (n - k, k) float64
+        S for the removed channels, in ascending order of channel.
+    removed_offset : (n - k,) float64
+        c for the removed channels, likewise.
+
+    Returns
+    -------
+    Delivery
+
+    Raises
+    ------
+    ValueError
+        If the shapes disagree or a value is not finite.
+    """
+    removed = removed_channels(n, kept)
+    _check_array("removed_rows", removed_rows, (removed.size, kept.size))
+    _check_array("removed_offset", removed_offset, (removed.size,))
+    matrix = np.zeros((n, kept.size))
+    matrix[kept, np.arange(kept.size)] = 1.0
+    matrix[removed] = removed_rows
+    offset = np.zeros(n)
+    offset[removed] = removed_offset
+    return Delivery(kept=kept, matrix=matrix, offset=offset)
+
+
+def _check_array(name: str, array: NDArray[np.float64], shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless ``array`` is finite float64 of ``shape``."""
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
+    if array.dtype != np.float64:
+        raise ValueError(f"{name} has dtype {array.dtype}; convert it to float64 first")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} holds NaN or infinity; every value must be finite")

@@ -1,0 +1,39 @@
+"""Every error the tool raises on purpose, each with the exit code that the command line gives it."""
+
+from __future__ import annotations
+
+
+class LbylOnnxError(Exception):
+    """Root of the tool's own errors: one line that says what was wrong, where, how to mend it."""
+
+    exit_code = 1
+
+
+class ModelError(LbylOnnxError):
+    """The input is not a model that can be read, checked or run."""
+
+
+class OutputError(LbylOnnxError):
+    """The output cannot be written where it was asked for."""
+
+
+class OptionError(LbylOnnxError):
+    """An option's value is outside what it may be."""
+
+    exit_code = 2
+
+
+class CompensationError(LbylOnnxError):
+    """A compensated weight does not fit the type in which the model stores it."""
+
+
+class VerificationError(LbylOnnxError):
+    """The compressed model is not what the plan says it must be; nothing was written."""
+
+    exit_code = 3
+
+
+class NothingToPruneError(LbylOnnxError):
+    """No channel group could be pruned; nothing was written."""
+
+    exit_code = 4

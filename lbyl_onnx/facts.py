@@ -1,0 +1,301 @@
+"""What is known of each tensor without running the model: dtype, shape, constant value.
+
+The graph is walked once for each of two concrete sets of input shapes. What agrees in both holds
+for every input; what differs depends on a dynamic dimension. So no symbolic algebra is needed,
+and a Reshape target computed from Shape is as good as one that is stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx.shape_inference import InferenceError, infer_node_outputs
+
+from lbyl_onnx.errors import ModelError
+
+Array = NDArray[np.generic]
+InputShapes = Mapping[str, tuple[int, ...]]
+
+# Values up to this many elements are computed on the walk: shapes, axes, scalars. Weights are
+# larger and are read only where they are changed.
+SMALL = 4096
+DEFAULT_DOMAINS = ("", "ai.onnx")
+_RANDOM_OPS = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
+    | {"RandomUniformLike", "Dropout"}
+)
+
+
+@dataclass(frozen=True)
+class TensorFact:
+    """What one walk knows of one tensor.
+
+    Parameters
+    ----------
+    dtype
+        ONNX element type; 0 where unknown.
+    shape
+        Its dimensions; None where even the rank is unknown, None in it for an unknown dimension.
+    value
+        Its value where known and small.
+    constant
+        Whether no activation enters it, not even by its shape.
+    """
+
+    dtype: int = TensorProto.UNDEFINED
+    shape: tuple[int | None, ...] | None = None
+    value: Array | None = None
+    constant: bool = False
+
+
+class GraphFacts:
+    """The facts of every tensor of a model's main graph, from two walks.
+
+    Parameters
+    ----------
+    model
+        The model; it is read, never changed, and must outlive this object.
+    first, second
+        Concrete shapes of the graph inputs; they differ exactly in the dynamic dimensions.
+
+    Raises
+    ------
+    ModelError
+        When the model imports no version of the ONNX operator set.
+    """
+
+    def __init__(self, model: onnx.ModelProto, first: InputShapes, second: InputShapes) -> None:
+        self._opset = default_opset(model)
+        self._initializers = {t.name: t for t in model.graph.initializer}
+        self._producers = {name: n for n in model.graph.node for name in n.output if name}
+        self._first = _walk(model, first, self._opset)
+        self._second = self._first if first == second else _walk(model, second, self._opset)
+
+    def dtype(self, name: str) -> int:
+        """ONNX element type of a tensor, 0 where unknown."""
+        return self._first.get(name, TensorFact()).dtype
+
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Return the shape at the first input shapes; None where the rank is unknown."""
+        return self._first.get(name, TensorFact()).shape
+
+    def static_shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Return the shape with None for each dimension that depends on the input's dimensions."""
+        first, second = self.shape(name), self._second.get(name, TensorFact()).shape
+        if first is None or second is None or len(first) != len(second):
+            return None
+        return tuple(a if a == b else None for a, b in zip(first, second, strict=True))
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor's value is the same in every run, whatever computes it."""
+        fact = self._first.get(name, TensorFact())
+        if fact.constant:
+            return True
+        other = self._second.get(name, TensorFact()).value
+        if fact.value is None or other is None:
+            return False
+        return bool(fact.value.shape == other.shape and np.array_equal(fact.value, other))
+
+    def is_stored(self, name: str) -> bool:
+        """Whether a tensor is an initializer."""
+        return name in self._initializers
+
+    def value_at_both(self, name: str) -> tuple[Array, Array] | None:
+        """Return a small tensor's value in both walks; None where either is unknown."""
+        first = self._first.get(name, TensorFact()).value
+        second = self._second.get(name, TensorFact()).value
+        return None if first is None or second is None else (first, second)
+
+    def value(self, name: str) -> Array:
+        """Return the value of a constant tensor of any size, computing what is not stored.
+
+        Raises
+        ------
+        KeyError
+            When the tensor is not constant.
+        """
+        if name in self._initializers:
+            return numpy_helper.to_array(self._initializers[name])
+        known = self._first.get(name, TensorFact())
+        if known.value is not None:
+            return known.value
+        if not known.constant:
+            raise KeyError(name)
+        node = self._producers[name]
+        inputs = [self.value(i) if i else None for i in node.input]
+        return evaluate(node, inputs, self._opset)[list(node.output).index(name)]
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return self._opset
+
+
+def default_opset(model: onnx.ModelProto) -> int:
+    """Return the version of the default operator set that a model imports."""
+    for entry in model.opset_import:
+        if entry.domain in DEFAULT_DOMAINS:
+            return int(entry.version)
+    raise ModelError("the model imports no version of the ONNX operator set; export it again")
+
+
+def evaluate(node: NodeProto, inputs: Sequence[Array | None], opset: int) -> list[Array]:
+    """Compute one node with onnx's reference implementation."""
+    if node.op_type == "Constant":
+        return [_constant_value(node)]
+    feeds = {n: v for n, v in zip(node.input, inputs, strict=True) if n and v is not None}
+    outputs = ReferenceEvaluator(node, opsets={"": opset}).run(None, feeds)
+    return [np.asarray(output) for output in outputs]
+
+
+def attribute(node: NodeProto, name: str) -> AttributeProto | None:
+    """Return a node's attribute by name."""
+    return next((a for a in node.attribute if a.name == name), None)
+
+
+def _constant_value(node: NodeProto) -> Array:
+    item = node.attribute[0]
+    if item.type == AttributeProto.TENSOR:
+        return numpy_helper.to_array(item.t)
+    value = helper.get_attribute_value(item)
+    if item.type in (AttributeProto.FLOAT, AttributeProto.FLOATS):
+        return np.asarray(value, np.float32)
+    if item.type in (AttributeProto.INT, AttributeProto.INTS):
+        return np.asarray(value, np.int64)
+    return np.asarray(value, object)
+
+
+def _walk(model: onnx.ModelProto, shapes: InputShapes, opset: int) -> dict[str, TensorFact]:
+    graph = model.graph
+    facts: dict[str, TensorFact] = {}
+    for graph_input in graph.input:
+        tensor = graph_input.type.tensor_type
+        facts[graph_input.name] = TensorFact(tensor.elem_type, shapes.get(graph_input.name))
+    for initializer in graph.initializer:
+        dims = tuple(initializer.dims)
+        small = math.prod(dims) <= SMALL
+        value = numpy_helper.to_array(initializer) if small else None
+        facts[initializer.name] = TensorFact(initializer.data_type, dims, value, True)
+    for node in graph.node:
+        facts.update(_node_facts(model, node, facts, opset))
+    return facts
+
+
+def _node_facts(
+    model: onnx.ModelProto, node: NodeProto, facts: Mapping[str, TensorFact], opset: int
+) -> dict[str, TensorFact]:
+    """Facts of one node's outputs; outputs of what is not understood are unknown, not an error."""
+    outputs = [name for name in node.output if name]
+    if node.domain not in DEFAULT_DOMAINS:
+        return {}
+    if node.op_type == "Constant":
+        item = node.attribute[0]
+        if item.type == AttributeProto.SPARSE_TENSOR:
+            return {}
+        dtype, dims = item.t.data_type, tuple(item.t.dims)
+        if item.type == AttributeProto.TENSOR and math.prod(dims) > SMALL:
+            return {outputs[0]: TensorFact(dtype, dims, None, True)}
+        value = _constant_value(node)
+        dtype = helper.np_dtype_to_tensor_dtype(value.dtype) if not dtype else dtype
+        return {outputs[0]: TensorFact(dtype, value.shape, value, True)}
+    inputs = [facts.get(name, TensorFact()) if name else None for name in node.input]
+    types = _infer(model, node, inputs, opset)
+    known = {n: _from_type(types[n]) if n in types else TensorFact() for n in outputs}
+    return _with_values(node, inputs, known, opset)
+
+
+def _infer(
+    model: onnx.ModelProto, node: NodeProto, inputs: Sequence[TensorFact | None], opset: int
+) -> dict[str, onnx.TypeProto]:
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return {}
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, TensorProto] = {}
+    for name, fact in zip(node.input, inputs, strict=True):
+        if fact is None:
+            continue
+        types[name] = onnx.TypeProto()
+        if fact.dtype:
+            types[name] = helper.make_tensor_type_proto(fact.dtype, fact.shape)
+        if fact.value is not None and fact.value.dtype != object:
+            data[name] = numpy_helper.from_array(fact.value, name)
+    try:
+        return infer_node_outputs(
+            schema,
+            node,
+            types,
+            data,
+            opset_imports=list(model.opset_import),
+            ir_version=model.ir_version,
+        )
+    except InferenceError:
+        # An output whose type cannot be inferred freezes the channels that reach it.
+        return {}
+
+
+def _from_type(proto: onnx.TypeProto) -> TensorFact:
+    tensor = proto.tensor_type
+    if not tensor.HasField("shape"):
+        return TensorFact(tensor.elem_type)
+    dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    if any(d is not None and d < 0 for d in dims):
+        return TensorFact(tensor.elem_type)
+    return TensorFact(tensor.elem_type, dims)
+
+
+def _with_values(
+    node: NodeProto,
+    inputs: Sequence[TensorFact | None],
+    known: dict[str, TensorFact],
+    opset: int,
+) -> dict[str, TensorFact]:
+    """Add the values of outputs that can be computed, and whether they are constant."""
+    present = [fact for fact in inputs if fact is not None]
+    if node.op_type in ("Shape", "Size"):
+        # The value depends on the input's shape alone: a stand-in of that shape will do.
+        shape = present[0].shape
+        if shape is None or None in shape:
+            return known
+        sizes = tuple(d for d in shape if d is not None)
+        stand_in: list[Array | None] = [np.broadcast_to(np.float32(0), sizes)]
+        values = evaluate(node, stand_in, opset)
+        constant = present[0].constant
+        name = node.output[0]
+        return {name: TensorFact(TensorProto.INT64, values[0].shape, values[0], constant)}
+    if node.op_type == "CastLike":
+        return _cast_like(node, present, opset)
+    has_body = any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
+    if not present or has_body or node.op_type in _RANDOM_OPS:
+        return known
+    constant = all(fact.constant for fact in present)
+    values_in = [None if fact is None else fact.value for fact in inputs]
+    missing = any(f is not None and v is None for f, v in zip(inputs, values_in, strict=True))
+    small = all(_is_small(fact.shape) for fact in known.values())
+    if missing or not small:
+        return {n: TensorFact(f.dtype, f.shape, None, constant) for n, f in known.items()}
+    computed = dict(zip(node.output, evaluate(node, values_in, opset), strict=False))
+    return {
+        n: TensorFact(f.dtype, computed[n].shape, computed[n], constant) for n, f in known.items()
+    }
+
+
+def _cast_like(node: NodeProto, present: Sequence[TensorFact], opset: int) -> dict[str, TensorFact]:
+    source, like = present
+    if source.value is None or not like.dtype:
+        return {node.output[0]: TensorFact(like.dtype, source.shape, None, False)}
+    cast = helper.make_node("Cast", [node.input[0]], [node.output[0]], to=like.dtype)
+    value = evaluate(cast, [source.value], opset)[0]
+    return {node.output[0]: TensorFact(like.dtype, value.shape, value, source.constant)}
+
+
+def _is_small(shape: tuple[int | None, ...] | None) -> bool:
+    return shape is not None and math.prod(SMALL + 1 if d is None else d for d in shape) <= SMALL

@@ -1,0 +1,321 @@
+"""What happens to a channel between its producer and a consumer, as numbers per channel.
+
+The way from the producer's output to the consumer's input is cut in three: a *prefix* of
+per-channel scales and shifts (bias, BatchNormalization, Mul, Add), which folds into the producer's
+rows; the activation and whatever else is not affine; a *suffix* of scales and shifts after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement
+from lbyl_onnx.compensate import Delivery, FoldedRows
+from lbyl_onnx.facts import GraphFacts, evaluate
+
+Floats = NDArray[np.float64]
+
+# Operators that move or keep values and so leave a channel's scale and shift as they are.
+_MOVES = frozenset(
+    {"Identity", "Dropout", "Cast", "CastLike", "Reshape", "Flatten", "Transpose", "Squeeze"}
+    | {"Unsqueeze", "Concat"}
+)
+# Operators that give back a constant channel as it came (borders of padded pools aside).
+_KEEPS_CONSTANT = _MOVES | {"AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool"}
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Per-channel scale and shift, each of shape (n,)."""
+
+    scale: Floats
+    shift: Floats
+
+    def then(self, after: Affine) -> Affine:
+        """Return the composition: first this one, then `after`."""
+        return Affine(after.scale * self.scale, after.scale * self.shift + after.shift)
+
+
+@dataclass(frozen=True)
+class Response:
+    """How the channels of a group reach one consumer.
+
+    Parameters
+    ----------
+    rows
+        The producer's rows with the prefix folded in.
+    suffix
+        Scale and shift after the activation.
+    """
+
+    rows: FoldedRows
+    suffix: Affine
+
+    def at_consumer(self, delivery: Delivery) -> Delivery:
+        """Carry a delivery fitted before the suffix to the consumer's input behind it.
+
+        With a = g r + h and r ~ S r_K + c it is a ~ (g S / g_K) a_K + (g c + h - g S h_K / g_K);
+        a kept channel that the suffix multiplies by zero can carry nothing.
+        """
+        scale, shift, kept = self.suffix.scale, self.suffix.shift, delivery.kept
+        if np.all(scale == 1.0) and not np.any(shift):
+            return delivery
+        usable = scale[kept] != 0.0
+        inverse = np.where(usable, 1.0 / np.where(usable, scale[kept], 1.0), 0.0)
+        matrix = scale[:, None] * delivery.matrix * inverse[None, :]
+        offset = scale * delivery.offset + shift - matrix @ shift[kept]
+        matrix[kept] = np.eye(len(kept))
+        offset[kept] = 0.0
+        return Delivery(kept=kept, matrix=matrix, offset=offset)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """The nodes between a producer and a consumer that carry a group's channels, in order."""
+
+    nodes: tuple[int, ...]
+    tensors: frozenset[str]
+    group: ChannelGroup
+    graph: gs.Graph
+    model: onnx.ModelProto
+    facts: GraphFacts
+
+    def values(self, index: int, operand: int) -> Floats | None:
+        """Value of a constant operand for each channel, shape (n,); None where it has no such."""
+        value = self.facts.value(self.graph.nodes[index].inputs[operand].name)
+        if value.size == 1:
+            return np.full(self.group.size, value.astype(np.float64).reshape(()))
+        for place in self.group.followers:
+            if (place.slot.node, place.slot.operand) == (index, operand):
+                return _along(value, place)
+        return None
+
+    def affine(self, index: int) -> Affine | None:
+        """Scale and shift that a node applies to each channel; None where it is not affine."""
+        node, n = self.graph.nodes[index], self.group.size
+        ones, zeros = np.ones(n), np.zeros(n)
+        if node.op in _MOVES:
+            return Affine(ones, zeros)
+        if node.op == "BatchNormalization":
+            parameters = [self.values(index, operand) for operand in range(1, 5)]
+            gamma, beta, mean, var = (p for p in parameters if p is not None)
+            with np.errstate(invalid="ignore", divide="ignore"):  # `respond` sees to these
+                scale = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
+            return Affine(scale, beta - scale * mean)
+        if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
+            return None
+        constants = [i for i in (0, 1) if self.facts.is_constant(node.inputs[i].name)]
+        if len(constants) != 1 or (node.op in ("Sub", "Div") and constants != [1]):
+            return None
+        value = self.values(index, constants[0])
+        if value is None:
+            return None
+        return {
+            "Add": lambda: Affine(ones, value),
+            "Sub": lambda: Affine(ones, -value),
+            "Mul": lambda: Affine(value, zeros),
+            "Div": lambda: Affine(1.0 / value, zeros),
+        }[node.op]()
+
+
+def producer_rows(
+    graph: gs.Graph, facts: GraphFacts, place: Placement
+) -> tuple[Floats, Floats | None]:
+    """Return a producer's rows as stored and, where it has one, its bias.
+
+    Parameters
+    ----------
+    graph, facts
+        The graph and what is known of it.
+    place
+        Where the group's n channels lie along the producer's output axis, one position each.
+
+    Returns
+    -------
+    weight
+        Shape (n, d): the producer's weight with the output axis first, flattened, float64.
+    bias
+        Shape (n,), or None where the node has none.
+    """
+    node, slot = graph.nodes[place.slot.node], place.slot
+    stored = np.moveaxis(facts.value(node.inputs[slot.operand].name), slot.axis, 0)
+    rows = stored[place.positions[:, 0]]
+    weight = rows.reshape(len(rows), -1).astype(np.float64)  # (n, ..) -> (n, d)
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return weight, None
+    bias = facts.value(node.inputs[2].name).astype(np.float64).reshape(-1)  # (1, N) -> (N,)
+    return weight, bias[place.positions[:, 0]]
+
+
+def respond(
+    model: onnx.ModelProto,
+    graph: gs.Graph,
+    facts: GraphFacts,
+    channels: ChannelMap,
+    group: ChannelGroup,
+    consumer: Placement,
+) -> Response | None:
+    """Fold what lies between a group's producer and one of its consumers.
+
+    Parameters
+    ----------
+    model, graph, facts, channels
+        The model in its four forms; none is changed.
+    group
+        A group with one producer.
+    consumer
+        One of its consumers.
+
+    Returns
+    -------
+    Response or None
+        The producer's rows and what follows the activation; None when a weight is not finite or
+        a variance is negative.
+    """
+    producer = graph.nodes[group.producers[0].slot.node]
+    weight, bias = producer_rows(graph, facts, group.producers[0])
+    if producer.op == "Gemm":
+        weight = weight * float(producer.attrs.get("alpha", 1.0))
+        bias = None if bias is None else bias * float(producer.attrs.get("beta", 1.0))
+    nodes = _between(graph, channels, group, consumer)
+    start_name = producer.outputs[0].name
+    tensors = frozenset({start_name} | {graph.nodes[i].outputs[0].name for i in nodes})
+    way = _Way(nodes, tensors, group, graph, model, facts)
+    n = group.size
+    start = Affine(np.ones(n), np.zeros(n) if bias is None else bias)
+    prefix, folded = _prefix(way, start_name, start)
+    suffix, after = _suffix(way, consumer, folded)
+    middle = [i for i in nodes if i not in folded and i not in after]
+    constant = np.zeros(n)
+    if np.any((prefix.scale == 0.0) | ~np.any(weight, axis=1)):
+        end = _evaluate(way, start_name, folded, middle, prefix.shift)
+        constant = prefix.shift if end is None else end
+    normalized = any(graph.nodes[i].op == "BatchNormalization" for i in folded)
+    if not normalized:
+        # Without BatchNormalization a plain scale is part of the rows.
+        weight = weight * prefix.scale[:, None]
+    scale = prefix.scale if normalized else np.ones(n)
+    numbers = (weight, scale, prefix.shift, constant, suffix.scale, suffix.shift)
+    if not all(np.all(np.isfinite(x)) for x in numbers):
+        return None
+    return Response(FoldedRows(weight, scale, prefix.shift, normalized, constant), suffix)
+
+
+def _along(value: NDArray[np.generic], place: Placement) -> Floats | None:
+    moved = np.moveaxis(value.astype(np.float64), place.slot.axis, 0)
+    if moved.size != moved.shape[0]:
+        return None  # it also varies along another axis
+    per_tap = moved.reshape(-1)[place.positions]  # (axis,) -> (n, taps)
+    return per_tap[:, 0] if np.all(per_tap == per_tap[:, :1]) else None
+
+
+def _between(
+    graph: gs.Graph, channels: ChannelMap, group: ChannelGroup, consumer: Placement
+) -> tuple[int, ...]:
+    """Indices of the nodes on all ways from the producer to the consumer, in graph order."""
+    index_of = {id(node): i for i, node in enumerate(graph.nodes)}
+    first = graph.nodes[group.producers[0].slot.node]
+    found: set[int] = set()
+    waiting = [graph.nodes[consumer.slot.node].inputs[0]]
+    while waiting:
+        tensor = waiting.pop()
+        if not tensor.inputs or tensor.inputs[0] is first:
+            continue
+        index = index_of[id(tensor.inputs[0])]
+        if index in found:
+            continue
+        found.add(index)
+        waiting += [t for t in tensor.inputs[0].inputs if _carries(channels, group, t.name)]
+    return tuple(sorted(found))
+
+
+def _carries(channels: ChannelMap, group: ChannelGroup, name: str) -> bool:
+    labels = channels.tensors.get(name)
+    return labels is not None and bool(np.any(np.isin(channels.roots[labels], group.units)))
+
+
+def _prefix(way: _Way, tensor: str, start: Affine) -> tuple[Affine, frozenset[int]]:
+    """Compose the affine nodes that follow the producer, until the way forks or bends."""
+    total, folded = start, set[int]()
+    while True:
+        readers = [i for i in way.nodes if any(t.name == tensor for t in way.graph.nodes[i].inputs)]
+        step = way.affine(readers[0]) if len(readers) == 1 else None
+        if step is None:
+            return total, frozenset(folded)
+        folded.add(readers[0])
+        total = total.then(step)
+        tensor = way.graph.nodes[readers[0]].outputs[0].name
+
+
+def _suffix(
+    way: _Way, consumer: Placement, folded: frozenset[int]
+) -> tuple[Affine, frozenset[int]]:
+    """Compose, from the consumer backwards, the affine nodes behind the activation.
+
+    Pooling is passed: averaging commutes with scale and shift, the maximum up to a sign.
+    """
+    n = way.group.size
+    identity = Affine(np.ones(n), np.zeros(n))
+    total, after = identity, set[int]()
+    tensor = way.graph.nodes[consumer.slot.node].inputs[0].name
+    while True:
+        writers = [i for i in way.nodes if way.graph.nodes[i].outputs[0].name == tensor]
+        if not writers or writers[0] in folded:
+            return total, frozenset(after)
+        node = way.graph.nodes[writers[0]]
+        step = identity if node.op in _KEEPS_CONSTANT else way.affine(writers[0])
+        if step is None:
+            return total, frozenset(after)
+        after.add(writers[0])
+        total = step.then(total)
+        tensor = next(t.name for t in node.inputs if t.name in way.tensors)
+
+
+def _evaluate(
+    way: _Way,
+    start: str,
+    folded: frozenset[int],
+    middle: Sequence[int],
+    shift: Floats,
+) -> Floats | None:
+    """Value that each channel has behind the activation when it is constant before it."""
+    known: dict[str, Floats] = {start: shift}
+    for index in sorted(folded):
+        known[way.graph.nodes[index].outputs[0].name] = shift
+    last: Floats | None = shift
+    for index in middle:
+        node = way.graph.nodes[index]
+        if node.op in _KEEPS_CONSTANT:
+            last = next((known[t.name] for t in node.inputs if t.name in known), None)
+        elif (step := way.affine(index)) is not None:
+            source = next((known[t.name] for t in node.inputs if t.name in known), None)
+            last = None if source is None else step.scale * source + step.shift
+        else:
+            last = _apply(way, index, known)
+        if last is None:
+            return None
+        known[node.outputs[0].name] = last
+    return last
+
+
+def _apply(way: _Way, index: int, known: dict[str, Floats]) -> Floats | None:
+    node = way.graph.nodes[index]
+    inputs: list[NDArray[np.generic] | None] = []
+    for operand, tensor in enumerate(node.inputs):
+        if not tensor.name:
+            inputs.append(None)
+            continue
+        value = known.get(tensor.name)
+        if value is None and way.facts.is_constant(tensor.name):
+            value = way.values(index, operand)
+        if value is None:
+            return None
+        inputs.append(value.astype(np.float32))
+    outputs = evaluate(way.model.graph.node[index], inputs, way.facts.opset)
+    return np.asarray(outputs[0], np.float64)

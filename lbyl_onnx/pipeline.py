@@ -1,0 +1,347 @@
+"""The stages in order: load, find channels, choose, compensate, rewrite, verify, save."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from lbyl_onnx import model_io, runtime
+from lbyl_onnx.assemble import apply_edits, to_graph
+from lbyl_onnx.channels import (
+    ChannelGroup,
+    ChannelMap,
+    Placement,
+    Refusal,
+    Selection,
+    find_channels,
+    node_name,
+)
+from lbyl_onnx.compensate import Delivery, lbyl, neuron_merging, none
+from lbyl_onnx.costs import Costs, count_costs
+from lbyl_onnx.errors import NothingToPruneError, OptionError
+from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.folding import Response, respond
+from lbyl_onnx.importance import Criterion
+from lbyl_onnx.plan import GroupPlan, PruningPlan, choose_channels, not_finite
+from lbyl_onnx.rewrite import Fit, compensated, new_shape, shrunk
+from lbyl_onnx.verify import Verification, verify
+
+Method = Literal["none", "nm", "lbyl"]
+ModelLike = onnx.ModelProto | str | os.PathLike[str]
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a person can choose.
+
+    Parameters
+    ----------
+    ratio
+        Share of each group's channels to remove, in [0, 1).
+    method
+        How the removed channels are restored: not at all (`none`), Neuron Merging (`nm`), LBYL.
+    criterion
+        Which channels are kept: the largest by l2 norm, l1 norm, distance to the others (gm), or
+        at random.
+    seed
+        Of the random criterion and of the inputs that verify.
+    lambda1, lambda2
+        LBYL's weights of the BatchNorm error and of the activation error, at least 0.
+    cosine_threshold, cosine_weight
+        Neuron Merging's t and lambda, in [0, 1].
+    include, exclude
+        Globs on node names: prune only groups of these producers, and none of those.
+    provider
+        ONNX Runtime's execution provider.
+    """
+
+    ratio: float = 0.3
+    method: Method = "lbyl"
+    criterion: Criterion = "l2"
+    seed: int = 0
+    lambda1: float = lbyl.DEFAULT_LAMBDA1
+    lambda2: float = lbyl.DEFAULT_LAMBDA2
+    cosine_threshold: float = neuron_merging.DEFAULT_COSINE_THRESHOLD
+    cosine_weight: float = neuron_merging.DEFAULT_COSINE_WEIGHT
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    provider: runtime.Provider = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises
+        ------
+        OptionError
+            For one that is outside what it may be.
+        """
+        if not 0.0 <= self.ratio < 1.0:
+            raise OptionError(f"ratio is {self.ratio}; give a number from 0 to below 1")
+        for name in ("lambda1", "lambda2"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0.0):
+                raise OptionError(f"{name} is {value}; give a finite number of at least 0")
+        if self.seed < 0:
+            raise OptionError(f"seed is {self.seed}; give a whole number of at least 0")
+        for name, value, allowed in (
+            ("method", self.method, get_args(Method)),
+            ("criterion", self.criterion, get_args(Criterion)),
+            ("provider", self.provider, get_args(runtime.Provider)),
+        ):
+            if value not in allowed:
+                raise OptionError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What was done to one channel group."""
+
+    name: str
+    channels: int
+    kept: int
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CompressResult:
+    """A compressed and verified model, and what a person wants to know of it.
+
+    Parameters
+    ----------
+    output
+        Where it was written; None after a dry run or without an output path.
+    model
+        The compressed model when no output path was given, else None.
+    config
+        The options used.
+    before, after
+        Parameters and multiply-accumulates.
+    size_before, size_after
+        File sizes in bytes.
+    groups, refusals
+        What was pruned, what was not and why.
+    verification
+        The proof.
+    """
+
+    output: Path | None
+    model: onnx.ModelProto | None
+    config: Config
+    before: Costs
+    after: Costs
+    size_before: int
+    size_after: int
+    groups: tuple[GroupReport, ...]
+    refusals: tuple[Refusal, ...]
+    verification: Verification
+
+
+@dataclass(frozen=True)
+class _Rewritten:
+    size: int
+    before: Costs
+    after: Costs
+    groups: tuple[GroupReport, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def compress(
+    model: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    config: Config | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> CompressResult:
+    """Prune a model's channels, restore what they carried, verify the result, write it.
+
+    Parameters
+    ----------
+    model
+        A path, or a model in memory; it is not changed.
+    output
+        Where to write; None gives the compressed model in the result.
+    config
+        The options; `Config()` without.
+    dry_run
+        Do and verify everything, write nothing.
+    force
+        Overwrite an existing output.
+    progress
+        Told of each stage as it begins.
+
+    Returns
+    -------
+    CompressResult
+        What was done, and its proof.
+
+    Raises
+    ------
+    LbylOnnxError
+        Its subclasses say what: ModelError, OutputError, OptionError, CompensationError,
+        VerificationError, NothingToPruneError. Nothing has been written then.
+
+    Examples
+    --------
+    >>> from lbyl_onnx import Config, compress
+    >>> result = compress("samples/digits.onnx", config=Config(ratio=0.25))
+    >>> result.after.parameters < result.before.parameters
+    True
+    """
+    config = config or Config()
+    progress = progress or (lambda stage, done, total: None)
+    target = None if output is None else Path(output)
+    provider = runtime.provider_name(config.provider)
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(model_io.on_disk(model))
+        if target is not None and not dry_run:
+            model_io.check_output(target, source, force)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbyl-onnx-")))
+        stage, expected = scratch / "compressed.onnx", scratch / "expected.onnx"
+        if target is not None and not dry_run:
+            stage = stack.enter_context(model_io.staged(target))
+        progress("running the original", 0, 1)
+        probe = runtime.probe(model_io.check_source(source), provider, config.seed)
+        rewritten = _rewrite(source, stage, expected, probe, config, progress)
+        progress("verifying", 0, 1)
+        verification = verify(probe, stage, expected)
+        result = CompressResult(
+            target if not dry_run else None,
+            onnx.load(stage) if target is None and not dry_run else None,
+            config,
+            rewritten.before,
+            rewritten.after,
+            rewritten.size,
+            stage.stat().st_size,
+            rewritten.groups,
+            rewritten.refusals,
+            verification,
+        )
+        if target is not None and not dry_run:
+            model_io.publish(stage, target)
+        return result
+
+
+def _rewrite(
+    source: Path,
+    stage: Path,
+    expected: Path,
+    probe: runtime.Probe,
+    config: Config,
+    progress: Progress,
+) -> _Rewritten:
+    """Write the compressed model and the uncut one that it must equal.
+
+    The models live only in here: ONNX Runtime loads its own copies afterwards.
+    """
+    progress("finding channel groups", 0, 1)
+    model, size = model_io.load_model(source)
+    facts = GraphFacts(model, probe.first, probe.second)
+    graph = to_graph(model)
+    channels = find_channels(graph, facts, Selection(config.include, config.exclude))
+    chosen, infinite = choose_channels(
+        graph, facts, channels.groups, config.ratio, config.criterion, config.seed
+    )
+    stages = _Stages(model, graph, facts, channels)
+    plan, fits, unfit = _fit(stages, chosen, config, progress)
+    refusals = (*channels.refusals, *infinite, *unfit)
+    if not plan.groups:
+        raise NothingToPruneError(_why_nothing(refusals))
+    progress("rewriting", 0, 1)
+    edits = compensated(graph, facts, fits)
+    model_io.write_model(apply_edits(model, edits, {}), expected)
+    edits = shrunk(graph, facts, channels, edits, plan.removed)
+    compressed = apply_edits(model, edits, _new_shapes(channels, plan))
+    model_io.write_model(compressed, stage)
+    after = count_costs(compressed, GraphFacts(compressed, probe.first, probe.first))
+    groups = tuple(_report(graph, g) for g in plan.groups)
+    return _Rewritten(size, count_costs(model, facts), after, groups, refusals)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """A model in the forms that the stages have given it so far."""
+
+    model: onnx.ModelProto
+    graph: gs.Graph
+    facts: GraphFacts
+    channels: ChannelMap
+
+    def respond(self, group: ChannelGroup, consumer: Placement) -> Response | None:
+        """How a group's channels reach a consumer."""
+        return respond(self.model, self.graph, self.facts, self.channels, group, consumer)
+
+
+def _fit(
+    stages: _Stages, plan: PruningPlan, config: Config, progress: Progress
+) -> tuple[PruningPlan, list[Fit], list[Refusal]]:
+    """Fit a delivery for each consumer of each group; refuse groups that cannot be fitted."""
+    groups: list[GroupPlan] = []
+    fits: list[Fit] = []
+    refusals: list[Refusal] = []
+    for done, entry in enumerate(plan.groups):
+        progress("compensating", done, len(plan.groups))
+        group = entry.group
+        responses = [(place, stages.respond(group, place)) for place in group.consumers]
+        if any(response is None for _, response in responses):
+            refusals.append(not_finite(group))
+            continue
+        groups.append(entry)
+        fits += [
+            Fit(group, place, response.at_consumer(_deliver(response, entry, config)))
+            for place, response in responses
+            if response is not None
+        ]
+    return PruningPlan(tuple(groups)), fits, refusals
+
+
+def _deliver(response: Response, entry: GroupPlan, config: Config) -> Delivery:
+    if config.method == "none":
+        return none.deliver(entry.group.size, entry.kept)
+    if config.method == "nm":
+        return neuron_merging.deliver(
+            response.rows,
+            entry.kept,
+            cosine_threshold=config.cosine_threshold,
+            cosine_weight=config.cosine_weight,
+        )
+    return lbyl.deliver(response.rows, entry.kept, lambda1=config.lambda1, lambda2=config.lambda2)
+
+
+def _new_shapes(channels: ChannelMap, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of the activations that have shrunk; None for the dimensions that stay."""
+    alive = ~np.isin(channels.roots, plan.removed)
+    return {
+        name: tuple(
+            new if size > 1 else None
+            for new, size in zip(new_shape(labels, alive), labels.shape, strict=True)
+        )
+        for name, labels in channels.tensors.items()
+        if not np.all(alive[labels])
+    }
+
+
+def _report(graph: gs.Graph, entry: GroupPlan) -> GroupReport:
+    consumers = tuple(node_name(graph.nodes[p.slot.node]) for p in entry.group.consumers)
+    return GroupReport(entry.group.name, entry.group.size, len(entry.kept), consumers)
+
+
+def _why_nothing(refusals: Sequence[Refusal]) -> str:
+    if not refusals:
+        return "nothing could be pruned: the model has no Conv, Gemm or MatMul with weights"
+    reasons = Counter(refusal.reason for refusal in refusals)
+    listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+    return f"nothing could be pruned in {len(refusals)} channel groups: {listed}"

@@ -1,0 +1,239 @@
+"""Apply a plan to a model, in two steps that can be checked one against the other.
+
+`compensated` gives each consumer its new weight in the old shape, with zeros where it read the
+removed channels. `shrunk` then drops the removed indices everywhere, which must not change what
+the model computes. Verification runs both models and compares.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement, node_name
+from lbyl_onnx.compensate import Delivery
+from lbyl_onnx.errors import CompensationError
+from lbyl_onnx.facts import Array, GraphFacts
+from lbyl_onnx.labels import Labels, Role, Slot
+from lbyl_onnx.op_rules import TargetShape
+
+Floats = NDArray[np.float64]
+Operand = tuple[int, int]  # index of a node, index of one of its inputs
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One consumer of one group, with what it is given in place of the removed channels."""
+
+    group: ChannelGroup
+    consumer: Placement
+    delivery: Delivery
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What changes in a graph.
+
+    Parameters
+    ----------
+    operands
+        New constants for inputs of nodes.
+    added
+        Constants to add to a node's output, shape (channels,), where it has no bias to take them.
+    """
+
+    operands: Mapping[Operand, Array]
+    added: Mapping[int, Array]
+
+
+def compensated(graph: gs.Graph, facts: GraphFacts, fits: Sequence[Fit]) -> Edits:
+    """Fold each delivery into its consumer, in the shapes of the original model.
+
+    With a ~ S a_K + c, a consumer with weight V becomes V S on the kept channels, 0 on the
+    removed ones, and its bias grows by the sum over taps of V c.
+
+    Parameters
+    ----------
+    graph, facts
+        The original graph and its constants.
+    fits
+        The deliveries; several may meet in one consumer, each on channels of its own.
+
+    Returns
+    -------
+    Edits
+        Float64 sums, stored in each weight's own type.
+
+    Raises
+    ------
+    CompensationError
+        When a value overflows the type that the weight is stored in.
+    """
+    by_weight: dict[Operand, list[Fit]] = defaultdict(list)
+    for fit in fits:
+        by_weight[fit.consumer.slot.node, fit.consumer.slot.operand].append(fit)
+    operands: dict[Operand, Array] = {}
+    added: dict[int, Array] = {}
+    for (index, operand), here in by_weight.items():
+        node = graph.nodes[index]
+        stored = facts.value(node.inputs[operand].name)
+        weight, shift = _deliver(stored, here)
+        operands[index, operand] = _store(weight, stored.dtype, node)
+        if np.any(shift):
+            _add_shift(facts, node, index, shift, stored.dtype, operands, added)
+    return Edits(operands, added)
+
+
+def _deliver(stored: Array, fits: Sequence[Fit]) -> tuple[Floats, Floats]:
+    """New weight (stored's shape) and growth of the bias (out channels,), in float64."""
+    axis = fits[0].consumer.slot.axis
+    weight = np.moveaxis(stored.astype(np.float64), axis, 0)  # -> (in, ..)
+    new = weight.copy()
+    # What is left after the input axis: output channels first for Conv (in, out, taps), and
+    # nothing but them for a matrix.
+    flat = weight.reshape(weight.shape[0], weight.shape[1], -1)  # -> (in, out, taps)
+    shift = np.zeros(weight.shape[1])
+    for fit in fits:
+        positions, delivery = fit.consumer.positions, fit.delivery
+        for tap in positions.T:
+            rows = flat[tap].reshape(len(tap), -1)  # (n, out, taps) -> (n, out * taps)
+            kept = (delivery.matrix.T @ rows).reshape(-1, *weight.shape[1:])  # -> (k, ..)
+            new[tap] = 0.0
+            new[tap[delivery.kept]] = kept
+            shift += delivery.offset @ flat[tap].sum(axis=2)
+    return np.moveaxis(new, 0, axis), shift
+
+
+def _store(value: Floats, dtype: np.dtype[np.generic], node: gs.Node) -> Array:
+    with np.errstate(over="ignore"):
+        stored = value.astype(dtype)
+    if not np.all(np.isfinite(stored.astype(np.float64))):
+        raise CompensationError(
+            f"the compensated weight of {node_name(node)} overflows {dtype}; "
+            f"exclude the layer before it with --exclude, or prune less with --ratio"
+        )
+    return stored
+
+
+def _add_shift(
+    facts: GraphFacts,
+    node: gs.Node,
+    index: int,
+    shift: Floats,
+    dtype: np.dtype[np.generic],
+    operands: dict[Operand, Array],
+    added: dict[int, Array],
+) -> None:
+    """Add to a node's output: to its bias where it can take it, else by an Add behind it."""
+    alpha, beta = (float(node.attrs.get(name, 1.0)) for name in ("alpha", "beta"))
+    takes_bias = node.op == "Conv" or (node.op == "Gemm" and beta != 0.0)
+    bias: Array = np.zeros(shift.shape, dtype)
+    if takes_bias and len(node.inputs) > 2 and node.inputs[2].name:
+        name = node.inputs[2].name
+        takes_bias = facts.is_constant(name) and facts.value(name).size in (1, shift.size)
+        bias = facts.value(name) if takes_bias else bias
+    gain = alpha if node.op == "Gemm" else 1.0
+    if not takes_bias:
+        added[index] = _store(gain * shift, dtype, node)
+        return
+    shape = bias.shape if bias.size == shift.size else shift.shape
+    grown = bias.astype(np.float64).reshape(-1) + gain * shift / beta  # (1, N) or (N,) -> (N,)
+    operands[index, 2] = _store(grown.reshape(shape), bias.dtype, node)
+
+
+def shrunk(
+    graph: gs.Graph, facts: GraphFacts, channels: ChannelMap, edits: Edits, removed: Labels
+) -> Edits:
+    """Drop the removed channels from every constant that carries them.
+
+    Parameters
+    ----------
+    graph, facts, channels
+        The original graph, its constants, and where its channels lie.
+    edits
+        The compensated constants, in the original's shapes.
+    removed
+        Roots of the removed channels.
+
+    Returns
+    -------
+    Edits
+        All constants that change.
+    """
+    alive = ~np.isin(channels.roots, removed)
+    slots: dict[Operand, list[Slot]] = defaultdict(list)
+    outputs: dict[int, Slot] = {}
+    for slot in channels.slots:
+        slots[slot.node, slot.operand].append(slot)
+        if slot.role is Role.PRODUCER:
+            outputs[slot.node] = slot
+    operands: dict[Operand, Array] = {}
+    for key in sorted(slots.keys() | edits.operands.keys()):
+        touched = [s for s in slots[key] if not np.all(alive[s.labels])]
+        if not slots[key] and key[0] in outputs:
+            # A bias that compensation has added lies along the node's output channels.
+            touched = [replace(outputs[key[0]], operand=key[1], axis=0)]
+        if not touched and key not in edits.operands:
+            continue
+        value = edits.operands.get(key)
+        if value is None:
+            value = facts.value(graph.nodes[key[0]].inputs[key[1]].name)
+        for slot in touched:
+            value = np.compress(alive[slot.labels], value, axis=slot.axis)
+        operands[key] = value
+    for target in channels.targets:
+        if not np.all(alive[target.labels]):
+            operands[target.node, target.operand] = _new_target(target, alive)
+    added = {
+        index: np.compress(alive[outputs[index].labels], value) if index in outputs else value
+        for index, value in edits.added.items()
+    }
+    operands |= _pinned(graph, facts, channels, alive, operands)
+    return Edits(operands, added)
+
+
+def new_shape(labels: Labels, alive: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Return the shape of a label array once its dead positions are dropped."""
+    left = alive[labels]
+    return tuple(int(left.sum(axis=axis).max()) for axis in range(left.ndim))
+
+
+def _new_target(target: TargetShape, alive: NDArray[np.bool_]) -> Array:
+    sizes = new_shape(target.labels, alive)
+    filled = [sizes[axis] if d is None else d for axis, d in enumerate(target.template)]
+    return np.asarray(filled, np.int64)
+
+
+def _pinned(
+    graph: gs.Graph,
+    facts: GraphFacts,
+    channels: ChannelMap,
+    alive: NDArray[np.bool_],
+    operands: Mapping[Operand, Array],
+) -> dict[Operand, Array]:
+    """Pin the constants that are computed from the shape of something that shrinks.
+
+    They must keep the value that the original model has: an attention scale taken from Shape, or
+    a bias that an exporter expands to the shape of a weight.
+    """
+    shrinking = {graph.nodes[i].inputs[j].name for i, j in operands}
+    shrinking |= {n for n, labels in channels.tensors.items() if not np.all(alive[labels])}
+    derived: set[str] = set()
+    pinned: dict[Operand, Array] = {}
+    for index, node in enumerate(graph.nodes):
+        names = [tensor.name for tensor in node.inputs]
+        outputs = [tensor.name for tensor in node.outputs if tensor.name]
+        reads_shape = node.op in ("Shape", "Size") and names[0] in shrinking
+        if all(facts.is_constant(name) for name in outputs):
+            if reads_shape or not derived.isdisjoint(names):
+                derived.update(outputs)
+            continue
+        for operand, name in enumerate(names):
+            if name in derived and (index, operand) not in operands:
+                pinned[index, operand] = facts.value(name)
+    return pinned

@@ -1,0 +1,325 @@
+"""ONNX Runtime: which provider really works, what a model gives on which inputs, how fast."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from lbyl_onnx.errors import ModelError, OptionError
+from lbyl_onnx.facts import Array
+from lbyl_onnx.model_io import first_line
+
+Provider = Literal["auto", "cpu", "cuda"]
+Feeds = Mapping[str, Array]
+
+# Inputs at the first shapes, beside one batch at the second ones.
+SAMPLES = 8
+# Latency: at most this many runs, at most about this many seconds, after the warm-up.
+LATENCY_RUNS, LATENCY_SECONDS, WARM_UP = 30, 1.0, 2
+# Sizes tried for a dynamic dimension that is no batch, until the model runs.
+SIZES = (224, 64, 32, 128, 256, 16, 8, 1, 299, 384, 512, 640)
+_RUN_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+    "tensor(bool)": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Name, type and declared shape of each input and output of a model."""
+
+    inputs: tuple[tuple[str, str, tuple[object, ...]], ...]
+    outputs: tuple[tuple[str, str, tuple[object, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one run at the first input shapes, in milliseconds."""
+
+    median: float
+    fastest: float
+    slowest: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a model gave: the outputs of each batch of inputs, in the order of its outputs."""
+
+    signature: Signature
+    outputs: tuple[tuple[Array, ...], ...]
+    latency: Latency | None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A model as it is before compression, seen from outside.
+
+    Parameters
+    ----------
+    provider
+        Name of the execution provider that runs it.
+    first, second
+        Two sets of input shapes that it runs on; they differ in the dynamic dimensions.
+    feeds
+        Random inputs, at the first shapes but for the last batch.
+    record
+        What it gave on them.
+    """
+
+    provider: str
+    first: Mapping[str, tuple[int, ...]]
+    second: Mapping[str, tuple[int, ...]]
+    feeds: tuple[Feeds, ...]
+    record: Record
+
+
+def provider_name(wanted: Provider) -> str:
+    """Return the execution provider to use: CUDA only where a session really runs on it.
+
+    Raises
+    ------
+    OptionError
+        When CUDA is asked for and does not initialise.
+    """
+    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
+    if wanted == "cpu":
+        return cpu
+    works = cuda in ort.get_available_providers() and cuda in _initialised(cuda)
+    if wanted == "cuda" and not works:
+        raise OptionError("CUDA does not initialise in ONNX Runtime here; use --provider cpu")
+    return cuda if works else cpu
+
+
+def _initialised(provider: str) -> list[str]:
+    """Providers of a session on a model of one node."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    options = _options()
+    fallback = "CPUExecutionProvider"
+    ort.set_default_logger_severity(4)  # that CUDA is not there is an answer, not an error
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, [provider, fallback])
+    except _RUN_ERRORS:
+        return []
+    finally:
+        ort.set_default_logger_severity(2)  # ONNX Runtime's own default
+    return list(session.get_providers())
+
+
+def both_distributions() -> bool:
+    """Whether onnxruntime and onnxruntime-gpu are both installed: one overwrites the other."""
+    names = {d.metadata["Name"].lower().replace("_", "-") for d in metadata.distributions()}
+    return {"onnxruntime", "onnxruntime-gpu"} <= names
+
+
+def probe(path: Path, provider: str, seed: int) -> Probe:
+    """Run a model as it came: find input shapes it accepts, record what it gives.
+
+    Parameters
+    ----------
+    path
+        The model's file.
+    provider
+        An execution provider's name.
+    seed
+        Of the random inputs.
+
+    Returns
+    -------
+    Probe
+        Its outputs on normally distributed inputs; uniform ones where those overflow.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it or runs it on no input that could be made.
+    """
+    session = _session(path, provider)
+    signature = _signature(session)
+    first, second = _runnable_shapes(session, signature, path)
+    for uniform in (False, True):
+        feeds = _feeds(signature, first, second, np.random.default_rng(seed), uniform)
+        outputs = tuple(_run(session, batch, path) for batch in feeds)
+        if all(_finite(array) for batch in outputs for array in batch):
+            break
+    latency = _latency(session, feeds[0])
+    return Probe(provider, first, second, feeds, Record(signature, outputs, latency))
+
+
+def run_model(path: Path, provider: str, feeds: Sequence[Feeds], timed: bool) -> Record:
+    """Run a model on given inputs.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it or does not run it.
+    """
+    session = _session(path, provider)
+    outputs = tuple(_run(session, batch, path) for batch in feeds)
+    latency = _latency(session, feeds[0]) if timed else None
+    return Record(_signature(session), outputs, latency)
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # failures are raised; what else it says is not for a person
+    return options
+
+
+def _session(path: Path, provider: str) -> ort.InferenceSession:
+    providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
+    try:
+        return ort.InferenceSession(str(path), _options(), providers)
+    except _RUN_ERRORS as error:
+        raise ModelError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
+
+
+def _signature(session: ort.InferenceSession) -> Signature:
+    def describe(values: Sequence[Any]) -> tuple[tuple[str, str, tuple[object, ...]], ...]:
+        return tuple((v.name, v.type, tuple(v.shape or ())) for v in values)
+
+    return Signature(describe(session.get_inputs()), describe(session.get_outputs()))
+
+
+def _run(session: ort.InferenceSession, feeds: Feeds, path: Path) -> tuple[Array, ...]:
+    try:
+        outputs = session.run(None, dict(feeds))
+    except _RUN_ERRORS as error:
+        raise ModelError(f"ONNX Runtime cannot run {path}: {first_line(error)}") from error
+    return tuple(_as_array(output) for output in outputs)
+
+
+def _as_array(output: object) -> Array:
+    """Return an output as an array; a sequence of maps, as classifiers give, by its values."""
+    if isinstance(output, list) and output and isinstance(output[0], dict):
+        return np.asarray([list(entry.values()) for entry in output])
+    return np.asarray(output)
+
+
+def _finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.all(np.isfinite(array)))
+
+
+def _runnable_shapes(
+    session: ort.InferenceSession, signature: Signature, path: Path
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    failures: list[ModelError] = []
+    for size, batch in itertools.product(SIZES, (1, 2)):
+        first = _shapes(signature, batch, size)
+        if not _accepts(session, signature, first, path, failures):
+            if first == _shapes(signature, batch + 1, size + 1):
+                break  # nothing is dynamic: there is no other shape to try
+            continue
+        others = itertools.product((size + 32, 2 * size, size), (batch + 1, batch))
+        for other, more in others:  # some models run at one size, whatever they declare
+            second = _shapes(signature, more, other)
+            if second == first or _accepts(session, signature, second, path, failures):
+                return first, second
+    raise failures[0]
+
+
+def _accepts(
+    session: ort.InferenceSession,
+    signature: Signature,
+    shapes: Mapping[str, tuple[int, ...]],
+    path: Path,
+    failures: list[ModelError],
+) -> bool:
+    try:
+        _run(session, _batch(signature, shapes, np.random.default_rng(0), False), path)
+    except ModelError as error:
+        failures.append(error)
+        return False
+    return True
+
+
+def _shapes(signature: Signature, batch: int, size: int) -> dict[str, tuple[int, ...]]:
+    """Fill dynamic dimensions: the first axis with `batch`, all others with `size`."""
+    return {
+        name: tuple(
+            d if isinstance(d, int) and d >= 0 else batch if axis == 0 else size
+            for axis, d in enumerate(dims)
+        )
+        for name, _, dims in signature.inputs
+    }
+
+
+def _feeds(
+    signature: Signature,
+    first: Mapping[str, tuple[int, ...]],
+    second: Mapping[str, tuple[int, ...]],
+    rng: np.random.Generator,
+    uniform: bool,
+) -> tuple[Feeds, ...]:
+    shapes = [*[first] * SAMPLES, second]
+    return tuple(_batch(signature, s, rng, uniform) for s in shapes)
+
+
+def _batch(
+    signature: Signature,
+    shapes: Mapping[str, tuple[int, ...]],
+    rng: np.random.Generator,
+    uniform: bool,
+) -> dict[str, Array]:
+    """One random value for each input: normal or uniform floats, 0 and 1 for the others."""
+    batch: dict[str, Array] = {}
+    for name, kind, _ in signature.inputs:
+        if kind not in _DTYPES:
+            raise ModelError(f"input {name} is a {kind}; only tensors of numbers can be verified")
+        dtype: np.dtype[np.generic] = np.dtype(_DTYPES[kind])
+        if dtype.kind != "f":
+            batch[name] = rng.integers(0, 2, shapes[name]).astype(dtype)
+        elif uniform:
+            batch[name] = rng.random(shapes[name]).astype(dtype)
+        else:
+            batch[name] = rng.standard_normal(shapes[name]).astype(dtype)
+    return batch
+
+
+def _latency(session: ort.InferenceSession, feeds: Feeds) -> Latency:
+    def durations() -> Iterator[float]:
+        for _ in range(LATENCY_RUNS + WARM_UP):
+            start = time.perf_counter()
+            session.run(None, dict(feeds))
+            yield 1000.0 * (time.perf_counter() - start)
+
+    times: list[float] = []
+    for number, duration in enumerate(durations()):
+        if number >= WARM_UP:
+            times.append(duration)
+        if sum(times) > 1000.0 * LATENCY_SECONDS:
+            break
+    return Latency(statistics.median(times), min(times), max(times), len(times))

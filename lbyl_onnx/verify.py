@@ -1,0 +1,209 @@
+"""Prove that a compressed model is what the plan says, and measure how near the original it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lbyl_onnx.errors import ModelError, VerificationError
+from lbyl_onnx.facts import Array
+from lbyl_onnx.model_io import first_line
+from lbyl_onnx.runtime import Latency, Probe, Record, run_model
+
+# The compressed model and the uncut one with zeroed channels compute the same sums in another
+# order. Bounds on the largest difference, relative to the largest output, by output type: some
+# thousand roundings of float32 (6e-8 each), of float16 (5e-4 each) where weights are stored so.
+TOLERANCE = {"float64": 1e-3, "float32": 1e-3, "float16": 3e-2}
+# Whole numbers (class indices) flip only where two scores are equal up to rounding.
+MISMATCHES = 0.02
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near the compressed model is to the original on the same random inputs.
+
+    Parameters
+    ----------
+    relative_error
+        Norm of the difference of the float outputs over the norm of the original's.
+    cosine
+        Cosine of the angle between them.
+    top1_agreement
+        Share of positions at which both have their largest value in the same class; None where
+        no output has classes.
+    samples
+        Inputs compared.
+    """
+
+    relative_error: float
+    cosine: float
+    top1_agreement: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The proof that goes with a compressed model.
+
+    Parameters
+    ----------
+    provider
+        Execution provider that ran the models.
+    deviation
+        Largest difference from the uncut model with zeroed channels, relative to its largest
+        output.
+    values
+        How many output values were compared.
+    shapes
+        How many different input shapes were run.
+    fidelity
+        Nearness to the original.
+    before, after
+        Latencies.
+    """
+
+    provider: str
+    deviation: float
+    values: int
+    shapes: int
+    fidelity: Fidelity
+    before: Latency | None
+    after: Latency | None
+
+
+def verify(probe: Probe, compressed: Path, expected: Path) -> Verification:
+    """Check a compressed model with onnx's full checker and with ONNX Runtime.
+
+    Parameters
+    ----------
+    probe
+        The original: its signature, inputs and outputs.
+    compressed
+        File of the compressed model.
+    expected
+        File of the uncut model whose consumers have the compensated weights and zeros at the
+        removed channels: what the compressed model must compute.
+
+    Returns
+    -------
+    Verification
+        What was compared, and how near the original it is.
+
+    Raises
+    ------
+    VerificationError
+        When anything differs that must not, a value is not finite, or nothing was compared.
+    """
+    try:
+        onnx.checker.check_model(compressed, full_check=True)
+        after = run_model(compressed, probe.provider, probe.feeds, timed=True)
+        goal = run_model(expected, probe.provider, probe.feeds, timed=False)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise VerificationError(f"the checker rejects the output: {first_line(error)}") from error
+    except ModelError as error:
+        raise VerificationError(str(error)) from error
+    before = probe.record
+    if after.signature != before.signature:
+        raise VerificationError(
+            f"inputs or outputs changed: {before.signature} became {after.signature}"
+        )
+    deviation, values = compare(before, after, goal)
+    shapes = 1 if probe.first == probe.second else 2
+    return Verification(
+        probe.provider,
+        deviation,
+        values,
+        shapes,
+        fidelity(before.outputs, after.outputs),
+        before.latency,
+        after.latency,
+    )
+
+
+def compare(before: Record, after: Record, goal: Record) -> tuple[float, int]:
+    """Compare outputs with those expected; return the largest deviation and the values compared.
+
+    Raises
+    ------
+    VerificationError
+        As `verify` says.
+    """
+    largest, values = 0.0, 0
+    names = [name for name, _, _ in before.signature.outputs]
+    for original, batch, wanted in zip(before.outputs, after.outputs, goal.outputs, strict=True):
+        for name, old, new, want in zip(names, original, batch, wanted, strict=True):
+            if new.dtype != old.dtype or new.ndim != old.ndim or new.shape != want.shape:
+                raise VerificationError(
+                    f"output {name} has shape {new.shape} and type {new.dtype}, "
+                    f"not {want.shape} and {old.dtype}"
+                )
+            if new.dtype.kind == "f" and not np.all(np.isfinite(new)):
+                source = "" if np.all(np.isfinite(old)) else ", as the original's on random input"
+                raise VerificationError(f"output {name} is not finite{source}")
+            deviation = _deviation(new, want)
+            bound = TOLERANCE.get(str(new.dtype), MISMATCHES)
+            if not deviation <= bound:
+                raise VerificationError(
+                    f"output {name} differs from what the plan gives by {deviation:.3g} "
+                    f"(at most {bound:g}): the rewrite is wrong, please report this model"
+                )
+            largest, values = max(largest, deviation), values + new.size
+    if values == 0:
+        raise VerificationError("no output value could be compared")
+    return largest, values
+
+
+def _deviation(new: Array, want: Array) -> float:
+    if not new.size:
+        return 0.0
+    if new.dtype.kind != "f":
+        return float(np.mean(new != want))
+    difference = np.max(np.abs(_as_float(new) - _as_float(want)))
+    scale = np.max(np.abs(_as_float(want)))
+    return float(difference / scale) if scale > 0 else float(difference)
+
+
+def _as_float(array: Array) -> NDArray[np.float64]:
+    return array.astype(np.float64)
+
+
+def fidelity(before: Sequence[Sequence[Array]], after: Sequence[Sequence[Array]]) -> Fidelity:
+    """Measure the nearness of two models' outputs, batch by batch, output by output."""
+    pairs = [
+        (old, new)
+        for olds, news in zip(before, after, strict=True)
+        for old, new in zip(olds, news, strict=True)
+        if old.shape == new.shape and old.dtype.kind == "f"
+    ]
+    old = np.concatenate([np.zeros(0), *(_as_float(a).reshape(-1) for a, _ in pairs)])
+    new = np.concatenate([np.zeros(0), *(_as_float(b).reshape(-1) for _, b in pairs)])
+    norm_old, norm_new = float(np.linalg.norm(old)), float(np.linalg.norm(new))
+    error = float(np.linalg.norm(new - old))
+    if norm_old == 0.0 or norm_new == 0.0:
+        same = norm_old == norm_new
+        relative, cosine = (0.0, 1.0) if same else (float(error > 0), 0.0)
+    else:
+        relative, cosine = error / norm_old, float(old @ new) / (norm_old * norm_new)
+    samples = sum(len(batch[0]) if batch and batch[0].ndim else 1 for batch in before)
+    return Fidelity(relative, cosine, _top1(before, after), samples)
+
+
+def _top1(before: Sequence[Sequence[Array]], after: Sequence[Sequence[Array]]) -> float | None:
+    """Share of equal classes, over the first output that has any."""
+    agreements: list[NDArray[np.bool_]] = []
+    for olds, news in zip(before, after, strict=True):
+        for old, new in zip(olds, news, strict=True):
+            # Classes lie last in a matrix or sequence, on axis 1 of an image.
+            axis = 1 if old.ndim > 3 else old.ndim - 1
+            if old.ndim < 2 or old.dtype.kind != "f" or old.shape != new.shape:
+                continue
+            if old.shape[axis] > 1:
+                same = np.argmax(old, axis=axis) == np.argmax(new, axis=axis)
+                agreements.append(np.asarray(same).reshape(-1))
+                break
+    return float(np.mean(np.concatenate(agreements))) if agreements else None
