@@ -13,17 +13,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import numpy_helper
+from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from lbyl_onnx.channels import names_read
 from lbyl_onnx.facts import Array
+from lbyl_onnx.model_io import Draft, NamedArray, copy_field
 from lbyl_onnx.rewrite import Edits
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 Protos = Mapping[int, onnx.NodeProto]  # id of a graphsurgeon node -> the message it came from
+# Before this IR version every initializer had to be listed among the graph's inputs, too.
+LISTED_UNTIL = 4
 
 
 def to_graph(model: onnx.ModelProto) -> gs.Graph:
@@ -32,8 +35,8 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
         return gs.import_onnx(model)
 
 
-def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> onnx.ModelProto:
-    """Return a new model with the edits made; the original is not changed.
+def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> Draft:
+    """Return the model with the edits made; the original is not changed.
 
     A constant that all its readers see changed alike keeps its name. Where some readers need the
     old value, or another one, the changed value gets a name of its own.
@@ -49,7 +52,7 @@ def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> onnx.Mo
 
     Returns
     -------
-    onnx.ModelProto
+    Draft
         The edited model; nodes and initializers that are no longer read are gone.
     """
     graph = to_graph(model)
@@ -75,7 +78,7 @@ def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> onnx.Mo
     for index, value in edits.added.items():
         _insert_add(graph, nodes[index], value, taken)
     _drop_unread(graph, orphans)
-    left = {t.name for t in graph.tensors().values()}
+    left = {t.name for t in graph.tensors().values()} | _captured(graph)
     for name, values in replaced.items():
         if name and len(values) == 1 and name not in left:
             values[0].name = name
@@ -139,16 +142,14 @@ def _captured(graph: gs.Graph) -> set[str]:
     return {name for body in bodies for name in names_read(body)}
 
 
-def _put_together(
-    model: onnx.ModelProto, graph: gs.Graph, protos: Protos, shapes: Shapes
-) -> onnx.ModelProto:
+def _put_together(model: onnx.ModelProto, graph: gs.Graph, protos: Protos, shapes: Shapes) -> Draft:
     result = onnx.ModelProto()
     for field, value in model.ListFields():
         if field.name != "graph":
-            _copy_field(result, field.name, value)
+            copy_field(result, field.name, value)
     for field, value in model.graph.ListFields():
         if field.name not in ("node", "initializer", "input", "value_info"):
-            _copy_field(result.graph, field.name, value)
+            copy_field(result.graph, field.name, value)
     result.graph.node.extend(_node(node, protos.get(id(node))) for node in graph.nodes)
     tensors = graph.tensors()
     read = set(tensors) | _captured(graph)
@@ -158,32 +159,24 @@ def _put_together(
         if isinstance(tensor, gs.Constant) and not isinstance(tensor._values, LazyValues)
     }
     before = {name for node in model.graph.node for name in node.input}
+    initializers: list[onnx.TensorProto | NamedArray] = []
     for initializer in model.graph.initializer:
         name = initializer.name
         if name in edited:
-            _append_initializer(result.graph, edited.pop(name), initializer.doc_string)
+            value = edited.pop(name).values
+            initializers.append(NamedArray(name, initializer.doc_string, value))
         elif name in read or name not in before:
-            result.graph.initializer.append(initializer)
-    for constant in edited.values():
-        _append_initializer(result.graph, constant, "")
-    stale = {t.name: tuple(t.dims) for t in result.graph.initializer} | dict(shapes)
+            initializers.append(initializer)
+    initializers += [NamedArray(name, "", tensor.values) for name, tensor in edited.items()]
+    stale: dict[str, tuple[int | None, ...]] = dict(shapes)
+    stale |= {t.name: t.value.shape for t in initializers if isinstance(t, NamedArray)}
     written = {name for node in result.graph.node for name in node.output}
-    written |= {t.name for t in result.graph.initializer}
-    result.graph.input.extend(_reshaped(info, stale) for info in model.graph.input)
+    written |= {t.name for t in initializers}
+    result.graph.input.extend(_inputs(model, initializers, stale))
     result.graph.value_info.extend(
         _reshaped(info, stale) for info in model.graph.value_info if info.name in written
     )
-    return result
-
-
-def _copy_field(message: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
-    target = getattr(message, name)
-    if hasattr(target, "extend"):
-        target.extend(value)
-    elif hasattr(target, "CopyFrom"):
-        target.CopyFrom(value)
-    else:
-        setattr(message, name, value)
+    return Draft(result, tuple(initializers))
 
 
 def _node(node: gs.Node, original: onnx.NodeProto | None) -> onnx.NodeProto:
@@ -194,10 +187,20 @@ def _node(node: gs.Node, original: onnx.NodeProto | None) -> onnx.NodeProto:
     return copy
 
 
-def _append_initializer(graph: onnx.GraphProto, constant: gs.Constant, doc_string: str) -> None:
-    tensor = numpy_helper.from_array(constant.values, constant.name)
-    tensor.doc_string = doc_string
-    graph.initializer.append(tensor)
+def _inputs(
+    model: onnx.ModelProto, initializers: Sequence[onnx.TensorProto | NamedArray], shapes: Shapes
+) -> Iterator[onnx.ValueInfoProto]:
+    """Inputs as they were, less the initializers among them that are gone, plus new ones."""
+    stored = {tensor.name for tensor in initializers}
+    gone = {tensor.name for tensor in model.graph.initializer} - stored
+    yield from (_reshaped(info, shapes) for info in model.graph.input if info.name not in gone)
+    if not 0 < model.ir_version < LISTED_UNTIL:
+        return
+    listed = {info.name for info in model.graph.input}
+    for new in initializers:
+        if isinstance(new, NamedArray) and new.name not in listed:
+            dtype = helper.np_dtype_to_tensor_dtype(new.value.dtype)
+            yield helper.make_tensor_value_info(new.name, dtype, new.value.shape)
 
 
 def _reshaped(info: onnx.ValueInfoProto, shapes: Shapes) -> onnx.ValueInfoProto:

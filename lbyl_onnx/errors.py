@@ -1,4 +1,4 @@
-"""Every error the tool raises on purpose, each with the exit code that the command line gives it."""
+"""The errors that the tool raises on purpose, each with its exit code on the command line."""
 
 from __future__ import annotations
 

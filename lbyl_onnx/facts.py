@@ -103,6 +103,10 @@ class GraphFacts:
             return False
         return bool(fact.value.shape == other.shape and np.array_equal(fact.value, other))
 
+    def is_known(self, name: str) -> bool:
+        """Whether a tensor's value follows from the constants and the shapes of the inputs."""
+        return self.is_constant(name) or self.value_at_both(name) is not None
+
     def is_stored(self, name: str) -> bool:
         """Whether a tensor is an initializer."""
         return name in self._initializers
@@ -147,12 +151,21 @@ def default_opset(model: onnx.ModelProto) -> int:
 
 
 def evaluate(node: NodeProto, inputs: Sequence[Array | None], opset: int) -> list[Array]:
-    """Compute one node with onnx's reference implementation."""
+    """Compute one node with onnx's reference implementation; outputs without a name are empty."""
     if node.op_type == "Constant":
         return [_constant_value(node)]
     feeds = {n: v for n, v in zip(node.input, inputs, strict=True) if n and v is not None}
-    outputs = ReferenceEvaluator(node, opsets={"": opset}).run(None, feeds)
-    return [np.asarray(output) for output in outputs]
+    # A whole model, with types: operators like Gelu are functions that need to know them.
+    given = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in feeds.items()
+    ]
+    names = [name for name in node.output if name]
+    graph = helper.make_graph([node], "node", given, [onnx.ValueInfoProto(name=n) for n in names])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    with np.errstate(all="ignore"):  # the root of -1 is the model's own affair
+        outputs = dict(zip(names, ReferenceEvaluator(model).run(names, feeds), strict=True))
+    return [np.asarray(outputs.get(name, ())) for name in node.output]
 
 
 def attribute(node: NodeProto, name: str) -> AttributeProto | None:
@@ -203,7 +216,7 @@ def _node_facts(
         if item.type == AttributeProto.TENSOR and math.prod(dims) > SMALL:
             return {outputs[0]: TensorFact(dtype, dims, None, True)}
         value = _constant_value(node)
-        dtype = helper.np_dtype_to_tensor_dtype(value.dtype) if not dtype else dtype
+        dtype = dtype or helper.np_dtype_to_tensor_dtype(value.dtype)
         return {outputs[0]: TensorFact(dtype, value.shape, value, True)}
     inputs = [facts.get(name, TensorFact()) if name else None for name in node.input]
     types = _infer(model, node, inputs, opset)

@@ -6,10 +6,15 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 from onnx.external_data_helper import uses_external_data
 
 from lbyl_onnx.errors import ModelError, OutputError
@@ -148,12 +153,37 @@ def publish(stage: Path, path: Path) -> None:
         When the move fails.
     """
     try:
-        os.replace(stage, path)
+        stage.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def write_model(model: onnx.ModelProto, path: Path) -> None:
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A model that is ready to be written, without a second copy of its weights.
+
+    Parameters
+    ----------
+    skeleton
+        The model but for its initializers.
+    initializers
+        These, in order: a message of the original, or a new array under a name.
+    """
+
+    skeleton: onnx.ModelProto
+    initializers: tuple[onnx.TensorProto | NamedArray, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class NamedArray:
+    """A new initializer: name, doc string, value."""
+
+    name: str
+    doc_string: str
+    value: NDArray[np.generic]
+
+
+def write_model(model: onnx.ModelProto | Draft, path: Path) -> None:
     """Write a model to a file, the same bytes for the same model.
 
     Raises
@@ -161,15 +191,83 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     OutputError
         When it is larger than one protobuf message may be, or the disk refuses it.
     """
-    if model.ByteSize() > LARGEST_MESSAGE:
-        raise OutputError(f"{path}: the model is larger than 2 GiB, the most one file can hold")
     try:
         with path.open("wb") as file:
-            file.write(model.SerializeToString(deterministic=True))
+            if isinstance(model, Draft):
+                _write_draft(model, file, path)
+            else:
+                file.write(model.SerializeToString(deterministic=True))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _write_draft(draft: Draft, file: BinaryIO, path: Path) -> None:
+    """Write the message that a whole ModelProto would give, one initializer at a time."""
+    model, graph = _FIELDS["ModelProto"], _FIELDS["GraphProto"]
+    before, after = _split(draft.skeleton, model["graph"])
+    head, tail = _split(draft.skeleton.graph, graph["initializer"])
+    sizes = [_message(tensor).ByteSize() for tensor in draft.initializers]
+    prefixes = [_length_prefix(graph["initializer"], size) for size in sizes]
+    inner = len(head) + len(tail) + sum(sizes) + sum(len(prefix) for prefix in prefixes)
+    outer = _length_prefix(model["graph"], inner)
+    if len(before) + len(outer) + inner + len(after) > LARGEST_MESSAGE:
+        raise OutputError(f"{path}: the model is larger than 2 GiB, the most one file can hold")
+    file.write(before + outer + head)
+    for prefix, tensor in zip(prefixes, draft.initializers, strict=True):
+        file.write(prefix)
+        file.write(_message(tensor).SerializeToString(deterministic=True))
+    file.write(tail + after)
+
+
+_FIELDS = {
+    kind.DESCRIPTOR.name: {field.name: field.number for field in kind.DESCRIPTOR.fields}
+    for kind in (onnx.ModelProto, onnx.GraphProto)
+}
+
+
+def _message(tensor: onnx.TensorProto | NamedArray) -> onnx.TensorProto:
+    if isinstance(tensor, onnx.TensorProto):
+        return tensor
+    message = onnx.numpy_helper.from_array(tensor.value, tensor.name)
+    message.doc_string = tensor.doc_string
+    return message
+
+
+def _split(message: onnx.ModelProto | onnx.GraphProto, number: int) -> tuple[bytes, bytes]:
+    """Serialise the fields before and after one field number."""
+    parts = []
+    for keep_before in (True, False):
+        part = type(message)()
+        for field, value in message.ListFields():
+            if field.number != number and (field.number < number) == keep_before:
+                copy_field(part, field.name, value)
+        parts.append(part.SerializeToString(deterministic=True))
+    return parts[0], parts[1]
+
+
+def copy_field(message: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
+    """Set a field of a message, whatever its kind, from the same field of another."""
+    target = getattr(message, name)
+    if hasattr(target, "extend"):
+        target.extend(value)
+    elif hasattr(target, "CopyFrom"):
+        target.CopyFrom(value)
+    else:
+        setattr(message, name, value)
+
+
+def _length_prefix(number: int, size: int) -> bytes:
+    """Tag and length of an embedded message (protobuf's wire format: 7 bits a byte)."""
+    encoded = bytearray()
+    for value in (number << 3 | 2, size):
+        rest = value
+        while rest > 0x7F:
+            encoded.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        encoded.append(rest)
+    return bytes(encoded)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from lbyl_onnx.errors import NothingToPruneError, OptionError
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.folding import Response, respond
 from lbyl_onnx.importance import Criterion
+from lbyl_onnx.memory import release
 from lbyl_onnx.plan import GroupPlan, PruningPlan, choose_channels, not_finite
 from lbyl_onnx.rewrite import Fit, compensated, new_shape, shrunk
 from lbyl_onnx.verify import Verification, verify
@@ -152,7 +153,6 @@ class CompressResult:
 class _Rewritten:
     size: int
     before: Costs
-    after: Costs
     groups: tuple[GroupReport, ...]
     refusals: tuple[Refusal, ...]
 
@@ -215,7 +215,9 @@ def compress(
             stage = stack.enter_context(model_io.staged(target))
         progress("running the original", 0, 1)
         probe = runtime.probe(model_io.check_source(source), provider, config.seed)
+        release()
         rewritten = _rewrite(source, stage, expected, probe, config, progress)
+        release()
         progress("verifying", 0, 1)
         verification = verify(probe, stage, expected)
         result = CompressResult(
@@ -223,7 +225,7 @@ def compress(
             onnx.load(stage) if target is None and not dry_run else None,
             config,
             rewritten.before,
-            rewritten.after,
+            _costs(stage, probe),
             rewritten.size,
             stage.stat().st_size,
             rewritten.groups,
@@ -261,14 +263,19 @@ def _rewrite(
     if not plan.groups:
         raise NothingToPruneError(_why_nothing(refusals))
     progress("rewriting", 0, 1)
+    release()
     edits = compensated(graph, facts, fits)
     model_io.write_model(apply_edits(model, edits, {}), expected)
+    release()
     edits = shrunk(graph, facts, channels, edits, plan.removed)
-    compressed = apply_edits(model, edits, _new_shapes(channels, plan))
-    model_io.write_model(compressed, stage)
-    after = count_costs(compressed, GraphFacts(compressed, probe.first, probe.first))
+    model_io.write_model(apply_edits(model, edits, _new_shapes(channels, plan)), stage)
     groups = tuple(_report(graph, g) for g in plan.groups)
-    return _Rewritten(size, count_costs(model, facts), after, groups, refusals)
+    return _Rewritten(size, count_costs(model, facts), groups, refusals)
+
+
+def _costs(path: Path, probe: runtime.Probe) -> Costs:
+    model, _ = model_io.load_model(path)
+    return count_costs(model, GraphFacts(model, probe.first, probe.first))
 
 
 @dataclass(frozen=True)

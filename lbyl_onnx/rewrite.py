@@ -44,7 +44,7 @@ class Edits:
     operands
         New constants for inputs of nodes.
     added
-        Constants to add to a node's output, shape (channels,), where it has no bias to take them.
+        Constants to add to a node's output, channels on axis 0, where it has no bias to take them.
     """
 
     operands: Mapping[Operand, Array]
@@ -92,27 +92,25 @@ def compensated(graph: gs.Graph, facts: GraphFacts, fits: Sequence[Fit]) -> Edit
 def _deliver(stored: Array, fits: Sequence[Fit]) -> tuple[Floats, Floats]:
     """New weight (stored's shape) and growth of the bias (out channels,), in float64."""
     axis = fits[0].consumer.slot.axis
-    weight = np.moveaxis(stored.astype(np.float64), axis, 0)  # -> (in, ..)
-    new = weight.copy()
-    # What is left after the input axis: output channels first for Conv (in, out, taps), and
-    # nothing but them for a matrix.
-    flat = weight.reshape(weight.shape[0], weight.shape[1], -1)  # -> (in, out, taps)
+    weight = np.ascontiguousarray(np.moveaxis(stored, axis, 0), np.float64)  # -> (in, ..)
+    # Output channels come next for Conv (in, out, taps); a matrix has nothing but them.
+    flat = weight.reshape(weight.shape[0], weight.shape[1], -1)  # a view: (in, out, taps)
     shift = np.zeros(weight.shape[1])
     for fit in fits:
-        positions, delivery = fit.consumer.positions, fit.delivery
-        for tap in positions.T:
-            rows = flat[tap].reshape(len(tap), -1)  # (n, out, taps) -> (n, out * taps)
-            kept = (delivery.matrix.T @ rows).reshape(-1, *weight.shape[1:])  # -> (k, ..)
-            new[tap] = 0.0
-            new[tap[delivery.kept]] = kept
-            shift += delivery.offset @ flat[tap].sum(axis=2)
-    return np.moveaxis(new, 0, axis), shift
+        delivery = fit.delivery
+        for tap in fit.consumer.positions.T:
+            rows = flat[tap]  # a copy: (n, out, taps)
+            shift += delivery.offset @ rows.sum(axis=2)
+            flat[tap] = 0.0
+            kept = delivery.matrix.T @ rows.reshape(len(tap), -1)  # (n, out * taps) -> (k, ..)
+            flat[tap[delivery.kept]] = kept.reshape(-1, *flat.shape[1:])  # -> (k, out, taps)
+    return np.moveaxis(weight, 0, axis), shift
 
 
 def _store(value: Floats, dtype: np.dtype[np.generic], node: gs.Node) -> Array:
     with np.errstate(over="ignore"):
         stored = value.astype(dtype)
-    if not np.all(np.isfinite(stored.astype(np.float64))):
+    if not np.all(np.isfinite(stored)):
         raise CompensationError(
             f"the compensated weight of {node_name(node)} overflows {dtype}; "
             f"exclude the layer before it with --exclude, or prune less with --ratio"
@@ -137,9 +135,13 @@ def _add_shift(
         name = node.inputs[2].name
         takes_bias = facts.is_constant(name) and facts.value(name).size in (1, shift.size)
         bias = facts.value(name) if takes_bias else bias
+        # A Gemm's bias of shape (M, 1) has one value for each row, even where M is N.
+        takes_bias = takes_bias and (bias.size == 1 or bias.shape[-1] == bias.size)
     gain = alpha if node.op == "Gemm" else 1.0
     if not takes_bias:
-        added[index] = _store(gain * shift, dtype, node)
+        spatial = len(facts.value(node.inputs[1].name).shape) - 2  # 0 for a matrix
+        per_channel = (gain * shift).reshape(-1, *(1,) * spatial)  # (N,) -> (N, 1, ..)
+        added[index] = _store(per_channel, dtype, node)
         return
     shape = bias.shape if bias.size == shift.size else shift.shape
     grown = bias.astype(np.float64).reshape(-1) + gain * shift / beta  # (1, N) or (N,) -> (N,)
@@ -229,11 +231,12 @@ def _pinned(
         names = [tensor.name for tensor in node.inputs]
         outputs = [tensor.name for tensor in node.outputs if tensor.name]
         reads_shape = node.op in ("Shape", "Size") and names[0] in shrinking
+        if reads_shape or not derived.isdisjoint(names):
+            # Known, not only constant: [N, C, H, W] depends on N, what is taken of it may not.
+            derived.update(n for n in outputs if facts.is_known(n))
         if all(facts.is_constant(name) for name in outputs):
-            if reads_shape or not derived.isdisjoint(names):
-                derived.update(outputs)
             continue
         for operand, name in enumerate(names):
-            if name in derived and (index, operand) not in operands:
+            if name in derived and facts.is_constant(name) and (index, operand) not in operands:
                 pinned[index, operand] = facts.value(name)
     return pinned

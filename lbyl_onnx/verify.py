@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.errors import ModelError, VerificationError
 from lbyl_onnx.facts import Array
+from lbyl_onnx.memory import release
 from lbyl_onnx.model_io import first_line
-from lbyl_onnx.runtime import Latency, Probe, Record, run_model
+from lbyl_onnx.runtime import Latency, Probe, Record, run_as_written, run_model
 
 # The compressed model and the uncut one with zeroed channels compute the same sums in another
 # order. Bounds on the largest difference, relative to the largest output, by output type: some
@@ -101,8 +102,10 @@ def verify(probe: Probe, compressed: Path, expected: Path) -> Verification:
     """
     try:
         onnx.checker.check_model(compressed, full_check=True)
-        after = run_model(compressed, probe.provider, probe.feeds, timed=True)
-        goal = run_model(expected, probe.provider, probe.feeds, timed=False)
+        release()
+        after = run_model(compressed, probe.provider, probe.feeds)
+        release()
+        goal = run_as_written(expected, probe.provider, probe.feeds)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise VerificationError(f"the checker rejects the output: {first_line(error)}") from error
     except ModelError as error:

@@ -1,0 +1,203 @@
+"""The command line: parse, call, print, exit code; nothing else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lbyl_onnx import __version__, pipeline
+from lbyl_onnx.errors import LbylOnnxError, OutputError
+from lbyl_onnx.importance import Criterion
+from lbyl_onnx.report import as_json, print_result, printable, write_json
+from lbyl_onnx.runtime import Provider, both_distributions
+
+_DEFAULT = pipeline.Config()
+_INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lbyl-onnx")
+def main() -> None:
+    """Prune channels from any ONNX model and repair it in closed form, without data."""
+
+
+@main.command()
+@click.argument("model", metavar="IN.onnx")
+@click.argument("output", metavar="OUT.onnx", required=False)
+@click.option(
+    "--ratio",
+    type=float,
+    default=_DEFAULT.ratio,
+    show_default=True,
+    help="Share of each group's channels to remove.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(get_args(pipeline.Method)),
+    default=_DEFAULT.method,
+    show_default=True,
+    help="How the removed channels are restored.",
+)
+@click.option(
+    "--criterion",
+    type=click.Choice(get_args(Criterion)),
+    default=_DEFAULT.criterion,
+    show_default=True,
+    help="Which channels are kept: largest norm, distance to the others, or random ones.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
+@click.option(
+    "--lambda1",
+    type=float,
+    default=_DEFAULT.lambda1,
+    show_default=True,
+    help="lbyl: weight of the BatchNorm error.",
+)
+@click.option(
+    "--lambda2",
+    type=float,
+    default=_DEFAULT.lambda2,
+    show_default=True,
+    help="lbyl: weight of the activation error.",
+)
+@click.option("--include", multiple=True, metavar="GLOB", help="Prune only these producers.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these producers alone.")
+@click.option(
+    "--provider",
+    type=click.Choice(get_args(Provider)),
+    default=_DEFAULT.provider,
+    show_default=True,
+    help="Where ONNX Runtime verifies; auto takes CUDA where it really works.",
+)
+@click.option("--dry-run", is_flag=True, help="Do and verify everything, write nothing.")
+@click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE|-",
+    help="Write the report as JSON; tables then go to stderr.",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def compress(
+    model: str,
+    output: str | None,
+    ratio: float,
+    method: pipeline.Method,
+    criterion: Criterion,
+    seed: int,
+    lambda1: float,
+    lambda2: float,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    provider: Provider,
+    dry_run: bool,
+    force: bool,
+    quiet: bool,
+    json_path: str | None,
+    debug: bool,
+) -> None:
+    r"""Prune the channels of IN.onnx, restore what they carried, verify, write OUT.onnx.
+
+    \b
+    Examples:
+      lbyl-onnx compress in.onnx out.onnx --ratio 0.3
+      lbyl-onnx compress in.onnx --dry-run --exclude '*stem*'
+
+    \b
+    Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing could be pruned.
+    """
+    if output is None and not dry_run:
+        raise click.UsageError("give OUT.onnx, or --dry-run to write nothing")
+    with _errors_in_one_line(debug):
+        if both_distributions():
+            _say(
+                "warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each "
+                "other; uninstall both, then install the one you want"
+            )
+        _check_json_path(json_path)
+        config = pipeline.Config(
+            ratio=ratio,
+            method=method,
+            criterion=criterion,
+            seed=seed,
+            lambda1=lambda1,
+            lambda2=lambda2,
+            include=include,
+            exclude=exclude,
+            provider=provider,
+        )
+        with _progress(quiet) as progress:
+            result = pipeline.compress(
+                model, output, config=config, dry_run=dry_run, force=force, progress=progress
+            )
+        if not quiet:
+            print_result(result, model, Console(stderr=json_path is not None, highlight=False))
+        text = as_json(result, model, __version__)
+        if json_path == "-":
+            click.echo(text, nl=False)
+        elif json_path is not None:
+            write_json(text, Path(json_path))
+
+
+def _check_json_path(json_path: str | None) -> None:
+    if json_path in (None, "-"):
+        return
+    path = Path(str(json_path))
+    if path.is_dir() or not path.parent.is_dir():
+        raise OutputError(f"--json {path} cannot be written; give a file in an existing folder")
+
+
+def _say(message: str) -> None:
+    click.echo(f"lbyl-onnx: {printable(message)}", err=True)
+
+
+@contextmanager
+def _errors_in_one_line(debug: bool) -> Iterator[None]:
+    """Give an error its line on stderr and its exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("interrupted; nothing was written")
+        sys.exit(_INTERRUPTED)
+    except LbylOnnxError as error:
+        if debug:
+            raise
+        _say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Exception as error:
+        # The last resort of a command line: a fault of ours is told in one line too.
+        if debug:
+            raise
+        kind = type(error).__name__
+        _say(f"internal error: {kind}: {error}; run with --debug and report what it shows")
+        sys.exit(1)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[pipeline.Progress | None]:
+    """Show a bar while the work lasts, on a terminal only."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(stage: str, done: int, total: int) -> None:
+            # A stage that is not counted pulses.
+            bar.update(task, description=stage, completed=done, total=total if total > 1 else None)
+
+        yield show
+
+
+if __name__ == "__main__":
+    main()

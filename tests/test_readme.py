@@ -1,0 +1,71 @@
+"""Every command and every Python example in README and samples/README runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(path: str, language: str) -> list[str]:
+    return [body for tag, body in BLOCK.findall((ROOT / path).read_text()) if tag == language]
+
+
+def commands(path: str) -> list[str]:
+    """The lines of shell blocks, less what sets up an environment or trains anew."""
+    lines = [line for body in blocks(path, "sh") for line in body.splitlines() if line.strip()]
+    return [part for line in lines for part in line.split(" && ") if not SKIPPED.search(part)]
+
+
+SKIPPED = re.compile(r"venv |pip install|pytest|train_digits|git clone|benchmarks\.|ruff|mypy")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "samples", tmp_path / "samples")
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", ["README.md", "samples/README.md"])
+def test_commands_run(path: str, clone: Path) -> None:
+    found = commands(path)
+    assert found, f"{path} shows no command"
+    for line in found:
+        words = [word.replace(".venv/bin/", "") for word in shlex.split(line)]
+        if words[0] == "lbyl-onnx":
+            words = ["-m", "lbyl_onnx", *words[1:]]
+        elif words[0] == "python":
+            words = words[1:]
+        else:
+            pytest.fail(f"{path} shows a command this test does not know: {line}")
+        done = subprocess.run(
+            [sys.executable, *words], cwd=clone, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+
+
+def test_python_examples_run(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clone)
+    found = blocks("README.md", "python")
+    assert found
+    for body in found:
+        exec(compile(body, "README.md", "exec"), {})
+    assert (clone / "digits-small.onnx").exists()
+
+
+@pytest.mark.parametrize("heading", ["Quick start", "Test"])
+def test_the_two_headings_begin_with_one_command(heading: str) -> None:
+    text = (ROOT / "README.md").read_text()
+    section = text.split(f"\n## {heading}\n", 1)[1]
+    first = BLOCK.search(section)
+    assert first is not None
+    assert len(first.group(2).strip().splitlines()) == 1
