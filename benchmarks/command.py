@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -76,7 +77,7 @@ def measure(command: Sequence[str]) -> Run:
     return Run(time.perf_counter() - start, usage.ru_maxrss * 1024)
 
 
-def compare(rounds: int) -> dict[str, object]:
+def compare(rounds: int) -> dict[str, Any]:
     """Measure both, in turn, and return what the table shows."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -106,7 +107,7 @@ def compare(rounds: int) -> dict[str, object]:
     }
 
 
-def markdown(result: dict[str, object], invocation: str) -> str:
+def markdown(result: dict[str, Any], invocation: str) -> str:
     """Return the result as a table."""
     number = {k: float(v) for k, v in result.items() if isinstance(v, int | float)}
     size, imports = number["file_bytes"], number["imports_peak"]
@@ -115,7 +116,7 @@ def markdown(result: dict[str, object], invocation: str) -> str:
         parts = (f"{peak / 1e6:.0f} MB", f"{peak / size:.2f}", f"{(peak - imports) / size:.2f}")
         return f"| {title} | {seconds:.2f} | {' | '.join(parts)} |"
 
-    low, high = result["time_ratio_range"] if isinstance(result["time_ratio_range"], list) else ()
+    low, high = result["time_ratio_range"]
     return "\n".join(
         [
             "# The whole command on a ResNet-50 structure",

@@ -1,4 +1,4 @@
-"""Network structures with seeded random weights, for benchmarks that need a size and no accuracy."""
+"""Network structures with seeded random weights, for benchmarks of time and memory."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ class GraphWriter:
     initializers: list[onnx.TensorProto] = field(default_factory=list)
 
     def weight(self, name: str, value: NDArray[np.floating]) -> str:
+        """Store a weight as float32 and return its name."""
         self.initializers.append(numpy_helper.from_array(value.astype(np.float32), name))
         return name
 
     def node(
         self, op_type: str, name: str, inputs: list[str], attributes: Attributes | None = None
     ) -> str:
+        """Append a node and return the name of its output."""
         output = f"{name}_out"
         node = helper.make_node(op_type, inputs, [output], name=name)
         pairs = (attributes or {}).items()

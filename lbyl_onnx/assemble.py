@@ -48,7 +48,7 @@ def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> Draft:
     edits
         New constants, by node and input.
     shapes
-        New shapes of tensors whose stored shape is stale; None leaves a dimension as it is.
+        New shapes of tensors whose declared shape is stale; None leaves a dimension as it is.
 
     Returns
     -------
@@ -164,10 +164,10 @@ def _put_together(model: onnx.ModelProto, graph: gs.Graph, protos: Protos, shape
         name = initializer.name
         if name in edited:
             value = edited.pop(name).values
-            initializers.append(NamedArray(name, initializer.doc_string, value))
+            initializers.append(NamedArray(name, value, initializer))
         elif name in read or name not in before:
             initializers.append(initializer)
-    initializers += [NamedArray(name, "", tensor.values) for name, tensor in edited.items()]
+    initializers += [NamedArray(name, tensor.values) for name, tensor in edited.items()]
     stale: dict[str, tuple[int | None, ...]] = dict(shapes)
     stale |= {t.name: t.value.shape for t in initializers if isinstance(t, NamedArray)}
     written = {name for node in result.graph.node for name in node.output}
@@ -209,8 +209,10 @@ def _reshaped(info: onnx.ValueInfoProto, shapes: Shapes) -> onnx.ValueInfoProto:
     copy.CopyFrom(info)
     tensor = copy.type.tensor_type
     new = shapes.get(info.name)
-    if new is not None and tensor.HasField("shape") and len(tensor.shape.dim) == len(new):
-        for dim, size in zip(tensor.shape.dim, new, strict=True):
+    if new is not None and tensor.HasField("shape"):
+        if len(tensor.shape.dim) != len(new):
+            tensor.ClearField("shape")  # it declared another number of axes
+        for dim, size in zip(tensor.shape.dim, new, strict=False):
             if size is not None and dim.HasField("dim_value"):
                 dim.dim_value = size
     return copy

@@ -117,6 +117,16 @@ class GraphFacts:
         second = self._second.get(name, TensorFact()).value
         return None if first is None or second is None else (first, second)
 
+    def contradicts(self, info: onnx.ValueInfoProto) -> bool:
+        """Whether a declared shape is not the one that the tensor has."""
+        known, declared = self.static_shape(info.name), info.type.tensor_type
+        if known is None or not declared.HasField("shape"):
+            return False
+        if len(known) != len(declared.shape.dim):
+            return True
+        pairs = zip(known, declared.shape.dim, strict=True)
+        return any(k is not None and d.HasField("dim_value") and d.dim_value != k for k, d in pairs)
+
     def value(self, name: str) -> Array:
         """Return the value of a constant tensor of any size, computing what is not stored.
 

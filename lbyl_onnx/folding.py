@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement
 from lbyl_onnx.compensate import Delivery, FoldedRows
 from lbyl_onnx.facts import GraphFacts, evaluate
+from lbyl_onnx.op_rules import ELEMENTWISE
 
 Floats = NDArray[np.float64]
 
@@ -104,7 +105,10 @@ class _Way:
             return Affine(ones, zeros)
         if node.op == "BatchNormalization":
             parameters = [self.values(index, operand) for operand in range(1, 5)]
-            gamma, beta, mean, var = (p for p in parameters if p is not None)
+            known = [p for p in parameters if p is not None]
+            if len(known) < len(parameters):
+                return None  # not one scale for all of a channel, as behind a Flatten
+            gamma, beta, mean, var = known
             with np.errstate(invalid="ignore", divide="ignore"):  # `respond` sees to these
                 scale = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
             return Affine(scale, beta - scale * mean)
@@ -116,12 +120,10 @@ class _Way:
         value = self.values(index, constants[0])
         if value is None:
             return None
-        return {
-            "Add": lambda: Affine(ones, value),
-            "Sub": lambda: Affine(ones, -value),
-            "Mul": lambda: Affine(value, zeros),
-            "Div": lambda: Affine(1.0 / value, zeros),
-        }[node.op]()
+        if node.op in ("Add", "Sub"):
+            return Affine(ones, value if node.op == "Add" else -value)
+        with np.errstate(divide="ignore"):  # `respond` sees to these
+            return Affine(value if node.op == "Mul" else 1.0 / value, zeros)
 
 
 def producer_rows(
@@ -193,9 +195,11 @@ def respond(
     suffix, after = _suffix(way, consumer, folded)
     middle = [i for i in nodes if i not in folded and i not in after]
     constant = np.zeros(n)
-    if np.any((prefix.scale == 0.0) | ~np.any(weight, axis=1)):
+    silent = (prefix.scale == 0.0) | ~np.any(weight, axis=1)
+    if np.any(silent):
         end = _evaluate(way, start_name, folded, middle, prefix.shift)
-        constant = prefix.shift if end is None else end
+        if end is not None:  # what is not known is not delivered
+            constant[silent] = end[silent]
     normalized = any(graph.nodes[i].op == "BatchNormalization" for i in folded)
     if not normalized:
         # Without BatchNormalization a plain scale is part of the rows.
@@ -212,7 +216,8 @@ def _along(value: NDArray[np.generic], place: Placement) -> Floats | None:
     if moved.size != moved.shape[0]:
         return None  # it also varies along another axis
     per_tap = moved.reshape(-1)[place.positions]  # (axis,) -> (n, taps)
-    return per_tap[:, 0] if np.all(per_tap == per_tap[:, :1]) else None
+    first = np.broadcast_to(per_tap[:, :1], per_tap.shape)
+    return per_tap[:, 0] if np.array_equal(per_tap, first, equal_nan=True) else None
 
 
 def _between(
@@ -272,9 +277,12 @@ def _suffix(
         step = identity if node.op in _KEEPS_CONSTANT else way.affine(writers[0])
         if step is None:
             return total, frozenset(after)
+        sources = {t.name for t in node.inputs if t.name in way.tensors}
+        if len(sources) > 1:
+            return total, frozenset(after)  # each of the ways that meet here has its own scale
         after.add(writers[0])
         total = step.then(total)
-        tensor = next(t.name for t in node.inputs if t.name in way.tensors)
+        tensor = sources.pop()
 
 
 def _evaluate(
@@ -292,7 +300,7 @@ def _evaluate(
     for index in middle:
         node = way.graph.nodes[index]
         if node.op in _KEEPS_CONSTANT:
-            last = next((known[t.name] for t in node.inputs if t.name in known), None)
+            last = _common([known[t.name] for t in node.inputs if t.name in known])
         elif (step := way.affine(index)) is not None:
             source = next((known[t.name] for t in node.inputs if t.name in known), None)
             last = None if source is None else step.scale * source + step.shift
@@ -304,8 +312,16 @@ def _evaluate(
     return last
 
 
+def _common(values: Sequence[Floats]) -> Floats | None:
+    """Return the value that all ways into a node bring, None where they differ."""
+    same = bool(values) and all(np.array_equal(value, values[0]) for value in values)
+    return values[0] if same else None
+
+
 def _apply(way: _Way, index: int, known: dict[str, Floats]) -> Floats | None:
     node = way.graph.nodes[index]
+    if node.op not in ELEMENTWISE:
+        return None
     inputs: list[NDArray[np.generic] | None] = []
     for operand, tensor in enumerate(node.inputs):
         if not tensor.name:

@@ -176,11 +176,11 @@ class Draft:
 
 @dataclass(frozen=True, eq=False)
 class NamedArray:
-    """A new initializer: name, doc string, value."""
+    """A new initializer: name and value, and the message it replaces, if any."""
 
     name: str
-    doc_string: str
     value: NDArray[np.generic]
+    before: onnx.TensorProto | None = None
 
 
 def write_model(model: onnx.ModelProto | Draft, path: Path) -> None:
@@ -231,7 +231,9 @@ def _message(tensor: onnx.TensorProto | NamedArray) -> onnx.TensorProto:
     if isinstance(tensor, onnx.TensorProto):
         return tensor
     message = onnx.numpy_helper.from_array(tensor.value, tensor.name)
-    message.doc_string = tensor.doc_string
+    if tensor.before is not None:
+        message.doc_string = tensor.before.doc_string
+        message.metadata_props.extend(tensor.before.metadata_props)
     return message
 
 

@@ -151,8 +151,8 @@ def _known(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
 
 
 def passes_first(view: NodeView) -> list[Labels | None]:
-    """Identity, Cast, Dropout: the first input, position by position."""
-    return [view.labels[0]]
+    """Identity, Cast, Dropout and its mask: the first input, position by position."""
+    return [view.labels[0]] * len(view.node.outputs)
 
 
 def elementwise(view: NodeView) -> list[Labels | None]:
@@ -197,10 +197,8 @@ def _meet_unlabelled(view: NodeView, operand: int, base: Labels) -> None:
 def batch_normalization(view: NodeView) -> list[Labels | None]:
     """Scale, bias, mean and variance follow the channels of axis 1."""
     labels = view.labels[0]
-    if labels is None:
-        return []
-    along = view.along(labels, 1)
-    training = view.int_attribute("training_mode", 0)
+    along = None if labels is None else view.along(labels, 1)
+    training = view.int_attribute("training_mode", 0) or len(view.node.outputs) > 1
     if along is None or training or not all(view.is_constant(i) for i in range(1, 5)):
         return view.freeze_inputs("BatchNormalization's parameters are not constants per channel")
     for operand in range(1, 5):
@@ -215,6 +213,8 @@ def pool(view: NodeView) -> list[Labels | None]:
         return []
     if any(axis > 1 for axis in varying_axes(labels)):
         return view.freeze_inputs(f"{view.op_type} mixes them")
+    if len(view.node.outputs) > 1:
+        return view.freeze_inputs(f"the indices that {view.op_type} gives count them")
     return [labels]
 
 
@@ -279,6 +279,7 @@ def _produce(view: NodeView, channel_axis: int, weight_axis: int, rank: int) -> 
     fresh = view.flow.coupling.fresh(count)
     view.slot(1, weight_axis, fresh, Role.PRODUCER)
     if view.has(2):
+        view.freeze(view.labels[2], f"{view.op_type} reads them as its bias")
         bias = view.shape(2)
         if bias is None or not view.is_constant(2) or any(d != 1 for d in bias[:-1]):
             view.freeze(fresh, f"the bias of {view.op_type} is not one constant per channel")
@@ -309,7 +310,7 @@ def reshape(view: NodeView) -> list[Labels | None]:
     """Reshape, Flatten, Squeeze, Unsqueeze: the same elements in the same order."""
     labels, before, after = view.labels[0], view.shape(0), view.output_shape()
     if labels is None:
-        return []
+        return view.freeze_inputs(f"{view.op_type} reads them as a shape")
     if before is None or after is None or math.prod(before) > LARGEST_RESHAPE:
         return view.freeze_inputs(f"the shape that {view.op_type} gives is not known")
     moved = compress(expand(labels, before).reshape(after))  # input shape -> output shape

@@ -94,6 +94,10 @@ class Config:
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0.0):
                 raise OptionError(f"{name} is {value}; give a finite number of at least 0")
+        for name in ("cosine_threshold", "cosine_weight"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise OptionError(f"{name} is {value}; give a number from 0 to 1")
         if self.seed < 0:
             raise OptionError(f"seed is {self.seed}; give a whole number of at least 0")
         for name, value, allowed in (
@@ -268,7 +272,7 @@ def _rewrite(
     model_io.write_model(apply_edits(model, edits, {}), expected)
     release()
     edits = shrunk(graph, facts, channels, edits, plan.removed)
-    model_io.write_model(apply_edits(model, edits, _new_shapes(channels, plan)), stage)
+    model_io.write_model(apply_edits(model, edits, _new_shapes(stages, plan)), stage)
     groups = tuple(_report(graph, g) for g in plan.groups)
     return _Rewritten(size, count_costs(model, facts), groups, refusals)
 
@@ -301,23 +305,26 @@ def _fit(
     refusals: list[Refusal] = []
     for done, entry in enumerate(plan.groups):
         progress("compensating", done, len(plan.groups))
-        group = entry.group
-        responses = [(place, stages.respond(group, place)) for place in group.consumers]
-        if any(response is None for _, response in responses):
-            refusals.append(not_finite(group))
+        here = [_fit_one(stages, entry, place, config) for place in entry.group.consumers]
+        if any(fit is None for fit in here):
+            refusals.append(not_finite(entry.group))
             continue
         groups.append(entry)
-        fits += [
-            Fit(group, place, response.at_consumer(_deliver(response, entry, config)))
-            for place, response in responses
-            if response is not None
-        ]
+        fits += [fit for fit in here if fit is not None]
     return PruningPlan(tuple(groups)), fits, refusals
 
 
-def _deliver(response: Response, entry: GroupPlan, config: Config) -> Delivery:
+def _fit_one(stages: _Stages, entry: GroupPlan, consumer: Placement, config: Config) -> Fit | None:
+    """Fit one consumer; None where the group's weights are not finite."""
     if config.method == "none":
-        return none.deliver(entry.group.size, entry.kept)
+        return Fit(entry.group, consumer, none.deliver(entry.group.size, entry.kept))
+    response = stages.respond(entry.group, consumer)
+    if response is None:
+        return None
+    return Fit(entry.group, consumer, response.at_consumer(_deliver(response, entry, config)))
+
+
+def _deliver(response: Response, entry: GroupPlan, config: Config) -> Delivery:
     if config.method == "nm":
         return neuron_merging.deliver(
             response.rows,
@@ -328,17 +335,26 @@ def _deliver(response: Response, entry: GroupPlan, config: Config) -> Delivery:
     return lbyl.deliver(response.rows, entry.kept, lambda1=config.lambda1, lambda2=config.lambda2)
 
 
-def _new_shapes(channels: ChannelMap, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
-    """Shapes of the activations that have shrunk; None for the dimensions that stay."""
-    alive = ~np.isin(channels.roots, plan.removed)
-    return {
+def _new_shapes(stages: _Stages, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of the activations that have shrunk; None for the dimensions that stay.
+
+    A declared shape that was wrong before is put right.
+    """
+    alive = ~np.isin(stages.channels.roots, plan.removed)
+    shapes: dict[str, tuple[int | None, ...]] = {
         name: tuple(
             new if size > 1 else None
             for new, size in zip(new_shape(labels, alive), labels.shape, strict=True)
         )
-        for name, labels in channels.tensors.items()
+        for name, labels in stages.channels.tensors.items()
         if not np.all(alive[labels])
     }
+    for info in stages.model.graph.value_info:
+        if stages.facts.contradicts(info):
+            known = stages.facts.static_shape(info.name) or ()
+            new = shapes.get(info.name, (None,) * len(known))
+            shapes[info.name] = tuple(a or b for a, b in zip(new, known, strict=True))
+    return shapes
 
 
 def _report(graph: gs.Graph, entry: GroupPlan) -> GroupReport:

@@ -191,10 +191,9 @@ def shrunk(
     for target in channels.targets:
         if not np.all(alive[target.labels]):
             operands[target.node, target.operand] = _new_target(target, alive)
-    added = {
-        index: np.compress(alive[outputs[index].labels], value) if index in outputs else value
-        for index, value in edits.added.items()
-    }
+    added = dict(edits.added)
+    for index in added.keys() & outputs.keys():
+        added[index] = np.compress(alive[outputs[index].labels], added[index], axis=0)
     operands |= _pinned(graph, facts, channels, alive, operands)
     return Edits(operands, added)
 
@@ -223,7 +222,8 @@ def _pinned(
     They must keep the value that the original model has: an attention scale taken from Shape, or
     a bias that an exporter expands to the shape of a weight.
     """
-    shrinking = {graph.nodes[i].inputs[j].name for i, j in operands}
+    # A bias that compensation has added is no input of the original node.
+    shrinking = {t.name for i, j in operands for t in graph.nodes[i].inputs[j : j + 1]}
     shrinking |= {n for n, labels in channels.tensors.items() if not np.all(alive[labels])}
     derived: set[str] = set()
     pinned: dict[Operand, Array] = {}

@@ -1,10 +1,27 @@
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lbyl_onnx import runtime
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick() -> Iterator[None]:
+    """Spare the hundreds of compressions here what they do not test.
+
+    They are timed over few runs, and the imports' objects are left out of their collections.
+    """
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "LATENCY_RUNS", 3)
+        yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

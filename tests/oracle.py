@@ -1,0 +1,163 @@
+"""What a compressed model must compute, worked out without lbyl_onnx.rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+
+from lbyl_onnx import CompressResult, Config, compress
+from lbyl_onnx.assemble import to_graph
+from lbyl_onnx.channels import ChannelMap, Selection, find_channels
+from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.pipeline import Method
+from lbyl_onnx.plan import GroupPlan, choose_channels
+from tests.models import MODELS
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+# Largest difference relative to the largest output. The models compute the same sums in another
+# order, three to six layers deep, with the rounding of float32 (6e-8) or float16 (5e-4).
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2}
+
+
+@dataclass(frozen=True)
+class Interpreted:
+    """A model, what is known of it, and its channels."""
+
+    model: ModelProto
+    facts: GraphFacts
+    channels: ChannelMap
+
+    def plan(self, ratio: float) -> tuple[GroupPlan, ...]:
+        """The channels that stay."""
+        graph = to_graph(self.model)
+        plan, _ = choose_channels(graph, self.facts, self.channels.groups, ratio, "l2", 0)
+        return plan.groups
+
+
+def input_shapes(model: ModelProto, batch: int, size: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's inputs; initializers among them do not count."""
+    stored = {t.name for t in model.graph.initializer}
+    return {
+        info.name: tuple(
+            d.dim_value or (batch if axis == 0 else size)
+            for axis, d in enumerate(info.type.tensor_type.shape.dim)
+        )
+        for info in model.graph.input
+        if info.name not in stored
+    }
+
+
+def interpret(model: ModelProto, selection: Selection | None = None) -> Interpreted:
+    """Find a model's channels."""
+    facts = GraphFacts(model, input_shapes(model, 2, 8), input_shapes(model, 3, 11))
+    channels = find_channels(to_graph(model), facts, selection or Selection())
+    return Interpreted(model, facts, channels)
+
+
+def make_feeds(model: ModelProto, seed: int = 0) -> dict[str, Array]:
+    """Draw normal inputs: another batch and size than verification uses."""
+    rng = np.random.default_rng(seed)
+    types = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
+    return {
+        name: rng.standard_normal(shape).astype(helper.tensor_dtype_to_np_dtype(types[name]))
+        for name, shape in input_shapes(model, 5, 9).items()
+    }
+
+
+def run(model: ModelProto, feeds: Feeds) -> list[Array]:
+    """Outputs of a model in ONNX Runtime as it is written, without graph optimisations."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return [np.asarray(output) for output in session.run(None, dict(feeds))]
+
+
+def tap(model: ModelProto, *names: str) -> ModelProto:
+    """Return a copy of a model that gives tensors from its inside, after its own outputs."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return copy
+
+
+def masked(model: ModelProto, plans: tuple[GroupPlan, ...]) -> ModelProto:
+    """The uncut model with the removed channels multiplied by zero where a consumer reads them.
+
+    That is the same as zeros in the consumer's weight, and touches no weight.
+    """
+    masks: dict[int, NDArray[np.bool_]] = {}
+    interpreted = interpret(model)
+    for plan in plans:
+        removed = np.delete(np.arange(plan.group.size), plan.kept)
+        for place in plan.group.consumers:
+            length = len(place.slot.labels)
+            mask = masks.setdefault(place.slot.node, np.ones(length, np.bool_))
+            mask[place.positions[removed]] = False
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    inserted: list[onnx.NodeProto] = []
+    for index, node in enumerate(copy.graph.node):
+        if index in masks:
+            data = node.input[0]
+            rank = len(interpreted.facts.shape(data) or ())
+            shape = [1] * rank
+            shape[1 if node.op_type == "Conv" else rank - 1] = -1
+            dtype = helper.tensor_dtype_to_np_dtype(interpreted.facts.dtype(data))
+            value = masks[index].reshape(shape).astype(dtype)  # (C,) -> (1, .., C, .., 1)
+            constant = helper.make_node(
+                "Constant", [], [f"mask_{index}"], value=numpy_helper.from_array(value)
+            )
+            product = helper.make_node("Mul", [data, f"mask_{index}"], [f"masked_{index}"])
+            node.input[0] = f"masked_{index}"
+            inserted += [constant, product]
+        inserted.append(node)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in inserted]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy
+
+
+def deviation(actual: Array, expected: Array) -> float:
+    """Largest difference relative to the largest expected value; absolute where all are zero."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
+    scale = float(np.max(np.abs(expected.astype(np.float64))))
+    return float(np.max(difference)) / (scale or 1.0)
+
+
+def assert_same(actual: list[Array], expected: list[Array]) -> None:
+    """Compare outputs to the tolerance of their type."""
+    for new, want in zip(actual, expected, strict=True):
+        assert want.size > 0
+        assert deviation(new, want) <= TOLERANCE[str(want.dtype)]
+
+
+def compressed(model: ModelProto, config: Config | None = None) -> ModelProto:
+    """Compress in memory and return the model."""
+    result = compress(model, config=config or Config(ratio=0.5, method="none", provider="cpu"))
+    assert result.model is not None
+    return result.model
+
+
+@cache
+def outcome(name: str, method: Method, ratio: float) -> CompressResult:
+    """Compress one of `MODELS`, once for all tests."""
+    return compress(MODELS[name](), config=Config(ratio=ratio, method=method, provider="cpu"))
+
+
+def values(model: ModelProto) -> dict[str, Array]:
+    """Initializers by name."""
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
