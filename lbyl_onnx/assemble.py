@@ -25,6 +25,7 @@ from lbyl_onnx.rewrite import Edits
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 Protos = Mapping[int, onnx.NodeProto]  # id of a graphsurgeon node -> the message it came from
+_WHOLE_NUMBERS = (onnx.AttributeProto.INT, onnx.AttributeProto.INTS)
 # Before this IR version every initializer had to be listed among the graph's inputs, too.
 LISTED_UNTIL = 4
 
@@ -75,6 +76,11 @@ def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> Draft:
             replaced[old.name].append(constants[key])
         node.inputs[operand] = constants[key]
         orphans.append(old)
+    for (index, name), numbers in edits.attributes.items():
+        if numbers is None:
+            del nodes[index].attrs[name]
+        else:
+            nodes[index].attrs[name] = numbers
     for index, value in edits.added.items():
         _insert_add(graph, nodes[index], value, taken)
     _drop_unread(graph, orphans)
@@ -184,7 +190,26 @@ def _node(node: gs.Node, original: onnx.NodeProto | None) -> onnx.NodeProto:
     copy.CopyFrom(OnnxExporter.export_node(node) if original is None else original)
     copy.input[:] = [tensor.name for tensor in node.inputs]
     copy.output[:] = [tensor.name for tensor in node.outputs]
+    kept = [a for a in copy.attribute if a.name in node.attrs]
+    known = {a.name: helper.get_attribute_value(a) for a in kept if a.type in _WHOLE_NUMBERS}
+    edited = [
+        helper.make_attribute(name, value)
+        for name, value in node.attrs.items()
+        if _is_whole(value) and known.get(name) != value
+    ]
+    names = {a.name for a in edited}
+    attributes = [a for a in kept if a.name not in names] + edited
+    if len(kept) < len(copy.attribute) or edited:
+        del copy.attribute[:]
+        copy.attribute.extend(attributes)
     return copy
+
+
+def _is_whole(value: object) -> bool:
+    """Whether an attribute is of the kind that counts channels."""
+    return isinstance(value, int) or (
+        isinstance(value, list) and value != [] and all(isinstance(v, int) for v in value)
+    )
 
 
 def _inputs(

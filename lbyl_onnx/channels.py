@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -13,10 +14,9 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.facts import DEFAULT_DOMAINS, GraphFacts
 from lbyl_onnx.labels import FIXED, Freeze, Labels, Role, Slot
-from lbyl_onnx.op_rules import RULES, LabelFlow, NodeView, TargetShape, no_rule
+from lbyl_onnx.rules import PRODUCING, RULES, LabelFlow, NodeView, Sizes, no_rule
 
-# The operators that start labels; every other node without a labelled input is passed over.
-PRODUCING = frozenset({"Conv", "Gemm", "MatMul"})
+Scope = Literal["inner", "all"]
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class ChannelMap:
         What can be pruned, and what cannot.
     slots
         Every constant axis that carries labels.
-    targets
-        Shape operands that hold channel counts.
+    sizes
+        Whole numbers in the graph that count channels.
     tensors
         Labels of each activation, by tensor name.
     roots
@@ -104,17 +104,27 @@ class ChannelMap:
     groups: tuple[ChannelGroup, ...]
     refusals: tuple[Refusal, ...]
     slots: tuple[Slot, ...]
-    targets: tuple[TargetShape, ...]
+    sizes: tuple[Sizes, ...]
     tensors: Mapping[str, Labels]
     roots: Labels
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which producers a person wants pruned, as globs on node names."""
+    """Which channels a person wants pruned.
+
+    Parameters
+    ----------
+    include, exclude
+        Globs on the names of producing nodes.
+    scope
+        `inner`: channels that one layer produces; `all`: residual streams and other channels that
+        several layers produce together, too.
+    """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    scope: Scope = "inner"
 
     def refuses(self, names: Sequence[str]) -> str | None:
         """Return why a group with these producers is left alone; None when it is not."""
@@ -165,7 +175,7 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
         tuple(groups),
         tuple(refusals),
         tuple(flow.slots),
-        tuple(flow.targets),
+        tuple(flow.sizes),
         tensors,
         flow.coupling.roots(),
     )
@@ -220,8 +230,10 @@ def _gather(
         for root in np.unique(roots[freeze.labels]).tolist():
             frozen.setdefault(root, []).append(freeze)
     places: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for index, slot in enumerate(flow.slots):
-        found, counts = np.unique(roots[slot.labels], return_counts=True)
+    # Numbers that count channels tell groups apart, too, so that no part of a Split goes whole.
+    counted = [labels for sizes in flow.sizes if sizes.of is None for labels in sizes.counted]
+    for index, labels in enumerate([*(slot.labels for slot in flow.slots), *counted]):
+        found, counts = np.unique(roots[labels], return_counts=True)
         for root, count in zip(found.tolist(), counts.tolist(), strict=True):
             if root != FIXED:
                 places[root].append((index, count))
@@ -231,7 +243,7 @@ def _gather(
     groups: list[ChannelGroup] = []
     refusals: list[Refusal] = []
     for (place, is_frozen), units in by_place.items():
-        slots = [flow.slots[index] for index, _ in place]
+        slots = [flow.slots[index] for index, _ in place if index < len(flow.slots)]
         group = _group(graph, slots, np.asarray(units, np.int64), roots)
         if is_frozen:
             freezes = [f for root in units for f in frozen[root]]
@@ -280,14 +292,19 @@ def _out_of_scope(
     producers = [node_name(graph.nodes[p.slot.node]) for p in group.producers]
     reason = selection.refuses(producers)
     nodes: tuple[str, ...] = ()
-    if reason is None and len(group.producers) > 1:
+    coupled = len(producers) > 1 or any(p.positions.shape[1] != 1 for p in group.producers)
+    if reason is None and coupled and selection.scope == "inner":
         roots = flow.coupling.roots()
         joins = [j.node for j in flow.joins if np.any(np.isin(roots[j.labels], group.units))]
         nodes = tuple(node_name(graph.nodes[j]) for j in joins)
         added = any(graph.nodes[j].op in ("Add", "Sum", "Sub") for j in joins)
-        reason = "they lie on a residual stream" if added else "several layers produce them"
-    if reason is None and any(p.positions.shape[1] != 1 for p in group.producers):
-        reason = "each is tied to others of the same layer"
+        several = len(producers) > 1
+        reason = (
+            "several layers produce them" if several else "each is tied to others of the same layer"
+        )
+        reason = "they lie on a residual stream" if added and several else reason
+    if reason is None and not group.producers:
+        reason = "no layer with weights produces them"
     if reason is None and not group.consumers:
         reason = "no layer with weights reads them"
     if reason is None and group.size < 2:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lbyl_onnx import __version__, pipeline
+from lbyl_onnx.channels import Scope
 from lbyl_onnx.errors import LbylOnnxError, OutputError
 from lbyl_onnx.importance import Criterion
 from lbyl_onnx.report import as_json, print_result, printable, write_json
@@ -67,6 +68,13 @@ def main() -> None:
     show_default=True,
     help="lbyl: weight of the activation error.",
 )
+@click.option(
+    "--scope",
+    type=click.Choice(get_args(Scope)),
+    default=_DEFAULT.scope,
+    show_default=True,
+    help="all: residual streams and other coupled channels, too.",
+)
 @click.option("--include", multiple=True, metavar="GLOB", help="Prune only these producers.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these producers alone.")
 @click.option(
@@ -97,6 +105,7 @@ def compress(
     lambda2: float,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    scope: Scope,
     provider: Provider,
     dry_run: bool,
     force: bool,
@@ -132,6 +141,7 @@ def compress(
             lambda2=lambda2,
             include=include,
             exclude=exclude,
+            scope=scope,
             provider=provider,
         )
         with _progress(quiet) as progress:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement
 from lbyl_onnx.compensate import Delivery, FoldedRows
 from lbyl_onnx.facts import GraphFacts, evaluate
-from lbyl_onnx.op_rules import ELEMENTWISE
+from lbyl_onnx.rules import ELEMENTWISE
 
 Floats = NDArray[np.float64]
 
@@ -136,23 +136,23 @@ def producer_rows(
     graph, facts
         The graph and what is known of it.
     place
-        Where the group's n channels lie along the producer's output axis, one position each.
+        Where the group's n channels lie along the producer's output axis.
 
     Returns
     -------
     weight
-        Shape (n, d): the producer's weight with the output axis first, flattened, float64.
+        Shape (n, taps, d): the producer's weight with the output axis first, flattened, float64.
     bias
-        Shape (n,), or None where the node has none.
+        Shape (n, taps), or None where the node has none.
     """
     node, slot = graph.nodes[place.slot.node], place.slot
     stored = np.moveaxis(facts.value(node.inputs[slot.operand].name), slot.axis, 0)
-    rows = stored[place.positions[:, 0]]
-    weight = rows.reshape(len(rows), -1).astype(np.float64)  # (n, ..) -> (n, d)
+    rows = stored[place.positions]  # (n, taps, ..)
+    weight = rows.reshape(*place.positions.shape, -1).astype(np.float64)  # -> (n, taps, d)
     if len(node.inputs) < 3 or not node.inputs[2].name:
         return weight, None
     bias = facts.value(node.inputs[2].name).astype(np.float64).reshape(-1)  # (1, N) -> (N,)
-    return weight, bias[place.positions[:, 0]]
+    return weight, bias[place.positions]
 
 
 def respond(
@@ -163,52 +163,109 @@ def respond(
     group: ChannelGroup,
     consumer: Placement,
 ) -> Response | None:
-    """Fold what lies between a group's producer and one of its consumers.
+    """Fold what lies between a group's producers and one of its consumers.
 
     Parameters
     ----------
     model, graph, facts, channels
         The model in its four forms; none is changed.
     group
-        A group with one producer.
+        A group.
     consumer
         One of its consumers.
 
     Returns
     -------
     Response or None
-        The producer's rows and what follows the activation; None when a weight is not finite or
-        a variance is negative.
+        The rows and what follows the activation; None when a weight is not finite or a variance
+        is negative. Where several rows make a channel (a residual stream, the groups of a grouped
+        Conv) they are stacked, each with its folded bias behind it.
     """
-    producer = graph.nodes[group.producers[0].slot.node]
-    weight, bias = producer_rows(graph, facts, group.producers[0])
+    nodes, producers = _between(graph, channels, group, consumer)
+    parts: list[FoldedRows] = []
+    folded: set[int] = set()
+    for place in producers:
+        start = graph.nodes[place.slot.node].outputs[0].name
+        tensors = frozenset({start} | {graph.nodes[i].outputs[0].name for i in nodes})
+        way = _Way(nodes, tensors, group, graph, model, facts)
+        single = len(producers) == 1 and place.positions.shape[1] == 1
+        part, here = _fold(way, place, consumer, single)
+        if part is None:
+            return None
+        parts.append(part)
+        folded |= here
+    suffix, _ = _suffix(way, consumer, frozenset(folded))
+    rows = parts[0] if single else _stacked(parts)
+    finite = np.all(np.isfinite(suffix.scale)) and np.all(np.isfinite(suffix.shift))
+    return Response(rows, suffix) if finite else None
+
+
+def _fold(
+    way: _Way, place: Placement, consumer: Placement, single: bool
+) -> tuple[FoldedRows | None, frozenset[int]]:
+    """Rows of one producer with its prefix, and the nodes that went into them."""
+    producer, n = way.graph.nodes[place.slot.node], way.group.size
+    weight, bias = producer_rows(way.graph, way.facts, place)
+    taps = weight.shape[1]
+    bias = np.zeros((n, taps)) if bias is None else bias
     if producer.op == "Gemm":
         weight = weight * float(producer.attrs.get("alpha", 1.0))
-        bias = None if bias is None else bias * float(producer.attrs.get("beta", 1.0))
-    nodes = _between(graph, channels, group, consumer)
-    start_name = producer.outputs[0].name
-    tensors = frozenset({start_name} | {graph.nodes[i].outputs[0].name for i in nodes})
-    way = _Way(nodes, tensors, group, graph, model, facts)
-    n = group.size
-    start = Affine(np.ones(n), np.zeros(n) if bias is None else bias)
-    prefix, folded = _prefix(way, start_name, start)
-    suffix, after = _suffix(way, consumer, folded)
-    middle = [i for i in nodes if i not in folded and i not in after]
+        bias = bias * float(producer.attrs.get("beta", 1.0))
+    start = producer.outputs[0].name
+    prefix, folded = _prefix(way, start, Affine(np.ones(n), np.zeros(n)))
+    shift = prefix.scale[:, None] * bias + prefix.shift[:, None]  # (n, taps)
+    weight, prefix, folded = _through_depthwise(
+        way, weight.reshape(n, -1), Affine(prefix.scale, shift[:, 0]), folded, single
+    )
     constant = np.zeros(n)
     silent = (prefix.scale == 0.0) | ~np.any(weight, axis=1)
-    if np.any(silent):
-        end = _evaluate(way, start_name, folded, middle, prefix.shift)
+    if single and np.any(silent):
+        _, after = _suffix(way, consumer, folded)
+        middle = [i for i in way.nodes if i not in folded and i not in after]
+        end = _evaluate(way, start, folded, middle, prefix.shift)
         if end is not None:  # what is not known is not delivered
             constant[silent] = end[silent]
-    normalized = any(graph.nodes[i].op == "BatchNormalization" for i in folded)
+    normalized = single and any(way.graph.nodes[i].op == "BatchNormalization" for i in folded)
     if not normalized:
         # Without BatchNormalization a plain scale is part of the rows.
         weight = weight * prefix.scale[:, None]
+    if not single:
+        weight = np.concatenate([weight, shift], axis=1)  # (n, taps * d + taps)
     scale = prefix.scale if normalized else np.ones(n)
-    numbers = (weight, scale, prefix.shift, constant, suffix.scale, suffix.shift)
-    if not all(np.all(np.isfinite(x)) for x in numbers):
-        return None
-    return Response(FoldedRows(weight, scale, prefix.shift, normalized, constant), suffix)
+    level = prefix.shift if single else np.zeros(n)
+    if not all(np.all(np.isfinite(x)) for x in (weight, scale, level, constant)):
+        return None, folded
+    return FoldedRows(weight, scale, level, normalized, constant), folded
+
+
+def _stacked(parts: Sequence[FoldedRows]) -> FoldedRows:
+    weight = np.concatenate([part.weight for part in parts], axis=1)
+    n = len(weight)
+    return FoldedRows(weight, np.ones(n), np.zeros(n), False, np.zeros(n))
+
+
+def _through_depthwise(
+    way: _Way, weight: Floats, prefix: Affine, folded: frozenset[int], single: bool
+) -> tuple[Floats, Affine, frozenset[int]]:
+    """Go on through depthwise Convs: the row of a channel is then the product of both filters.
+
+    The activation between them is passed over, as LBYL's bound does with every activation.
+    """
+    for index in way.nodes:
+        node = way.graph.nodes[index]
+        place = next((p for p in way.group.followers if (p.slot.node, p.slot.operand) == (index, 1)
+                      and node.op in ("Conv", "ConvTranspose")), None)  # fmt: skip
+        if not single or place is None:
+            continue
+        filters, bias = producer_rows(way.graph, way.facts, place)
+        taps = filters.reshape(len(filters), -1)  # (n, multiplier, k) -> (n, multiplier * k)
+        weight = weight * prefix.scale[:, None]
+        weight = (weight[:, :, None] * taps[:, None, :]).reshape(len(weight), -1)  # -> (n, d * k)
+        shift = prefix.shift * taps.sum(axis=1) + (0.0 if bias is None else bias.sum(axis=1))
+        start = Affine(np.ones(len(weight)), shift)
+        prefix, more = _prefix(way, node.outputs[0].name, start)
+        folded = folded | more | {index}
+    return weight, prefix, folded
 
 
 def _along(value: NDArray[np.generic], place: Placement) -> Floats | None:
@@ -222,22 +279,25 @@ def _along(value: NDArray[np.generic], place: Placement) -> Floats | None:
 
 def _between(
     graph: gs.Graph, channels: ChannelMap, group: ChannelGroup, consumer: Placement
-) -> tuple[int, ...]:
-    """Indices of the nodes on all ways from the producer to the consumer, in graph order."""
+) -> tuple[tuple[int, ...], list[Placement]]:
+    """Nodes on all ways from the producers to the consumer, in graph order; these producers."""
     index_of = {id(node): i for i, node in enumerate(graph.nodes)}
-    first = graph.nodes[group.producers[0].slot.node]
+    producers = {place.slot.node: place for place in group.producers}
     found: set[int] = set()
+    reached: set[int] = set()
     waiting = [graph.nodes[consumer.slot.node].inputs[0]]
     while waiting:
         tensor = waiting.pop()
-        if not tensor.inputs or tensor.inputs[0] is first:
+        if not tensor.inputs:
             continue
         index = index_of[id(tensor.inputs[0])]
-        if index in found:
-            continue
-        found.add(index)
-        waiting += [t for t in tensor.inputs[0].inputs if _carries(channels, group, t.name)]
-    return tuple(sorted(found))
+        if index in producers:
+            reached.add(index)
+        elif index not in found:
+            found.add(index)
+            inputs = graph.nodes[index].inputs
+            waiting += [t for t in inputs if _carries(channels, group, t.name)]
+    return tuple(sorted(found)), [producers[index] for index in sorted(reached)]
 
 
 def _carries(channels: ChannelMap, group: ChannelGroup, name: str) -> bool:

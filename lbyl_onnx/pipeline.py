@@ -22,6 +22,7 @@ from lbyl_onnx.channels import (
     ChannelMap,
     Placement,
     Refusal,
+    Scope,
     Selection,
     find_channels,
     node_name,
@@ -64,6 +65,9 @@ class Config:
         Neuron Merging's t and lambda, in [0, 1].
     include, exclude
         Globs on node names: prune only groups of these producers, and none of those.
+    scope
+        `inner` leaves residual streams and other channels that several layers produce; `all` prunes
+        them too.
     provider
         ONNX Runtime's execution provider.
     """
@@ -78,6 +82,7 @@ class Config:
     cosine_weight: float = neuron_merging.DEFAULT_COSINE_WEIGHT
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    scope: Scope = "inner"
     provider: runtime.Provider = "auto"
 
     def __post_init__(self) -> None:
@@ -103,6 +108,7 @@ class Config:
         for name, value, allowed in (
             ("method", self.method, get_args(Method)),
             ("criterion", self.criterion, get_args(Criterion)),
+            ("scope", self.scope, get_args(Scope)),
             ("provider", self.provider, get_args(runtime.Provider)),
         ):
             if value not in allowed:
@@ -257,7 +263,7 @@ def _rewrite(
     model, size = model_io.load_model(source)
     facts = GraphFacts(model, probe.first, probe.second)
     graph = to_graph(model)
-    channels = find_channels(graph, facts, Selection(config.include, config.exclude))
+    channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))
     chosen, infinite = choose_channels(
         graph, facts, channels.groups, config.ratio, config.criterion, config.seed
     )

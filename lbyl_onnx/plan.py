@@ -74,15 +74,24 @@ def choose_channels(
     plans: list[GroupPlan] = []
     refusals: list[Refusal] = []
     for number, group in enumerate(groups):
-        place = group.producers[0]
-        weight, bias = producer_rows(graph, facts, place)
-        if not (np.all(np.isfinite(weight)) and (bias is None or np.all(np.isfinite(bias)))):
+        rows = _rows(graph, facts, group)
+        if not np.all(np.isfinite(rows)):
             refusals.append(not_finite(group))
             continue
-        is_gemm = graph.nodes[place.slot.node].op == "Gemm"
-        score = scores(weight, bias if is_gemm else None, criterion, [seed, number])
+        score = scores(rows, None, criterion, [seed, number])
         plans.append(GroupPlan(group, select(score, kept_count(group.size, ratio))))
     return PruningPlan(tuple(plans)), tuple(refusals)
+
+
+def _rows(graph: gs.Graph, facts: GraphFacts, group: ChannelGroup) -> NDArray[np.float64]:
+    """Rows of all producers side by side, shape (n, all); a Gemm's bias is appended."""
+    parts = []
+    for place in group.producers:
+        weight, bias = producer_rows(graph, facts, place)
+        parts.append(weight.reshape(len(weight), -1))  # (n, taps, d) -> (n, taps * d)
+        if bias is not None and graph.nodes[place.slot.node].op == "Gemm":
+            parts.append(bias)
+    return np.concatenate(parts, axis=1)
 
 
 def not_finite(group: ChannelGroup) -> Refusal:

@@ -20,7 +20,7 @@ from lbyl_onnx.compensate import Delivery
 from lbyl_onnx.errors import CompensationError
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.labels import Labels, Role, Slot
-from lbyl_onnx.op_rules import TargetShape
+from lbyl_onnx.rules import Sizes
 
 Floats = NDArray[np.float64]
 Operand = tuple[int, int]  # index of a node, index of one of its inputs
@@ -45,10 +45,13 @@ class Edits:
         New constants for inputs of nodes.
     added
         Constants to add to a node's output, channels on axis 0, where it has no bias to take them.
+    attributes
+        New attributes, by node and name; None takes one away.
     """
 
     operands: Mapping[Operand, Array]
     added: Mapping[int, Array]
+    attributes: Mapping[tuple[int, str], list[int] | int | None]
 
 
 def compensated(graph: gs.Graph, facts: GraphFacts, fits: Sequence[Fit]) -> Edits:
@@ -86,7 +89,7 @@ def compensated(graph: gs.Graph, facts: GraphFacts, fits: Sequence[Fit]) -> Edit
         operands[index, operand] = _store(weight, stored.dtype, node)
         if np.any(shift):
             _add_shift(facts, node, index, shift, stored.dtype, operands, added)
-    return Edits(operands, added)
+    return Edits(operands, added, {})
 
 
 def _deliver(stored: Array, fits: Sequence[Fit]) -> tuple[Floats, Floats]:
@@ -188,14 +191,22 @@ def shrunk(
         for slot in touched:
             value = np.compress(alive[slot.labels], value, axis=slot.axis)
         operands[key] = value
-    for target in channels.targets:
-        if not np.all(alive[target.labels]):
-            operands[target.node, target.operand] = _new_target(target, alive)
+    attributes: dict[tuple[int, str], list[int] | int | None] = {}
+    for sizes in channels.sizes:
+        if all(np.all(alive[x]) for x in sizes.counted):
+            continue
+        numbers = _count(sizes, alive)
+        if isinstance(sizes.place, str):
+            attributes[sizes.node, sizes.place] = numbers[0] if sizes.scalar else numbers
+        else:
+            operands[sizes.node, sizes.place] = _like(graph, facts, sizes, numbers)
+        if sizes.replaces in graph.nodes[sizes.node].attrs:
+            attributes[sizes.node, str(sizes.replaces)] = None
     added = dict(edits.added)
     for index in added.keys() & outputs.keys():
         added[index] = np.compress(alive[outputs[index].labels], added[index], axis=0)
     operands |= _pinned(graph, facts, channels, alive, operands)
-    return Edits(operands, added)
+    return Edits(operands, added, attributes)
 
 
 def new_shape(labels: Labels, alive: NDArray[np.bool_]) -> tuple[int, ...]:
@@ -204,10 +215,20 @@ def new_shape(labels: Labels, alive: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(int(left.sum(axis=axis).max()) for axis in range(left.ndim))
 
 
-def _new_target(target: TargetShape, alive: NDArray[np.bool_]) -> Array:
-    sizes = new_shape(target.labels, alive)
-    filled = [sizes[axis] if d is None else d for axis, d in enumerate(target.template)]
-    return np.asarray(filled, np.int64)
+def _count(sizes: Sizes, alive: NDArray[np.bool_]) -> list[int]:
+    """Return the numbers once the removed channels are gone."""
+    numbers = [x if isinstance(x, int) else int(alive[x].sum()) for x in sizes.elements]
+    if sizes.of is None:
+        return numbers
+    return [n for n, stays in zip(numbers, alive[sizes.of], strict=True) if stays]
+
+
+def _like(graph: gs.Graph, facts: GraphFacts, sizes: Sizes, numbers: list[int]) -> Array:
+    """Numbers in the type of the input that they replace."""
+    inputs, place = graph.nodes[sizes.node].inputs, int(sizes.place)
+    name = inputs[place].name if place < len(inputs) else ""
+    known = facts.value_at_both(name) if name else None
+    return np.asarray(numbers, np.int64 if known is None else known[0].dtype)
 
 
 def _pinned(

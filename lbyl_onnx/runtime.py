@@ -22,6 +22,7 @@ from lbyl_onnx.model_io import first_line
 
 Provider = Literal["auto", "cpu", "cuda"]
 Feeds = Mapping[str, Array]
+Shapes = Mapping[str, tuple[int, ...]]
 
 # Inputs at the first shapes, beside one batch at the second ones.
 SAMPLES = 8
@@ -98,8 +99,8 @@ class Probe:
     """
 
     provider: str
-    first: Mapping[str, tuple[int, ...]]
-    second: Mapping[str, tuple[int, ...]]
+    first: Shapes
+    second: Shapes
     feeds: tuple[Feeds, ...]
     record: Record
 
@@ -253,17 +254,19 @@ def _finite(array: Array) -> bool:
 
 def _runnable_shapes(
     session: ort.InferenceSession, signature: Signature, path: Path
-) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+) -> tuple[Shapes, Shapes]:
     failures: list[ModelError] = []
-    for size, batch in itertools.product(SIZES, (1, 2)):
-        first = _shapes(signature, batch, size)
+    tried: list[Shapes] = []
+    for size, batch, together in itertools.product(SIZES, (1, 2), (True, False)):
+        first = _shapes(signature, batch, size, together)
+        if first in tried:
+            continue
+        tried.append(first)
         if not _accepts(session, signature, first, path, failures):
-            if first == _shapes(signature, batch + 1, size + 1):
-                break  # nothing is dynamic: there is no other shape to try
             continue
         others = itertools.product((size + 32, 2 * size, size), (batch + 1, batch))
         for other, more in others:  # some models run at one size, whatever they declare
-            second = _shapes(signature, more, other)
+            second = _shapes(signature, more, other, together)
             if second == first or _accepts(session, signature, second, path, failures):
                 return first, second
     raise failures[0]
@@ -272,7 +275,7 @@ def _runnable_shapes(
 def _accepts(
     session: ort.InferenceSession,
     signature: Signature,
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Shapes,
     path: Path,
     failures: list[ModelError],
 ) -> bool:
@@ -284,21 +287,27 @@ def _accepts(
     return True
 
 
-def _shapes(signature: Signature, batch: int, size: int) -> dict[str, tuple[int, ...]]:
-    """Fill dynamic dimensions: the first axis with `batch`, all others with `size`."""
+def _shapes(signature: Signature, batch: int, size: int, together: bool) -> Shapes:
+    """Fill dynamic dimensions: the first axis with `batch`, others with `size`.
+
+    Inputs after the first may be states, whose dynamic dimensions are batches on any axis; unless
+    `together` is True they are filled so.
+    """
     return {
         name: tuple(
-            d if isinstance(d, int) and d >= 0 else batch if axis == 0 else size
+            d if isinstance(d, int) and d >= 0 else batch if axis == 0 or state else size
             for axis, d in enumerate(dims)
         )
-        for name, _, dims in signature.inputs
+        for (name, _, dims), state in zip(
+            signature.inputs, itertools.chain([False], itertools.repeat(not together)), strict=False
+        )
     }
 
 
 def _feeds(
     signature: Signature,
-    first: Mapping[str, tuple[int, ...]],
-    second: Mapping[str, tuple[int, ...]],
+    first: Shapes,
+    second: Shapes,
     rng: np.random.Generator,
     uniform: bool,
 ) -> tuple[Feeds, ...]:
@@ -308,7 +317,7 @@ def _feeds(
 
 def _batch(
     signature: Signature,
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Shapes,
     rng: np.random.Generator,
     uniform: bool,
 ) -> dict[str, Array]:

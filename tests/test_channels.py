@@ -55,7 +55,7 @@ REFUSALS: dict[str, set[tuple[str, str, tuple[str, ...]]]] = {
         ("conv_0, conv_6", "several layers produce them", ("mul_8",)),
         ("gemm_11", LAST, ("gemm_11",)),
     },
-    "shared_bias": {("conv_2", "operator Softmax has no rule", ("softmax_4",))},
+    "shared_bias": {("conv_2", "Softmax mixes them", ("softmax_4",))},
     "custom_domain": {
         ("conv_3", "operator com.microsoft::QuickGelu has no rule", ("quickgelu_4",)),
         ("conv_5", LAST, ("conv_5",)),
@@ -171,9 +171,8 @@ def computed_weight() -> ModelProto:
 
 
 def grouped() -> ModelProto:
-    net = Net(("N", 3, 4, 4))
-    x = net.relu(net.conv("x", (3, 8)))
-    x = net.node("Conv", [x, net.weight("w", 8, 1, 3, 3)], {"group": 8})
+    net = Net(("N", 8, 4, 4))
+    x = net.node("Conv", ["x", net.weight("w", 8, 1, 3, 3)], {"group": 8})
     return net.model(net.head(net.relu(x), 8))
 
 
@@ -218,10 +217,10 @@ class TestRefusals:
             (
                 computed_weight,
                 "gemm_1",
-                "MatMul multiplies two activations or a weight from the left",
+                "MatMul multiplies two activations",
                 ("matmul_3",),
             ),
-            (grouped, "conv_0", "grouped Conv has no rule yet", ("conv_2",)),
+            (grouped, "conv_0", "a depthwise Conv reads channels that stay", ("conv_0",)),
             (added_to_the_input, "conv_0", "Add joins them to channels that stay", ("add_1",)),
             (
                 merged_with_batch,
@@ -229,7 +228,7 @@ class TestRefusals:
                 "Reshape merges them with a dynamic dimension",
                 ("reshape_1",),
             ),
-            (shuffled, "matmul_0", "operator Softmax has no rule", ("softmax_2",)),
+            (shuffled, "matmul_0", LAST, ("softmax_2",)),
             (tied, "gemm_0", "each is tied to others of the same layer", ()),
         ],
     )

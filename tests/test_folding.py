@@ -11,7 +11,7 @@ from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import ChannelGroup, Placement
 from lbyl_onnx.compensate import Delivery
 from lbyl_onnx.folding import Affine, Response, producer_rows, respond
-from lbyl_onnx.op_rules import ELEMENTWISE
+from lbyl_onnx.rules import ELEMENTWISE
 from tests.models import MODELS
 from tests.net import Net
 from tests.oracle import Interpreted, interpret, make_feeds, run, tap
@@ -76,12 +76,12 @@ class TestPrefix:
         weight, bias = producer_rows(to_graph(found.model), found.facts, group.producers[0])
         node = to_graph(found.model).nodes[group.producers[0].slot.node]
         beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
-        linear = raw - (0.0 if bias is None else beta * bias[:, None])
+        linear = raw - (0.0 if bias is None else beta * bias)  # bias: (n, 1)
         np.testing.assert_allclose(
             rows.scale[:, None] * linear + rows.shift[:, None], before, rtol=RTOL, atol=ATOL
         )
         alpha = float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0
-        np.testing.assert_allclose(rows.weight, alpha * weight, rtol=1e-12)
+        np.testing.assert_allclose(rows.weight, alpha * weight[:, 0], rtol=1e-12)
 
     @pytest.mark.parametrize(
         ("name", "normalized"),

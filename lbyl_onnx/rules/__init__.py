@@ -1,0 +1,74 @@
+"""One row per operator: how channel labels cross it. `RULES` is the table.
+
+A rule reads the labels of a node's inputs and returns those of its outputs; on the way it tells
+the `LabelFlow` which constants carry labels (slots), which numbers count channels (sizes), which
+labels are coupled, which must stay. Semantics: https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+from lbyl_onnx.labels import Labels
+from lbyl_onnx.rules import elementwise, mixing, moves, weights
+from lbyl_onnx.rules.view import Join, LabelFlow, NodeView, Rule, Sizes
+
+__all__ = ["ELEMENTWISE", "PRODUCING", "RULES", "Join", "LabelFlow", "NodeView", "Sizes", "no_rule"]
+
+
+def reads_shape(view: NodeView) -> list[Labels | None]:
+    """Shape, Size: no channel's value is read."""
+    return []
+
+
+def no_rule(view: NodeView) -> list[Labels | None]:
+    """Freeze everything: an operator the table does not know."""
+    domain = view.node.domain
+    name = f"{domain}::{view.op_type}" if domain else view.op_type
+    reason = f"operator {name} has no rule"
+    if "QuantizeLinear" in view.op_type or view.op_type.startswith("QLinear"):
+        reason = "the model is quantised: prune first, quantise after"
+    return view.freeze_inputs(reason)
+
+
+ELEMENTWISE = (
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr "
+    "BitwiseXor Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual "
+    "HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul "
+    "Neg Not Or PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus "
+    "Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
+).split()
+POOLS = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool".split()
+REDUCTIONS = (
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
+    "ReduceSum ReduceSumSquare"
+).split()
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(ELEMENTWISE, elementwise.elementwise),
+    **dict.fromkeys(("Cast", "CastLike", "Dropout", "Identity"), elementwise.passes_first),
+    **dict.fromkeys(POOLS, mixing.pool),
+    **dict.fromkeys(REDUCTIONS, mixing.reduce),
+    **dict.fromkeys(("ArgMax", "ArgMin"), mixing.arg_reduce),
+    **dict.fromkeys(mixing.ALONG_AXIS, mixing.along_axis),
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), moves.reshape),
+    **dict.fromkeys(("Resize", "Upsample"), moves.resize),
+    **dict.fromkeys(("Shape", "Size"), reads_shape),
+    "BatchNormalization": mixing.batch_normalization,
+    "Concat": moves.concat,
+    "Conv": weights.conv,
+    "ConvTranspose": weights.conv_transpose,
+    "DepthToSpace": moves.depth_to_space,
+    "Expand": moves.expand_,
+    "Gather": moves.gather,
+    "Gemm": weights.gemm,
+    "InstanceNormalization": mixing.instance_normalization,
+    "MatMul": weights.matmul,
+    "Pad": moves.pad,
+    "Slice": moves.slice_,
+    "SpaceToDepth": moves.space_to_depth,
+    "Split": moves.split,
+    "Tile": moves.tile,
+    "Transpose": moves.transpose,
+}
+
+# The operators that start labels; every other node without a labelled input is passed over.
+PRODUCING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
