@@ -19,8 +19,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from lbyl_onnx.channels import names_read
+from lbyl_onnx.draft import Draft, NamedArray, copy_field
 from lbyl_onnx.facts import Array
-from lbyl_onnx.model_io import Draft, NamedArray, copy_field
 from lbyl_onnx.rewrite import Edits
 
 Shapes = Mapping[str, tuple[int | None, ...]]

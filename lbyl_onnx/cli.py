@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lbyl_onnx import __version__, pipeline
 from lbyl_onnx.channels import Scope
+from lbyl_onnx.draft import ExternalData
 from lbyl_onnx.errors import LbylOnnxError, OutputError
 from lbyl_onnx.importance import Criterion
 from lbyl_onnx.report import as_json, print_result, printable, write_json
@@ -84,6 +85,13 @@ def main() -> None:
     show_default=True,
     help="Where ONNX Runtime verifies; auto takes CUDA where it really works.",
 )
+@click.option(
+    "--external-data",
+    type=click.Choice(get_args(ExternalData)),
+    default=_DEFAULT.external_data,
+    show_default=True,
+    help="Whether weights lie in a file beside OUT.onnx; auto: as those of IN.onnx.",
+)
 @click.option("--dry-run", is_flag=True, help="Do and verify everything, write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -107,6 +115,7 @@ def compress(
     exclude: tuple[str, ...],
     scope: Scope,
     provider: Provider,
+    external_data: ExternalData,
     dry_run: bool,
     force: bool,
     quiet: bool,
@@ -143,6 +152,7 @@ def compress(
             exclude=exclude,
             scope=scope,
             provider=provider,
+            external_data=external_data,
         )
         with _progress(quiet) as progress:
             result = pipeline.compress(

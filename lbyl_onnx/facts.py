@@ -8,7 +8,7 @@ and a Reshape target computed from Shape is as good as one that is stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from lbyl_onnx.errors import ModelError
 
 Array = NDArray[np.generic]
 InputShapes = Mapping[str, tuple[int, ...]]
+Reader = Callable[[TensorProto], Array]
 
 # Values up to this many elements are computed on the walk: shapes, axes, scalars. Weights are
 # larger and are read only where they are changed.
@@ -64,6 +65,8 @@ class GraphFacts:
         The model; it is read, never changed, and must outlive this object.
     first, second
         Concrete shapes of the graph inputs; they differ exactly in the dynamic dimensions.
+    read
+        Gives the values of an initializer.
 
     Raises
     ------
@@ -71,12 +74,19 @@ class GraphFacts:
         When the model imports no version of the ONNX operator set.
     """
 
-    def __init__(self, model: onnx.ModelProto, first: InputShapes, second: InputShapes) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        first: InputShapes,
+        second: InputShapes,
+        read: Reader = numpy_helper.to_array,
+    ) -> None:
+        self._read = read
         self._opset = default_opset(model)
         self._initializers = {t.name: t for t in model.graph.initializer}
         self._producers = {name: n for n in model.graph.node for name in n.output if name}
-        self._first = _walk(model, first, self._opset)
-        self._second = self._first if first == second else _walk(model, second, self._opset)
+        self._first = _walk(model, first, self._opset, read)
+        self._second = self._first if first == second else _walk(model, second, self._opset, read)
 
     def dtype(self, name: str) -> int:
         """ONNX element type of a tensor, 0 where unknown."""
@@ -136,7 +146,7 @@ class GraphFacts:
             When the tensor is not constant.
         """
         if name in self._initializers:
-            return numpy_helper.to_array(self._initializers[name])
+            return self._read(self._initializers[name])
         known = self._first.get(name, TensorFact())
         if known.value is not None:
             return known.value
@@ -195,7 +205,9 @@ def _constant_value(node: NodeProto) -> Array:
     return np.asarray(value, object)
 
 
-def _walk(model: onnx.ModelProto, shapes: InputShapes, opset: int) -> dict[str, TensorFact]:
+def _walk(
+    model: onnx.ModelProto, shapes: InputShapes, opset: int, read: Reader
+) -> dict[str, TensorFact]:
     graph = model.graph
     facts: dict[str, TensorFact] = {}
     for graph_input in graph.input:
@@ -204,7 +216,7 @@ def _walk(model: onnx.ModelProto, shapes: InputShapes, opset: int) -> dict[str, 
     for initializer in graph.initializer:
         dims = tuple(initializer.dims)
         small = math.prod(dims) <= SMALL
-        value = numpy_helper.to_array(initializer) if small else None
+        value = read(initializer) if small else None
         facts[initializer.name] = TensorFact(initializer.data_type, dims, value, True)
     for node in graph.node:
         facts.update(_node_facts(model, node, facts, opset))

@@ -1,26 +1,24 @@
-"""Read a model safely; write one so that it appears whole or not at all."""
+"""Read a model safely; put one in its place so that it appears whole or not at all."""
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import onnx
-import onnx.numpy_helper
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
-from onnx.external_data_helper import uses_external_data
 
+from lbyl_onnx.draft import copy_field, write_message
 from lbyl_onnx.errors import ModelError, OutputError
+from lbyl_onnx.external_data import TensorReader, all_tensors, is_external
 
-# One protobuf message holds at most 2 GiB.
-LARGEST_MESSAGE = 2**31 - 1
+# Initializers with more elements are left out of what the checker sees; none of them is a shape.
+LARGE = 4096
 
 
 def check_source(path: Path) -> Path:
@@ -29,18 +27,34 @@ def check_source(path: Path) -> Path:
     Raises
     ------
     ModelError
-        When it is no file, or onnx's checker rejects what it holds.
+        When it is no file, onnx's checker rejects what it holds, or its external data lies where it
+        may not.
     """
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ModelError(f"{path} {what}; give the path of an .onnx file")
+    model, _ = load_model(path)
     with _explained(path):
-        onnx.checker.check_model(path)
+        onnx.checker.check_model(_without_large(model))
     return path
 
 
+def check_fully(path: Path) -> None:
+    """Check a model and infer all its shapes.
+
+    Raises
+    ------
+    onnx.checker.ValidationError
+        When onnx's checker rejects it.
+    onnx.shape_inference.InferenceError
+        When the shapes it declares are not those that follow.
+    """
+    model, _ = load_model(path)
+    onnx.checker.check_model(_without_large(model), full_check=True)
+
+
 def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
-    """Read a model, its external data too.
+    """Read a model; external initializers stay where they are, for a `TensorReader` to map.
 
     Parameters
     ----------
@@ -50,39 +64,56 @@ def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
     Returns
     -------
     model
-        The model, with all its weights.
+        The model.
     size
         Bytes on disk, those of external data files too.
 
     Raises
     ------
     ModelError
-        When the file cannot be read or holds no nodes.
+        When the file cannot be read, holds no nodes, or has external data where it may not.
     """
     with _explained(path):
         model = onnx.load(path, load_external_data=False)
-        tensors = [*model.graph.initializer, *_attribute_tensors(model.graph)]
-        files = {path} | {
-            path.parent / entry.value
-            for tensor in tensors
-            if uses_external_data(tensor)
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-        onnx.load_external_data_for_model(model, str(path.parent))
+        read = TensorReader(path)
+        files = {path}
+        for tensor in all_tensors(model.graph):
+            if is_external(tensor):
+                files.add(read.region(tensor).file)
+        stored = {id(tensor) for tensor in model.graph.initializer}
+        for tensor in all_tensors(model.graph):
+            if is_external(tensor) and id(tensor) not in stored:
+                _make_inline(tensor, read)
     if not model.graph.node:
-        raise ModelError(f"{path} holds no nodes; give a trained model")
+        raise ModelError(f"{path} is not a valid ONNX model: it holds no nodes")
     return model, sum(file.stat().st_size for file in files)
 
 
-def _attribute_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("g"):
-                yield from attribute.g.initializer
-                yield from _attribute_tensors(attribute.g)
+def _make_inline(tensor: onnx.TensorProto, read: TensorReader) -> None:
+    """Bring the external data of an attribute's tensor into the model."""
+    tensor.raw_data = read(tensor).tobytes()
+    del tensor.external_data[:]
+    tensor.data_location = onnx.TensorProto.DEFAULT
+
+
+def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose large initializers are inputs: as valid as it is, and small."""
+    result = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            copy_field(result, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            copy_field(result.graph, field.name, value)
+    inputs = {info.name for info in model.graph.input}
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= LARGE and not is_external(tensor):
+            result.graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            result.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    return result
 
 
 @contextmanager
@@ -128,148 +159,50 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Give a new file beside `path`; it is removed in the end unless `publish` moved it.
+    """Give a place for a new file in a folder of its own beside `path`; it goes in the end.
 
-    The file gets the mode that any new file gets, not the private one of temporary files.
+    Raises
+    ------
+    OutputError
+        When the folder cannot be made.
     """
-    stage = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        os.close(os.open(stage, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        folder.mkdir()
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
     try:
-        yield stage
+        yield folder / path.name
     finally:
-        with suppress(FileNotFoundError):
-            stage.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(stage: Path, path: Path) -> None:
-    """Move a staged file to its place in one step.
+    """Move a staged model to its place: its data first, itself in one step.
+
+    Data files are named after their content, so that a model that is there already keeps its own
+    until the new one has taken its place.
 
     Raises
     ------
     OutputError
-        When the move fails.
+        When a move fails.
     """
+    data = [file for file in stage.parent.iterdir() if file != stage]
+    old = set(path.parent.glob(f"{_escaped(path.name)}.????????.data")) if path.exists() else set()
     try:
+        for file in data:
+            file.replace(path.with_name(file.name))
         stage.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    for file in old - {path.with_name(file.name) for file in data}:
+        with suppress(OSError):
+            file.unlink()
 
 
-@dataclass(frozen=True, eq=False)
-class Draft:
-    """A model that is ready to be written, without a second copy of its weights.
-
-    Parameters
-    ----------
-    skeleton
-        The model but for its initializers.
-    initializers
-        These, in order: a message of the original, or a new array under a name.
-    """
-
-    skeleton: onnx.ModelProto
-    initializers: tuple[onnx.TensorProto | NamedArray, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class NamedArray:
-    """A new initializer: name and value, and the message it replaces, if any."""
-
-    name: str
-    value: NDArray[np.generic]
-    before: onnx.TensorProto | None = None
-
-
-def write_model(model: onnx.ModelProto | Draft, path: Path) -> None:
-    """Write a model to a file, the same bytes for the same model.
-
-    Raises
-    ------
-    OutputError
-        When it is larger than one protobuf message may be, or the disk refuses it.
-    """
-    try:
-        with path.open("wb") as file:
-            if isinstance(model, Draft):
-                _write_draft(model, file, path)
-            else:
-                file.write(model.SerializeToString(deterministic=True))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _write_draft(draft: Draft, file: BinaryIO, path: Path) -> None:
-    """Write the message that a whole ModelProto would give, one initializer at a time."""
-    model, graph = _FIELDS["ModelProto"], _FIELDS["GraphProto"]
-    before, after = _split(draft.skeleton, model["graph"])
-    head, tail = _split(draft.skeleton.graph, graph["initializer"])
-    sizes = [_message(tensor).ByteSize() for tensor in draft.initializers]
-    prefixes = [_length_prefix(graph["initializer"], size) for size in sizes]
-    inner = len(head) + len(tail) + sum(sizes) + sum(len(prefix) for prefix in prefixes)
-    outer = _length_prefix(model["graph"], inner)
-    if len(before) + len(outer) + inner + len(after) > LARGEST_MESSAGE:
-        raise OutputError(f"{path}: the model is larger than 2 GiB, the most one file can hold")
-    file.write(before + outer + head)
-    for prefix, tensor in zip(prefixes, draft.initializers, strict=True):
-        file.write(prefix)
-        file.write(_message(tensor).SerializeToString(deterministic=True))
-    file.write(tail + after)
-
-
-_FIELDS = {
-    kind.DESCRIPTOR.name: {field.name: field.number for field in kind.DESCRIPTOR.fields}
-    for kind in (onnx.ModelProto, onnx.GraphProto)
-}
-
-
-def _message(tensor: onnx.TensorProto | NamedArray) -> onnx.TensorProto:
-    if isinstance(tensor, onnx.TensorProto):
-        return tensor
-    message = onnx.numpy_helper.from_array(tensor.value, tensor.name)
-    if tensor.before is not None:
-        message.doc_string = tensor.before.doc_string
-        message.metadata_props.extend(tensor.before.metadata_props)
-    return message
-
-
-def _split(message: onnx.ModelProto | onnx.GraphProto, number: int) -> tuple[bytes, bytes]:
-    """Serialise the fields before and after one field number."""
-    parts = []
-    for keep_before in (True, False):
-        part = type(message)()
-        for field, value in message.ListFields():
-            if field.number != number and (field.number < number) == keep_before:
-                copy_field(part, field.name, value)
-        parts.append(part.SerializeToString(deterministic=True))
-    return parts[0], parts[1]
-
-
-def copy_field(message: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
-    """Set a field of a message, whatever its kind, from the same field of another."""
-    target = getattr(message, name)
-    if hasattr(target, "extend"):
-        target.extend(value)
-    elif hasattr(target, "CopyFrom"):
-        target.CopyFrom(value)
-    else:
-        setattr(message, name, value)
-
-
-def _length_prefix(number: int, size: int) -> bytes:
-    """Tag and length of an embedded message (protobuf's wire format: 7 bits a byte)."""
-    encoded = bytearray()
-    for value in (number << 3 | 2, size):
-        rest = value
-        while rest > 0x7F:
-            encoded.append(rest & 0x7F | 0x80)
-            rest >>= 7
-        encoded.append(rest)
-    return bytes(encoded)
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 @contextmanager
@@ -280,5 +213,5 @@ def on_disk(model: onnx.ModelProto | str | os.PathLike[str]) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
         path = Path(folder) / "model.onnx"
-        write_model(model, path)
+        write_message(model, path)
         yield path

@@ -29,7 +29,9 @@ from lbyl_onnx.channels import (
 )
 from lbyl_onnx.compensate import Delivery, lbyl, neuron_merging, none
 from lbyl_onnx.costs import Costs, count_costs
+from lbyl_onnx.draft import ExternalData, write_draft
 from lbyl_onnx.errors import NothingToPruneError, OptionError
+from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.folding import Response, respond
 from lbyl_onnx.importance import Criterion
@@ -70,6 +72,8 @@ class Config:
         them too.
     provider
         ONNX Runtime's execution provider.
+    external_data
+        Whether the output's weights lie in a file beside it; `auto`: as the input's do.
     """
 
     ratio: float = 0.3
@@ -84,6 +88,7 @@ class Config:
     exclude: tuple[str, ...] = ()
     scope: Scope = "inner"
     provider: runtime.Provider = "auto"
+    external_data: ExternalData = "auto"
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -109,6 +114,7 @@ class Config:
             ("method", self.method, get_args(Method)),
             ("criterion", self.criterion, get_args(Criterion)),
             ("scope", self.scope, get_args(Scope)),
+            ("external_data", self.external_data, get_args(ExternalData)),
             ("provider", self.provider, get_args(runtime.Provider)),
         ):
             if value not in allowed:
@@ -228,6 +234,8 @@ def compress(
         release()
         rewritten = _rewrite(source, stage, expected, probe, config, progress)
         release()
+        after, after_size = _costs(stage, probe)
+        release()
         progress("verifying", 0, 1)
         verification = verify(probe, stage, expected)
         result = CompressResult(
@@ -235,9 +243,9 @@ def compress(
             onnx.load(stage) if target is None and not dry_run else None,
             config,
             rewritten.before,
-            _costs(stage, probe),
+            after,
             rewritten.size,
-            stage.stat().st_size,
+            after_size,
             rewritten.groups,
             rewritten.refusals,
             verification,
@@ -261,7 +269,8 @@ def _rewrite(
     """
     progress("finding channel groups", 0, 1)
     model, size = model_io.load_model(source)
-    facts = GraphFacts(model, probe.first, probe.second)
+    read = TensorReader(source)
+    facts = GraphFacts(model, probe.first, probe.second, read)
     graph = to_graph(model)
     channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))
     chosen, infinite = choose_channels(
@@ -275,17 +284,19 @@ def _rewrite(
     progress("rewriting", 0, 1)
     release()
     edits = compensated(graph, facts, fits)
-    model_io.write_model(apply_edits(model, edits, {}), expected)
+    write_draft(apply_edits(model, edits, {}), expected, read, "auto")
     release()
     edits = shrunk(graph, facts, channels, edits, plan.removed)
-    model_io.write_model(apply_edits(model, edits, _new_shapes(stages, plan)), stage)
+    draft = apply_edits(model, edits, _new_shapes(stages, plan))
+    write_draft(draft, stage, read, config.external_data)
     groups = tuple(_report(graph, g) for g in plan.groups)
     return _Rewritten(size, count_costs(model, facts), groups, refusals)
 
 
-def _costs(path: Path, probe: runtime.Probe) -> Costs:
-    model, _ = model_io.load_model(path)
-    return count_costs(model, GraphFacts(model, probe.first, probe.first))
+def _costs(path: Path, probe: runtime.Probe) -> tuple[Costs, int]:
+    model, size = model_io.load_model(path)
+    facts = GraphFacts(model, probe.first, probe.first, TensorReader(path))
+    return count_costs(model, facts), size
 
 
 @dataclass(frozen=True)

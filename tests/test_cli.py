@@ -133,7 +133,7 @@ def test_include_and_exclude_choose_producers(sample: Path, tmp_path: Path) -> N
         (("{sample}", "{out}", "--method", "magic"), 2, "'none', 'nm', 'lbyl'"),
         (("{tmp}/absent.onnx", "{out}"), 1, "does not exist"),
         (("{tmp}", "{out}"), 1, "is not a file"),
-        (("{readme}", "{out}"), 1, "not a valid ONNX model"),
+        (("{readme}", "{out}"), 1, "is not an ONNX model"),
         (("{empty}", "{out}"), 1, "not a valid ONNX model"),
         (("{sample}", "{tmp}/no/out.onnx"), 1, "make it first"),
         (("{sample}", "{tmp}"), 1, "not a regular file"),

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from lbyl_onnx import Config, compress
-from lbyl_onnx.model_io import write_model
+from lbyl_onnx.draft import write_message
 from lbyl_onnx.pipeline import Method
 from tests.architectures import chain, flatten_spatial, residual
 from tests.files import dangling, initializers_as_inputs, shared_weight, with_value_info
@@ -175,7 +175,7 @@ class TestWriting:
         """Weights are written one by one; the bytes must be those of the whole message."""
         path, again = tmp_path / "a.onnx", tmp_path / "b.onnx"
         compress(MODELS[name](), path, config=HALF)
-        write_model(onnx.load(path), again)
+        write_message(onnx.load(path), again)
         assert path.read_bytes() == again.read_bytes()
 
     def test_the_original_is_not_changed(self) -> None:

@@ -1,0 +1,131 @@
+"""External data: tensors that lie in files beside the model, read by our own bounds check.
+
+The rule for where they may lie is ONNX Runtime's: under the folder of the model as it was named,
+or, for the symlinked layout of model-hub caches, under the folder that the model's own link leads
+to; all links resolved (onnxruntime, `ValidateExternalDataPath`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from lbyl_onnx.errors import ModelError
+
+Array = NDArray[np.generic]
+# Types of less than a byte are packed: their size is no multiple of the item size.
+_PACKED = {"INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"}
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether a tensor's values lie in another file."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def tensor_bytes(tensor: TensorProto) -> int:
+    """Bytes that a tensor's values take by its shape and type."""
+    dtype: np.dtype[np.generic] = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return int(math.prod(tensor.dims)) * dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a tensor's bytes lie."""
+
+    file: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class TensorReader:
+    """Reads the tensors of one model.
+
+    Parameters
+    ----------
+    model
+        Path of the model's file.
+    """
+
+    model: Path
+
+    def __call__(self, tensor: TensorProto) -> Array:
+        """Return a tensor's values; those of external data are mapped, not copied.
+
+        Raises
+        ------
+        ModelError
+            When its external data lies where it may not, or is not what its shape says.
+        """
+        if not is_external(tensor):
+            return numpy_helper.to_array(tensor)
+        region = self.region(tensor)
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        shape = tuple(tensor.dims)
+        if region.length == 0:
+            return np.empty(shape, dtype)
+        return np.memmap(region.file, dtype, "r", region.offset, shape)
+
+    def region(self, tensor: TensorProto) -> Region:
+        """Return where a tensor's bytes lie, once it is known that they may be read.
+
+        Raises
+        ------
+        ModelError
+            See the call.
+        """
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        file = self._file(tensor.name, entries.get("location", ""))
+        size = file.stat().st_size
+        needed = self._bytes(tensor)
+        offset = self._number(tensor.name, "offset", entries.get("offset", "0"))
+        length = self._number(tensor.name, "length", entries.get("length", str(needed)))
+        if length != needed:
+            raise self._wrong(tensor.name, f"has {length} bytes where its shape takes {needed}")
+        if offset + length > size:
+            raise self._wrong(tensor.name, f"ends behind the end of {file.name} ({size} bytes)")
+        return Region(file, offset, length)
+
+    def _bytes(self, tensor: TensorProto) -> int:
+        kind = TensorProto.DataType.Name(tensor.data_type)
+        if kind in _PACKED or kind in ("STRING", "UNDEFINED") or min(tensor.dims, default=0) < 0:
+            raise self._wrong(tensor.name, f"is of type {kind}, which is not read from files")
+        return tensor_bytes(tensor)
+
+    def _number(self, name: str, key: str, text: str) -> int:
+        if not text.isascii() or not text.isdigit():
+            raise self._wrong(name, f"has {key} {text!r}, which is no number of at least 0")
+        return int(text)
+
+    def _file(self, name: str, location: str) -> Path:
+        pure = (PurePosixPath(location), PureWindowsPath(location))
+        if not location or any(p.is_absolute() or p.drive or p.root for p in pure):
+            raise self._wrong(name, f"has location {location!r}, which is no relative path")
+        file = (self.model.parent / location).resolve()
+        folders = {self.model.parent.resolve(), self.model.resolve().parent}
+        if not any(file.is_relative_to(folder) for folder in folders):
+            raise self._wrong(name, f"has location {location!r}, which leads out of its folder")
+        if not file.is_file():
+            raise self._wrong(name, f"has location {location!r}, which is no file")
+        return file
+
+    def _wrong(self, name: str, what: str) -> ModelError:
+        return ModelError(f"{self.model}: the external data of tensor {name} {what}")
+
+
+def all_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Yield every tensor stored in a graph, in attributes and subgraphs too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from all_tensors(attribute.g)
