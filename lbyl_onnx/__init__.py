@@ -10,6 +10,7 @@ from lbyl_onnx.errors import (
     OutputError,
     VerificationError,
 )
+from lbyl_onnx.inspection import GroupView, Inspection, inspect
 from lbyl_onnx.pipeline import CompressResult, Config, GroupReport, compress
 from lbyl_onnx.verify import Fidelity, Verification
 
@@ -21,6 +22,8 @@ __all__ = [
     "Config",
     "Fidelity",
     "GroupReport",
+    "GroupView",
+    "Inspection",
     "LbylOnnxError",
     "ModelError",
     "NothingToPruneError",
@@ -31,4 +34,5 @@ __all__ = [
     "VerificationError",
     "__version__",
     "compress",
+    "inspect",
 ]

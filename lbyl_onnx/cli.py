@@ -12,12 +12,19 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lbyl_onnx import __version__, pipeline
+from lbyl_onnx import __version__, inspection, pipeline
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.draft import ExternalData
 from lbyl_onnx.errors import LbylOnnxError, OutputError
 from lbyl_onnx.importance import Criterion
-from lbyl_onnx.report import as_json, print_result, printable, write_json
+from lbyl_onnx.report import (
+    as_json,
+    inspection_as_json,
+    print_inspection,
+    print_result,
+    printable,
+    write_json,
+)
 from lbyl_onnx.runtime import Provider, both_distributions
 
 _DEFAULT = pipeline.Config()
@@ -160,11 +167,36 @@ def compress(
             )
         if not quiet:
             print_result(result, model, Console(stderr=json_path is not None, highlight=False))
-        text = as_json(result, model, __version__)
-        if json_path == "-":
-            click.echo(text, nl=False)
-        elif json_path is not None:
-            write_json(text, Path(json_path))
+        _write_json(as_json(result, model, __version__), json_path)
+
+
+@main.command()
+@click.argument("model", metavar="MODEL.onnx")
+@click.option(
+    "--scope",
+    type=click.Choice(get_args(Scope)),
+    default=_DEFAULT.scope,
+    show_default=True,
+    help="all: residual streams and other coupled channels, too.",
+)
+@click.option(
+    "--json", "json_path", metavar="FILE|-", help="Write it as JSON; tables then go to stderr."
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def inspect(model: str, scope: Scope, json_path: str | None, debug: bool) -> None:
+    """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
+    with _errors_in_one_line(debug):
+        _check_json_path(json_path)
+        found = inspection.inspect(model, scope=scope)
+        print_inspection(found, model, Console(stderr=json_path is not None, highlight=False))
+        _write_json(inspection_as_json(found, model, __version__), json_path)
+
+
+def _write_json(text: str, json_path: str | None) -> None:
+    if json_path == "-":
+        click.echo(text, nl=False)
+    elif json_path is not None:
+        write_json(text, Path(json_path))
 
 
 def _check_json_path(json_path: str | None) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lbyl_onnx.channels import Refusal
+from lbyl_onnx.inspection import Inspection
 from lbyl_onnx.pipeline import CompressResult, GroupReport
 from lbyl_onnx.runtime import Latency
 from lbyl_onnx.verify import Verification
@@ -129,6 +130,50 @@ def _print_refusals(refusals: tuple[Refusal, ...], console: Console) -> None:
         table.add_row(name, str(refusal.channels), Text(printable(refusal.reason + where)))
     console.print(table)
     _print_rest(len(refusals), console)
+
+
+def print_inspection(found: Inspection, source: str, console: Console) -> None:
+    """Print what could be pruned in a model.
+
+    Parameters
+    ----------
+    found
+        The inspection.
+    source
+        The model, as the user named it.
+    console
+        Where to.
+    """
+    costs = found.costs
+    console.print(Text(printable(source), style="bold"))
+    console.print(f"{_count(costs.parameters)} parameters, {_count(costs.macs)} MACs")
+    console.print(f"\n{_many(len(found.groups), 'channel group')}", style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("producers", "channels", "parameters", "MACs", "followers", "consumers"):
+        numeric = title in ("channels", "parameters", "MACs")
+        table.add_column(title, justify="right" if numeric else "left", overflow="fold")
+    for group in found.groups[:LONGEST_LIST]:
+        table.add_row(
+            Text(printable(", ".join(group.producers))),
+            str(group.channels),
+            _share(group.parameters, costs.parameters),
+            _share(group.macs, costs.macs),
+            Text(printable(", ".join(group.followers))),
+            Text(printable(", ".join(group.consumers))),
+        )
+    console.print(table)
+    _print_rest(len(found.groups), console)
+    _print_refusals(found.refusals, console)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def inspection_as_json(found: Inspection, source: str, version: str) -> str:
+    """Return an inspection as JSON, keys in a fixed order."""
+    document = {"lbyl_onnx": version, "input": source, **asdict(found)}
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def _many(count: int, noun: str) -> str:

@@ -180,6 +180,18 @@ def probe(path: Path, provider: str, seed: int) -> Probe:
     return Probe(provider, first, second, feeds, Record(signature, outputs, latency))
 
 
+def input_shapes(path: Path, provider: str) -> tuple[Shapes, Shapes]:
+    """Two sets of input shapes that a model accepts; they differ in the dynamic dimensions.
+
+    Raises
+    ------
+    ModelError
+        As `probe` does.
+    """
+    session = _session(path, provider)
+    return _runnable_shapes(session, _signature(session), path)
+
+
 def run_model(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
     """Run a model on given inputs as it would be deployed, and time it.
 

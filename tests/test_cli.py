@@ -244,3 +244,27 @@ def test_both_onnxruntimes_are_warned_of(
 def test_version_and_help() -> None:
     assert __version__ in run("--version").stdout
     assert "--ratio" in run("compress", "--help").stdout
+
+
+class TestInspect:
+    def test_groups_shares_and_refusals_are_shown(
+        self, sample: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "160")
+        result = run("inspect", sample)
+        assert result.exit_code == 0
+        lines = [line.split() for line in result.stdout.splitlines()]
+        # stem: its Conv (288) and BatchNormalization (128), and all the Conv that reads it (18432).
+        share = f"{(288 + 128 + 18432) / 174314:.1%}"
+        assert ["/stem/conv/Conv", "32", share] in [line[:3] for line in lines]
+        assert "they lie on a residual stream (/block/Add)" in result.stdout
+
+    def test_scope_all_takes_the_residual_stream(self, sample: Path) -> None:
+        report = json.loads(run("inspect", sample, "--scope", "all", "--json", "-").stdout)
+        producers = [group["producers"] for group in report["groups"]]
+        assert ["/widen/conv/Conv", "/block/unit2/conv/Conv"] in producers
+        assert [r["reason"] for r in report["refusals"]] == ["they are an output of the graph"]
+
+    def test_a_missing_model_is_one_line(self, tmp_path: Path) -> None:
+        result = run("inspect", tmp_path / "absent.onnx")
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
