@@ -13,9 +13,6 @@ released : as the paper's released code is built, the rows rescaled and the Gram
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +21,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import scipy
 import scipy.linalg
 from numpy.typing import NDArray
 
+from benchmarks.tables import describe_machine, markdown_table, write_pair
 from lbyl_onnx.compensate import FoldedRows, lbyl
 
 LAMBDA1 = lbyl.DEFAULT_LAMBDA1
@@ -37,6 +34,18 @@ SEED = 0
 # More removed channels than this and the per-channel ways are timed on a random sample of them.
 ALL_PER_FILTER, SAMPLE_PER_FILTER = 256, 16
 ALL_RELEASED, SAMPLE_RELEASED = 64, 8
+HEADER = [
+    "channels",
+    "ours (s)",
+    "per filter (s)",
+    "in place (s)",
+    "released (s)",
+    "faster than per filter",
+    "than in place",
+    "than released",
+    "difference",
+    "ours, zero ridge (s)",
+]
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -72,8 +81,7 @@ def main() -> None:
     results = []
     for n in sizes:
         results.append(measure(n))
-        print(_table_row(results[-1]), flush=True)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
+        print(" | ".join(_table_row(results[-1])), flush=True)
     command = f"python -m benchmarks.solve --largest {options.largest}"
     setting = {
         "command": command,
@@ -84,8 +92,7 @@ def main() -> None:
         "seed": SEED,
     }
     document = {**setting, "layers": [asdict(result) for result in results]}
-    (options.output_dir / "solve.json").write_text(json.dumps(document, indent=2) + "\n")
-    (options.output_dir / "solve.md").write_text(markdown(command, results))
+    write_pair(options.output_dir, "solve", document, markdown(command, results))
 
 
 def measure(n: int) -> LayerResult:
@@ -221,20 +228,6 @@ def released_solve(rows: FoldedRows, kept: NDArray[np.intp], chosen: NDArray[np.
     return answers
 
 
-def describe_machine() -> dict[str, str | int]:
-    """Return the processor, its cores and the linear algebra in use."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count() or 0,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "blas": f"{blas['name']} {blas['version']}",
-    }
-
-
 def markdown(command: str, results: list[LayerResult]) -> str:
     """Return the report."""
     machine = describe_machine()
@@ -257,18 +250,15 @@ def markdown(command: str, results: list[LayerResult]) -> str:
             "the answers relative to the largest absolute value, over the channels timed. *Zero "
             "ridge* is one run of our solve at lambda2 0, which goes by singular values.",
             "",
-            "| channels | ours (s) | per filter (s) | in place (s) | released (s) | faster than "
-            "per filter | than in place | than released | difference | ours, zero ridge (s) |",
-            "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-            *[_table_row(result) for result in results],
+            markdown_table(HEADER, [_table_row(result) for result in results]),
             "",
         ]
     )
 
 
-def _table_row(result: LayerResult) -> str:
+def _table_row(result: LayerResult) -> list[str]:
     removed = result.channels - result.kept
-    cells = [
+    return [
         f"{result.channels}",
         f"{result.shared_s:.3g}",
         f"{result.per_filter_s:.3g}{_origin(result.per_filter_timed, removed)}",
@@ -280,7 +270,6 @@ def _table_row(result: LayerResult) -> str:
         f"{result.largest_difference:.0e}",
         f"{result.zero_ridge_s:.3g}",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _origin(timed: int, removed: int) -> str:
@@ -314,16 +303,6 @@ def _median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 def _relative_difference(ours: Array, other: Array) -> float:
     return float(np.abs(ours - other).max() / np.abs(other).max())
-
-
-def _processor() -> str:
-    """Return the processor's own name where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
