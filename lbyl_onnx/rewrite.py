@@ -23,6 +23,8 @@ from lbyl_onnx.labels import Labels, Role, Slot
 from lbyl_onnx.rules import Sizes
 
 Floats = NDArray[np.float64]
+# Columns of a weight that are in float64 at a time.
+BLOCK = 4096
 Operand = tuple[int, int]  # index of a node, index of one of its inputs
 
 
@@ -85,28 +87,34 @@ def compensated(graph: gs.Graph, facts: GraphFacts, fits: Sequence[Fit]) -> Edit
     for (index, operand), here in by_weight.items():
         node = graph.nodes[index]
         stored = facts.value(node.inputs[operand].name)
-        weight, shift = _deliver(stored, here)
-        operands[index, operand] = _store(weight, stored.dtype, node)
+        operands[index, operand], shift = _deliver(stored, here, node)
         if np.any(shift):
             _add_shift(facts, node, index, shift, stored.dtype, operands, added)
     return Edits(operands, added, {})
 
 
-def _deliver(stored: Array, fits: Sequence[Fit]) -> tuple[Floats, Floats]:
-    """New weight (stored's shape) and growth of the bias (out channels,), in float64."""
+def _deliver(stored: Array, fits: Sequence[Fit], node: gs.Node) -> tuple[Array, Floats]:
+    """New weight (stored's shape and type) and growth of the bias (out channels,).
+
+    The sums are taken in float64, in blocks of columns: no second copy of the weight is held.
+    """
     axis = fits[0].consumer.slot.axis
-    weight = np.ascontiguousarray(np.moveaxis(stored, axis, 0), np.float64)  # -> (in, ..)
+    weight = np.array(np.moveaxis(stored, axis, 0), order="C")  # -> (in, ..)
     # Output channels come next for Conv (in, out, taps); a matrix has nothing but them.
-    flat = weight.reshape(weight.shape[0], weight.shape[1], -1)  # a view: (in, out, taps)
+    flat = weight.reshape(weight.shape[0], -1)  # a view: (in, out * taps)
     shift = np.zeros(weight.shape[1])
     for fit in fits:
         delivery = fit.delivery
         for tap in fit.consumer.positions.T:
-            rows = flat[tap]  # a copy: (n, out, taps)
-            shift += delivery.offset @ rows.sum(axis=2)
-            flat[tap] = 0.0
-            kept = delivery.matrix.T @ rows.reshape(len(tap), -1)  # (n, out * taps) -> (k, ..)
-            flat[tap[delivery.kept]] = kept.reshape(-1, *flat.shape[1:])  # -> (k, out, taps)
+            rows = flat[tap]  # a copy: (n, out * taps)
+            if np.any(delivery.offset):
+                sums = delivery.offset @ rows.astype(np.float64)  # (out * taps,)
+                shift += sums.reshape(len(shift), -1).sum(axis=1)  # -> (out, taps) -> (out,)
+            flat[tap] = 0
+            for start in range(0, rows.shape[1], BLOCK):
+                block = slice(start, start + BLOCK)
+                kept = delivery.matrix.T @ rows[:, block].astype(np.float64)  # (k, block)
+                flat[tap[delivery.kept], block] = _store(kept, stored.dtype, node)
     return np.moveaxis(weight, 0, axis), shift
 
 
