@@ -28,6 +28,14 @@ from lbyl_onnx.report import (
 from lbyl_onnx.runtime import Provider, both_distributions
 
 _DEFAULT = pipeline.Config()
+_EXAMPLES = """\b
+Examples:
+  lbyl-onnx compress in.onnx out.onnx --ratio 0.3
+  lbyl-onnx compress in.onnx --dry-run --exclude '*stem*'
+
+\b
+Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
+"""
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 
 
@@ -37,7 +45,7 @@ def main() -> None:
     """Prune channels from any ONNX model and repair it in closed form, without data."""
 
 
-@main.command()
+@main.command(epilog=_EXAMPLES)
 @click.argument("model", metavar="IN.onnx")
 @click.argument("output", metavar="OUT.onnx", required=False)
 @click.option(
@@ -129,16 +137,7 @@ def compress(
     json_path: str | None,
     debug: bool,
 ) -> None:
-    r"""Prune the channels of IN.onnx, restore what they carried, verify, write OUT.onnx.
-
-    \b
-    Examples:
-      lbyl-onnx compress in.onnx out.onnx --ratio 0.3
-      lbyl-onnx compress in.onnx --dry-run --exclude '*stem*'
-
-    \b
-    Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing could be pruned.
-    """
+    """Prune the channels of IN.onnx, restore what they carried, verify, write OUT.onnx."""
     if output is None and not dry_run:
         raise click.UsageError("give OUT.onnx, or --dry-run to write nothing")
     with _errors_in_one_line(debug):

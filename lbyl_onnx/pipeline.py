@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ from lbyl_onnx.verify import Verification, verify
 
 Method = Literal["none", "nm", "lbyl"]
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
+# Operators of quantised models, of ONNX and of ONNX Runtime's own domain.
+QUANTISED = re.compile(r"Quantize|^QLinear|^QGemm|Integer$|NBits$|^QAttention|^QEmbed")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
@@ -272,6 +275,7 @@ def _rewrite(
     read = TensorReader(source)
     facts = GraphFacts(model, probe.first, probe.second, read)
     graph = to_graph(model)
+    _refuse_quantised(graph)
     channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))
     chosen, infinite = choose_channels(
         graph, facts, channels.groups, config.ratio, config.criterion, config.seed
@@ -291,6 +295,15 @@ def _rewrite(
     write_draft(draft, stage, read, config.external_data)
     groups = tuple(_report(graph, g) for g in plan.groups)
     return _Rewritten(size, count_costs(model, facts), groups, refusals)
+
+
+def _refuse_quantised(graph: gs.Graph) -> None:
+    quantised = [node_name(node) for node in graph.nodes if QUANTISED.search(node.op)]
+    if quantised:
+        raise NothingToPruneError(
+            f"nothing could be pruned: the model is quantised ({quantised[0]} and "
+            f"{len(quantised) - 1} other nodes); prune first, quantise after"
+        )
 
 
 def _costs(path: Path, probe: runtime.Probe) -> tuple[Costs, int]:

@@ -23,10 +23,7 @@ def no_rule(view: NodeView) -> list[Labels | None]:
     """Freeze everything: an operator the table does not know."""
     domain = view.node.domain
     name = f"{domain}::{view.op_type}" if domain else view.op_type
-    reason = f"operator {name} has no rule"
-    if "QuantizeLinear" in view.op_type or view.op_type.startswith("QLinear"):
-        reason = "the model is quantised: prune first, quantise after"
-    return view.freeze_inputs(reason)
+    return view.freeze_inputs(f"operator {name} has no rule")
 
 
 ELEMENTWISE = (
