@@ -172,11 +172,11 @@ def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> 
                     f"output {name} has shape {new.shape} and type {new.dtype}, "
                     f"not {want.shape} and {old.dtype}"
                 )
-            if want.dtype.kind == "f" and not np.all(np.isfinite(want)):
-                raise VerificationError(f"output {name} is not finite before the channels are cut")
             if new.dtype.kind == "f" and not np.all(np.isfinite(new)):
                 source = "" if np.all(np.isfinite(old)) else ", as the original's on random input"
                 raise VerificationError(f"output {name} is not finite{source}")
+            if want.dtype.kind == "f" and not np.all(np.isfinite(want)):
+                raise VerificationError(f"output {name} is not finite before the channels are cut")
             deviation = _deviation(new, want)
             bound = TOLERANCE.get(str(new.dtype), MISMATCHES)
             bound = max(bound, min(NOISE_FACTOR * noise, NOISE_LIMIT))
