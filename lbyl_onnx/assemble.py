@@ -7,20 +7,20 @@ model is put together from the original's own messages wherever nothing was edit
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from lbyl_onnx.channels import names_read
 from lbyl_onnx.draft import Draft, NamedArray, copy_field
-from lbyl_onnx.facts import Array
+from lbyl_onnx.facts import Array, Value, identity
 from lbyl_onnx.rewrite import Edits
 
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -60,35 +60,54 @@ def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> Draft:
     nodes = list(graph.nodes)
     protos = {id(node): proto for node, proto in zip(nodes, model.graph.node, strict=True)}
     taken = set(_names(model.graph))
-    replaced: dict[str, list[gs.Constant]] = defaultdict(list)
-    orphans: list[gs.Tensor] = []
-    constants: dict[tuple[str, str], gs.Constant] = {}
-    for index, operand in sorted(edits.operands):
-        node, value = nodes[index], edits.operands[index, operand]
-        while len(node.inputs) <= operand:
-            node.inputs.append(gs.Variable.empty())
-        old = node.inputs[operand]
-        # What a node did not read before, it shares with no other.
-        key = (old.name or f"{index}:{operand}", _digest(value))
-        if key not in constants:
-            base = old.name or f"{node.inputs[1].name}_bias"
-            constants[key] = gs.Constant(_free_name(base, taken), value)
-            replaced[old.name].append(constants[key])
-        node.inputs[operand] = constants[key]
-        orphans.append(old)
+    constants = _connect(nodes, edits, taken)
     for (index, name), numbers in edits.attributes.items():
         if numbers is None:
             del nodes[index].attrs[name]
         else:
             nodes[index].attrs[name] = numbers
     for index, value in edits.added.items():
-        _insert_add(graph, nodes[index], value, taken)
-    _drop_unread(graph, orphans)
+        constants.append(_insert_add(graph, nodes[index], value, taken))
+    _drop_unread(graph, [edited.replaced for edited in constants])
     left = {t.name for t in graph.tensors().values()} | _captured(graph)
-    for name, values in replaced.items():
-        if name and len(values) == 1 and name not in left:
-            values[0].name = name
-    return _put_together(model, graph, protos, shapes)
+    count = Counter(edited.replaced.name for edited in constants)
+    for edited in constants:
+        name = edited.replaced.name
+        if name and count[name] == 1 and name not in left:
+            edited.constant.name = name
+    values = {edited.constant.name: edited.value for edited in constants}
+    return _put_together(model, graph, protos, values, shapes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Edited:
+    """A new constant in the graph, its value, and what was read before."""
+
+    constant: gs.Constant
+    value: Value
+    replaced: gs.Tensor
+
+
+def _connect(nodes: Sequence[gs.Node], edits: Edits, taken: set[str]) -> list[_Edited]:
+    """Let nodes read their new constants; equal ones in place of one tensor are one."""
+    constants: dict[tuple[str, str], _Edited] = {}
+    for index, operand in sorted(edits.operands):
+        node, value = nodes[index], edits.operands[index, operand]
+        while len(node.inputs) <= operand:
+            node.inputs.append(gs.Variable.empty())
+        old = node.inputs[operand]
+        # What a node did not read before, it shares with no other.
+        key = (old.name or f"{index}:{operand}", identity(value))
+        if key not in constants:
+            name = _free_name(old.name or f"{node.inputs[1].name}_bias", taken)
+            constants[key] = _Edited(_placeholder(name), value, old)
+        node.inputs[operand] = constants[key].constant
+    return list(constants.values())
+
+
+def _placeholder(name: str) -> gs.Constant:
+    """A constant for the graph; its value is kept beside it and may not be computed yet."""
+    return gs.Constant(name, np.empty(0, np.float32))
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
@@ -110,20 +129,16 @@ def _free_name(base: str, taken: set[str]) -> str:
     return name
 
 
-def _digest(value: Array) -> str:
-    head = f"{value.dtype}{value.shape}".encode()
-    return hashlib.sha256(head + value.tobytes()).hexdigest()
-
-
-def _insert_add(graph: gs.Graph, node: gs.Node, value: Array, taken: set[str]) -> None:
+def _insert_add(graph: gs.Graph, node: gs.Node, value: Array, taken: set[str]) -> _Edited:
     """Add a constant to a node's output; the sum takes the output's name."""
     output = node.outputs[0]
     before = gs.Variable(_free_name(output.name, taken), output.dtype)
-    constant = gs.Constant(_free_name(f"{output.name}_shift", taken), value)
+    constant = _placeholder(_free_name(f"{output.name}_shift", taken))
     node.outputs[0] = before
     name = _free_name(f"{node.name or output.name}_add", taken)
     add = gs.Node("Add", name, inputs=[before, constant], outputs=[output])
     graph.nodes.insert(1 + next(i for i, n in enumerate(graph.nodes) if n is node), add)
+    return _Edited(constant, value, gs.Variable.empty())
 
 
 def _drop_unread(graph: gs.Graph, tensors: Sequence[gs.Tensor]) -> None:
@@ -148,7 +163,13 @@ def _captured(graph: gs.Graph) -> set[str]:
     return {name for body in bodies for name in names_read(body)}
 
 
-def _put_together(model: onnx.ModelProto, graph: gs.Graph, protos: Protos, shapes: Shapes) -> Draft:
+def _put_together(
+    model: onnx.ModelProto,
+    graph: gs.Graph,
+    protos: Protos,
+    values: Mapping[str, Value],
+    shapes: Shapes,
+) -> Draft:
     result = onnx.ModelProto()
     for field, value in model.ListFields():
         if field.name != "graph":
@@ -159,21 +180,16 @@ def _put_together(model: onnx.ModelProto, graph: gs.Graph, protos: Protos, shape
     result.graph.node.extend(_node(node, protos.get(id(node))) for node in graph.nodes)
     tensors = graph.tensors()
     read = set(tensors) | _captured(graph)
-    edited = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if isinstance(tensor, gs.Constant) and not isinstance(tensor._values, LazyValues)
-    }
+    edited = {name: values[name] for name in tensors if name in values}
     before = {name for node in model.graph.node for name in node.input}
     initializers: list[onnx.TensorProto | NamedArray] = []
     for initializer in model.graph.initializer:
         name = initializer.name
         if name in edited:
-            value = edited.pop(name).values
-            initializers.append(NamedArray(name, value, initializer))
+            initializers.append(NamedArray(name, edited.pop(name), initializer))
         elif name in read or name not in before:
             initializers.append(initializer)
-    initializers += [NamedArray(name, tensor.values) for name, tensor in edited.items()]
+    initializers += [NamedArray(name, value) for name, value in edited.items()]
     stale: dict[str, tuple[int | None, ...]] = dict(shapes)
     stale |= {t.name: t.value.shape for t in initializers if isinstance(t, NamedArray)}
     written = {name for node in result.graph.node for name in node.output}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.errors import OutputError
 from lbyl_onnx.external_data import is_external, tensor_bytes
+from lbyl_onnx.facts import Deferred, Value, load
 
 ExternalData = Literal["auto", "always", "never"]
 Reader = Callable[[onnx.TensorProto], NDArray[np.generic]]
@@ -54,19 +57,13 @@ class NamedArray:
     """A new initializer: name and value, and the message it replaces, if any."""
 
     name: str
-    value: NDArray[np.generic]
+    value: Value
     before: onnx.TensorProto | None = None
 
     @property
     def was_external(self) -> bool:
         """Whether what it replaces lay in a data file."""
         return self.before is not None and is_external(self.before)
-
-    def describe(self, message: onnx.TensorProto) -> None:
-        """Give a message the doc string and metadata of what this replaces."""
-        if self.before is not None:
-            message.doc_string = self.before.doc_string
-            message.metadata_props.extend(self.before.metadata_props)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,12 +140,14 @@ def _write_data(draft: Draft, path: Path, read: Reader) -> Draft:
     """Write the large tensors to a data file; return the draft that refers to it."""
     stage = path.with_name(f"{path.name}.data")
     offsets: dict[int, int] = {}
+    references: dict[int, Callable[[str, int], _Reference]] = {}
     digest = hashlib.sha256()
     with stage.open("wb") as file:
         for index, tensor in enumerate(draft.initializers):
             value = _value(tensor, read)
-            if value is None or value.nbytes < SMALLEST_EXTERNAL:
+            if value is None or isinstance(tensor, _Reference) or value.nbytes < SMALLEST_EXTERNAL:
                 continue
+            references[index] = partial(_reference, tensor, value.shape, value.dtype)
             gap = bytes(-file.tell() % PAGE)
             offsets[index] = file.tell() + len(gap)
             content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # -> (bytes,)
@@ -161,16 +160,14 @@ def _write_data(draft: Draft, path: Path, read: Reader) -> Draft:
     stage.replace(path.with_name(name))
     tensors = list(draft.initializers)
     for index, offset in offsets.items():
-        value = _value(tensors[index], read)
-        assert value is not None
-        tensors[index] = _reference(tensors[index], value, name, offset)
+        tensors[index] = references[index](name, offset)
     return Draft(draft.skeleton, tuple(tensors))
 
 
 def _value(tensor: Initializer, read: Reader) -> NDArray[np.generic] | None:
     """A tensor's values where they are whole bytes in memory; None for strings and packed ones."""
     if isinstance(tensor, NamedArray):
-        return tensor.value
+        return load(tensor.value)
     if isinstance(tensor, _Reference):
         return None
     value = read(tensor)
@@ -179,21 +176,33 @@ def _value(tensor: Initializer, read: Reader) -> NDArray[np.generic] | None:
 
 
 def _reference(
-    tensor: Initializer, value: NDArray[np.generic], name: str, offset: int
+    tensor: onnx.TensorProto | NamedArray,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+    name: str,
+    offset: int,
 ) -> _Reference:
     """An initializer without its values, which lie in a data file."""
-    named = tensor
-    if isinstance(named, onnx.TensorProto):
-        named = NamedArray(named.name, value, named)
-    assert isinstance(named, NamedArray)
-    message = onnx.TensorProto(name=named.name, dims=value.shape)
-    message.data_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-    named.describe(message)
+    message = _header(tensor, shape, dtype)
     message.data_location = onnx.TensorProto.EXTERNAL
-    entries = {"location": name, "offset": str(offset), "length": str(value.nbytes)}
+    length = math.prod(shape) * dtype.itemsize
+    entries = {"location": name, "offset": str(offset), "length": str(length)}
     for key, text in entries.items():
         message.external_data.add(key=key, value=text)
     return _Reference(message)
+
+
+def _header(
+    tensor: onnx.TensorProto | NamedArray, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+) -> onnx.TensorProto:
+    """An initializer's message without its values."""
+    message = onnx.TensorProto(name=tensor.name, dims=shape)
+    message.data_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    before = tensor if isinstance(tensor, onnx.TensorProto) else tensor.before
+    if before is not None:
+        message.doc_string = before.doc_string
+        message.metadata_props.extend(before.metadata_props)
+    return message
 
 
 def _inline_size(tensor: Initializer) -> int:
@@ -210,7 +219,7 @@ def _write_draft(draft: Draft, file: BinaryIO, read: Reader) -> None:
     model, graph = _FIELDS["ModelProto"], _FIELDS["GraphProto"]
     before, after = _split(draft.skeleton, model["graph"])
     head, tail = _split(draft.skeleton.graph, graph["initializer"])
-    sizes = [_message(tensor, read).ByteSize() for tensor in draft.initializers]
+    sizes = [_message_size(tensor, read) for tensor in draft.initializers]
     prefixes = [_length_prefix(graph["initializer"], size) for size in sizes]
     inner = len(head) + len(tail) + sum(sizes) + sum(len(prefix) for prefix in prefixes)
     file.write(before + _length_prefix(model["graph"], inner) + head)
@@ -220,6 +229,7 @@ def _write_draft(draft: Draft, file: BinaryIO, read: Reader) -> None:
     file.write(tail + after)
 
 
+_RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 _FIELDS = {
     kind.DESCRIPTOR.name: {field.name: field.number for field in kind.DESCRIPTOR.fields}
     for kind in (onnx.ModelProto, onnx.GraphProto)
@@ -233,10 +243,21 @@ def _message(tensor: Initializer, read: Reader) -> onnx.TensorProto:
     if isinstance(tensor, onnx.TensorProto):
         if not is_external(tensor):
             return tensor
-        tensor = NamedArray(tensor.name, read(tensor), tensor)
-    message = onnx.numpy_helper.from_array(tensor.value, tensor.name)
-    tensor.describe(message)
+        value = read(tensor)
+    else:
+        value = load(tensor.value)
+    message = _header(tensor, value.shape, value.dtype)
+    message.raw_data = onnx.numpy_helper.from_array(value).raw_data
     return message
+
+
+def _message_size(tensor: Initializer, read: Reader) -> int:
+    """Size of that message, without computing what was deferred."""
+    if not isinstance(tensor, NamedArray) or not isinstance(tensor.value, Deferred):
+        return int(_message(tensor, read).ByteSize())
+    header = _header(tensor, tensor.value.shape, tensor.value.dtype)
+    length = tensor.value.nbytes
+    return int(header.ByteSize()) + len(_length_prefix(_RAW_DATA, length)) + length
 
 
 def _split(message: onnx.ModelProto | onnx.GraphProto, number: int) -> tuple[bytes, bytes]:

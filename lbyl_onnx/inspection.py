@@ -91,10 +91,10 @@ def inspect(
         When the model cannot be read or run.
     """
     with model_io.on_disk(model) as path:
-        source = model_io.check_source(path)
-        first, second = runtime.input_shapes(source, runtime.provider_name(provider))
-        proto, _ = model_io.load_model(source)
-        facts = GraphFacts(proto, first, second, TensorReader(source))
+        model_io.check_source(path)
+        first, second = runtime.input_shapes(path, runtime.provider_name(provider))
+        proto, _ = model_io.load_model(path)
+        facts = GraphFacts(proto, first, second, TensorReader(path))
         graph = to_graph(proto)
         channels = find_channels(graph, facts, Selection(scope=scope))
         views = tuple(_view(proto, graph, facts, group) for group in channels.groups)

@@ -21,8 +21,8 @@ from lbyl_onnx.external_data import TensorReader, all_tensors, is_external
 LARGE = 4096
 
 
-def check_source(path: Path) -> Path:
-    """Return a path once it is known to hold a valid ONNX model.
+def check_source(path: Path) -> int:
+    """Return a model's size in bytes once it is known to be valid.
 
     Raises
     ------
@@ -33,10 +33,10 @@ def check_source(path: Path) -> Path:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ModelError(f"{path} {what}; give the path of an .onnx file")
-    model, _ = load_model(path)
+    model, size = load_model(path)
     with _explained(path):
         onnx.checker.check_model(_checkable(path, model))
-    return path
+    return size
 
 
 def check_fully(path: Path) -> None:

@@ -43,6 +43,8 @@ from lbyl_onnx.verify import Verification, verify
 
 Method = Literal["none", "nm", "lbyl"]
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
+# Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
+LARGE = 1 << 30
 # Operators of quantised models, of ONNX and of ONNX Runtime's own domain.
 QUANTISED = re.compile(r"Quantize|^QLinear|^QGemm|Integer$|NBits$|^QAttention|^QEmbed")
 Progress = Callable[[str, int, int], None]
@@ -170,7 +172,6 @@ class CompressResult:
 
 @dataclass(frozen=True)
 class _Rewritten:
-    size: int
     before: Costs
     groups: tuple[GroupReport, ...]
     refusals: tuple[Refusal, ...]
@@ -233,7 +234,9 @@ def compress(
         if target is not None and not dry_run:
             stage = stack.enter_context(model_io.staged(target))
         progress("running the original", 0, 1)
-        probe = runtime.probe(model_io.check_source(source), provider, config.seed)
+        size = model_io.check_source(source)
+        release()
+        probe = runtime.probe(source, provider, config.seed, optimise=size <= LARGE)
         release()
         rewritten = _rewrite(source, stage, expected, probe, config, progress)
         release()
@@ -247,7 +250,7 @@ def compress(
             config,
             rewritten.before,
             after,
-            rewritten.size,
+            size,
             after_size,
             rewritten.groups,
             rewritten.refusals,
@@ -271,7 +274,7 @@ def _rewrite(
     The models live only in here: ONNX Runtime loads its own copies afterwards.
     """
     progress("finding channel groups", 0, 1)
-    model, size = model_io.load_model(source)
+    model, _ = model_io.load_model(source)
     read = TensorReader(source)
     facts = GraphFacts(model, probe.first, probe.second, read)
     graph = to_graph(model)
@@ -294,7 +297,7 @@ def _rewrite(
     draft = apply_edits(model, edits, _new_shapes(stages, plan))
     write_draft(draft, stage, read, config.external_data)
     groups = tuple(_report(graph, g) for g in plan.groups)
-    return _Rewritten(size, count_costs(model, facts), groups, refusals)
+    return _Rewritten(count_costs(model, facts), groups, refusals)
 
 
 def _refuse_quantised(graph: gs.Graph) -> None:

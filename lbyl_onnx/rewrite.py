@@ -7,9 +7,11 @@ the model computes. Verification runs both models and compares.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,11 +20,13 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement, node_name
 from lbyl_onnx.compensate import Delivery
 from lbyl_onnx.errors import CompensationError
-from lbyl_onnx.facts import Array, GraphFacts
+from lbyl_onnx.facts import Array, Deferred, GraphFacts, Value, identity, load
 from lbyl_onnx.labels import Labels, Role, Slot
 from lbyl_onnx.rules import Sizes
 
 Floats = NDArray[np.float64]
+# Weights of more bytes are computed when they are written, and not kept.
+DEFERRED = 16 << 20
 # Columns of a weight that are in float64 at a time.
 BLOCK = 4096
 Operand = tuple[int, int]  # index of a node, index of one of its inputs
@@ -51,7 +55,7 @@ class Edits:
         New attributes, by node and name; None takes one away.
     """
 
-    operands: Mapping[Operand, Array]
+    operands: Mapping[Operand, Value]
     added: Mapping[int, Array]
     attributes: Mapping[tuple[int, str], list[int] | int | None]
 
@@ -82,40 +86,69 @@ def compensated(graph: gs.Graph, facts: GraphFacts, fits: Sequence[Fit]) -> Edit
     by_weight: dict[Operand, list[Fit]] = defaultdict(list)
     for fit in fits:
         by_weight[fit.consumer.slot.node, fit.consumer.slot.operand].append(fit)
-    operands: dict[Operand, Array] = {}
+    operands: dict[Operand, Value] = {}
     added: dict[int, Array] = {}
     for (index, operand), here in by_weight.items():
         node = graph.nodes[index]
-        stored = facts.value(node.inputs[operand].name)
-        operands[index, operand], shift = _deliver(stored, here, node)
+        name = node.inputs[operand].name
+        stored = facts.value(name)
+        if stored.nbytes > DEFERRED:
+            compute = partial(_deliver_stored, facts, name, here, node)
+            key = _identity(name, here)
+            operands[index, operand] = Deferred(stored.shape, stored.dtype, compute, key)
+        else:
+            operands[index, operand] = _deliver(stored, here, node)
+        shift = _shift(stored, here)
         if np.any(shift):
             _add_shift(facts, node, index, shift, stored.dtype, operands, added)
     return Edits(operands, added, {})
 
 
-def _deliver(stored: Array, fits: Sequence[Fit], node: gs.Node) -> tuple[Array, Floats]:
-    """New weight (stored's shape and type) and growth of the bias (out channels,).
+def _identity(name: str, fits: Sequence[Fit]) -> str:
+    digest = hashlib.sha256(name.encode())
+    for fit in fits:
+        digest.update(fit.consumer.positions.tobytes() + fit.delivery.kept.tobytes())
+        digest.update(fit.delivery.matrix.tobytes())
+    return digest.hexdigest()
+
+
+def _deliver_stored(facts: GraphFacts, name: str, fits: Sequence[Fit], node: gs.Node) -> Array:
+    return _deliver(facts.value(name), fits, node)
+
+
+def _deliver(stored: Array, fits: Sequence[Fit], node: gs.Node) -> Array:
+    """New weight, in stored's shape and type.
 
     The sums are taken in float64, in blocks of columns: no second copy of the weight is held.
     """
     axis = fits[0].consumer.slot.axis
     weight = np.array(np.moveaxis(stored, axis, 0), order="C")  # -> (in, ..)
-    # Output channels come next for Conv (in, out, taps); a matrix has nothing but them.
     flat = weight.reshape(weight.shape[0], -1)  # a view: (in, out * taps)
-    shift = np.zeros(weight.shape[1])
     for fit in fits:
         delivery = fit.delivery
         for tap in fit.consumer.positions.T:
             rows = flat[tap]  # a copy: (n, out * taps)
-            if np.any(delivery.offset):
-                sums = delivery.offset @ rows.astype(np.float64)  # (out * taps,)
-                shift += sums.reshape(len(shift), -1).sum(axis=1)  # -> (out, taps) -> (out,)
             flat[tap] = 0
             for start in range(0, rows.shape[1], BLOCK):
                 block = slice(start, start + BLOCK)
                 kept = delivery.matrix.T @ rows[:, block].astype(np.float64)  # (k, block)
                 flat[tap[delivery.kept], block] = _store(kept, stored.dtype, node)
-    return np.moveaxis(weight, 0, axis), shift
+    return np.moveaxis(weight, 0, axis)
+
+
+def _shift(stored: Array, fits: Sequence[Fit]) -> Floats:
+    """Growth of the bias, shape (out channels,): the sum over taps of the weight times offsets."""
+    weight = np.moveaxis(stored, fits[0].consumer.slot.axis, 0)  # -> (in, out, ..)
+    shift = np.zeros(weight.shape[1])
+    for fit in fits:
+        channels = np.flatnonzero(fit.delivery.offset)
+        if channels.size == 0:
+            continue
+        for tap in fit.consumer.positions[channels].T:
+            rows = weight[tap].astype(np.float64)  # (channels, out, ..)
+            sums = fit.delivery.offset[channels] @ rows.reshape(len(channels), -1)
+            shift += sums.reshape(len(shift), -1).sum(axis=1)  # -> (out, taps) -> (out,)
+    return shift
 
 
 def _store(value: Floats, dtype: np.dtype[np.generic], node: gs.Node) -> Array:
@@ -135,7 +168,7 @@ def _add_shift(
     index: int,
     shift: Floats,
     dtype: np.dtype[np.generic],
-    operands: dict[Operand, Array],
+    operands: dict[Operand, Value],
     added: dict[int, Array],
 ) -> None:
     """Add to a node's output: to its bias where it can take it, else by an Add behind it."""
@@ -179,26 +212,8 @@ def shrunk(
         All constants that change.
     """
     alive = ~np.isin(channels.roots, removed)
-    slots: dict[Operand, list[Slot]] = defaultdict(list)
-    outputs: dict[int, Slot] = {}
-    for slot in channels.slots:
-        slots[slot.node, slot.operand].append(slot)
-        if slot.role is Role.PRODUCER:
-            outputs[slot.node] = slot
-    operands: dict[Operand, Array] = {}
-    for key in sorted(slots.keys() | edits.operands.keys()):
-        touched = [s for s in slots[key] if not np.all(alive[s.labels])]
-        if not slots[key] and key[0] in outputs:
-            # A bias that compensation has added lies along the node's output channels.
-            touched = [replace(outputs[key[0]], operand=key[1], axis=0)]
-        if not touched and key not in edits.operands:
-            continue
-        value = edits.operands.get(key)
-        if value is None:
-            value = facts.value(graph.nodes[key[0]].inputs[key[1]].name)
-        for slot in touched:
-            value = np.compress(alive[slot.labels], value, axis=slot.axis)
-        operands[key] = value
+    outputs = {s.node: s for s in channels.slots if s.role is Role.PRODUCER}
+    operands = _cut(graph, facts, channels, edits, alive)
     attributes: dict[tuple[int, str], list[int] | int | None] = {}
     for sizes in channels.sizes:
         if all(np.all(alive[x]) for x in sizes.counted):
@@ -215,6 +230,59 @@ def shrunk(
         added[index] = np.compress(alive[outputs[index].labels], added[index], axis=0)
     operands |= _pinned(graph, facts, channels, alive, operands)
     return Edits(operands, added, attributes)
+
+
+def _cut(
+    graph: gs.Graph,
+    facts: GraphFacts,
+    channels: ChannelMap,
+    edits: Edits,
+    alive: NDArray[np.bool_],
+) -> dict[Operand, Value]:
+    """Drop the dead indices of every constant along which channels lie."""
+    slots: dict[Operand, list[Slot]] = defaultdict(list)
+    outputs: dict[int, Slot] = {}
+    for slot in channels.slots:
+        slots[slot.node, slot.operand].append(slot)
+        if slot.role is Role.PRODUCER:
+            outputs[slot.node] = slot
+    operands: dict[Operand, Value] = {}
+    for key in sorted(slots.keys() | edits.operands.keys()):
+        touched = [s for s in slots[key] if not np.all(alive[s.labels])]
+        if not slots[key] and key[0] in outputs:
+            # A bias that compensation has added lies along the node's output channels.
+            touched = [replace(outputs[key[0]], operand=key[1], axis=0)]
+        if not touched and key not in edits.operands:
+            continue
+        value = edits.operands.get(key)
+        if value is None:
+            value = _stored(facts, graph.nodes[key[0]].inputs[key[1]].name)
+        for slot in touched:
+            value = _without(value, alive[slot.labels], slot.axis)
+        operands[key] = value
+    return operands
+
+
+def _stored(facts: GraphFacts, name: str) -> Value:
+    value = facts.value(name)
+    if value.nbytes <= DEFERRED:
+        return value
+    return Deferred(value.shape, value.dtype, partial(facts.value, name), name)
+
+
+def _without(value: Value, stays: NDArray[np.bool_], axis: int) -> Value:
+    """Drop positions along one axis."""
+    if not isinstance(value, Deferred):
+        return np.compress(stays, value, axis=axis)
+    shape = list(value.shape)
+    shape[axis] = int(stays.sum())
+    key = hashlib.sha256(f"{identity(value)} {axis} ".encode() + stays.tobytes()).hexdigest()
+    compute = partial(_compressed, value, stays, axis)
+    return Deferred(tuple(shape), value.dtype, compute, key)
+
+
+def _compressed(value: Value, stays: NDArray[np.bool_], axis: int) -> Array:
+    return np.compress(stays, load(value), axis=axis)
 
 
 def new_shape(labels: Labels, alive: NDArray[np.bool_]) -> tuple[int, ...]:
@@ -244,7 +312,7 @@ def _pinned(
     facts: GraphFacts,
     channels: ChannelMap,
     alive: NDArray[np.bool_],
-    operands: Mapping[Operand, Array],
+    operands: Mapping[Operand, Value],
 ) -> dict[Operand, Array]:
     """Pin the constants that are computed from the shape of something that shrinks.
 

@@ -96,6 +96,8 @@ class Probe:
         Random inputs, at the first shapes but for the last batch.
     record
         What it gave on them.
+    optimise
+        Whether ONNX Runtime optimised its graph.
     """
 
     provider: str
@@ -103,6 +105,7 @@ class Probe:
     second: Shapes
     feeds: tuple[Feeds, ...]
     record: Record
+    optimise: bool = True
 
 
 def provider_name(wanted: Provider) -> str:
@@ -146,7 +149,7 @@ def both_distributions() -> bool:
     return {"onnxruntime", "onnxruntime-gpu"} <= names
 
 
-def probe(path: Path, provider: str, seed: int) -> Probe:
+def probe(path: Path, provider: str, seed: int, optimise: bool = True) -> Probe:
     """Run a model as it came: find input shapes it accepts, record what it gives.
 
     Parameters
@@ -157,6 +160,8 @@ def probe(path: Path, provider: str, seed: int) -> Probe:
         An execution provider's name.
     seed
         Of the random inputs.
+    optimise
+        Whether ONNX Runtime may optimise the graph, for which it copies the weights.
 
     Returns
     -------
@@ -168,7 +173,7 @@ def probe(path: Path, provider: str, seed: int) -> Probe:
     ModelError
         When ONNX Runtime does not load it or runs it on no input that could be made.
     """
-    session = _session(path, provider)
+    session = _session(path, provider, None if optimise else _as_written())
     signature = _signature(session)
     first, second = _runnable_shapes(session, signature, path)
     for uniform in (False, True):
@@ -177,7 +182,8 @@ def probe(path: Path, provider: str, seed: int) -> Probe:
         if all(_finite(array) for batch in outputs for array in batch):
             break
     latency = _latency(session, feeds[0])
-    return Probe(provider, first, second, feeds, Record(signature, outputs, latency))
+    record = Record(signature, outputs, latency)
+    return Probe(provider, first, second, feeds, record, optimise)
 
 
 def input_shapes(path: Path, provider: str) -> tuple[Shapes, Shapes]:
@@ -188,19 +194,19 @@ def input_shapes(path: Path, provider: str) -> tuple[Shapes, Shapes]:
     ModelError
         As `probe` does.
     """
-    session = _session(path, provider)
+    session = _session(path, provider, _as_written())
     return _runnable_shapes(session, _signature(session), path)
 
 
-def run_model(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
-    """Run a model on given inputs as it would be deployed, and time it.
+def run_model(path: Path, provider: str, feeds: Sequence[Feeds], optimise: bool = True) -> Record:
+    """Run a model on given inputs, as it would be deployed where `optimise` is True, and time it.
 
     Raises
     ------
     ModelError
         When ONNX Runtime does not load it or does not run it.
     """
-    session = _session(path, provider)
+    session = _session(path, provider, None if optimise else _as_written())
     outputs = tuple(_run(session, batch, path) for batch in feeds)
     return Record(_signature(session), outputs, _latency(session, feeds[0]))
 
@@ -215,11 +221,16 @@ def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
     ModelError
         When ONNX Runtime does not load it or does not run it.
     """
-    options = _options()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = _session(path, provider, options)
+    session = _session(path, provider, _as_written())
     outputs = tuple(_run(session, batch, path) for batch in feeds)
     return Record(_signature(session), outputs, None)
+
+
+def _as_written() -> ort.SessionOptions:
+    options = _options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
 
 
 def _options() -> ort.SessionOptions:

@@ -68,6 +68,8 @@ class Verification:
         Nearness to the original.
     before, after
         Latencies.
+    optimised
+        Whether they were measured with ONNX Runtime's graph optimisations.
     """
 
     provider: str
@@ -77,6 +79,7 @@ class Verification:
     fidelity: Fidelity
     before: Latency | None
     after: Latency | None
+    optimised: bool = True
 
 
 def verify(probe: Probe, compressed: Path, expected: Path) -> Verification:
@@ -105,7 +108,7 @@ def verify(probe: Probe, compressed: Path, expected: Path) -> Verification:
     try:
         check_fully(compressed)
         release()
-        after = run_model(compressed, probe.provider, probe.feeds)
+        after = run_model(compressed, probe.provider, probe.feeds, probe.optimise)
         release()
         goal = run_as_written(expected, probe.provider, probe.feeds)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -127,6 +130,7 @@ def verify(probe: Probe, compressed: Path, expected: Path) -> Verification:
         fidelity(before.outputs, after.outputs),
         before.latency,
         after.latency,
+        probe.optimise,
     )
 
 

@@ -168,3 +168,19 @@ def test_more_than_one_message_holds_needs_a_data_file(
         compress(sample, tmp_path / "out.onnx", config=config)
     compress(sample, tmp_path / "out.onnx", config=CPU)
     assert len(list(tmp_path.glob("out.onnx.*.data"))) == 1
+
+
+@pytest.mark.parametrize("source", ["sample", "external"])
+def test_weights_computed_while_they_are_written_are_the_same(
+    source: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done for large weights, done for all."""
+    path = request.getfixturevalue(source)
+    compress(path, tmp_path / "kept.onnx", config=CPU)
+    monkeypatch.setattr("lbyl_onnx.rewrite.DEFERRED", 64)
+    compress(path, tmp_path / "deferred.onnx", config=CPU)
+    kept, deferred = (run(onnx.load(tmp_path / f"{n}.onnx"), feeds()) for n in ("kept", "deferred"))
+    for one, two in zip(kept, deferred, strict=True):
+        np.testing.assert_array_equal(one, two)
+    if source == "sample":
+        assert (tmp_path / "kept.onnx").read_bytes() == (tmp_path / "deferred.onnx").read_bytes()
