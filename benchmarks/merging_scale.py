@@ -19,7 +19,7 @@ from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Selection, find_channels
 from lbyl_onnx.compensate import Delivery, FoldedRows
 from lbyl_onnx.compensate.types import assemble, removed_channels
-from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.facts import GraphFacts, load
 from lbyl_onnx.folding import respond
 from lbyl_onnx.plan import choose_channels
 from lbyl_onnx.rewrite import Fit, compensated
@@ -88,5 +88,5 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for (index, operand), value in edits.operands.items():
         name = model.graph.node[index].input[operand]
-        stored[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
+        stored[name].CopyFrom(onnx.numpy_helper.from_array(load(value), name))
     return model

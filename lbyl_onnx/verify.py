@@ -20,6 +20,8 @@ from lbyl_onnx.runtime import Latency, Probe, Record, run_as_written, run_model
 # order. Bounds on the largest difference, relative to the largest output, by output type: some
 # thousand roundings of float32 (6e-8 each), of float16 (5e-4 each) where weights are stored so.
 TOLERANCE = {"float64": 1e-3, "float32": 1e-3, "float16": 3e-2}
+# An output this much smaller than the original's is measured by that part of the original's.
+FLOOR = 1e-3
 # Where the expected model's own rounding is larger: that many times it, and never more than this.
 NOISE_FACTOR, NOISE_LIMIT = 5.0, 0.1
 # Whole numbers (class indices) flip only where two scores are equal up to rounding.
@@ -147,8 +149,8 @@ def _compare_or_explain(
     except VerificationError:
         release()
         again = run_model(expected, probe.provider, probe.feeds)
-        pairs = zip(again.outputs, goal.outputs, strict=True)
-        noises = [_deviation(a, b) for one, two in pairs for a, b in zip(one, two, strict=True)]
+        triples = zip(again.outputs, goal.outputs, probe.record.outputs, strict=True)
+        noises = [_deviation(*outputs) for batch in triples for outputs in zip(*batch, strict=True)]
         return compare(probe.record, after, goal, max(noises, default=0.0))
 
 
@@ -181,7 +183,7 @@ def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> 
                 raise VerificationError(f"output {name} is not finite{source}")
             if want.dtype.kind == "f" and not np.all(np.isfinite(want)):
                 raise VerificationError(f"output {name} is not finite before the channels are cut")
-            deviation = _deviation(new, want)
+            deviation = _deviation(new, want, old)
             bound = TOLERANCE.get(str(new.dtype), MISMATCHES)
             bound = max(bound, min(NOISE_FACTOR * noise, NOISE_LIMIT))
             if not deviation <= bound:
@@ -195,13 +197,19 @@ def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> 
     return largest, values
 
 
-def _deviation(new: Array, want: Array) -> float:
+def _deviation(new: Array, want: Array, old: Array) -> float:
+    """Largest difference of the first two, relative to the largest value of the second.
+
+    Where pruning has silenced an output down to the rounding of its last kernel (a sigmoid is right
+    to about 1e-7, however small), `FLOOR` of the original's largest value sets the scale.
+    """
     if not new.size or new.shape != want.shape:
         return 0.0
     if new.dtype.kind != "f":
         return float(np.mean(new != want))
     difference = np.max(np.abs(_as_float(new) - _as_float(want)))
-    scale = np.max(np.abs(_as_float(want)))
+    largest, original = (np.max(np.abs(_as_float(x)), initial=0.0) for x in (want, old))
+    scale = max(largest, FLOOR * original)
     return float(difference / scale) if scale > 0 else float(difference)
 
 

@@ -217,6 +217,19 @@ class TestCompare:
         with pytest.raises(VerificationError, match="differs"):
             compare(record(zero), record(zero + np.float32(0.1)), record(zero))
 
+    @pytest.mark.parametrize(("wrong", "passes"), [(1e-7, True), (1e-6, False), (1e-4, False)])
+    def test_a_silenced_output_is_measured_by_the_original(
+        self, wrong: float, passes: bool
+    ) -> None:
+        """Outputs of 1e-6 where the original's are 0.5: an error of 1e-7 is a kernel's rounding."""
+        old, want = np.full((1, 2), 0.5, np.float32), np.full((1, 2), 1e-6, np.float32)
+        new = want + np.float32(wrong)
+        if passes:
+            assert compare(record(old), record(new), record(want))[0] <= 1e-3
+        else:
+            with pytest.raises(VerificationError, match="differs"):
+                compare(record(old), record(new), record(want))
+
     def test_an_original_that_is_not_finite_is_named_as_the_cause(self) -> None:
         broken = record(self.good * np.float32(np.nan))
         with pytest.raises(VerificationError, match="as the original's on random input"):
