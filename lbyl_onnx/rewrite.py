@@ -216,7 +216,8 @@ def shrunk(
     operands = _cut(graph, facts, channels, edits, alive)
     attributes: dict[tuple[int, str], list[int] | int | None] = {}
     for sizes in channels.sizes:
-        if all(np.all(alive[x]) for x in sizes.counted):
+        from_end = [] if sizes.from_end is None else [sizes.from_end]
+        if all(np.all(alive[x]) for x in (*sizes.counted, *from_end)):
             continue
         numbers = _count(sizes, alive)
         if isinstance(sizes.place, str):

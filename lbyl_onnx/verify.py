@@ -60,8 +60,8 @@ class Verification:
     provider
         Execution provider that ran the models.
     deviation
-        Largest difference from the uncut model with zeroed channels, relative to its largest
-        output.
+        Largest difference from the uncut model with zeroed channels, relative to the largest
+        value of the same output over all inputs.
     values
         How many output values were compared.
     shapes
@@ -149,8 +149,12 @@ def _compare_or_explain(
     except VerificationError:
         release()
         again = run_model(expected, probe.provider, probe.feeds)
-        triples = zip(again.outputs, goal.outputs, probe.record.outputs, strict=True)
-        noises = [_deviation(*outputs) for batch in triples for outputs in zip(*batch, strict=True)]
+        scales = _scales(probe.record, goal)
+        noises = [
+            _deviation(*values)
+            for one, two in zip(again.outputs, goal.outputs, strict=True)
+            for values in zip(one, two, scales, strict=True)
+        ]
         return compare(probe.record, after, goal, max(noises, default=0.0))
 
 
@@ -171,8 +175,11 @@ def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> 
     """
     largest, values = 0.0, 0
     names = [name for name, _, _ in before.signature.outputs]
+    scales = _scales(before, goal)
     for original, batch, wanted in zip(before.outputs, after.outputs, goal.outputs, strict=True):
-        for name, old, new, want in zip(names, original, batch, wanted, strict=True):
+        for name, scale, old, new, want in zip(
+            names, scales, original, batch, wanted, strict=True
+        ):
             if new.dtype != old.dtype or new.ndim != old.ndim or new.shape != want.shape:
                 raise VerificationError(
                     f"output {name} has shape {new.shape} and type {new.dtype}, "
@@ -183,7 +190,7 @@ def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> 
                 raise VerificationError(f"output {name} is not finite{source}")
             if want.dtype.kind == "f" and not np.all(np.isfinite(want)):
                 raise VerificationError(f"output {name} is not finite before the channels are cut")
-            deviation = _deviation(new, want, old)
+            deviation = _deviation(new, want, scale)
             bound = TOLERANCE.get(str(new.dtype), MISMATCHES)
             bound = max(bound, min(NOISE_FACTOR * noise, NOISE_LIMIT))
             if not deviation <= bound:
@@ -197,20 +204,29 @@ def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> 
     return largest, values
 
 
-def _deviation(new: Array, want: Array, old: Array) -> float:
-    """Largest difference of the first two, relative to the largest value of the second.
+def _scales(before: Record, goal: Record) -> list[float]:
+    """What differences of each output are relative to: its largest value over all inputs.
 
-    Where pruning has silenced an output down to the rounding of its last kernel (a sigmoid is right
-    to about 1e-7, however small), `FLOOR` of the original's largest value sets the scale.
+    One input alone may give nothing but a probability near 0, and pruning may silence an output
+    down to the rounding of its last kernel (a sigmoid is right to about 1e-7, however small);
+    `FLOOR` of the original's largest value is the least scale, 1 where all is zero.
     """
+    outputs = zip(*before.outputs, strict=True), zip(*goal.outputs, strict=True)
+    largest = [[max(map(_largest, batches)) for batches in record] for record in outputs]
+    return [max(want, FLOOR * old) or 1.0 for old, want in zip(*largest, strict=True)]
+
+
+def _largest(array: Array) -> float:
+    return float(np.max(np.abs(_as_float(array)), initial=0.0)) if array.dtype.kind == "f" else 0.0
+
+
+def _deviation(new: Array, want: Array, scale: float) -> float:
+    """Largest difference relative to the scale; for whole numbers the share that differs."""
     if not new.size or new.shape != want.shape:
         return 0.0
     if new.dtype.kind != "f":
         return float(np.mean(new != want))
-    difference = np.max(np.abs(_as_float(new) - _as_float(want)))
-    largest, original = (np.max(np.abs(_as_float(x)), initial=0.0) for x in (want, old))
-    scale = max(largest, FLOOR * original)
-    return float(difference / scale) if scale > 0 else float(difference)
+    return float(np.max(np.abs(_as_float(new) - _as_float(want)))) / scale
 
 
 def _as_float(array: Array) -> NDArray[np.float64]:

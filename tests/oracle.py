@@ -92,13 +92,15 @@ def tap(model: ModelProto, *names: str) -> ModelProto:
     return copy
 
 
-def masked(model: ModelProto, plans: tuple[GroupPlan, ...]) -> ModelProto:
+def masked(
+    model: ModelProto, plans: tuple[GroupPlan, ...], interpreted: Interpreted | None = None
+) -> ModelProto:
     """The uncut model with the removed channels multiplied by zero where a consumer reads them.
 
     That is the same as zeros in the consumer's weight, and touches no weight.
     """
     masks: dict[int, NDArray[np.bool_]] = {}
-    interpreted = interpret(model)
+    interpreted = interpreted or interpret(model)
     for plan in plans:
         removed = np.delete(np.arange(plan.group.size), plan.kept)
         for place in plan.group.consumers:
@@ -111,11 +113,14 @@ def masked(model: ModelProto, plans: tuple[GroupPlan, ...]) -> ModelProto:
     for index, node in enumerate(copy.graph.node):
         if index in masks:
             data = node.input[0]
-            rank = len(interpreted.facts.shape(data) or ())
-            shape = [1] * rank
-            shape[1 if node.op_type == "Conv" else rank - 1] = -1
+            size = interpreted.facts.shape(data) or ()
+            axis = 1 if node.op_type in ("Conv", "ConvTranspose") else len(size) - 1
+            shape = [1] * len(size)
+            shape[axis] = -1
             dtype = helper.tensor_dtype_to_np_dtype(interpreted.facts.dtype(data))
-            value = masks[index].reshape(shape).astype(dtype)  # (C,) -> (1, .., C, .., 1)
+            # The weight of a grouped Conv names the channels of one group, which all share.
+            mask = np.tile(masks[index], (size[axis] or 0) // len(masks[index]))
+            value = mask.reshape(shape).astype(dtype)  # (C,) -> (1, .., C, .., 1)
             constant = helper.make_node(
                 "Constant", [], [f"mask_{index}"], value=numpy_helper.from_array(value)
             )

@@ -112,7 +112,7 @@ class TestVerify:
     @pytest.mark.parametrize(
         ("edit", "message"),
         [
-            (insert_at_output("Mul", 2.0), "output y differs from what the plan gives by 1 "),
+            (insert_at_output("Mul", 2.0), r"output y differs from what the plan gives by 0\.99"),
             (insert_at_output("Mul", 1000.0), "output y differs"),
             (insert_at_output("Add", 0.1), "output y differs"),
             (insert_at_output("Neg"), "output y differs"),
@@ -229,6 +229,15 @@ class TestCompare:
         else:
             with pytest.raises(VerificationError, match="differs"):
                 compare(record(old), record(new), record(want))
+
+    def test_an_input_that_gives_almost_nothing_is_measured_by_the_others(self) -> None:
+        """A probability of 1e-5 may differ by the rounding of larger ones, and by no more."""
+        small = np.array([[1e-5, 0.0]], np.float32)
+        wanted = record(small, self.good)
+        value, _ = compare(wanted, record(small + np.float32(1e-7), self.good), wanted)
+        assert value == pytest.approx(0.5e-7, rel=1e-3)
+        with pytest.raises(VerificationError, match="differs"):
+            compare(wanted, record(small + np.float32(1e-2), self.good), wanted)
 
     def test_an_original_that_is_not_finite_is_named_as_the_cause(self) -> None:
         broken = record(self.good * np.float32(np.nan))

@@ -76,7 +76,8 @@ def along_axis(view: NodeView) -> list[Labels | None]:
     if labels is None or shape is None:
         return view.freeze_inputs(f"{view.op_type} mixes them")
     old_softmax = view.op_type in SOFTMAXES and view.facts.opset < 13
-    axis = view.int_attribute("axis", 1 if old_softmax else -1)
+    default = 1 if old_softmax or view.op_type == "LRN" else -1
+    axis = view.int_attribute("axis", default)
     if view.op_type == "CumSum":
         value = view.ints_of(1)
         if value is None:
@@ -91,4 +92,4 @@ def along_axis(view: NodeView) -> list[Labels | None]:
 
 
 SOFTMAXES = ("Softmax", "LogSoftmax", "Hardmax")
-ALONG_AXIS = (*SOFTMAXES, "CumSum", "LayerNormalization", "LpNormalization")
+ALONG_AXIS = (*SOFTMAXES, "CumSum", "LRN", "LayerNormalization", "LpNormalization")

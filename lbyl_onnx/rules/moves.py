@@ -131,6 +131,7 @@ def slice_(view: NodeView) -> list[Labels | None]:
     if starts is None or ends is None:
         return view.freeze_inputs("the bounds of Slice along them are not constant")
     bounds: tuple[list[int | Labels], list[int | Labels]] = (list(starts), list(ends))
+    from_end: Labels | None = None
     for i, axis in enumerate(places):
         if labels.shape[axis] == 1:
             continue
@@ -141,11 +142,12 @@ def slice_(view: NodeView) -> list[Labels | None]:
             return view.freeze_inputs("Slice takes them in steps")
         if along is not None:
             bounds[0][i], bounds[1][i] = along[: taken.start], along[: max(taken.start, taken.stop)]
+            from_end = along if min(starts[i], ends[i]) < 0 else from_end
         labels = np.take(labels, taken, axis=axis)
     for operand, name, numbers in ((1, "starts", bounds[0]), (2, "ends", bounds[1])):
         if any(not isinstance(number, int) for number in numbers):
             place: int | str = name if view.facts.opset < 10 else operand
-            view.flow.sizes.append(Sizes(view.index, place, tuple(numbers)))
+            view.flow.sizes.append(Sizes(view.index, place, tuple(numbers), from_end=from_end))
     return [labels if labels.size and np.any(labels) else None]
 
 

@@ -30,6 +30,8 @@ class Sizes:
         Whether an attribute is one number.
     replaces
         An attribute that may not stand beside the new numbers.
+    from_end
+        Labels along an axis on which a number is given from the end, so that it changes with any.
     """
 
     node: int
@@ -38,6 +40,7 @@ class Sizes:
     of: Labels | None = None
     scalar: bool = False
     replaces: str | None = None
+    from_end: Labels | None = None
 
     @property
     def counted(self) -> list[Labels]:
