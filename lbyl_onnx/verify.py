@@ -177,9 +177,7 @@ def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> 
     names = [name for name, _, _ in before.signature.outputs]
     scales = _scales(before, goal)
     for original, batch, wanted in zip(before.outputs, after.outputs, goal.outputs, strict=True):
-        for name, scale, old, new, want in zip(
-            names, scales, original, batch, wanted, strict=True
-        ):
+        for name, scale, old, new, want in zip(names, scales, original, batch, wanted, strict=True):
             if new.dtype != old.dtype or new.ndim != old.ndim or new.shape != want.shape:
                 raise VerificationError(
                     f"output {name} has shape {new.shape} and type {new.dtype}, "
