@@ -186,7 +186,7 @@ def respond(
     folded: set[int] = set()
     for place in producers:
         start = graph.nodes[place.slot.node].outputs[0].name
-        tensors = frozenset({start} | {graph.nodes[i].outputs[0].name for i in nodes})
+        tensors = frozenset({start} | {t.name for i in nodes for t in graph.nodes[i].outputs})
         way = _Way(nodes, tensors, group, graph, model, facts)
         single = len(producers) == 1 and place.positions.shape[1] == 1
         part, here = _fold(way, place, consumer, single)

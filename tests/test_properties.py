@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from onnx import ModelProto
 
 from lbyl_onnx import Config, NothingToPruneError, compress
+from lbyl_onnx.channels import Scope, Selection
+from lbyl_onnx.pipeline import Method
 from tests.net import Net
 from tests.oracle import assert_same, interpret, make_feeds, masked, run
 
@@ -82,7 +84,58 @@ def affine(draw: st.DrawFn, net: Net, x: Image) -> Image:
     return net.node(operator, [x[0], vector]), x[1]
 
 
-STEPS = (plain, skip, gate, fork, turn, reshape, affine)
+def depthwise(draw: st.DrawFn, net: Net, x: Image) -> Image:
+    """A Conv with groups: one for each channel, with one or two outputs, or two in all."""
+    group, multiplier = x[1], draw(st.integers(1, 2))
+    if x[1] % 2 == 0 and draw(st.booleans()):
+        group = 2
+    channels, number = x[1] * multiplier, len(net.nodes)
+    weight = net.weight(f"w{number}", channels, x[1] // group, 3, 3)
+    inputs = [x[0], weight]
+    if draw(st.booleans()):
+        inputs.append(net.constant(f"b{number}", net.cast(net.rng.normal(size=channels))))
+    return net.node("Conv", inputs, {"group": group, "pads": [1, 1, 1, 1]}), channels
+
+
+def split(draw: st.DrawFn, net: Net, x: Image) -> Image:
+    """Cut in two, work on one part or leave it, join in either order."""
+    if x[1] < 2:
+        return x
+    first, number = draw(st.integers(1, x[1] - 1)), len(net.nodes)
+    net.node("Split", [x[0], net.ints(first, x[1] - first)], {"axis": 1})
+    names = [f"left_{number}", f"right_{number}"]
+    net.nodes[-1].output[:] = names
+    left, right = (names[0], first), (names[1], x[1] - first)
+    left = plain(draw, net, left) if draw(st.booleans()) else left
+    parts = [left, right] if draw(st.booleans()) else [right, left]
+    joined = net.node("Concat", [name for name, _ in parts], {"axis": 1})
+    return joined, left[1] + right[1]
+
+
+def cut(draw: st.DrawFn, net: Net, x: Image) -> Image:
+    """Slice some channels out, counted from either end, or repeat the first of them by Gather."""
+    start = draw(st.integers(0, x[1] - 1))
+    if draw(st.booleans()):
+        order = [*range(start, x[1]), *range(start + 1)]
+        return net.node("Gather", [x[0], net.ints(*order)], {"axis": 1}), x[1] + 1
+    end = draw(st.integers(start + 1, x[1]))
+    bounds = (start - x[1], end) if draw(st.booleans()) else (start, end)
+    inputs = [x[0], net.ints(bounds[0]), net.ints(bounds[1]), net.ints(1)]
+    return net.node("Slice", inputs), end - start
+
+
+def pad(draw: st.DrawFn, net: Net, x: Image) -> Image:
+    """Pad with channels of zeros; sometimes a shortcut that meets a wider branch."""
+    before, after = draw(st.integers(0, 2)), draw(st.integers(0, 2))
+    wide = before + x[1] + after
+    padded = net.node("Pad", [x[0], net.ints(0, before, 0, 0, 0, after, 0, 0)])
+    if draw(st.booleans()):
+        return padded, wide
+    branch = net.conv(x[0], (x[1], wide), (1, 1))
+    return net.node("Add", [padded, branch]), wide
+
+
+STEPS = (plain, skip, gate, fork, turn, reshape, affine, depthwise, split, cut, pad)
 
 
 @st.composite
@@ -105,16 +158,23 @@ def graphs(draw: st.DrawFn) -> ModelProto:
     return net.model(net.node("MatMul", [flat, net.weight("last", features, 3)]))
 
 
+methods = st.sampled_from(["nm", "lbyl"])
+scopes = st.sampled_from(["inner", "all"])
+
+
 @settings(
-    max_examples=80,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(model=graphs(), ratio=st.sampled_from([0.25, 0.5]))
-def test_dropping_equals_the_zero_masked_original(model: ModelProto, ratio: float) -> None:
-    plans = interpret(model).plan(ratio)
-    config = Config(ratio=ratio, method="none", provider="cpu")
+@given(model=graphs(), ratio=st.sampled_from([0.25, 0.5]), scope=scopes)
+def test_dropping_equals_the_zero_masked_original(
+    model: ModelProto, ratio: float, scope: Scope
+) -> None:
+    found = interpret(model, Selection(scope=scope))
+    plans = found.plan(ratio)
+    config = Config(ratio=ratio, method="none", scope=scope, provider="cpu")
     if not plans:
         with pytest.raises(NothingToPruneError, match="nothing could be pruned"):
             compress(model, config=config)
@@ -125,14 +185,16 @@ def test_dropping_equals_the_zero_masked_original(model: ModelProto, ratio: floa
     assert result.after.macs < result.before.macs
     feeds = make_feeds(model)
     outputs = run(result.model, feeds)
-    assert_same(outputs, run(masked(model, plans), feeds))
+    assert_same(outputs, run(masked(model, plans, found), feeds))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(model=graphs(), method=st.sampled_from(["nm", "lbyl"]))
-def test_restoring_verifies_on_whatever_is_drawn(model: ModelProto, method: str) -> None:
-    if not interpret(model).plan(0.5):
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(model=graphs(), method=methods, scope=scopes)
+def test_restoring_verifies_on_whatever_is_drawn(
+    model: ModelProto, method: Method, scope: Scope
+) -> None:
+    if not interpret(model, Selection(scope=scope)).plan(0.5):
         return
-    result = compress(model, config=Config(method=method, provider="cpu"))  # type: ignore[arg-type]
+    result = compress(model, config=Config(method=method, scope=scope, provider="cpu"))
     assert result.verification.values > 0
     assert np.isfinite(result.verification.fidelity.relative_error)

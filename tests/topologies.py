@@ -76,6 +76,15 @@ def shuffle_unit() -> ModelProto:
     return finish(net, net.relu(net.node("Add", [trunk, x])), 12)
 
 
+def shuffle_beside_input() -> ModelProto:
+    """A shuffle in which some channels change places with those of the input, which stay."""
+    net = Net(IMAGE)
+    x = net.node("Concat", [net.conv("x", (3, 7)), "x"], {"axis": 1})
+    x = net.node("Reshape", [x, net.ints(0, 2, 5, 6, 6)])
+    x = net.node("Transpose", [x], {"perm": [0, 2, 1, 3, 4]})
+    return finish(net, net.node("Reshape", [x, net.ints(0, 10, 6, 6)]), 10)
+
+
 # --- cutting and joining ------------------------------------------------------------------------
 
 
@@ -93,6 +102,15 @@ def split(opset: int, *parts: int) -> ModelProto:
     first, second = parts or (6, 6)
     branches = [net.block("left", (first, 4)), net.block("right", (second, 5), (1, 1))]
     return finish(net, net.node("Concat", branches, {"axis": 1}), 9)
+
+
+def split_pooled() -> ModelProto:
+    """The second part alone is pooled before a layer reads it."""
+    net = Net(IMAGE)
+    net.node("Split", [net.block("x", (3, 12)), net.ints(6, 6)], {"axis": 1})
+    net.nodes[-1].output[:] = ["left", "right"]
+    right = net.node("MaxPool", ["right"], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]})
+    return finish(net, net.node("Add", [net.conv("left", (6, 4)), net.conv(right, (6, 4))]), 4)
 
 
 def slice_channels(opset: int) -> ModelProto:
@@ -343,6 +361,8 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ModelProto], int, int]] = {
     "conv_transpose": (conv_transpose, 19, 19),
     "conv_transpose_depthwise": (conv_transpose_depthwise, 14, 14),
     "shuffle_unit": (shuffle_unit, 6, 10),
+    "shuffle_beside_input": (shuffle_beside_input, 6, 8),
+    "split_pooled": (split_pooled, 18, 22),
     "split_attribute": (partial(split, 11, 4, 8), 27, 27),
     "split_input": (partial(split, 13, 4, 8), 27, 27),
     "split_num_outputs": (partial(split, 18), 27, 27),

@@ -27,13 +27,13 @@ def reshape(view: NodeView) -> list[Labels | None]:
     axes = varying_axes(view.flow.coupling.canonical(moved))
     for axis in axes[:-1]:
         # Channels spread over several axes can only go in whole slices along the last of them.
-        view.couple(moved, np.take(moved, [0], axis=axis))
+        moved = view.couple_along(moved, axis)
     static = view.facts.static_shape(view.node.outputs[0].name)
     if static is None or any(static[axis] is None for axis in axes):
         return view.freeze_inputs(f"{view.op_type} merges them with a dynamic dimension")
     if view.op_type == "Reshape" and not retarget(view, 1, moved):
         return view.freeze_inputs("the target of Reshape cannot be rewritten")
-    return [moved]
+    return [moved if np.any(moved) else None]
 
 
 def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
@@ -90,7 +90,7 @@ def concat(view: NodeView) -> list[Labels | None]:
     joined = np.concatenate(widened, axis=axis)
     if any(size > 1 for size in common):
         # Channels that lie across the concatenation are one channel along it.
-        view.couple(joined, np.take(joined, [0], axis=axis))
+        joined = view.couple_along(joined, axis)
     return [compress(joined)]
 
 

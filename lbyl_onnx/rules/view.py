@@ -155,6 +155,12 @@ class NodeView:
             reason = f"{self.op_type} joins them to channels that stay"
             self.freeze(np.maximum(first, second)[stays], reason)
 
+    def couple_along(self, labels: Labels, axis: int) -> Labels:
+        """Couple all labels along an axis; return them with slices that must stay fixed whole."""
+        self.couple(labels, np.take(labels, [0], axis=axis))
+        stays = np.any(labels == FIXED, axis=axis, keepdims=True)
+        return np.where(stays, FIXED, labels)
+
 
 Rule = Callable[[NodeView], list[Labels | None]]
 
