@@ -1,0 +1,384 @@
+"""Seeded synthetic inputs: images with the statistics of photographs, and what else models take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from scipy import fft
+
+Layout = Literal["auto", "nchw", "nhwc"]
+Floats = NDArray[np.float32]
+Ints = NDArray[np.intp]
+
+# Values made at a time: what a block needs stays in the processor's cache.
+BLOCK = 1 << 20
+# Share of the variance that lies between the means of images; photographs have about as much.
+BRIGHTNESS_SHARE = 0.25
+# Standard deviation of the logarithm of an image's contrast.
+CONTRAST_SPREAD = 0.3
+# Exponents of the amplitude spectrum of the noise; photographs scatter about 1.
+EXPONENTS = (0.8, 1.4)
+# Leaves over a pixel on average: exp(-4), 2 in 100, of the pixels show the ground behind them all.
+COVER = 4.0
+# Largest and smallest radius of a leaf, in sides of the image; no leaf is smaller than a pixel.
+LARGEST, SMALLEST = 1 / 2, 1 / 96
+# Standard deviations on a leaf, where that of colours is 1: linear shading, fine texture (at most).
+SHADING, TEXTURE = 0.2, 0.3
+# Largest weight of each neighbour in the blur.
+BLUR = 0.2
+# Channels of what is taken for an image, and its least height and width.
+IMAGE_CHANNELS, LEAST_SIDE = (1, 3, 4), 5
+# What an image of whole numbers is centred at and spread by.
+BYTE_MEAN, BYTE_SPREAD = 127.0, 64.0
+
+
+def natural_images(count: int, shape: Sequence[int], rng: np.random.Generator) -> Floats:
+    """Make images whose statistics are those of photographs, without a photograph.
+
+    The even ones are dead leaves: opaque discs, ellipses and boxes whose radii r follow r^-(d+1),
+    the law that makes an image look alike at all scales. The odd ones are noise whose amplitude
+    spectrum is 1/f^a. Channels are mixed from one strong brightness and weak colour differences.
+
+    Parameters
+    ----------
+    count
+        How many.
+    shape
+        Of one: channels, then one, two (height, width) or more axes of the plane.
+    rng
+        The same state gives the same bytes.
+
+    Returns
+    -------
+    (count, *shape) float32
+        Over all images each channel has mean 0 and standard deviation 1 in expectation; one image
+        alone has its own brightness and contrast.
+
+    Raises
+    ------
+    ValueError
+        For a shape without a plane or with an empty axis.
+
+    References
+    ----------
+    Lee, Mumford, Huang, "Occlusion models for natural images", IJCV 2001. Field, "Relations between
+    the statistics of natural images and the response properties of cortical cells", JOSA A 1987.
+    """
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"shape is {tuple(shape)}; give channels, then the sides of the plane")
+    images = np.empty((count, *shape), np.float32)
+    at_once = max(1, BLOCK // math.prod(shape))
+    kinds: tuple[Callable[..., Floats], ...] = (_dead_leaves, _noise)
+    for parity, make in enumerate(kinds):
+        mine = images[parity::2]
+        for start in range(0, len(mine), at_once):
+            block = mine[start : start + at_once]
+            plain = make(len(block), shape[0], tuple(shape[1:]), rng)
+            block[...] = _photographed(plain, rng).reshape(block.shape)
+    return images
+
+
+def gaussian_vectors(count: int, shape: Sequence[int], rng: np.random.Generator) -> Floats:
+    """Return (count, *shape) independent standard normal numbers, float32."""
+    return rng.standard_normal((count, *shape), dtype=np.float32)
+
+
+def image_layout(shape: Sequence[int | None], layout: Layout = "auto") -> Layout | None:
+    """Tell where the channels of an input are, if its shape is that of images.
+
+    Parameters
+    ----------
+    shape
+        Of the input, its batch first; None for a dynamic dimension.
+    layout
+        What is known of it; "auto" for nothing.
+
+    Returns
+    -------
+    {"nchw", "nhwc"} or None
+        None for what is no image: the channels, 1, 3 or 4 of them, must be known, and each other
+        side dynamic or at least 5. More than two sides are a volume, one is a signal.
+    """
+    if len(shape) < 3:
+        return None
+    candidates: tuple[Layout, ...] = ("nchw", "nhwc") if layout == "auto" else (layout,)
+    for candidate in candidates:
+        channels, plane = _parted(shape, candidate)
+        if channels in IMAGE_CHANNELS and all(s is None or s >= LEAST_SIDE for s in plane):
+            return candidate
+    return None
+
+
+def synthetic_batch(
+    shape: Sequence[int], dtype: DTypeLike, rng: np.random.Generator, layout: Layout = "auto"
+) -> NDArray[Any]:
+    """Make a batch for one input of a model, of what its shape and type say it takes.
+
+    Parameters
+    ----------
+    shape
+        Of the whole batch, its number first.
+    dtype
+        Of the input: a float, whole number or bool.
+    rng
+        The same state gives the same bytes.
+    layout
+        Where channels are; "auto" tells by the shape.
+
+    Returns
+    -------
+    shape, dtype
+        Natural images, signals or volumes for floats where `image_layout` finds some, or a square
+        plane without channels; else standard normal numbers. For uint8 images, the same with mean
+        127 and standard deviation 64, clipped to 0..255. For other whole numbers, 0 and 1: they
+        may be indices into something small.
+    """
+    dtype = np.dtype(dtype)
+    found = image_layout(shape, layout)
+    square = len(shape) == 3 and shape[1] == shape[2] >= LEAST_SIDE and found is None
+    pictured = (found is not None or square) and math.prod(shape) > 0
+    if dtype.kind != "f" and not (pictured and dtype == np.uint8):
+        return rng.integers(0, 2, shape).astype(dtype)
+    if not pictured:
+        return (
+            gaussian_vectors(shape[0] if shape else 1, shape[1:], rng).reshape(shape).astype(dtype)
+        )
+    if square:
+        values = natural_images(shape[0], (1, *shape[1:]), rng)[:, 0]
+    else:
+        channels, plane = _parted(shape, found or "nchw")
+        values = natural_images(shape[0], (channels, *plane), rng)
+        if found == "nhwc":
+            values = np.ascontiguousarray(np.moveaxis(values, 1, -1))
+    if dtype == np.uint8:
+        values = np.clip(np.rint(BYTE_MEAN + BYTE_SPREAD * values), 0, 255)
+    return values.astype(dtype, copy=False)
+
+
+def _parted(shape: Sequence[Any], layout: Layout) -> tuple[Any, tuple[Any, ...]]:
+    """Channels and plane of a shape that begins with the batch."""
+    if layout == "nhwc":
+        return shape[-1], tuple(shape[1:-1])
+    return shape[1], tuple(shape[2:])
+
+
+def _photographed(images: Floats, rng: np.random.Generator) -> Floats:
+    """Give each image (b, channels, pixels) its own contrast and brightness; the moments stay."""
+    b, channels, _ = images.shape
+    # E[contrast^2] = 1 for a log-normal contrast with this median.
+    contrast = np.exp(CONTRAST_SPREAD * rng.standard_normal(b) - CONTRAST_SPREAD**2)
+    light = _mixed(rng.standard_normal((b, channels, 1), dtype=np.float32), rng)
+    images *= (math.sqrt(1.0 - BRIGHTNESS_SHARE) * contrast).astype(np.float32)[:, None, None]
+    images += math.sqrt(BRIGHTNESS_SHARE) * light
+    return images
+
+
+def _mixed(fields: Floats, rng: np.random.Generator) -> Floats:
+    """Mix independent fields (b, channels, ...) into channels that go together; variances stay.
+
+    The directions are those of a cosine transform along the channels, which for three of them are
+    brightness, red against blue and green against magenta (Ohta, Kanade, Sakai, "Color information
+    for region segmentation", 1980), with deviations 1, 0.25 and 0.11, a little different in each
+    image.
+    """
+    b, channels = fields.shape[:2]
+    order = np.arange(channels)
+    cosines = np.cos(np.pi * (order[:, None] + 0.5) * order / channels)
+    strength = np.where(order == 0, 1.0, 0.35 / np.maximum(order, 1) ** 1.2)
+    scatter = 1.0 + 0.3 * rng.standard_normal((b, channels, channels))
+    mix = cosines * strength * scatter
+    mix /= np.linalg.norm(mix, axis=2, keepdims=True)
+    mix *= np.sign(mix[:, :, :1])  # a negative sample of the scatter would turn a channel round
+    flat = fields.reshape(b, channels, -1)
+    mixed: Floats = mix.astype(np.float32) @ flat
+    return mixed.reshape(fields.shape)
+
+
+def _noise(b: int, channels: int, plane: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    """Noise (b, channels, pixels) with an amplitude spectrum 1/f^a, unit variance, mean 0."""
+    return _mixed(_power_law(b, channels, plane, rng), rng)
+
+
+def _power_law(b: int, fields: int, plane: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    """Independent fields (b, fields, pixels) of 1/f^a noise with unit variance, one a per b."""
+    white = rng.standard_normal((b, fields, *plane), dtype=np.float32)
+    exponents = rng.uniform(*EXPONENTS, size=b)
+    if math.prod(plane) == 1:
+        return white.reshape(b, fields, 1)
+    d = len(plane)
+    axes = tuple(range(2, 2 + d))
+    steps = [np.fft.fftfreq(side) for side in plane[:-1]] + [np.fft.rfftfreq(plane[-1])]
+    frequency = np.sqrt(sum(g**2 for g in np.meshgrid(*steps, indexing="ij")))
+    frequency.flat[0] = 1.0
+    gain = frequency ** -exponents.reshape(b, *[1] * d)
+    gain.reshape(b, -1)[:, 0] = 0.0  # brightness is drawn apart
+    # The real transform leaves out the mirror image of all columns but the first and, for an even
+    # side, the last.
+    twice = np.full(len(steps[-1]), 2.0)
+    twice[0] = 1.0
+    if plane[-1] % 2 == 0:
+        twice[-1] = 1.0
+    power = np.sum(gain**2 * twice, axis=tuple(range(1, 1 + d)), keepdims=True) / math.prod(plane)
+    gain = (gain / np.sqrt(power)).astype(np.float32)
+    spectrum = fft.rfftn(white, axes=axes)
+    spectrum *= gain[:, None]
+    field: Floats = fft.irfftn(spectrum, s=plane, axes=axes)
+    return field.reshape(b, fields, -1)
+
+
+@dataclass(frozen=True)
+class _Leaves:
+    """Leaves of b images, n each; a later one lies over an earlier one.
+
+    Parameters
+    ----------
+    centre, axes : (b, n, d)
+        Where each is, and half its length along its own axes, in pixels.
+    angle : (b, n)
+        By which its last two axes are turned.
+    boxy : (b, n)
+        Whether it is a box; else it is an ellipse.
+    """
+
+    centre: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    angle: NDArray[np.float64]
+    boxy: NDArray[np.bool_]
+
+
+def _dead_leaves(b: int, channels: int, plane: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    """Dead leaves (b, channels, pixels): unit variance, mean 0, all in expectation."""
+    leaves = _scattered(b, plane, rng)
+    n, d = leaves.axes.shape[1] + 1, len(plane)
+    # (b, pixels): the number of the leaf that is seen, 0 for the ground; then among those of all b.
+    shown = _painted(leaves, plane) + n * np.arange(b)[:, None]
+    # Uniform with unit variance, as reflectances are bounded; (b, channels, n).
+    colours = _mixed(rng.uniform(-1.0, 1.0, (b, channels, n)).astype(np.float32), rng)
+    colours *= math.sqrt(3.0)
+    image = np.stack([colours[:, c].ravel()[shown] for c in range(channels)], axis=1)
+    # Shading is linear in the position relative to the leaf: in a ball of radius 1 a coordinate
+    # has the variance 1 / (d + 2).
+    middle = np.array(plane) / 2.0
+    centre = np.concatenate([np.tile(middle, (b, 1, 1)), leaves.centre], axis=1)
+    size = np.concatenate([np.full((b, 1), max(plane)), leaves.axes.max(axis=2)], axis=1)
+    slope = rng.standard_normal((b, n, d))
+    slope *= (SHADING * math.sqrt((d + 2) / d) / size)[:, :, None]
+    offset = -np.sum(slope * centre, axis=2)
+    light = offset.astype(np.float32).ravel()[shown]
+    for axis, position in enumerate(np.indices(plane, np.float32).reshape(d, -1)):
+        light += slope[:, :, axis].astype(np.float32).ravel()[shown] * (position + 0.5)
+    rough = (TEXTURE * rng.random(b * n)).astype(np.float32)
+    light += rough[shown] * _power_law(b, 1, plane, rng)[:, 0]
+    image += light[:, None]
+    # E[rough^2] is TEXTURE^2 / 3.
+    image /= math.sqrt(1.0 + SHADING**2 + TEXTURE**2 / 3.0)
+    return _blurred(image.reshape(b, channels, *plane), rng).reshape(b, channels, -1)
+
+
+def _scattered(b: int, plane: tuple[int, ...], rng: np.random.Generator) -> _Leaves:
+    """Draw leaves that cover the plane COVER times, with radii by the law r^-(d+1).
+
+    Only leaves that can touch the plane are drawn: of radius r those whose centre is at most r
+    from it, so that the law of the radii gets the factor prod(side + 2 r).
+    """
+    d, sides = len(plane), np.array(plane, float)
+    wide = sides[sides > 1]
+    scale = float(np.exp(np.mean(np.log(wide)))) if len(wide) else 1.0
+    smallest = max(1.0, SMALLEST * scale)
+    radii = np.geomspace(smallest, max(LARGEST * scale, 1.5 * smallest), 256)
+    room = np.prod(sides + 2.0 * radii[:, None], axis=1)
+    chance = radii ** -float(d) * room  # on a geometric grid r^-(d+1) dr is r^-d
+    chance /= chance.sum()
+    ball = math.pi ** (d / 2) / math.gamma(d / 2 + 1)
+    n = math.ceil(COVER / float(np.sum(chance * ball * radii**d / room)))
+    radius = rng.choice(radii, (b, n), p=chance)
+    kind = rng.integers(0, 3, (b, n))  # disc, ellipse, box
+    stretch = 0.35 * rng.standard_normal((b, n, d)) * (kind > 0)[:, :, None]
+    stretch -= stretch.mean(axis=2, keepdims=True)
+    centre = rng.random((b, n, d)) * (sides + 2.0 * radius[:, :, None]) - radius[:, :, None]
+    # Half of them stand upright, as most things do.
+    angle = rng.uniform(0.0, np.pi, (b, n)) * rng.integers(0, 2, (b, n))
+    return _Leaves(centre, radius[:, :, None] * np.exp(stretch), angle, kind == 2)
+
+
+def _painted(leaves: _Leaves, plane: tuple[int, ...]) -> Ints:
+    """Return (b, pixels): the number, from 1, of the last leaf over each pixel, or 0.
+
+    Leaves of about the same size go together, all images at once; a pixel takes a leaf only over
+    one of a lower number, so that the order among sizes does not matter.
+    """
+    b, n, d = leaves.axes.shape
+    reach = np.where(leaves.boxy, np.linalg.norm(leaves.axes, axis=2), leaves.axes.max(axis=2))
+    reach = reach.ravel()
+    step = math.log(1.25)
+    size = np.ceil(np.log(2.0 * reach + 1.0) / step).astype(np.intp)
+    turn = _turns(leaves).reshape(b * n, d, d)
+    centre = leaves.centre.reshape(b * n, d)
+    shown = np.zeros(b * math.prod(plane), np.intp)
+    strides = np.cumprod([1, *plane[:0:-1]])[::-1]
+    kinds = 2 * size + leaves.boxy.ravel()
+    for kind in np.unique(kinds):
+        which = np.flatnonzero(kinds == kind)
+        box = np.minimum(math.ceil(math.exp(step * (kind // 2))), plane)
+        start = np.floor(centre[which] - reach[which, None]).astype(np.intp)
+        start = np.clip(start, 0, np.array(plane) - box)
+        place = np.indices(tuple(box)).reshape(d, -1)  # (d, pixels of the box)
+        inside = _inside(turn[which], start + 0.5 - centre[which], place, bool(kind % 2))
+        leaf, pixel = np.nonzero(inside)
+        base = (which // n) * math.prod(plane) + start @ strides
+        target = base[leaf] + (strides @ place)[pixel]
+        number = (which % n + 1)[leaf]
+        over = shown[target] < number
+        shown[target[over]] = number[over]  # of equal targets the last counts: the highest number
+    return shown.reshape(b, -1)
+
+
+def _turns(leaves: _Leaves) -> NDArray[np.float64]:
+    """Return (b, n, d, d): from an offset in pixels to one in half-lengths on the leaf's axes."""
+    b, n, d = leaves.axes.shape
+    turn = np.zeros((b, n, d, d))
+    turn[:, :, range(d), range(d)] = 1.0
+    if d > 1:
+        cos, sin = np.cos(leaves.angle), np.sin(leaves.angle)
+        turn[:, :, -2, -2], turn[:, :, -2, -1] = cos, sin
+        turn[:, :, -1, -2], turn[:, :, -1, -1] = -sin, cos
+    return turn / leaves.axes[:, :, :, None]
+
+
+def _inside(
+    turn: NDArray[np.float64], start: NDArray[np.float64], place: Ints, boxy: bool
+) -> NDArray[np.bool_]:
+    """Which of the places (d, p), counted from starts (m, d) by the centres, lie on m leaves."""
+    m, d = start.shape
+    first = (turn @ start[:, :, None]).astype(np.float32)  # (m, d, 1)
+    steps = turn.reshape(m * d, d).astype(np.float32) @ place.astype(np.float32)
+    local = steps.reshape(m, d, -1)
+    local += first
+    if boxy:
+        return np.asarray(np.abs(local, out=local).max(axis=1) < 1.0)
+    local *= local
+    return np.asarray(local.sum(axis=1) < 1.0)
+
+
+def _blurred(images: Floats, rng: np.random.Generator) -> Floats:
+    """Blur each image (b, channels, *plane) a little, its own variance kept."""
+    b, ones = len(images), [1] * (images.ndim - 1)
+    weight = rng.uniform(0.0, BLUR, (b, *ones)).astype(np.float32)
+    axes = tuple(range(1, images.ndim))
+    before = images.var(axis=axes, keepdims=True)
+    for axis in range(2, images.ndim):
+        along = np.moveaxis(images, axis, 2)
+        side = along.shape[2]
+        left = along.take(np.maximum(np.arange(side) - 1, 0), axis=2)
+        left += along.take(np.minimum(np.arange(side) + 1, side - 1), axis=2)
+        left -= 2.0 * along
+        along += weight * left
+    after = images.var(axis=axes, keepdims=True)
+    # An image of one colour has nothing to blur.
+    images *= np.sqrt(np.divide(before, after, out=np.ones_like(after), where=after > 0.0))
+    return images
