@@ -23,6 +23,10 @@ class OptionError(LbylOnnxError):
     exit_code = 2
 
 
+class CalibrationError(LbylOnnxError):
+    """The samples given for calibration cannot be read, or do not fit the model's inputs."""
+
+
 class CompensationError(LbylOnnxError):
     """A compensated weight does not fit the type in which the model stores it."""
 
