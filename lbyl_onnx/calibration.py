@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,9 +25,19 @@ from lbyl_onnx.model_io import first_line
 LIMIT = 512
 # Values looked at together when arrays are checked.
 BLOCK = 1 << 22
-# What NumPy raises for a file that is damaged or holds Python objects; the RuntimeErrors are those
-# of an archive that is encrypted or packed in a way that zipfile does not know.
-_ARRAY_ERRORS = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# What NumPy raises for a file that is damaged or holds Python objects: of its header, of archives
+# (RuntimeError where one is encrypted or packed in an unknown way), of a shape beyond the memory.
+_ARRAY_ERRORS = (
+    ValueError,
+    EOFError,
+    OSError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)

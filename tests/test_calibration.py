@@ -165,6 +165,19 @@ def written(name: str, content: bytes) -> Make:
     return make
 
 
+def header(old: bytes, new: bytes) -> Make:
+    """Write an archive whose array's header is changed, its checksum with it."""
+
+    def make(folder: Path) -> Path:
+        data = npy(folder, normal(2, 4)).read_bytes()
+        assert old in data
+        with zipfile.ZipFile(folder / "header.npz", "w") as file:
+            file.writestr("x.npy", data.replace(old, new))
+        return folder / "header.npz"
+
+    return make
+
+
 def not_an_array(folder: Path) -> Path:
     path = folder / "text.npz"
     with zipfile.ZipFile(path, "w") as file:
@@ -244,6 +257,14 @@ WRONG_ARRAYS: dict[str, tuple[Make, Sequence[Input], str]] = {
     "objects in an archive": (lambda t: objects(t, "o.npz"), [VECTORS], "not of Python objects"),
     "cut short": (lambda t: damaged(npy(t, normal(50, 4))), [VECTORS], "cannot be read"),
     "archive cut short": (lambda t: damaged(npz(t, x=normal(50, 4))), [VECTORS], "cannot be read"),
+    "header": (header(b"}", b"("), [VECTORS], "cannot be read"),
+    "endless header": (header(b"}", b" "), [VECTORS], "cannot be read"),
+    "zeros": (header(b"(2, 4)", b"(04,4)"), [VECTORS], "cannot be read"),
+    "beyond memory": (
+        header(b"(2, 4), }" + 13 * b" ", b"(99999999999999, 4), }"),
+        [VECTORS],
+        "allocate",
+    ),
     "empty file": (written("x.npy", b""), [VECTORS], "cannot be read"),
     "empty archive": (written("x.npz", b""), [VECTORS], "cannot be read"),
     "other bytes": (written("x.npz", b"\x80\x04 no archive"), [VECTORS], "cannot be read"),
