@@ -15,22 +15,25 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from lbyl_onnx import Config, compress
 from lbyl_onnx.channels import Scope, Selection
 from lbyl_onnx.pipeline import Method
+from tests.operators import OPERATORS
 from tests.oracle import Array, assert_same, interpret, make_feeds, masked, run, values
 from tests.topologies import TOPOLOGIES
 
 METHODS: tuple[Method, ...] = get_args(Method)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
-every_topology = pytest.mark.parametrize("name", TOPOLOGIES)
+BUILDERS = TOPOLOGIES | OPERATORS
+
+every_topology = pytest.mark.parametrize("name", BUILDERS)
 every_scope = pytest.mark.parametrize("scope", SCOPES)
 
 
 def built(name: str) -> ModelProto:
-    return TOPOLOGIES[name][0]()
+    return BUILDERS[name][0]()
 
 
 def cut(name: str, method: Method = "none", scope: Scope = "all", ratio: float = 0.5) -> ModelProto:
-    """Compress one of `TOPOLOGIES`."""
+    """Compress one of `BUILDERS`."""
     config = Config(ratio=ratio, method=method, scope=scope, provider="cpu")
     result = compress(built(name), config=config)
     assert result.verification.values > 0
@@ -45,7 +48,7 @@ def test_the_channels_that_can_be_pruned(name: str) -> None:
         sum(group.size for group in interpret(built(name), Selection(scope=scope)).channels.groups)
         for scope in SCOPES
     ]
-    assert found == list(TOPOLOGIES[name][1:])
+    assert found == list(BUILDERS[name][1:])
 
 
 @every_scope
@@ -93,6 +96,11 @@ class TestNumbersThatCountChannels:
     def test_parts_of_split(self) -> None:
         assert attributes(cut("split_attribute"), "Split", "split") == [[2, 4]]
         assert reads(cut("split_input"), "Split", 1) == [[2, 4]]
+
+    def test_sizes_of_a_sequence(self) -> None:
+        assert reads(cut("sequence_even"), "SplitToSequence", 1) == [[3, 3]]
+        assert reads(cut("sequence_sizes"), "SplitToSequence", 1) == [[2, 4]]
+        assert reads(cut("sequence_spatial"), "SplitToSequence", 1) == [[3]]
 
     def test_num_outputs_of_split_gives_way_to_sizes(self) -> None:
         model = cut("split_num_outputs")

@@ -60,9 +60,11 @@ RULES: dict[str, Rule] = {
     "InstanceNormalization": mixing.instance_normalization,
     "MatMul": weights.matmul,
     "Pad": moves.pad,
+    "SequenceAt": moves.sequence_at,
     "Slice": moves.slice_,
     "SpaceToDepth": moves.space_to_depth,
     "Split": moves.split,
+    "SplitToSequence": moves.split_to_sequence,
     "Tile": moves.tile,
     "Transpose": moves.transpose,
 }

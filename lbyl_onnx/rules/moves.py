@@ -116,6 +116,40 @@ def split(view: NodeView) -> list[Labels | None]:
     return [piece if np.any(piece) else None for piece in pieces]
 
 
+def split_to_sequence(view: NodeView) -> list[Labels | None]:
+    """SplitToSequence: the labels stay whole, SequenceAt cuts them; the sizes are counted anew."""
+    labels, parts = view.labels[0], view.facts.parts(view.node.outputs[0].name)
+    if labels is None or parts is None:
+        return view.freeze_inputs("the sizes of SplitToSequence are not known")
+    axis = view.int_attribute("axis", 0) % labels.ndim
+    along = view.varying(labels, axis)
+    if along is None:
+        return [labels]
+    if not view.has(1) or not view.is_constant(1):
+        return view.freeze_inputs("SplitToSequence takes them one by one, or by computed sizes")
+    ends = np.cumsum([part[axis] for part in parts])
+    view.flow.sizes.append(Sizes(view.index, 1, tuple(np.split(along, ends[:-1]))))
+    return [labels]
+
+
+def sequence_at(view: NodeView) -> list[Labels | None]:
+    """SequenceAt: one part of what SplitToSequence has cut."""
+    labels, position = view.labels[0], view.ints_of(1)
+    source = next(iter(view.node.inputs[0].inputs), None)
+    parts = view.facts.parts(view.node.inputs[0].name)
+    known = source is not None and source.op == "SplitToSequence"
+    if labels is None or position is None or parts is None or source is None or not known:
+        return view.freeze_inputs("SequenceAt takes them from a sequence that is not known")
+    axis = int(source.attrs.get("axis", 0)) % labels.ndim
+    whole = len(parts[0]) == labels.ndim
+    if labels.shape[axis] == 1:
+        return [labels if whole else np.squeeze(labels, axis)]
+    ends = np.cumsum([part[axis] if whole else 1 for part in parts])
+    piece = np.split(labels, ends[:-1], axis=axis)[position[0]]
+    piece = piece if whole else np.squeeze(piece, axis)
+    return [piece if np.any(piece) else None]
+
+
 def slice_(view: NodeView) -> list[Labels | None]:
     """Slice: along the channels only with step 1; starts and ends are counted anew."""
     labels, shape = view.labels[0], view.shape(0)
