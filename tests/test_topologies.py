@@ -139,6 +139,20 @@ def test_queries_and_keys_of_attention_are_refused(cut_by: str) -> None:
     assert reasons == {"MatMul multiplies two activations"}
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("shaped_as_another_alone", "Reshape reads a size computed from their number"),
+        ("input_shaped_as_a_layer", "Reshape reads a size computed from their number"),
+        ("number_in_a_body", "the body of If reads a size computed from their number"),
+        ("number_as_output", "their number is an output of the graph"),
+    ],
+)
+def test_channels_whose_number_is_read_elsewhere_are_refused(name: str, reason: str) -> None:
+    refusals = interpret(built(name), Selection(scope="all")).channels.refusals
+    assert {r.reason for r in refusals if r.name.startswith("conv_0")} == {reason}
+
+
 class Calibration(CalibrationDataReader):  # type: ignore[misc]
     """Random inputs, one batch after the other."""
 

@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from lbyl_onnx.labels import Labels
 from lbyl_onnx.rules import elementwise, mixing, moves, weights
-from lbyl_onnx.rules.view import Join, LabelFlow, NodeView, Rule, Sizes
+from lbyl_onnx.rules.view import Count, Counts, Join, LabelFlow, NodeView, Rule, Sizes
 
-__all__ = ["ELEMENTWISE", "PRODUCING", "RULES", "Join", "LabelFlow", "NodeView", "Sizes", "no_rule"]
+__all__ = [
+    "ELEMENTWISE",
+    "PRODUCING",
+    "RULES",
+    "Count",
+    "Counts",
+    "Join",
+    "LabelFlow",
+    "NodeView",
+    "Sizes",
+    "no_rule",
+]
 
 
 def reads_shape(view: NodeView) -> list[Labels | None]:

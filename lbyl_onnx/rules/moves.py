@@ -31,9 +31,14 @@ def reshape(view: NodeView) -> list[Labels | None]:
     static = view.facts.static_shape(view.node.outputs[0].name)
     if static is None or any(static[axis] is None for axis in axes):
         return view.freeze_inputs(f"{view.op_type} merges them with a dynamic dimension")
-    if view.op_type == "Reshape" and not retarget(view, 1, moved):
+    if view.op_type == "Reshape" and not sized(view, 1, moved):
         return view.freeze_inputs("the target of Reshape cannot be rewritten")
     return [moved if np.any(moved) else None]
+
+
+def sized(view: NodeView, operand: int, labels: Labels) -> bool:
+    """Whether an output's shape follows its channels: by a new target, or as it is computed."""
+    return retarget(view, operand, labels) or view.computed_from(operand) is not None
 
 
 def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
@@ -54,13 +59,14 @@ def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
         else:
             counts = along is not None and first not in (0, -1, 1)
             sizes.append(along if counts and along is not None else int(first))
-    if all(isinstance(size, int) for size in sizes):
+    computed = view.computed_from(operand)
+    if computed is None and all(isinstance(size, int) for size in sizes):
         return True
     fixed = [size for size in sizes if isinstance(size, int)]
     unknown = -1 in fixed and view.op_type != "Reshape"
     if fixed.count(-1) > 1 or unknown or (0 in fixed and not zero_copies):
         return False
-    view.flow.sizes.append(Sizes(view.index, operand, tuple(sizes)))
+    view.flow.sizes.append(Sizes(view.index, operand, tuple(sizes), also=computed))
     return True
 
 
@@ -181,7 +187,7 @@ def slice_(view: NodeView) -> list[Labels | None]:
     for operand, name, numbers in ((1, "starts", bounds[0]), (2, "ends", bounds[1])):
         if any(not isinstance(number, int) for number in numbers):
             place: int | str = name if view.facts.opset < 10 else operand
-            view.flow.sizes.append(Sizes(view.index, place, tuple(numbers), from_end=from_end))
+            view.flow.sizes.append(Sizes(view.index, place, tuple(numbers), also=from_end))
     return [labels if labels.size and np.any(labels) else None]
 
 
@@ -265,7 +271,7 @@ def _resize_sizes(view: NodeView, labels: Labels, axes: Sequence[int]) -> bool:
     if not touched:
         return True
     if values is None or not np.array_equal(*values):
-        return False
+        return view.computed_from(3) is not None
     sizes: list[int | Labels] = [int(v) for v in values[0]]
     for i, axis in touched.items():
         along = view.varying(labels, axis)
@@ -281,7 +287,7 @@ def expand_(view: NodeView) -> list[Labels | None]:
     if labels is None or after is None:
         return view.freeze_inputs("Expand reads them as a shape or gives an unknown one")
     moved = labels.reshape((1,) * (len(after) - labels.ndim) + labels.shape)  # -> output rank
-    if not retarget(view, 1, moved):
+    if not sized(view, 1, moved):
         return view.freeze_inputs("the shape of Expand cannot be rewritten")
     return [moved]
 
