@@ -299,17 +299,12 @@ def _out_of_scope(
     producers = [node_name(graph.nodes[p.slot.node]) for p in group.producers]
     reason = selection.refuses(producers)
     nodes: tuple[str, ...] = ()
-    coupled = len(producers) > 1 or any(p.positions.shape[1] != 1 for p in group.producers)
-    if reason is None and coupled and selection.scope == "inner":
+    if reason is None and len(producers) > 1 and selection.scope == "inner":
         roots = flow.coupling.roots()
         joins = [j.node for j in flow.joins if np.any(np.isin(roots[j.labels], group.units))]
         nodes = tuple(node_name(graph.nodes[j]) for j in joins)
         added = any(graph.nodes[j].op in ("Add", "Sum", "Sub") for j in joins)
-        several = len(producers) > 1
-        reason = (
-            "several layers produce them" if several else "each is tied to others of the same layer"
-        )
-        reason = "they lie on a residual stream" if added and several else reason
+        reason = "they lie on a residual stream" if added else "several layers produce them"
     if reason is None and not group.producers:
         reason = "no layer with weights produces them"
     if reason is None and not group.consumers:
