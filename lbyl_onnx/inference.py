@@ -15,6 +15,8 @@ Array = NDArray[np.generic]
 Shape = tuple[int | None, ...]
 # Operators whose results onnx's inference does not follow through the sequence.
 SEQUENCES = ("SplitToSequence", "SequenceAt")
+# Operators that onnx infers nothing of; they give what their first input is.
+LIKE_INPUT = ("GroupNormalization", "MeanVarianceNormalization")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ def infer(
         schema = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
         return {}
+    first = inputs[0] if inputs else None
+    if node.op_type in LIKE_INPUT and first is not None and first.dtype:
+        return {node.output[0]: helper.make_tensor_type_proto(first.dtype, first.shape)}
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, TensorProto] = {}
     for name, fact in zip(node.input, inputs, strict=True):

@@ -132,6 +132,37 @@ def test_what_a_recurrent_layer_reads_is_refused(scope: Scope) -> None:
     assert ("conv_3", "operator LSTM has no rule") in [(r.name, r.reason) for r in refusals]
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gru", "operator GRU has no rule"),
+        ("group_norm", "GroupNormalization mixes them"),
+        ("group_norm_decomposed", "InstanceNormalization mixes them"),
+        ("mean_variance_channels", "MeanVarianceNormalization mixes them"),
+        ("lrn", "LRN mixes them"),
+        ("softmax", "Softmax mixes them"),
+        ("arg_max", "ArgMax sums over them"),
+        ("layer_norm_decomposed", "ReduceMean sums over them"),
+        ("loop", "the body of Loop reads them"),
+        ("loop", "operator Loop has no rule"),
+        ("attention_fused", "Attention multiplies queries and keys"),
+        ("attention_grouped_queries", "Attention multiplies queries and keys"),
+    ],
+)
+def test_what_is_mixed_is_refused(name: str, reason: str) -> None:
+    refusals = interpret(built(name), Selection(scope="all")).channels.refusals
+    assert reason in {part for r in refusals for part in r.reason.split("; ")}
+
+
+def test_num_heads_stay_when_values_go() -> None:
+    model = cut("attention_grouped_queries")
+    assert attributes(model, "Attention", "kv_num_heads") == [2]
+
+
+def test_num_groups_follow_channels_that_are_normalised_each_by_itself() -> None:
+    assert attributes(cut("group_norm_of_one"), "GroupNormalization", "num_groups") == [4]
+
+
 @pytest.mark.parametrize("cut_by", ["split", "gather"])
 def test_queries_and_keys_of_attention_are_refused(cut_by: str) -> None:
     found = interpret(built(f"attention_{cut_by}"), Selection(scope="all")).channels
