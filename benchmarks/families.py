@@ -9,6 +9,7 @@ with `none` equal the original whose consumers read zeros (`tests/oracle.py`).
 from __future__ import annotations
 
 import argparse
+import gc
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +92,7 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
     except torch.onnx.errors.UnsupportedOperatorError as error:
         return Outcome(family, exporter, unavailable=str(error).partition(". ")[0])
     onnx.save(model, path)
+    gc.freeze()  # the tool collects garbage after each stage; PyTorch's objects are not its own
     shapes = runtime.input_shapes(path, "CPUExecutionProvider")
     facts = GraphFacts(model, *shapes)
     failures: list[str] = []
