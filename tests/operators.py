@@ -48,6 +48,18 @@ def resize_computed() -> ModelProto:
     return finish(net, net.node("Resize", [x, "", "", leading(net, x, 12, 9)]), 8)
 
 
+def normalised_over_tokens() -> ModelProto:
+    """Means over tokens, reshaped and expanded to a shape with the batch, as JAX exports them."""
+    net = Net(("N", TOKENS, 6))
+    x = linear(net, "x", (6, 8))
+    batch = net.node("Slice", [net.node("Shape", ["x"]), net.ints(0), net.ints(1)])
+    target = net.node("Concat", [batch, net.ints(1, 8)], {"axis": 0})
+    mean = net.node("ReduceMean", [x], {"axes": [1], "keepdims": 0})
+    mean = net.node("Expand", [net.node("Reshape", [mean, target]), target])
+    x = net.relu(net.node("Sub", [x, mean]))
+    return net.model(linear(net, x, (8, 3)))
+
+
 def flatten_and_back() -> ModelProto:
     """Flattened over dynamic height and width, and given its own shape again."""
     net = Net(("N", 3, "H", "W"))
@@ -314,6 +326,7 @@ OPERATORS: dict[str, tuple[Callable[[], ModelProto], int, int]] = {
     "sequence_sizes": (partial(sequence, 4, 8), 18, 22),
     "sequence_spatial": (partial(sequence, 3, axis=2), 18, 22),
     "resize_computed": (resize_computed, 14, 14),
+    "normalised_over_tokens": (normalised_over_tokens, 8, 8),
     "flatten_and_back": (flatten_and_back, 14, 14),
     "shaped_as_another": (shaped_as_another, 22, 22),
     "shaped_as_another_coupled": (partial(shaped_as_another_of_its_kind, True), 6, 14),

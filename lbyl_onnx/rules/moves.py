@@ -47,15 +47,21 @@ def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
     before = view.facts.static_shape(view.node.inputs[0].name)
     if values is None or before is None:
         return False
+    expands = view.op_type == "Expand"
     zero_copies = view.op_type == "Reshape" and not view.int_attribute("allowzero", 0)
     shape = view.shape(0) or ()
+    ahead = len(values[0]) - len(shape) if expands else 0  # axes that Expand puts before
     sizes: list[int | Labels] = []
     offset = len(values[0]) - labels.ndim  # Expand may name fewer axes than its output has
     for axis, (first, second) in enumerate(zip(*values, strict=True)):
         along = view.varying(labels, axis - offset)
         if first != second:
-            copied = axis < len(shape) and before[axis] is None and shape[axis] == int(first)
-            sizes.append(0 if copied and zero_copies else -1)
+            source = axis - ahead
+            copied = 0 <= source < len(shape) and before[source] is None
+            copied = copied and shape[source] == int(first)
+            # Reshape copies a size for 0, Expand for 1; -1 is what only Reshape works out.
+            keeps = 1 if expands else 0
+            sizes.append(keeps if copied and (expands or zero_copies) else -1)
         else:
             counts = along is not None and first not in (0, -1, 1)
             sizes.append(along if counts and along is not None else int(first))
