@@ -12,6 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from lbyl_onnx.counting import count_channels, counted, freeze_unsized
 from lbyl_onnx.facts import DEFAULT_DOMAINS, GraphFacts
 from lbyl_onnx.labels import FIXED, Freeze, Labels, Role, Slot
 from lbyl_onnx.rules import PRODUCING, RULES, LabelFlow, NodeView, Sizes, no_rule
@@ -161,6 +162,7 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
     tensors: dict[str, Labels] = {}
     for index, node in enumerate(graph.nodes):
         _freeze_captured(flow, tensors, index, node)
+        count_channels(flow, tensors, facts, index, node)
         given = _interpret(flow, tensors, facts, index, node)
         for output, labels in zip(node.outputs, given, strict=False):
             if labels is not None and output.name:
@@ -170,6 +172,7 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
             producer = next(i for i, n in enumerate(graph.nodes) if output in n.outputs)
             labels = np.unique(tensors[output.name])
             flow.freezes.append(Freeze(labels, "they are an output of the graph", producer))
+    freeze_unsized(graph, flow, tensors)
     groups, refusals = _gather(graph, flow, selection)
     return ChannelMap(
         tuple(groups),
@@ -204,9 +207,13 @@ def _freeze_captured(
 ) -> None:
     """Freeze what the body of an If or Loop reads from outside: it is not interpreted."""
     for body in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
-        for name in sorted(names_read(body) & tensors.keys()):
+        names = names_read(body)
+        for name in sorted(names & tensors.keys()):
             reason = f"the body of {node.op} reads them"
             flow.freezes.append(Freeze(np.unique(tensors[name]), reason, index))
+        for name in sorted(names & flow.counts.keys()):
+            reason = f"the body of {node.op} reads a size computed from their number"
+            flow.freezes.append(Freeze(counted(flow, name), reason, index))
 
 
 def names_read(body: gs.Graph) -> set[str]:
@@ -292,17 +299,12 @@ def _out_of_scope(
     producers = [node_name(graph.nodes[p.slot.node]) for p in group.producers]
     reason = selection.refuses(producers)
     nodes: tuple[str, ...] = ()
-    coupled = len(producers) > 1 or any(p.positions.shape[1] != 1 for p in group.producers)
-    if reason is None and coupled and selection.scope == "inner":
+    if reason is None and len(producers) > 1 and selection.scope == "inner":
         roots = flow.coupling.roots()
         joins = [j.node for j in flow.joins if np.any(np.isin(roots[j.labels], group.units))]
         nodes = tuple(node_name(graph.nodes[j]) for j in joins)
         added = any(graph.nodes[j].op in ("Add", "Sum", "Sub") for j in joins)
-        several = len(producers) > 1
-        reason = (
-            "several layers produce them" if several else "each is tied to others of the same layer"
-        )
-        reason = "they lie on a residual stream" if added and several else reason
+        reason = "they lie on a residual stream" if added else "several layers produce them"
     if reason is None and not group.producers:
         reason = "no layer with weights produces them"
     if reason is None and not group.consumers:

@@ -17,9 +17,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from lbyl_onnx.errors import ModelError
+from lbyl_onnx.inference import SEQUENCES, TensorFact, from_type, infer, sequence_fact
 
 Array = NDArray[np.generic]
 InputShapes = Mapping[str, tuple[int, ...]]
@@ -76,28 +76,6 @@ def identity(value: Value) -> str:
     return hashlib.sha256(head + value.tobytes()).hexdigest()
 
 
-@dataclass(frozen=True)
-class TensorFact:
-    """What one walk knows of one tensor.
-
-    Parameters
-    ----------
-    dtype
-        ONNX element type; 0 where unknown.
-    shape
-        Its dimensions; None where even the rank is unknown, None in it for an unknown dimension.
-    value
-        Its value where known and small.
-    constant
-        Whether no activation enters it, not even by its shape.
-    """
-
-    dtype: int = TensorProto.UNDEFINED
-    shape: tuple[int | None, ...] | None = None
-    value: Array | None = None
-    constant: bool = False
-
-
 class GraphFacts:
     """The facts of every tensor of a model's main graph, from two walks.
 
@@ -144,6 +122,10 @@ class GraphFacts:
         if first is None or second is None or len(first) != len(second):
             return None
         return tuple(a if a == b else None for a, b in zip(first, second, strict=True))
+
+    def parts(self, name: str) -> tuple[tuple[int | None, ...], ...] | None:
+        """Return the shapes of a sequence's tensors at the first input shapes."""
+        return self._first.get(name, TensorFact()).parts
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor's value is the same in every run, whatever computes it."""
@@ -195,6 +177,10 @@ class GraphFacts:
         if not known.constant:
             raise KeyError(name)
         node = self._producers[name]
+        if node.op_type == "CastLike":  # what it is like may be an activation
+            return evaluate(_as_cast(node, known.dtype), [self.value(node.input[0])], self._opset)[
+                0
+            ]
         inputs = [self.value(i) if i else None for i in node.input]
         return evaluate(node, inputs, self._opset)[list(node.output).index(name)]
 
@@ -283,50 +269,11 @@ def _node_facts(
         dtype = dtype or helper.np_dtype_to_tensor_dtype(value.dtype)
         return {outputs[0]: TensorFact(dtype, value.shape, value, True)}
     inputs = [facts.get(name, TensorFact()) if name else None for name in node.input]
-    types = _infer(model, node, inputs, opset)
-    known = {n: _from_type(types[n]) if n in types else TensorFact() for n in outputs}
+    if node.op_type in SEQUENCES:
+        return {outputs[0]: sequence_fact(node, inputs)}
+    types = infer(model, node, inputs, opset)
+    known = {n: from_type(types[n]) if n in types else TensorFact() for n in outputs}
     return _with_values(node, inputs, known, opset)
-
-
-def _infer(
-    model: onnx.ModelProto, node: NodeProto, inputs: Sequence[TensorFact | None], opset: int
-) -> dict[str, onnx.TypeProto]:
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset, "")
-    except onnx.defs.SchemaError:
-        return {}
-    types: dict[str, onnx.TypeProto] = {}
-    data: dict[str, TensorProto] = {}
-    for name, fact in zip(node.input, inputs, strict=True):
-        if fact is None:
-            continue
-        types[name] = onnx.TypeProto()
-        if fact.dtype:
-            types[name] = helper.make_tensor_type_proto(fact.dtype, fact.shape)
-        if fact.value is not None and fact.value.dtype != object:
-            data[name] = numpy_helper.from_array(fact.value, name)
-    try:
-        return infer_node_outputs(
-            schema,
-            node,
-            types,
-            data,
-            opset_imports=list(model.opset_import),
-            ir_version=model.ir_version,
-        )
-    except InferenceError:
-        # An output whose type cannot be inferred freezes the channels that reach it.
-        return {}
-
-
-def _from_type(proto: onnx.TypeProto) -> TensorFact:
-    tensor = proto.tensor_type
-    if not tensor.HasField("shape"):
-        return TensorFact(tensor.elem_type)
-    dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
-    if any(d is not None and d < 0 for d in dims):
-        return TensorFact(tensor.elem_type)
-    return TensorFact(tensor.elem_type, dims)
 
 
 def _with_values(
@@ -368,10 +315,13 @@ def _with_values(
 def _cast_like(node: NodeProto, present: Sequence[TensorFact], opset: int) -> dict[str, TensorFact]:
     source, like = present
     if source.value is None or not like.dtype:
-        return {node.output[0]: TensorFact(like.dtype, source.shape, None, False)}
-    cast = helper.make_node("Cast", [node.input[0]], [node.output[0]], to=like.dtype)
-    value = evaluate(cast, [source.value], opset)[0]
+        return {node.output[0]: TensorFact(like.dtype, source.shape, None, source.constant)}
+    value = evaluate(_as_cast(node, like.dtype), [source.value], opset)[0]
     return {node.output[0]: TensorFact(like.dtype, value.shape, value, source.constant)}
+
+
+def _as_cast(node: NodeProto, dtype: int) -> NodeProto:
+    return helper.make_node("Cast", [node.input[0]], [node.output[0]], to=dtype)
 
 
 def _is_small(shape: tuple[int | None, ...] | None) -> bool:

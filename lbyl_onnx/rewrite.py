@@ -216,8 +216,8 @@ def shrunk(
     operands = _cut(graph, facts, channels, edits, alive)
     attributes: dict[tuple[int, str], list[int] | int | None] = {}
     for sizes in channels.sizes:
-        from_end = [] if sizes.from_end is None else [sizes.from_end]
-        if all(np.all(alive[x]) for x in (*sizes.counted, *from_end)):
+        also = [] if sizes.also is None else [sizes.also]
+        if all(np.all(alive[x]) for x in (*sizes.counted, *also)):
             continue
         numbers = _count(sizes, alive)
         if isinstance(sizes.place, str):

@@ -196,6 +196,7 @@ def shuffled() -> ModelProto:
 
 
 def tied() -> ModelProto:
+    """Two halves of a layer that the same weight reads."""
     net = Net(("N", 6))
     x = net.node("Reshape", [net.gemm("x", 6, 8), net.ints(-1, 2, 4)])
     return net.model(net.node("MatMul", [net.relu(x), net.weight("w", 4, 3)]))
@@ -229,7 +230,6 @@ class TestRefusals:
                 ("reshape_1",),
             ),
             (shuffled, "matmul_0", LAST, ("softmax_2",)),
-            (tied, "gemm_0", "each is tied to others of the same layer", ()),
         ],
     )
     def test_reason_and_nodes(
@@ -239,6 +239,12 @@ class TestRefusals:
         refusals = {r.name: (r.reason, r.nodes) for r in channels.refusals}
         assert name not in {g.name for g in channels.groups}
         assert refusals[name] == (reason, nodes)
+
+    def test_channels_tied_within_one_layer_are_inner(self) -> None:
+        (group,) = interpret(tied(), Selection(scope="inner")).channels.groups
+        (producer,) = group.producers
+        assert (group.name, group.size) == ("gemm_0", 4)
+        assert producer.positions.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
 class TestSelection:

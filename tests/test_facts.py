@@ -42,8 +42,50 @@ class TestShapes:
         assert facts.shape("y") is None
         assert facts.static_shape("y") is None
 
+    @pytest.mark.parametrize(("sizes", "keepdims"), [((), 0), ((), 1), ((5,), 1), ((4, 3, 5), 1)])
+    def test_parts_of_a_sequence_are_what_onnx_runtime_gives(
+        self, sizes: tuple[int, ...], keepdims: int
+    ) -> None:
+        net = Net((12, 3))
+        inputs = ["x"]
+        if sizes:
+            split = sizes if len(sizes) > 1 else sizes[0]
+            inputs.append(net.constant("split", np.asarray(split, np.int64)))
+        cut = net.node("SplitToSequence", inputs, {"keepdims": keepdims})
+        x = net.node("SequenceAt", [cut, net.constant("at", np.asarray(-1, np.int64))])
+        model = net.model(net.node("Relu", [x]))
+        (output,) = run(model, {"x": np.zeros((12, 3), np.float32)})
+        assert interpret(model).facts.shape(x) == output.shape
+
+    def test_a_sequence_of_unknown_tensors_is_unknown(self) -> None:
+        net = Net(IMAGE_SHAPE)
+        custom = net.node("Unknown", ["x"], {"domain": "custom"})
+        cut = net.node("SplitToSequence", [custom, net.ints(1, 2)])
+        joined = net.node("ConcatFromSequence", [cut], {"axis": 0})
+        graph = helper.make_graph(net.nodes, "net", net.inputs, [], [*net.initializers])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+        facts = interpret(model).facts
+        assert facts.parts(cut) is None
+        assert facts.shape(joined) is None
+
+
+IMAGE_SHAPE = ("N", 3, 6, 6)
+
 
 class TestValues:
+    def test_a_large_weight_cast_like_an_activation_is_constant(self) -> None:
+        net = Net(IMAGE_SHAPE)
+        weight = net.weight("w", 200, 3, 3, 3)
+        cast = net.node("CastLike", [weight, "x"])
+        x = net.relu(net.node("Conv", ["x", cast], {"pads": [1] * 4}))
+        model = net.model(net.head(x, 200))
+        found = interpret(model)
+        assert found.facts.is_constant(cast)
+        np.testing.assert_array_equal(
+            found.facts.value(cast), numpy_helper.to_array(net.initializers[0])
+        )
+        assert [group.size for group in found.channels.groups] == [200]
+
     @pytest.mark.parametrize(
         "name", ["constant_nodes", "identity_chains", "dynamo_batch_norm", "constant_of_shape"]
     )

@@ -15,22 +15,25 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from lbyl_onnx import Config, compress
 from lbyl_onnx.channels import Scope, Selection
 from lbyl_onnx.pipeline import Method
+from tests.operators import OPERATORS
 from tests.oracle import Array, assert_same, interpret, make_feeds, masked, run, values
 from tests.topologies import TOPOLOGIES
 
 METHODS: tuple[Method, ...] = get_args(Method)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
-every_topology = pytest.mark.parametrize("name", TOPOLOGIES)
+BUILDERS = TOPOLOGIES | OPERATORS
+
+every_topology = pytest.mark.parametrize("name", BUILDERS)
 every_scope = pytest.mark.parametrize("scope", SCOPES)
 
 
 def built(name: str) -> ModelProto:
-    return TOPOLOGIES[name][0]()
+    return BUILDERS[name][0]()
 
 
 def cut(name: str, method: Method = "none", scope: Scope = "all", ratio: float = 0.5) -> ModelProto:
-    """Compress one of `TOPOLOGIES`."""
+    """Compress one of `BUILDERS`."""
     config = Config(ratio=ratio, method=method, scope=scope, provider="cpu")
     result = compress(built(name), config=config)
     assert result.verification.values > 0
@@ -45,7 +48,7 @@ def test_the_channels_that_can_be_pruned(name: str) -> None:
         sum(group.size for group in interpret(built(name), Selection(scope=scope)).channels.groups)
         for scope in SCOPES
     ]
-    assert found == list(TOPOLOGIES[name][1:])
+    assert found == list(BUILDERS[name][1:])
 
 
 @every_scope
@@ -94,6 +97,11 @@ class TestNumbersThatCountChannels:
         assert attributes(cut("split_attribute"), "Split", "split") == [[2, 4]]
         assert reads(cut("split_input"), "Split", 1) == [[2, 4]]
 
+    def test_sizes_of_a_sequence(self) -> None:
+        assert reads(cut("sequence_even"), "SplitToSequence", 1) == [[3, 3]]
+        assert reads(cut("sequence_sizes"), "SplitToSequence", 1) == [[2, 4]]
+        assert reads(cut("sequence_spatial"), "SplitToSequence", 1) == [[3]]
+
     def test_num_outputs_of_split_gives_way_to_sizes(self) -> None:
         model = cut("split_num_outputs")
         assert attributes(model, "Split", "num_outputs") == []
@@ -124,11 +132,56 @@ def test_what_a_recurrent_layer_reads_is_refused(scope: Scope) -> None:
     assert ("conv_3", "operator LSTM has no rule") in [(r.name, r.reason) for r in refusals]
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gru", "operator GRU has no rule"),
+        ("group_norm", "GroupNormalization mixes them"),
+        ("group_norm_decomposed", "InstanceNormalization mixes them"),
+        ("mean_variance_channels", "MeanVarianceNormalization mixes them"),
+        ("lrn", "LRN mixes them"),
+        ("softmax", "Softmax mixes them"),
+        ("arg_max", "ArgMax sums over them"),
+        ("layer_norm_decomposed", "ReduceMean sums over them"),
+        ("loop", "the body of Loop reads them"),
+        ("loop", "operator Loop has no rule"),
+        ("attention_fused", "Attention multiplies queries and keys"),
+        ("attention_grouped_queries", "Attention multiplies queries and keys"),
+    ],
+)
+def test_what_is_mixed_is_refused(name: str, reason: str) -> None:
+    refusals = interpret(built(name), Selection(scope="all")).channels.refusals
+    assert reason in {part for r in refusals for part in r.reason.split("; ")}
+
+
+def test_num_heads_stay_when_values_go() -> None:
+    model = cut("attention_grouped_queries")
+    assert attributes(model, "Attention", "kv_num_heads") == [2]
+
+
+def test_num_groups_follow_channels_that_are_normalised_each_by_itself() -> None:
+    assert attributes(cut("group_norm_of_one"), "GroupNormalization", "num_groups") == [4]
+
+
 @pytest.mark.parametrize("cut_by", ["split", "gather"])
 def test_queries_and_keys_of_attention_are_refused(cut_by: str) -> None:
     found = interpret(built(f"attention_{cut_by}"), Selection(scope="all")).channels
     reasons = {r.reason for r in found.refusals if r.name == "matmul_1"}
     assert reasons == {"MatMul multiplies two activations"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("shaped_as_another_alone", "Reshape reads a size computed from their number"),
+        ("input_shaped_as_a_layer", "Reshape reads a size computed from their number"),
+        ("number_in_a_body", "the body of If reads a size computed from their number"),
+        ("number_as_output", "their number is an output of the graph"),
+    ],
+)
+def test_channels_whose_number_is_read_elsewhere_are_refused(name: str, reason: str) -> None:
+    refusals = interpret(built(name), Selection(scope="all")).channels.refusals
+    assert {r.reason for r in refusals if r.name.startswith("conv_0")} == {reason}
 
 
 class Calibration(CalibrationDataReader):  # type: ignore[misc]

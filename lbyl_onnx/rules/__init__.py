@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from lbyl_onnx.labels import Labels
 from lbyl_onnx.rules import elementwise, mixing, moves, weights
-from lbyl_onnx.rules.view import Join, LabelFlow, NodeView, Rule, Sizes
+from lbyl_onnx.rules.view import Count, Counts, Join, LabelFlow, NodeView, Rule, Sizes
 
-__all__ = ["ELEMENTWISE", "PRODUCING", "RULES", "Join", "LabelFlow", "NodeView", "Sizes", "no_rule"]
+__all__ = [
+    "ELEMENTWISE",
+    "PRODUCING",
+    "RULES",
+    "Count",
+    "Counts",
+    "Join",
+    "LabelFlow",
+    "NodeView",
+    "Sizes",
+    "no_rule",
+]
 
 
 def reads_shape(view: NodeView) -> list[Labels | None]:
@@ -49,6 +60,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), moves.reshape),
     **dict.fromkeys(("Resize", "Upsample"), moves.resize),
     **dict.fromkeys(("Shape", "Size"), reads_shape),
+    "Attention": mixing.attention,
     "BatchNormalization": mixing.batch_normalization,
     "Concat": moves.concat,
     "Conv": weights.conv,
@@ -57,12 +69,16 @@ RULES: dict[str, Rule] = {
     "Expand": moves.expand_,
     "Gather": moves.gather,
     "Gemm": weights.gemm,
+    "GroupNormalization": mixing.group_normalization,
     "InstanceNormalization": mixing.instance_normalization,
     "MatMul": weights.matmul,
+    "MeanVarianceNormalization": mixing.mean_variance,
     "Pad": moves.pad,
+    "SequenceAt": moves.sequence_at,
     "Slice": moves.slice_,
     "SpaceToDepth": moves.space_to_depth,
     "Split": moves.split,
+    "SplitToSequence": moves.split_to_sequence,
     "Tile": moves.tile,
     "Transpose": moves.transpose,
 }

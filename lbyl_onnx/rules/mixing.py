@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from lbyl_onnx.labels import Labels, Role, varying_axes
-from lbyl_onnx.rules.view import NodeView
+from lbyl_onnx.rules.view import NodeView, Sizes
+
+
+def _beyond(labels: Labels, axis: int) -> bool:
+    """Whether channels lie on an axis that is averaged over."""
+    return any(a >= axis for a in varying_axes(labels))
 
 
 def pool(view: NodeView) -> list[Labels | None]:
@@ -13,7 +18,7 @@ def pool(view: NodeView) -> list[Labels | None]:
     labels = view.labels[0]
     if labels is None:
         return []
-    if any(axis > 1 for axis in varying_axes(labels)):
+    if _beyond(labels, 2):
         return view.freeze_inputs(f"{view.op_type} mixes them")
     if len(view.node.outputs) > 1:
         return view.freeze_inputs(f"the indices that {view.op_type} gives count them")
@@ -31,8 +36,23 @@ def instance_normalization(view: NodeView) -> list[Labels | None]:
     return _scaled_per_channel(view, range(1, 3), False)
 
 
+def group_normalization(view: NodeView) -> list[Labels | None]:
+    """GroupNormalization: each group's mean is over several channels, where it holds more."""
+    labels, shape = view.labels[0], view.shape(0)
+    groups = view.int_attribute("num_groups", 1)
+    if labels is None or shape is None or groups != shape[1]:
+        return view.freeze_inputs("GroupNormalization mixes them")
+    made = _scaled_per_channel(view, range(1, 3), False)
+    along = view.along(labels, 1)
+    if made and along is not None:
+        view.flow.sizes.append(Sizes(view.index, "num_groups", (along,), scalar=True))
+    return made
+
+
 def _scaled_per_channel(view: NodeView, operands: range, training: bool) -> list[Labels | None]:
     labels = view.labels[0]
+    if labels is not None and view.op_type != "BatchNormalization" and _beyond(labels, 2):
+        return view.freeze_inputs(f"{view.op_type} mixes them")
     along = None if labels is None else view.along(labels, 1)
     if along is None or training or not all(view.is_constant(i) for i in operands):
         return view.freeze_inputs(f"{view.op_type}'s parameters are not constants per channel")
@@ -84,12 +104,51 @@ def along_axis(view: NodeView) -> list[Labels | None]:
             return view.freeze_inputs("the axis of CumSum is not constant")
         axis = value[0]
     first = axis % len(shape)
-    to_the_end = old_softmax or view.op_type == "LayerNormalization"
+    to_the_end = old_softmax or view.op_type in TO_THE_END
     mixed = range(first, len(shape) if to_the_end else first + 1)
     if any(labels.shape[a] > 1 for a in mixed):
         return view.freeze_inputs(f"{view.op_type} mixes them")
     return [labels]
 
 
+def mean_variance(view: NodeView) -> list[Labels | None]:
+    """MeanVarianceNormalization over the axes that it names: channels on the others pass."""
+    labels, axes = view.labels[0], view.node.attrs.get("axes", [0, 2, 3])
+    if labels is None or any(labels.shape[axis] > 1 for axis in axes):
+        return view.freeze_inputs("MeanVarianceNormalization mixes them")
+    return [labels]
+
+
+def attention(view: NodeView) -> list[Labels | None]:
+    """Attention: queries and keys are multiplied; the values' channels pass, per head.
+
+    Values are (N, heads, T, d), or (N, T, heads * d) with the numbers of heads as attributes; the
+    j-th channels of all heads then go together.
+    """
+    reason = "Attention multiplies queries and keys"
+    for operand, labels in enumerate(view.labels):
+        if operand != 2:
+            view.freeze(labels, reason)
+    values = view.labels[2]
+    if values is None:
+        return []
+    if any(view.has(i) for i in (4, 5)) or len([o for o in view.node.outputs if o.name]) > 1:
+        return view.freeze_inputs("Attention keeps values for the next run")
+    axes = varying_axes(view.flow.coupling.canonical(values))
+    if any(axis != values.ndim - 1 for axis in axes):
+        return view.freeze_inputs("Attention mixes them")
+    if values.ndim == 4:
+        return [values]
+    heads = (view.int_attribute(f"{name}_num_heads", 0) for name in ("kv", "q"))
+    theirs, queries = heads
+    along = view.along(values, values.ndim - 1)
+    if along is None or not theirs or len(along) % theirs:
+        return view.freeze_inputs("the number of heads of Attention is not known")
+    grid = along.reshape(theirs, -1)  # (heads * d,) -> (heads, d)
+    view.couple(grid, grid[:1])
+    return [np.tile(grid[0], queries).reshape(1, 1, -1)]  # (d,) -> (1, 1, heads * d)
+
+
 SOFTMAXES = ("Softmax", "LogSoftmax", "Hardmax")
-ALONG_AXIS = (*SOFTMAXES, "CumSum", "LRN", "LayerNormalization", "LpNormalization")
+TO_THE_END = ("LayerNormalization", "RMSNormalization")
+ALONG_AXIS = (*SOFTMAXES, *TO_THE_END, "CumSum", "LRN", "LpNormalization")

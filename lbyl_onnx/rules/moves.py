@@ -31,9 +31,14 @@ def reshape(view: NodeView) -> list[Labels | None]:
     static = view.facts.static_shape(view.node.outputs[0].name)
     if static is None or any(static[axis] is None for axis in axes):
         return view.freeze_inputs(f"{view.op_type} merges them with a dynamic dimension")
-    if view.op_type == "Reshape" and not retarget(view, 1, moved):
+    if view.op_type == "Reshape" and not sized(view, 1, moved):
         return view.freeze_inputs("the target of Reshape cannot be rewritten")
     return [moved if np.any(moved) else None]
+
+
+def sized(view: NodeView, operand: int, labels: Labels) -> bool:
+    """Whether an output's shape follows its channels: by a new target, or as it is computed."""
+    return retarget(view, operand, labels) or view.computed_from(operand) is not None
 
 
 def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
@@ -42,25 +47,32 @@ def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
     before = view.facts.static_shape(view.node.inputs[0].name)
     if values is None or before is None:
         return False
+    expands = view.op_type == "Expand"
     zero_copies = view.op_type == "Reshape" and not view.int_attribute("allowzero", 0)
     shape = view.shape(0) or ()
+    ahead = len(values[0]) - len(shape) if expands else 0  # axes that Expand puts before
     sizes: list[int | Labels] = []
     offset = len(values[0]) - labels.ndim  # Expand may name fewer axes than its output has
     for axis, (first, second) in enumerate(zip(*values, strict=True)):
         along = view.varying(labels, axis - offset)
         if first != second:
-            copied = axis < len(shape) and before[axis] is None and shape[axis] == int(first)
-            sizes.append(0 if copied and zero_copies else -1)
+            source = axis - ahead
+            copied = 0 <= source < len(shape) and before[source] is None
+            copied = copied and shape[source] == int(first)
+            # Reshape copies a size for 0, Expand for 1; -1 is what only Reshape works out.
+            keeps = 1 if expands else 0
+            sizes.append(keeps if copied and (expands or zero_copies) else -1)
         else:
             counts = along is not None and first not in (0, -1, 1)
             sizes.append(along if counts and along is not None else int(first))
-    if all(isinstance(size, int) for size in sizes):
+    computed = view.computed_from(operand)
+    if computed is None and all(isinstance(size, int) for size in sizes):
         return True
     fixed = [size for size in sizes if isinstance(size, int)]
     unknown = -1 in fixed and view.op_type != "Reshape"
     if fixed.count(-1) > 1 or unknown or (0 in fixed and not zero_copies):
         return False
-    view.flow.sizes.append(Sizes(view.index, operand, tuple(sizes)))
+    view.flow.sizes.append(Sizes(view.index, operand, tuple(sizes), also=computed))
     return True
 
 
@@ -116,6 +128,40 @@ def split(view: NodeView) -> list[Labels | None]:
     return [piece if np.any(piece) else None for piece in pieces]
 
 
+def split_to_sequence(view: NodeView) -> list[Labels | None]:
+    """SplitToSequence: the labels stay whole, SequenceAt cuts them; the sizes are counted anew."""
+    labels, parts = view.labels[0], view.facts.parts(view.node.outputs[0].name)
+    if labels is None or parts is None:
+        return view.freeze_inputs("the sizes of SplitToSequence are not known")
+    axis = view.int_attribute("axis", 0) % labels.ndim
+    along = view.varying(labels, axis)
+    if along is None:
+        return [labels]
+    if not view.has(1) or not view.is_constant(1):
+        return view.freeze_inputs("SplitToSequence takes them one by one, or by computed sizes")
+    ends = np.cumsum([part[axis] for part in parts])
+    view.flow.sizes.append(Sizes(view.index, 1, tuple(np.split(along, ends[:-1]))))
+    return [labels]
+
+
+def sequence_at(view: NodeView) -> list[Labels | None]:
+    """SequenceAt: one part of what SplitToSequence has cut."""
+    labels, position = view.labels[0], view.ints_of(1)
+    source = next(iter(view.node.inputs[0].inputs), None)
+    parts = view.facts.parts(view.node.inputs[0].name)
+    known = source is not None and source.op == "SplitToSequence"
+    if labels is None or position is None or parts is None or source is None or not known:
+        return view.freeze_inputs("SequenceAt takes them from a sequence that is not known")
+    axis = int(source.attrs.get("axis", 0)) % labels.ndim
+    whole = len(parts[0]) == labels.ndim
+    if labels.shape[axis] == 1:
+        return [labels if whole else np.squeeze(labels, axis)]
+    ends = np.cumsum([part[axis] if whole else 1 for part in parts])
+    piece = np.split(labels, ends[:-1], axis=axis)[position[0]]
+    piece = piece if whole else np.squeeze(piece, axis)
+    return [piece if np.any(piece) else None]
+
+
 def slice_(view: NodeView) -> list[Labels | None]:
     """Slice: along the channels only with step 1; starts and ends are counted anew."""
     labels, shape = view.labels[0], view.shape(0)
@@ -147,7 +193,7 @@ def slice_(view: NodeView) -> list[Labels | None]:
     for operand, name, numbers in ((1, "starts", bounds[0]), (2, "ends", bounds[1])):
         if any(not isinstance(number, int) for number in numbers):
             place: int | str = name if view.facts.opset < 10 else operand
-            view.flow.sizes.append(Sizes(view.index, place, tuple(numbers), from_end=from_end))
+            view.flow.sizes.append(Sizes(view.index, place, tuple(numbers), also=from_end))
     return [labels if labels.size and np.any(labels) else None]
 
 
@@ -231,7 +277,7 @@ def _resize_sizes(view: NodeView, labels: Labels, axes: Sequence[int]) -> bool:
     if not touched:
         return True
     if values is None or not np.array_equal(*values):
-        return False
+        return view.computed_from(3) is not None
     sizes: list[int | Labels] = [int(v) for v in values[0]]
     for i, axis in touched.items():
         along = view.varying(labels, axis)
@@ -247,7 +293,7 @@ def expand_(view: NodeView) -> list[Labels | None]:
     if labels is None or after is None:
         return view.freeze_inputs("Expand reads them as a shape or gives an unknown one")
     moved = labels.reshape((1,) * (len(after) - labels.ndim) + labels.shape)  # -> output rank
-    if not retarget(view, 1, moved):
+    if not sized(view, 1, moved):
         return view.freeze_inputs("the shape of Expand cannot be rewritten")
     return [moved]
 

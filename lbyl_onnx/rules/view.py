@@ -30,8 +30,9 @@ class Sizes:
         Whether an attribute is one number.
     replaces
         An attribute that may not stand beside the new numbers.
-    from_end
-        Labels along an axis on which a number is given from the end, so that it changes with any.
+    also
+        Labels that are not counted, but with which a number changes: those along an axis on which
+        it is given from the end, those from whose number the graph computes it.
     """
 
     node: int
@@ -40,12 +41,32 @@ class Sizes:
     of: Labels | None = None
     scalar: bool = False
     replaces: str | None = None
-    from_end: Labels | None = None
+    also: Labels | None = None
 
     @property
     def counted(self) -> list[Labels]:
         """The labels that are counted."""
         return [x for x in (*self.elements, self.of) if isinstance(x, np.ndarray)]
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number in the graph that is computed from the number of channels along an axis.
+
+    Parameters
+    ----------
+    labels
+        The channels, in their order.
+    exact
+        Whether it is their number, and not only depends on it.
+    """
+
+    labels: Labels
+    exact: bool
+
+
+Counts = tuple[Count | None, ...]
+"""For each element of a tensor what it counts."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,8 @@ class LabelFlow:
     freezes: list[Freeze] = field(default_factory=list)
     sizes: list[Sizes] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
+    counts: dict[str, Counts] = field(default_factory=dict)
+    reads: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -118,6 +141,14 @@ class NodeView:
     def is_constant(self, operand: int) -> bool:
         """Whether an input has the same value in every run."""
         return self.facts.is_constant(self.node.inputs[operand].name)
+
+    def computed_from(self, operand: int) -> Labels | None:
+        """Return the channels from whose number an input is computed in each run."""
+        name = self.node.inputs[operand].name
+        if self.facts.is_constant(name):
+            return None
+        found = [c.labels for c in self.flow.counts.get(name, ()) if c is not None]
+        return np.unique(np.concatenate(found)) if found else None
 
     def freeze(self, labels: Labels | None, reason: str) -> None:
         """Say that labels must stay."""
