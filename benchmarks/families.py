@@ -30,9 +30,9 @@ from benchmarks.torch_transformers import WORDS
 from lbyl_onnx import Config, compress, runtime
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import ChannelMap, Scope, Selection, find_channels
+from lbyl_onnx.config import Method
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.pipeline import Method
 from tests.oracle import Feeds, Interpreted, deviation, masked, run
 
 RATIOS = (0.1, 0.25, 0.5)

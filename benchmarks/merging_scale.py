@@ -18,7 +18,7 @@ from lbyl_onnx import Config, runtime
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Selection, find_channels
 from lbyl_onnx.compensate import Delivery, FoldedRows
-from lbyl_onnx.compensate.types import assemble, removed_channels
+from lbyl_onnx.compensate.types import removed_channels
 from lbyl_onnx.facts import GraphFacts, load
 from lbyl_onnx.folding import respond
 from lbyl_onnx.plan import choose_channels
@@ -58,7 +58,7 @@ def inverted_delivery(rows: FoldedRows, kept: NDArray[np.intp], config: Config) 
     matrix = np.zeros(factor.shape)
     merged = cosine[line, pick] >= config.cosine_threshold
     matrix[line, pick] = np.where(merged, factor[line, pick], 0.0)
-    return assemble(rows.scale.size, kept, matrix, np.zeros(removed.size))
+    return Delivery(kept, matrix, np.zeros(removed.size))
 
 
 def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
@@ -72,7 +72,7 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
     graph = to_graph(model)
     channels = find_channels(graph, facts, Selection(config.include, config.exclude))
     plan, _ = choose_channels(
-        graph, facts, channels.groups, config.ratio, config.criterion, config.seed
+        graph, facts, channels.groups, config.ratio, config.score, config.seed
     )
     fits = []
     for entry in plan.groups:
@@ -82,7 +82,7 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
                 raise ValueError(f"{entry.group.name}: its weights are not finite")
             delivery = inverted_delivery(response.rows, entry.kept, config)
             fits.append(Fit(entry.group, place, response.at_consumer(delivery)))
-    edits = compensated(graph, facts, fits)
+    edits = compensated(graph, facts, fits, {})
     if edits.added:
         raise ValueError(f"{path}: a delivery with an offset cannot be written here")
     stored = {tensor.name: tensor for tensor in model.graph.initializer}

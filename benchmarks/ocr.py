@@ -31,8 +31,8 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.ocr_report import CHOICES, TOGETHER, Cell, Reading, Setting, document, markdown
 from benchmarks.tables import write_pair
 from lbyl_onnx import Config, VerificationError, __version__, compress
+from lbyl_onnx.config import Method
 from lbyl_onnx.costs import Costs
-from lbyl_onnx.pipeline import Method
 
 PACKAGE = "rapidocr_onnxruntime"
 STAGES = {

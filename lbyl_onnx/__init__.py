@@ -1,6 +1,7 @@
 """Prune channels from any ONNX model and repair it in closed form, without data."""
 
 from lbyl_onnx.channels import Refusal
+from lbyl_onnx.config import Config
 from lbyl_onnx.errors import (
     CompensationError,
     LbylOnnxError,
@@ -11,7 +12,7 @@ from lbyl_onnx.errors import (
     VerificationError,
 )
 from lbyl_onnx.inspection import GroupView, Inspection, inspect
-from lbyl_onnx.pipeline import CompressResult, Config, GroupReport, compress
+from lbyl_onnx.pipeline import CompressResult, GroupReport, compress
 from lbyl_onnx.verify import Fidelity, Verification
 
 __version__ = "0.1.0"

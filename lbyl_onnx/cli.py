@@ -14,9 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lbyl_onnx import __version__, inspection, pipeline
 from lbyl_onnx.channels import Scope
+from lbyl_onnx.config import Choice, Config, Method
 from lbyl_onnx.draft import ExternalData
 from lbyl_onnx.errors import LbylOnnxError, OutputError
-from lbyl_onnx.importance import Criterion
+from lbyl_onnx.images import Layout
 from lbyl_onnx.report import (
     as_json,
     inspection_as_json,
@@ -27,7 +28,7 @@ from lbyl_onnx.report import (
 )
 from lbyl_onnx.runtime import Provider, both_distributions
 
-_DEFAULT = pipeline.Config()
+_DEFAULT = Config()
 _EXAMPLES = """\b
 Examples:
   lbyl-onnx compress in.onnx out.onnx --ratio 0.3
@@ -37,6 +38,16 @@ Examples:
 Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 """
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+
+
+def _numbers(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, ...]:
+    """Read numbers that commas part."""
+    try:
+        return tuple(float(part) for part in value.split(",")) if value else ()
+    except ValueError as error:
+        raise click.BadParameter("give numbers with commas between, as 0.5,0.5,0.5") from error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,17 +68,17 @@ def main() -> None:
 )
 @click.option(
     "--method",
-    type=click.Choice(get_args(pipeline.Method)),
+    type=click.Choice(get_args(Method)),
     default=_DEFAULT.method,
     show_default=True,
     help="How the removed channels are restored.",
 )
 @click.option(
     "--criterion",
-    type=click.Choice(get_args(Criterion)),
+    type=click.Choice(get_args(Choice)),
     default=_DEFAULT.criterion,
     show_default=True,
-    help="Which channels are kept: largest norm, distance to the others, or random ones.",
+    help="Which channels are kept: by what their loss changes (obs), by norm, by distance (gm).",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
 @click.option(
@@ -90,6 +101,21 @@ def main() -> None:
     default=_DEFAULT.scope,
     show_default=True,
     help="all: residual streams and other coupled channels, too.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(),
+    metavar="PATH",
+    help="Unlabelled samples: .npz, .npy or a folder of images; else synthetic ones.",
+)
+@click.option("--mean", callback=_numbers, metavar="M,..", help="Of the folder's images, [0, 1].")
+@click.option("--std", callback=_numbers, metavar="S,..", help="Likewise.")
+@click.option(
+    "--layout",
+    type=click.Choice(get_args(Layout)),
+    default=_DEFAULT.layout,
+    show_default=True,
+    help="Where images have their channels.",
 )
 @click.option("--include", multiple=True, metavar="GLOB", help="Prune only these producers.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these producers alone.")
@@ -121,8 +147,8 @@ def compress(
     model: str,
     output: str | None,
     ratio: float,
-    method: pipeline.Method,
-    criterion: Criterion,
+    method: Method,
+    criterion: Choice,
     seed: int,
     lambda1: float,
     lambda2: float,
@@ -131,6 +157,10 @@ def compress(
     scope: Scope,
     provider: Provider,
     external_data: ExternalData,
+    calibration: str | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    layout: Layout,
     dry_run: bool,
     force: bool,
     quiet: bool,
@@ -147,7 +177,7 @@ def compress(
                 "other; uninstall both, then install the one you want"
             )
         _check_json_path(json_path)
-        config = pipeline.Config(
+        config = Config(
             ratio=ratio,
             method=method,
             criterion=criterion,
@@ -159,6 +189,10 @@ def compress(
             scope=scope,
             provider=provider,
             external_data=external_data,
+            calibration=calibration,
+            mean=mean,
+            std=std,
+            layout=layout,
         )
         with _progress(quiet) as progress:
             result = pipeline.compress(

@@ -69,11 +69,10 @@ class Response:
             return delivery
         usable = scale[kept] != 0.0
         inverse = np.where(usable, 1.0 / np.where(usable, scale[kept], 1.0), 0.0)
-        matrix = scale[:, None] * delivery.matrix * inverse[None, :]
-        offset = scale * delivery.offset + shift - matrix @ shift[kept]
-        matrix[kept] = np.eye(len(kept))
-        offset[kept] = 0.0
-        return Delivery(kept=kept, matrix=matrix, offset=offset)
+        removed = delivery.removed
+        rows = scale[removed, None] * delivery.rows * inverse[None, :]
+        offset = scale[removed] * delivery.shift + shift[removed] - rows @ shift[kept]
+        return Delivery(kept, rows, offset)
 
 
 @dataclass(frozen=True)
@@ -198,6 +197,72 @@ def respond(
     rows = parts[0] if single else _stacked(parts)
     finite = np.all(np.isfinite(suffix.scale)) and np.all(np.isfinite(suffix.shift))
     return Response(rows, suffix) if finite else None
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The elementwise nodes between one producer's affine prefix and a consumer.
+
+    Parameters
+    ----------
+    tensor
+        What enters them.
+    place
+        Where the channels lie along the producer's output, and along that tensor.
+    """
+
+    tensor: str
+    place: Placement
+    _way: _Way
+    _nodes: tuple[int, ...]
+
+    def __call__(self, values: Floats) -> Floats:
+        """Evaluate them on (points, n) values, channel i in column i; NaN where one cannot be."""
+        known = {self.tensor: values}
+        last = values
+        for index in self._nodes:
+            node = self._way.graph.nodes[index]
+            source = next(known[t.name] for t in node.inputs if t.name in known)
+            step = self._way.affine(index)
+            applied = step.scale * source + step.shift if step else _apply(self._way, index, known)
+            last = np.full_like(source, np.nan) if applied is None else applied
+            known[node.outputs[0].name] = last
+        return last
+
+
+def activation_between(
+    model: onnx.ModelProto,
+    graph: gs.Graph,
+    facts: GraphFacts,
+    channels: ChannelMap,
+    group: ChannelGroup,
+    consumer: Placement,
+) -> Activation | None:
+    """Return the activation between a group and a consumer; None where there is more than that.
+
+    Several producers that meet, a pooling, a depthwise Conv: what is behind those is no function
+    of one channel's value at one place.
+    """
+    nodes, producers = _between(graph, channels, group, consumer)
+    if len(producers) != 1 or producers[0].positions.shape[1] != 1:
+        return None
+    tensor = graph.nodes[producers[0].slot.node].outputs[0].name
+    way = _Way(nodes, frozenset(), group, graph, model, facts)
+    after = list(nodes)
+    while True:
+        readers = [i for i in after if any(t.name == tensor for t in graph.nodes[i].inputs)]
+        if len(readers) != 1 or graph.nodes[readers[0]].op in _MOVES or not way.affine(readers[0]):
+            break
+        after.remove(readers[0])
+        tensor = graph.nodes[readers[0]].outputs[0].name
+    activation = Activation(tensor, producers[0], way, tuple(after))
+    for index in after:
+        op = graph.nodes[index].op
+        if op == "Concat" or not (op in _MOVES or op in ELEMENTWISE or way.affine(index)):
+            return None
+    with np.errstate(all="ignore"):
+        trial = activation(np.zeros((1, group.size)))
+    return activation if trial.shape == (1, group.size) and np.all(np.isfinite(trial)) else None
 
 
 def _fold(

@@ -9,8 +9,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -18,30 +18,19 @@ import onnx_graphsurgeon as gs
 
 from lbyl_onnx import model_io, runtime
 from lbyl_onnx.assemble import apply_edits, to_graph
-from lbyl_onnx.channels import (
-    ChannelGroup,
-    ChannelMap,
-    Placement,
-    Refusal,
-    Scope,
-    Selection,
-    find_channels,
-    node_name,
-)
-from lbyl_onnx.compensate import Delivery, lbyl, neuron_merging, none
+from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
+from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
-from lbyl_onnx.draft import ExternalData, write_draft
-from lbyl_onnx.errors import NothingToPruneError, OptionError
+from lbyl_onnx.draft import write_draft
+from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.folding import Response, respond
-from lbyl_onnx.importance import Criterion
+from lbyl_onnx.fitting import Fitted, Stages, Statistics, fit
 from lbyl_onnx.memory import release
-from lbyl_onnx.plan import GroupPlan, PruningPlan, choose_channels, not_finite
-from lbyl_onnx.rewrite import Fit, compensated, new_shape, shrunk
+from lbyl_onnx.plan import GroupPlan, PruningPlan
+from lbyl_onnx.rewrite import Edits, compensated, new_shape, shrunk
 from lbyl_onnx.verify import Verification, verify
 
-Method = Literal["none", "nm", "lbyl"]
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 # Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
 LARGE = 1 << 30
@@ -52,81 +41,6 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Config:
-    """What a person can choose.
-
-    Parameters
-    ----------
-    ratio
-        Share of each group's channels to remove, in [0, 1).
-    method
-        How the removed channels are restored: not at all (`none`), Neuron Merging (`nm`), LBYL.
-    criterion
-        Which channels are kept: the largest by l2 norm, l1 norm, distance to the others (gm), or
-        at random.
-    seed
-        Of the random criterion and of the inputs that verify.
-    lambda1, lambda2
-        LBYL's weights of the BatchNorm error and of the activation error, at least 0.
-    cosine_threshold, cosine_weight
-        Neuron Merging's t and lambda, in [0, 1].
-    include, exclude
-        Globs on node names: prune only groups of these producers, and none of those.
-    scope
-        `inner` leaves residual streams and other channels that several layers produce; `all` prunes
-        them too.
-    provider
-        ONNX Runtime's execution provider.
-    external_data
-        Whether the output's weights lie in a file beside it; `auto`: as the input's do.
-    """
-
-    ratio: float = 0.3
-    method: Method = "lbyl"
-    criterion: Criterion = "l2"
-    seed: int = 0
-    lambda1: float = lbyl.DEFAULT_LAMBDA1
-    lambda2: float = lbyl.DEFAULT_LAMBDA2
-    cosine_threshold: float = neuron_merging.DEFAULT_COSINE_THRESHOLD
-    cosine_weight: float = neuron_merging.DEFAULT_COSINE_WEIGHT
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    scope: Scope = "inner"
-    provider: runtime.Provider = "auto"
-    external_data: ExternalData = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises
-        ------
-        OptionError
-            For one that is outside what it may be.
-        """
-        if not 0.0 <= self.ratio < 1.0:
-            raise OptionError(f"ratio is {self.ratio}; give a number from 0 to below 1")
-        for name in ("lambda1", "lambda2"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0.0):
-                raise OptionError(f"{name} is {value}; give a finite number of at least 0")
-        for name in ("cosine_threshold", "cosine_weight"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise OptionError(f"{name} is {value}; give a number from 0 to 1")
-        if self.seed < 0:
-            raise OptionError(f"seed is {self.seed}; give a whole number of at least 0")
-        for name, value, allowed in (
-            ("method", self.method, get_args(Method)),
-            ("criterion", self.criterion, get_args(Criterion)),
-            ("scope", self.scope, get_args(Scope)),
-            ("external_data", self.external_data, get_args(ExternalData)),
-            ("provider", self.provider, get_args(runtime.Provider)),
-        ):
-            if value not in allowed:
-                raise OptionError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
-
-
-@dataclass(frozen=True)
 class GroupReport:
     """What was done to one channel group."""
 
@@ -134,6 +48,7 @@ class GroupReport:
     channels: int
     kept: int
     consumers: tuple[str, ...]
+    restored: str
 
 
 @dataclass(frozen=True)
@@ -280,24 +195,33 @@ def _rewrite(
     graph = to_graph(model)
     _refuse_quantised(graph)
     channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))
-    chosen, infinite = choose_channels(
-        graph, facts, channels.groups, config.ratio, config.criterion, config.seed
-    )
-    stages = _Stages(model, graph, facts, channels)
-    plan, fits, unfit = _fit(stages, chosen, config, progress)
-    refusals = (*channels.refusals, *infinite, *unfit)
+    stages = Stages(model, read, graph, facts, channels)
+    fitted = fit(stages, probe, config, expected.parent, partial(progress, "compensating"))
+    plan, refusals = fitted.plan, (*channels.refusals, *fitted.refusals)
     if not plan.groups:
         raise NothingToPruneError(_why_nothing(refusals))
     progress("rewriting", 0, 1)
     release()
-    edits = compensated(graph, facts, fits)
+    edits = compensated(graph, facts, fitted.fits, {})
     write_draft(apply_edits(model, edits, {}), expected, read, "auto")
+    if fitted.statistics is not None:
+        progress("repairing", 0, 1)
+        edits = _repaired(stages, fitted, fitted.statistics, expected)
+        write_draft(apply_edits(model, edits, {}), expected, read, "auto")
     release()
     edits = shrunk(graph, facts, channels, edits, plan.removed)
     draft = apply_edits(model, edits, _new_shapes(stages, plan))
     write_draft(draft, stage, read, config.external_data)
-    groups = tuple(_report(graph, g) for g in plan.groups)
+    pairs = zip(plan.groups, fitted.restored, strict=True)
+    groups = tuple(_report(graph, entry, restored) for entry, restored in pairs)
     return _Rewritten(count_costs(model, facts), groups, refusals)
+
+
+def _repaired(stages: Stages, fitted: Fitted, statistics: Statistics, expected: Path) -> Edits:
+    """Compensate with the repairs that the compensated model, measured, calls for."""
+    model, _ = model_io.load_model(expected)
+    found = statistics.repaired(stages, model, TensorReader(expected))
+    return compensated(stages.graph, stages.facts, fitted.fits, found)
 
 
 def _refuse_quantised(graph: gs.Graph) -> None:
@@ -315,60 +239,7 @@ def _costs(path: Path, probe: runtime.Probe) -> tuple[Costs, int]:
     return count_costs(model, facts), size
 
 
-@dataclass(frozen=True)
-class _Stages:
-    """A model in the forms that the stages have given it so far."""
-
-    model: onnx.ModelProto
-    graph: gs.Graph
-    facts: GraphFacts
-    channels: ChannelMap
-
-    def respond(self, group: ChannelGroup, consumer: Placement) -> Response | None:
-        """How a group's channels reach a consumer."""
-        return respond(self.model, self.graph, self.facts, self.channels, group, consumer)
-
-
-def _fit(
-    stages: _Stages, plan: PruningPlan, config: Config, progress: Progress
-) -> tuple[PruningPlan, list[Fit], list[Refusal]]:
-    """Fit a delivery for each consumer of each group; refuse groups that cannot be fitted."""
-    groups: list[GroupPlan] = []
-    fits: list[Fit] = []
-    refusals: list[Refusal] = []
-    for done, entry in enumerate(plan.groups):
-        progress("compensating", done, len(plan.groups))
-        here = [_fit_one(stages, entry, place, config) for place in entry.group.consumers]
-        if any(fit is None for fit in here):
-            refusals.append(not_finite(entry.group))
-            continue
-        groups.append(entry)
-        fits += [fit for fit in here if fit is not None]
-    return PruningPlan(tuple(groups)), fits, refusals
-
-
-def _fit_one(stages: _Stages, entry: GroupPlan, consumer: Placement, config: Config) -> Fit | None:
-    """Fit one consumer; None where the group's weights are not finite."""
-    if config.method == "none":
-        return Fit(entry.group, consumer, none.deliver(entry.group.size, entry.kept))
-    response = stages.respond(entry.group, consumer)
-    if response is None:
-        return None
-    return Fit(entry.group, consumer, response.at_consumer(_deliver(response, entry, config)))
-
-
-def _deliver(response: Response, entry: GroupPlan, config: Config) -> Delivery:
-    if config.method == "nm":
-        return neuron_merging.deliver(
-            response.rows,
-            entry.kept,
-            cosine_threshold=config.cosine_threshold,
-            cosine_weight=config.cosine_weight,
-        )
-    return lbyl.deliver(response.rows, entry.kept, lambda1=config.lambda1, lambda2=config.lambda2)
-
-
-def _new_shapes(stages: _Stages, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
+def _new_shapes(stages: Stages, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
     """Shapes of the activations that have shrunk; None for the dimensions that stay.
 
     A declared shape that was wrong before is put right.
@@ -390,9 +261,9 @@ def _new_shapes(stages: _Stages, plan: PruningPlan) -> dict[str, tuple[int | Non
     return shapes
 
 
-def _report(graph: gs.Graph, entry: GroupPlan) -> GroupReport:
+def _report(graph: gs.Graph, entry: GroupPlan, restored: str) -> GroupReport:
     consumers = tuple(node_name(graph.nodes[p.slot.node]) for p in entry.group.consumers)
-    return GroupReport(entry.group.name, entry.group.size, len(entry.kept), consumers)
+    return GroupReport(entry.group.name, entry.group.size, len(entry.kept), consumers, restored)
 
 
 def _why_nothing(refusals: Sequence[Refusal]) -> str:

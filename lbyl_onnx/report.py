@@ -48,7 +48,7 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
     target = "(dry run: nothing written)" if result.output is None else str(result.output)
     console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
     console.print(
-        f"ratio {config.ratio:g}, method {config.method}, criterion {config.criterion}; "
+        f"ratio {config.ratio:g}, method {config.method}, criterion {config.chosen_by}; "
         f"ran on {proof.provider}"
     )
     console.print(_costs(result))
@@ -108,11 +108,13 @@ def _print_groups(groups: tuple[GroupReport, ...], console: Console) -> None:
     table.add_column("producer", overflow="fold")
     table.add_column("channels", justify="right")
     table.add_column("kept", justify="right")
+    table.add_column("restored by", overflow="fold")
     table.add_column("consumers", overflow="fold")
     for group in groups[:LONGEST_LIST]:
         consumers = Text(printable(", ".join(group.consumers)))
         name = Text(printable(group.name))
-        table.add_row(name, str(group.channels), str(group.kept), consumers)
+        row = (str(group.channels), str(group.kept), Text(group.restored), consumers)
+        table.add_row(name, *row)
     console.print(table)
     _print_rest(len(groups), console)
 

@@ -41,6 +41,18 @@ class Fit:
     delivery: Delivery
 
 
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """Scale and shift, each (out,), that bring a consumer's output back to where it was."""
+
+    gain: Floats
+    shift: Floats
+
+
+Repairs = Mapping[int, Repair]
+"""By the index of the consumer's node."""
+
+
 @dataclass(frozen=True)
 class Edits:
     """What changes in a graph.
@@ -60,11 +72,12 @@ class Edits:
     attributes: Mapping[tuple[int, str], list[int] | int | None]
 
 
-def compensated(graph: gs.Graph, facts: GraphFacts, fits: Sequence[Fit]) -> Edits:
+def compensated(graph: gs.Graph, facts: GraphFacts, fits: Sequence[Fit], repairs: Repairs) -> Edits:
     """Fold each delivery into its consumer, in the shapes of the original model.
 
     With a ~ S a_K + c, a consumer with weight V becomes V S on the kept channels, 0 on the
-    removed ones, and its bias grows by the sum over taps of V c.
+    removed ones, and its bias grows by the sum over taps of V c. A repair then scales and shifts
+    its output.
 
     Parameters
     ----------
@@ -72,6 +85,8 @@ def compensated(graph: gs.Graph, facts: GraphFacts, fits: Sequence[Fit]) -> Edit
         The original graph and its constants.
     fits
         The deliveries; several may meet in one consumer, each on channels of its own.
+    repairs
+        What the outputs of some of these consumers are scaled and shifted by.
 
     Returns
     -------
@@ -92,63 +107,98 @@ def compensated(graph: gs.Graph, facts: GraphFacts, fits: Sequence[Fit]) -> Edit
         node = graph.nodes[index]
         name = node.inputs[operand].name
         stored = facts.value(name)
+        outputs = np.moveaxis(stored, here[0].consumer.slot.axis, 0).shape[1]
+        repair = repairs.get(index, Repair(np.ones(outputs), np.zeros(outputs)))
         if stored.nbytes > DEFERRED:
-            compute = partial(_deliver_stored, facts, name, here, node)
-            key = _identity(name, here)
+            compute = partial(_deliver_stored, facts, name, here, repair.gain, node)
+            key = _identity(name, here, repair.gain)
             operands[index, operand] = Deferred(stored.shape, stored.dtype, compute, key)
         else:
-            operands[index, operand] = _deliver(stored, here, node)
-        shift = _shift(stored, here)
-        if np.any(shift):
-            _add_shift(facts, node, index, shift, stored.dtype, operands, added)
+            operands[index, operand] = _deliver(stored, here, repair.gain, node)
+        growth = Repair(repair.gain, repair.gain * _shift(stored, here, node) + repair.shift)
+        if np.any(growth.shift) or np.any(growth.gain != 1.0):
+            _move_bias(facts, node, index, growth, stored.dtype, operands, added)
     return Edits(operands, added, {})
 
 
-def _identity(name: str, fits: Sequence[Fit]) -> str:
-    digest = hashlib.sha256(name.encode())
+def _identity(name: str, fits: Sequence[Fit], gain: Floats) -> str:
+    digest = hashlib.sha256(name.encode() + gain.tobytes())
     for fit in fits:
         digest.update(fit.consumer.positions.tobytes() + fit.delivery.kept.tobytes())
-        digest.update(fit.delivery.matrix.tobytes())
+        for row in fit.delivery.rows:  # rows of zeros may share their memory
+            digest.update(row.tobytes())
     return digest.hexdigest()
 
 
-def _deliver_stored(facts: GraphFacts, name: str, fits: Sequence[Fit], node: gs.Node) -> Array:
-    return _deliver(facts.value(name), fits, node)
+def _deliver_stored(
+    facts: GraphFacts, name: str, fits: Sequence[Fit], gain: Floats, node: gs.Node
+) -> Array:
+    return _deliver(facts.value(name), fits, gain, node)
 
 
-def _deliver(stored: Array, fits: Sequence[Fit], node: gs.Node) -> Array:
+def _deliver(stored: Array, fits: Sequence[Fit], gain: Floats, node: gs.Node) -> Array:
     """New weight, in stored's shape and type.
 
     The sums are taken in float64, in blocks of columns: no second copy of the weight is held.
     """
     axis = fits[0].consumer.slot.axis
-    weight = np.array(np.moveaxis(stored, axis, 0), order="C")  # -> (in, ..)
-    flat = weight.reshape(weight.shape[0], -1)  # a view: (in, out * taps)
+    weight = np.array(np.moveaxis(stored, axis, 0), order="C")  # -> (in, out, ..)
     for fit in fits:
-        delivery = fit.delivery
-        for tap in fit.consumer.positions.T:
-            rows = flat[tap]  # a copy: (n, out * taps)
-            flat[tap] = 0
-            for start in range(0, rows.shape[1], BLOCK):
+        positions, delivery = fit.consumer.positions, fit.delivery
+        kept, removed = positions[delivery.kept], positions[delivery.removed]
+        if np.any(delivery.rows):
+            values, lost = _by_tap(weight[kept], delivery), _by_tap(weight[removed], delivery)
+            for start in range(0, values.shape[1], BLOCK):
                 block = slice(start, start + BLOCK)
-                kept = delivery.matrix.T @ rows[:, block].astype(np.float64)  # (k, block)
-                flat[tap[delivery.kept], block] = _store(kept, stored.dtype, node)
+                grown = delivery.rows.T @ lost[:, block].astype(np.float64)
+                grown += values[:, block].astype(np.float64)
+                values[:, block] = _store(grown, stored.dtype, node)
+            weight[kept] = _from_taps(values, weight[kept].shape, delivery)
+        weight[removed] = 0
+    if np.any(gain != 1.0):
+        per_output = gain.reshape(1, -1, *(1,) * (weight.ndim - 2))  # (out,) -> (1, out, 1, ..)
+        for start in range(0, len(weight), BLOCK):
+            rows = slice(start, start + BLOCK)
+            weight[rows] = _store(weight[rows].astype(np.float64) * per_output, stored.dtype, node)
     return np.moveaxis(weight, 0, axis)
 
 
-def _shift(stored: Array, fits: Sequence[Fit]) -> Floats:
-    """Growth of the bias, shape (out channels,): the sum over taps of the weight times offsets."""
+def _by_tap(rows: Array, delivery: Delivery) -> Array:
+    """Rows of a weight, (n, places, out, ..), as (n * taps, columns): what is delivered alike."""
+    n, places, out = rows.shape[:3]
+    if delivery.taps == 1:
+        return rows.reshape(n, -1)  # -> (n, places * out * window)
+    window = rows.reshape(n, places, out, -1)
+    return np.moveaxis(window, 2, 3).reshape(-1, out)  # -> (n * places * window, out)
+
+
+def _from_taps(values: Array, shape: tuple[int, ...], delivery: Delivery) -> Array:
+    """Undo `_by_tap`."""
+    if delivery.taps == 1:
+        return values.reshape(shape)
+    n, places, out = shape[:3]
+    window = values.reshape(n, places, -1, out)  # (n * taps, out) -> (n, places, window, out)
+    return np.moveaxis(window, 3, 2).reshape(shape)
+
+
+def _shift(stored: Array, fits: Sequence[Fit], node: gs.Node) -> Floats:
+    """Growth of the output, shape (out channels,): the sum over taps of the weight times shifts."""
     weight = np.moveaxis(stored, fits[0].consumer.slot.axis, 0)  # -> (in, out, ..)
-    shift = np.zeros(weight.shape[1])
+    out = weight.shape[1]
+    shift = np.zeros(out)
     for fit in fits:
-        channels = np.flatnonzero(fit.delivery.offset)
-        if channels.size == 0:
+        delivery = fit.delivery
+        if not np.any(delivery.shift):
             continue
-        for tap in fit.consumer.positions[channels].T:
-            rows = weight[tap].astype(np.float64)  # (channels, out, ..)
-            sums = fit.delivery.offset[channels] @ rows.reshape(len(channels), -1)
-            shift += sums.reshape(len(shift), -1).sum(axis=1)  # -> (out, taps) -> (out,)
-    return shift
+        rows = weight[fit.consumer.positions[delivery.removed]]
+        sums = delivery.shift @ _by_tap(rows, delivery).astype(np.float64)
+        if delivery.taps == 1:
+            places = rows.shape[1]
+            sums = sums.reshape(places, out, -1).sum(
+                axis=(0, 2)
+            )  # (places * out * window,) -> (out,)
+        shift += sums
+    return shift * (float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0)
 
 
 def _store(value: Floats, dtype: np.dtype[np.generic], node: gs.Node) -> Array:
@@ -162,34 +212,46 @@ def _store(value: Floats, dtype: np.dtype[np.generic], node: gs.Node) -> Array:
     return stored
 
 
-def _add_shift(
+def _move_bias(
     facts: GraphFacts,
     node: gs.Node,
     index: int,
-    shift: Floats,
+    growth: Repair,
     dtype: np.dtype[np.generic],
     operands: dict[Operand, Value],
     added: dict[int, Array],
 ) -> None:
-    """Add to a node's output: to its bias where it can take it, else by an Add behind it."""
-    alpha, beta = (float(node.attrs.get(name, 1.0)) for name in ("alpha", "beta"))
-    takes_bias = node.op == "Conv" or (node.op == "Gemm" and beta != 0.0)
-    bias: Array = np.zeros(shift.shape, dtype)
-    if takes_bias and len(node.inputs) > 2 and node.inputs[2].name:
-        name = node.inputs[2].name
-        takes_bias = facts.is_constant(name) and facts.value(name).size in (1, shift.size)
-        bias = facts.value(name) if takes_bias else bias
-        # A Gemm's bias of shape (M, 1) has one value for each row, even where M is N.
-        takes_bias = takes_bias and (bias.size == 1 or bias.shape[-1] == bias.size)
-    gain = alpha if node.op == "Gemm" else 1.0
-    if not takes_bias:
-        spatial = len(facts.value(node.inputs[1].name).shape) - 2  # 0 for a matrix
-        per_channel = (gain * shift).reshape(-1, *(1,) * spatial)  # (N,) -> (N, 1, ..)
-        added[index] = _store(per_channel, dtype, node)
+    """Scale and shift what a node adds: its bias where it can take it, else by an Add behind it."""
+    shift = growth.shift
+    bias = own_bias(facts, node, shift.size, dtype)
+    if bias is None:
+        if np.any(shift):
+            spatial = len(facts.value(node.inputs[1].name).shape) - 2  # 0 for a matrix
+            per_channel = shift.reshape(-1, *(1,) * spatial)  # (N,) -> (N, 1, ..)
+            added[index] = _store(per_channel, dtype, node)
         return
+    beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
     shape = bias.shape if bias.size == shift.size else shift.shape
-    grown = bias.astype(np.float64).reshape(-1) + gain * shift / beta  # (1, N) or (N,) -> (N,)
-    operands[index, 2] = _store(grown.reshape(shape), bias.dtype, node)
+    moved = growth.gain * bias.astype(np.float64).reshape(-1) + shift / beta  # (1, N) -> (N,)
+    operands[index, 2] = _store(moved.reshape(shape), bias.dtype, node)
+
+
+def own_bias(
+    facts: GraphFacts, node: gs.Node, outputs: int, dtype: np.dtype[np.generic]
+) -> Array | None:
+    """Return a node's bias, zeros where it could have one; None where it takes no constant one."""
+    if node.op not in ("Conv", "ConvTranspose", "Gemm"):
+        return None
+    if node.op == "Gemm" and float(node.attrs.get("beta", 1.0)) == 0.0:
+        return None
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return np.zeros(outputs, dtype)
+    name = node.inputs[2].name
+    if not facts.is_constant(name) or facts.value(name).size not in (1, outputs):
+        return None
+    bias = facts.value(name)
+    # A Gemm's bias of shape (M, 1) has one value for each row, even where M is N.
+    return bias if bias.size == 1 or bias.shape[-1] == bias.size else None
 
 
 def shrunk(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -224,6 +224,22 @@ def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
     session = _session(path, provider, _as_written())
     outputs = tuple(_run(session, batch, path) for batch in feeds)
     return Record(_signature(session), outputs, None)
+
+
+def run_batches(
+    path: Path, provider: str, batches: Iterable[Feeds]
+) -> Iterator[Mapping[str, Array]]:
+    """Run a model on batch after batch; give its outputs by name.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it or does not run it.
+    """
+    session = _session(path, provider)
+    names = [output.name for output in session.get_outputs()]
+    for feeds in batches:
+        yield dict(zip(names, _run(session, feeds, path), strict=True))
 
 
 def _as_written() -> ort.SessionOptions:

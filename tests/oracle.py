@@ -16,8 +16,8 @@ from onnx import ModelProto, helper, numpy_helper
 from lbyl_onnx import CompressResult, Config, compress
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import ChannelMap, Selection, find_channels
+from lbyl_onnx.config import Method
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.pipeline import Method
 from lbyl_onnx.plan import GroupPlan, choose_channels
 from tests.models import MODELS
 

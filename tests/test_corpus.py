@@ -25,8 +25,8 @@ from onnx import ModelProto, helper
 from lbyl_onnx import Config, NothingToPruneError, compress, runtime
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Scope, Selection, find_channels
+from lbyl_onnx.config import Method
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.pipeline import Method
 from tests.corpus import SOURCES, UnavailableError, materialise
 from tests.oracle import Feeds, Interpreted, deviation, masked, run, tap
 

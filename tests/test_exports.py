@@ -21,8 +21,8 @@ from onnx import ModelProto, TensorProto
 from lbyl_onnx import Config, compress, runtime
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Scope, Selection, find_channels
+from lbyl_onnx.config import Method
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.pipeline import Method
 from tests.exported import FOLDER, filled, load, names, stripped
 from tests.oracle import Feeds, Interpreted, deviation, input_shapes, masked, run
 

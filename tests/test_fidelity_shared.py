@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lbyl_onnx import CompressResult, Config, compress
-from lbyl_onnx.pipeline import Method
+from lbyl_onnx.config import Method
 from tests.conftest import ROOT
 
 MODELS = ROOT.parent / "shared" / "models"

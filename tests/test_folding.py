@@ -142,7 +142,7 @@ class TestSuffix:
         found = interpret(MODELS["folded"]())
         group = found.channels.groups[0]
         rows = response_of(found, group, group.consumers[0]).rows
-        carried = Response(rows, suffix).at_consumer(Delivery(kept, matrix, offset))
+        carried = Response(rows, suffix).at_consumer(Delivery(kept, matrix[[1, 3]], offset[[1, 3]]))
         r_kept = rng.normal(size=2)
         a = suffix.scale * (matrix @ r_kept + offset) + suffix.shift
         np.testing.assert_allclose(carried.matrix @ a[kept] + carried.offset, a, rtol=1e-12)
@@ -154,7 +154,7 @@ class TestSuffix:
         group = found.channels.groups[0]
         rows = response_of(found, group, group.consumers[0]).rows
         suffix = Affine(np.array([0.0, 1.0, 1.0]), np.zeros(3))
-        carried = Response(rows, suffix).at_consumer(Delivery(kept, matrix, np.zeros(3)))
+        carried = Response(rows, suffix).at_consumer(Delivery(kept, matrix[2:], np.zeros(1)))
         np.testing.assert_array_equal(carried.matrix[2], [0.0, 3.0])
 
 

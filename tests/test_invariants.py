@@ -28,8 +28,8 @@ from lbyl_onnx import (
 from lbyl_onnx import verify as verify_module
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.compensate import FoldedRows, lbyl
+from lbyl_onnx.config import Method
 from lbyl_onnx.folding import respond
-from lbyl_onnx.pipeline import Method
 from lbyl_onnx.runtime import probe, run_model
 from lbyl_onnx.verify import compare
 from tests.architectures import chain, residual
@@ -195,15 +195,15 @@ class TestInvariant5Types:
 SCRIPT = """
 import sys
 from lbyl_onnx import Config, compress
-compress(sys.argv[1], sys.argv[2], config=Config(ratio=0.5, method="lbyl", provider="cpu"))
+compress(sys.argv[1], sys.argv[2], config=Config(ratio=0.5, method="lbyl+", provider="cpu"))
 """
 
 
 class TestInvariant6SameBytes:
     @pytest.mark.parametrize("name", list(MODELS)[::3])
     def test_twice_in_one_process(self, name: str) -> None:
-        first = outcome(name, "lbyl", 0.5).model
-        config = Config(ratio=0.5, method="lbyl", provider="cpu")
+        first = outcome(name, "lbyl+", 0.5).model
+        config = Config(ratio=0.5, method="lbyl+", provider="cpu")
         again = compress(MODELS[name](), config=config).model
         assert first is not None
         assert again is not None
@@ -231,7 +231,7 @@ class TestInvariant7Survival:
         original = annotated()
         result = outcome("annotated", method, 0.5).model
         assert result is not None
-        assert bare(result) == bare(original)
+        assert without_new_biases(bare(result), original) == bare(original)
 
     @every_model
     def test_signature_opset_and_nodes_are_kept(self, name: str) -> None:
@@ -262,6 +262,21 @@ def bare(model: ModelProto) -> ModelProto:
         tensor.ClearField("raw_data")
         tensor.ClearField("dims")
     return copy
+
+
+def without_new_biases(model: ModelProto, original: ModelProto) -> ModelProto:
+    """Take away the biases of layers that had none: a restoration may need one."""
+    stored = {tensor.name for tensor in original.graph.initializer}
+    for node, old in zip(model.graph.node, original.graph.node, strict=True):
+        added = node.input[len(old.input) :]
+        assert not added or node.op_type in ("Conv", "ConvTranspose", "Gemm")
+        del node.input[len(old.input) :]
+        for name in added:
+            assert name not in stored
+            model.graph.initializer.remove(
+                next(t for t in model.graph.initializer if t.name == name)
+            )
+    return model
 
 
 class TestInvariant8SharedInitializers:

@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from lbyl_onnx import Config, NothingToPruneError, compress
 from lbyl_onnx.channels import Scope, Selection
-from lbyl_onnx.pipeline import Method
+from lbyl_onnx.config import Method
 from tests.net import Net
 from tests.oracle import assert_same, interpret, make_feeds, masked, run
 

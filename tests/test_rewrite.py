@@ -11,8 +11,8 @@ import pytest
 from onnx import numpy_helper
 
 from lbyl_onnx import Config, compress
+from lbyl_onnx.config import Method
 from lbyl_onnx.draft import write_message
-from lbyl_onnx.pipeline import Method
 from tests.architectures import chain, flatten_spatial, residual
 from tests.files import dangling, initializers_as_inputs, shared_weight, with_value_info
 from tests.models import MODELS

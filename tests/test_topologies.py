@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.channels import Scope, Selection
-from lbyl_onnx.pipeline import Method
+from lbyl_onnx.config import Method
 from tests.operators import OPERATORS
 from tests.oracle import Array, assert_same, interpret, make_feeds, masked, run, values
 from tests.topologies import TOPOLOGIES

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from lbyl_onnx.compensate.types import (
     Delivery,
     FoldedRows,
-    assemble,
     checked_kept,
     removed_channels,
 )
@@ -126,7 +125,7 @@ def deliver(
     if np.any(usable) and not np.all(constant):
         problem = _pose(rows, kept[usable], removed[~constant], lambda1, lambda2)
         matrix[np.ix_(~constant, usable)] = _solve(problem)
-    return assemble(n, kept, matrix, offset)
+    return Delivery(kept, matrix, offset)
 
 
 def objective(
@@ -155,13 +154,13 @@ def objective(
         If the delivery is of another number of channels, or a lambda is negative or not finite.
     """
     _check_lambdas(lambda1, lambda2)
-    if delivery.offset.size != rows.scale.size:
+    if delivery.size != rows.scale.size:
         raise ValueError(
-            f"the delivery is of {delivery.offset.size} channels, the rows are of "
+            f"the delivery is of {delivery.size} channels, the rows are of "
             f"{rows.scale.size}; give the delivery of the same group"
         )
     removed = delivery.removed
-    s = delivery.matrix[removed]
+    s = delivery.rows
     residual = _folded(rows, removed) - s @ _folded(rows, delivery.kept)
     penalty = lambda2 * np.einsum("jk,jk->j", s, s)
     if rows.normalized:

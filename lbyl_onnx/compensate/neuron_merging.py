@@ -8,7 +8,6 @@ from numpy.typing import ArrayLike, NDArray
 from lbyl_onnx.compensate.types import (
     Delivery,
     FoldedRows,
-    assemble,
     checked_kept,
     removed_channels,
 )
@@ -81,7 +80,7 @@ def deliver(
     offset = np.where(constant, rows.constant_output[removed], 0.0)
     matrix = np.zeros((removed.size, kept.size))
     matrix[~constant] = _merge(rows, kept, removed[~constant], cosine_threshold, cosine_weight)
-    return assemble(n, kept, matrix, offset)
+    return Delivery(kept, matrix, offset)
 
 
 def _merge(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lbyl_onnx.compensate.types import Delivery, assemble, checked_kept
+from lbyl_onnx.compensate.types import Delivery, checked_kept
 
 
 def deliver(n: int, kept: ArrayLike) -> Delivery:
@@ -29,5 +29,6 @@ def deliver(n: int, kept: ArrayLike) -> Delivery:
         If ``kept`` does not name channels of the group.
     """
     kept = checked_kept(n, kept)
-    removed_count = n - kept.size
-    return assemble(n, kept, np.zeros((removed_count, kept.size)), np.zeros(removed_count))
+    removed = n - kept.size
+    # Zeros that take no memory, however large the group.
+    return Delivery(kept, np.broadcast_to(0.0, (removed, kept.size)), np.zeros(removed))

@@ -69,45 +69,68 @@ class FoldedRows:
 
 @dataclass(frozen=True, eq=False)
 class Delivery:
-    """How the kept channels stand in for all n: ``a ~ matrix @ a[kept] + offset``.
+    """How the kept channels stand in for the removed ones: ``a_P ~ rows @ a_K + shift``.
+
+    A channel is one value, or, where `taps` is above 1, the `taps` values of it that a window of
+    the consumer sees; these follow each other, so
+    channel i is at ``i * taps`` to ``(i + 1) * taps``.
 
     Attributes
     ----------
     kept : (k,) intp
         Indices of the kept channels, ascending, at least one.
-    matrix : (n, k) float64
-        S, with ``S[kept] = I``.
-    offset : (n,) float64
-        c, with ``c[kept] = 0``.
+    rows : ((n - k) * taps, k * taps) float64
+        The removed channels' rows of S, in ascending order of channel.
+    shift : ((n - k) * taps,) float64
+        The removed channels' part of c, likewise.
+    taps : int
+        Values of a channel that are told apart; with 1 all of them are delivered alike.
 
     Raises
     ------
     ValueError
-        For a wrong shape or dtype, a value that is not finite, or a kept channel that is not
-        passed on unchanged.
+        For a wrong shape or dtype, or a value that is not finite.
     """
 
     kept: NDArray[np.intp]
-    matrix: NDArray[np.float64]
-    offset: NDArray[np.float64]
+    rows: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    taps: int = 1
 
     def __post_init__(self) -> None:
         """Raise ValueError for arrays that break the contract above."""
-        if self.offset.ndim != 1:
-            raise ValueError(f"Delivery.offset has shape {self.offset.shape}; give (n,)")
-        n = self.offset.shape[0]
-        kept = checked_kept(n, self.kept)
-        _check_array("Delivery.matrix", self.matrix, (n, kept.size))
-        _check_array("Delivery.offset", self.offset, (n,))
-        if not np.array_equal(self.matrix[kept], np.eye(kept.size)):
-            raise ValueError("Delivery.matrix[kept] is not the identity; kept channels pass as is")
-        if np.any(self.offset[kept]):
-            raise ValueError("Delivery.offset[kept] is not zero; kept channels pass as is")
+        if self.shift.ndim != 1 or self.shift.size % self.taps:
+            raise ValueError(
+                f"Delivery.shift has shape {self.shift.shape}; give ((n - k) * {self.taps},)"
+            )
+        kept = checked_kept(self.size, self.kept)
+        _check_array("Delivery.rows", self.rows, (self.shift.size, kept.size * self.taps))
+        _check_array("Delivery.shift", self.shift, self.shift.shape)
+
+    @property
+    def size(self) -> int:
+        """The number n of channels in the group."""
+        return len(self.kept) + self.shift.size // self.taps
 
     @property
     def removed(self) -> NDArray[np.intp]:
         """(n - k,) intp: the channels outside ``kept``, ascending."""
-        return removed_channels(self.offset.shape[0], self.kept)
+        return removed_channels(self.size, self.kept)
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """(n * taps, k * taps) float64: S whole, with ``S[kept] = I``."""
+        matrix = np.zeros((self.size, self.taps, self.rows.shape[1]))
+        matrix[self.kept] = np.eye(self.rows.shape[1]).reshape(-1, self.taps, self.rows.shape[1])
+        matrix[self.removed] = self.rows.reshape(-1, self.taps, self.rows.shape[1])
+        return matrix.reshape(-1, self.rows.shape[1])  # (n, taps, ..) -> (n * taps, k * taps)
+
+    @property
+    def offset(self) -> NDArray[np.float64]:
+        """(n * taps,) float64: c whole, with ``c[kept] = 0``."""
+        offset = np.zeros((self.size, self.taps))
+        offset[self.removed] = self.shift.reshape(-1, self.taps)
+        return offset.reshape(-1)  # (n, taps) -> (n * taps,)
 
 
 def checked_kept(n: int, kept: ArrayLike) -> NDArray[np.intp]:
@@ -145,45 +168,6 @@ def removed_channels(n: int, kept: NDArray[np.intp]) -> NDArray[np.intp]:
     is_removed = np.ones(n, dtype=np.bool_)
     is_removed[kept] = False
     return np.flatnonzero(is_removed)
-
-
-def assemble(
-    n: int,
-    kept: NDArray[np.intp],
-    removed_rows: NDArray[np.float64],
-    removed_offset: NDArray[np.float64],
-) -> Delivery:
-    """Build the Delivery of a group of n channels from its rows for the removed ones.
-
-    Parameters
-    ----------
-    n : int
-        Channels in the group.
-    kept : (k,) intp
-        Kept channels, ascending.
-    removed_rows : (n - k, k) float64
-        S for the removed channels, in ascending order of channel.
-    removed_offset : (n - k,) float64
-        c for the removed channels, likewise.
-
-    Returns
-    -------
-    Delivery
-
-    Raises
-    ------
-    ValueError
-        If the shapes disagree or a value is not finite.
-    """
-    removed = removed_channels(n, kept)
-    _check_array("removed_rows", removed_rows, (removed.size, kept.size))
-    _check_array("removed_offset", removed_offset, (removed.size,))
-    matrix = np.zeros((n, kept.size))
-    matrix[kept, np.arange(kept.size)] = 1.0
-    matrix[removed] = removed_rows
-    offset = np.zeros(n)
-    offset[removed] = removed_offset
-    return Delivery(kept=kept, matrix=matrix, offset=offset)
 
 
 def _check_array(name: str, array: NDArray[np.float64], shape: tuple[int, ...]) -> None:

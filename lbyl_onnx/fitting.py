@@ -1,0 +1,360 @@
+"""Choose the channels that stay and fit what stands in for the others, group by group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from lbyl_onnx.calibration import Input, read_calibration
+from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement, Refusal
+from lbyl_onnx.compensate import Delivery, lbyl, lbyl_plus, neuron_merging, none
+from lbyl_onnx.config import Config
+from lbyl_onnx.costs import count_costs
+from lbyl_onnx.elimination import keep
+from lbyl_onnx.errors import ModelError
+from lbyl_onnx.external_data import TensorReader
+from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.folding import Activation, Response, activation_between, respond
+from lbyl_onnx.importance import kept_count
+from lbyl_onnx.plan import GroupPlan, PruningPlan, choose_channels, not_finite
+from lbyl_onnx.probe_graph import Target, View
+from lbyl_onnx.repair import repairable, repairs, targets
+from lbyl_onnx.rewrite import Fit, Repair
+from lbyl_onnx.runtime import Probe
+from lbyl_onnx.samples import (
+    LEAST_BATCH,
+    MOST,
+    InputSpec,
+    SampleSource,
+    batch_size,
+    rounded,
+    sample_count,
+)
+from lbyl_onnx.statistics import (
+    Measured,
+    ProbeRun,
+    Sight,
+    key_of,
+    measure,
+    reading_of,
+    rows_each,
+    rows_wanted,
+    sight,
+)
+
+# Bytes of covariances that are held at a time; groups beyond wait for another pass.
+HELD = 1 << 30
+# Samples to take even where fewer give enough rows.
+FEW_SAMPLES = 256
+Step = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A model in the forms that the stages have given it so far."""
+
+    model: onnx.ModelProto
+    read: TensorReader
+    graph: gs.Graph
+    facts: GraphFacts
+    channels: ChannelMap
+
+    def respond(self, group: ChannelGroup, consumer: Placement) -> Response | None:
+        """How a group's channels reach a consumer."""
+        return respond(self.model, self.graph, self.facts, self.channels, group, consumer)
+
+    def activation(self, group: ChannelGroup, consumer: Placement) -> Activation | None:
+        """Return what lies between a group and a consumer, where it is an activation alone."""
+        return activation_between(
+            self.model, self.graph, self.facts, self.channels, group, consumer
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Where the moments come from, and those of the consumers' outputs before compensation."""
+
+    run: ProbeRun
+    outputs: Mapping[int, View]
+    before: Mapping[int, Measured]
+
+    def repaired(
+        self, stages: Stages, compensated: onnx.ModelProto, read: TensorReader
+    ) -> dict[int, Repair]:
+        """Measure the compensated model, and say what brings its layers back.
+
+        Parameters
+        ----------
+        stages
+            The original.
+        compensated, read
+            The compensated model in the original's shapes, and what reads its tensors.
+        """
+        views = {str(i): view for i, view in self.outputs.items() if i in self.before}
+        aims: dict[str, Target] = targets({int(k): v for k, v in views.items()}, self.before)
+        measured = measure(compensated, stages.facts, read, views, aims, self.run)
+        return repairs(self.before, {int(key): value for key, value in measured.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The plan, a delivery for each consumer, and what could not be done.
+
+    Parameters
+    ----------
+    plan, fits
+        Of the groups that are pruned.
+    refusals
+        Groups that could not be fitted.
+    restored
+        How each group of the plan was restored.
+    statistics
+        What a repair needs; None where there is nothing to repair.
+    """
+
+    plan: PruningPlan
+    fits: tuple[Fit, ...]
+    refusals: tuple[Refusal, ...]
+    restored: tuple[str, ...]
+    statistics: Statistics | None
+
+
+def fit(stages: Stages, probe: Probe, config: Config, folder: Path, step: Step) -> Fitted:
+    """Choose and fit every group.
+
+    Parameters
+    ----------
+    stages, probe
+        The model, and what is known of it from running it.
+    config
+        The options.
+    folder
+        For files of the probe.
+    step
+        Told how many groups of how many are done.
+    """
+    plan, refusals = choose_channels(
+        stages.graph,
+        stages.facts,
+        stages.channels.groups,
+        config.ratio,
+        config.score,
+        config.seed,
+    )
+    if config.method != "lbyl+" and not config.by_loss:
+        outcomes = [_by_weights(stages, entry, config) for entry in _told(plan.groups, step)]
+        return _gathered(outcomes, refusals, None)
+    seen = _sights(stages, plan.groups, MOST)
+    if not seen:
+        outcomes = [_by_weights(stages, entry, config) for entry in plan.groups]
+        return _gathered(outcomes, refusals, None)
+    run = _run(stages, probe, config, folder, [s.view for s in seen.values()])
+    outputs = repairable(stages.graph, stages.facts, _consumers(plan.groups))
+    if config.method != "lbyl+":
+        outputs = {}
+    outcomes, before = [], dict[int, Measured]()
+    for entries in _rounds(stages, plan.groups, run.source.count):
+        step(len(outcomes), len(plan.groups))
+        sights = _sights(stages, entries, run.source.count)
+        asked = {key: s.view for key, s in sights.items()}
+        nodes = {i: v for i, v in outputs.items() if i in _consumers(entries) and i not in before}
+        asked |= {str(i): view for i, view in nodes.items()}
+        measured = measure(stages.model, stages.facts, stages.read, asked, {}, run)
+        before |= {i: measured[str(i)] for i in nodes}
+        outcomes += [_by_statistics(stages, e, sights, measured, config) for e in entries]
+    return _gathered(outcomes, refusals, Statistics(run, outputs, before) if before else None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """One group: the channels that stay, its fits (None where they cannot be had), and how."""
+
+    entry: GroupPlan
+    fits: tuple[Fit, ...] | None
+    restored: str
+
+
+def _told(entries: Sequence[GroupPlan], step: Step) -> Iterator[GroupPlan]:
+    for done, entry in enumerate(entries):
+        step(done, len(entries))
+        yield entry
+
+
+def _gathered(
+    outcomes: Sequence[_Outcome], refusals: Sequence[Refusal], statistics: Statistics | None
+) -> Fitted:
+    done = [outcome for outcome in outcomes if outcome.fits is not None]
+    unfit = [not_finite(outcome.entry.group) for outcome in outcomes if outcome.fits is None]
+    return Fitted(
+        PruningPlan(tuple(outcome.entry for outcome in done)),
+        tuple(fit for outcome in done for fit in outcome.fits or ()),
+        (*refusals, *unfit),
+        tuple(outcome.restored for outcome in done),
+        statistics,
+    )
+
+
+def _consumers(entries: Sequence[GroupPlan]) -> set[int]:
+    return {place.slot.node for entry in entries for place in entry.group.consumers}
+
+
+def _sights(stages: Stages, entries: Sequence[GroupPlan], samples: int) -> dict[str, Sight]:
+    """How groups are measured at all their consumers; groups of which one cannot be told lack."""
+    sights: dict[str, Sight] = {}
+    for group in (entry.group for entry in entries):
+        found = {
+            key_of(group, place): sight(
+                stages.graph, stages.facts, place, stages.activation(group, place), samples
+            )
+            for place in group.consumers
+        }
+        known = {key: seen for key, seen in found.items() if seen is not None}
+        sights |= known if len(known) == len(found) else {}
+    return sights
+
+
+def _rounds(
+    stages: Stages, entries: Sequence[GroupPlan], samples: int
+) -> Iterator[list[GroupPlan]]:
+    """Groups that are measured in one pass, so that their covariances fit into memory."""
+    held, round_ = 0, list[GroupPlan]()
+    for entry in entries:
+        seen = _sights(stages, [entry], samples)
+        size = sum(16 * s.view.columns**2 for s in seen.values())
+        if round_ and held + size > HELD:
+            yield round_
+            held, round_ = 0, []
+        held, round_ = held + size, [*round_, entry]
+    yield round_
+
+
+def _by_statistics(
+    stages: Stages,
+    entry: GroupPlan,
+    sights: Mapping[str, Sight],
+    measured: Mapping[str, Measured],
+    config: Config,
+) -> _Outcome:
+    """Choose and fit a group by its moments; by its weights where there are none to go by."""
+    group = entry.group
+    keys = [key_of(group, place) for place in group.consumers]
+    if any(key not in sights for key in keys):
+        return _by_weights(stages, entry, config, "what they become cannot be measured")
+    moments = [sights[key].moments(measured[key]) for key in keys]
+    if not all(m.finite for m in moments):
+        return _by_weights(stages, entry, config, "their statistics are not finite")
+    if config.by_loss:
+        pairs = zip(group.consumers, moments, strict=True)
+        readings = [reading_of(stages.graph, stages.facts, place, m) for place, m in pairs]
+        entry = GroupPlan(group, keep(readings, kept_count(group.size, config.ratio)))
+    if config.method != "lbyl+":
+        return _by_weights(stages, entry, config)
+    fits = [lbyl_plus.deliver(m, entry.kept) for m in moments]
+    restored = "lbyl+" + (" by window" if any(m.taps > 1 for m in moments) else "")
+    restored += ", as Gaussian" if any(sights[key].activation for key in keys) else ""
+    if not all(regular for _, regular in fits):
+        restored += ", singular: least squares"
+    return _Outcome(
+        entry,
+        tuple(
+            Fit(group, place, delivery)
+            for place, (delivery, _) in zip(group.consumers, fits, strict=True)
+        ),
+        restored,
+    )
+
+
+def _by_weights(stages: Stages, entry: GroupPlan, config: Config, why: str = "") -> _Outcome:
+    """Fit a group by its weights alone; None for the fits where these are not finite."""
+    fits = [_fit_one(stages, entry, place, config) for place in entry.group.consumers]
+    method = "lbyl" if config.method == "lbyl+" else config.method
+    restored = f"{method} ({why})" if why else method
+    known = [fit for fit in fits if fit is not None]
+    return _Outcome(entry, tuple(known) if len(known) == len(fits) else None, restored)
+
+
+def _fit_one(stages: Stages, entry: GroupPlan, consumer: Placement, config: Config) -> Fit | None:
+    """Fit one consumer; None where the group's weights are not finite."""
+    if config.method == "none":
+        return Fit(entry.group, consumer, none.deliver(entry.group.size, entry.kept))
+    response = stages.respond(entry.group, consumer)
+    if response is None:
+        return None
+    return Fit(entry.group, consumer, response.at_consumer(_deliver(response, entry, config)))
+
+
+def _deliver(response: Response, entry: GroupPlan, config: Config) -> Delivery:
+    if config.method == "nm":
+        return neuron_merging.deliver(
+            response.rows,
+            entry.kept,
+            cosine_threshold=config.cosine_threshold,
+            cosine_weight=config.cosine_weight,
+        )
+    return lbyl.deliver(response.rows, entry.kept, lambda1=config.lambda1, lambda2=config.lambda2)
+
+
+def _run(
+    stages: Stages, probe: Probe, config: Config, folder: Path, views: Sequence[View]
+) -> ProbeRun:
+    """Decide on what the model is measured, and try it on one mini-batch."""
+    batch = max((shape[0] for shape in probe.first.values() if shape), default=1)
+    activations = [stages.facts.shape(t) for n in stages.model.graph.node for t in n.output if t]
+    sizes = [math.prod(s) for s in ([d or 0 for d in shape or ()] for shape in activations)]
+    macs = count_costs(stages.model, stages.facts).macs // batch
+    wanted = max(FEW_SAMPLES, rows_wanted((v, rows_each(stages.facts, v)) for v in views))
+    count = sample_count(macs, wanted)
+    size = batch_size(max(sizes, default=1) // batch, count)
+    for free in (True, False):
+        source = _source(stages, probe, config, count, size, free)
+        steady = source.given is None and source.size >= LEAST_BATCH
+        run = ProbeRun(folder, probe.provider, source, steady)
+        first = SampleSource(
+            source.inputs, source.size, source.size, source.seed, source.layout, source.given
+        )
+        try:
+            trial = ProbeRun(folder, probe.provider, first, steady)
+            measure(stages.model, stages.facts, stages.read, {"trial": views[0]}, {}, trial)
+        except ModelError:
+            # A graph may hold the number of samples it was declared for, in a Reshape say.
+            if not free:
+                raise
+            continue
+        return run
+    raise AssertionError("the second try returns or raises")
+
+
+def _source(
+    stages: Stages, probe: Probe, config: Config, count: int, size: int, free: bool
+) -> SampleSource:
+    """Samples in mini-batches of `size`, or of what the model declares where `free` is False."""
+    dtypes = {name: feed.dtype for name, feed in probe.feeds[0].items()}
+    dynamic = {
+        name for name, shape in probe.first.items() if shape and shape[0] != probe.second[name][0]
+    }
+    fixed = [probe.first[name][0] for name in probe.first if probe.first[name]]
+    if not free:
+        dynamic, size = set(), max(fixed, default=1)
+    elif not dynamic:
+        dynamic = {name for name, shape in probe.first.items() if shape}
+    inputs = {
+        name: InputSpec(dtypes[name], (size, *shape[1:]) if name in dynamic else shape)
+        for name, shape in probe.first.items()
+    }
+    if config.calibration is None:
+        return SampleSource(inputs, rounded(count, size), size, config.seed, config.layout)
+    shapes = {name: (None, *spec.shape[1:]) for name, spec in inputs.items()}
+    given = read_calibration(
+        Path(config.calibration),
+        [Input(name, spec.dtype, shapes[name]) for name, spec in inputs.items()],
+        config.mean or None,
+        config.std or None,
+        config.layout,
+        seed=config.seed,
+    )
+    return SampleSource(inputs, given.count, size, config.seed, config.layout, given)

@@ -1,0 +1,335 @@
+"""A model that measures itself: nodes that emit the moments of its tensors, and nothing else.
+
+What leaves ONNX Runtime are a few numbers per channel, or per pair of channels, whatever the
+resolution and the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from lbyl_onnx.draft import Draft, copy_field
+from lbyl_onnx.facts import Array, GraphFacts, attribute
+
+Floats = NDArray[np.float64]
+PREFIX = "lbyl_onnx_probe/"
+# Added to the variance of what is brought to a given one; far below that of any activation.
+_EPSILON = 1e-10
+# From these versions on, the axes of ReduceMean are an input.
+_AXES_ARE_AN_INPUT = 18
+# Initializers need not be listed among the inputs from this IR version on.
+_UNLISTED = 4
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a Conv sees at one place: its kernel, with explicit pads."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A tensor as rows of samples: which of its numbers are the columns.
+
+    Parameters
+    ----------
+    tensor
+        Its name.
+    axis, rank
+        The axis of its channels, 1 or the last; its number of axes.
+    positions
+        (n, places): where channel i lies along that axis.
+    joint
+        Whether the places of a channel are columns of their own, and not more samples of it.
+    window
+        Makes each value that a Conv's window sees a column of its own.
+    stride
+        Only every stride-th place of the plane, or every stride-th row, is a sample.
+    cross
+        Whether all pairs of columns are wanted, or each column alone.
+    """
+
+    tensor: str
+    axis: int
+    rank: int
+    positions: NDArray[np.intp]
+    joint: bool = False
+    window: Window | None = None
+    stride: int = 1
+    cross: bool = True
+
+    @property
+    def taps(self) -> int:
+        """Columns of one channel."""
+        window = 1 if self.window is None else int(np.prod(self.window.kernel))
+        return window * (self.positions.shape[1] if self.joint else 1)
+
+    @property
+    def columns(self) -> int:
+        """Columns of all channels."""
+        return len(self.positions) * self.taps
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Mean and standard deviation, each (channels,), that a tensor is brought to on every batch."""
+
+    axis: int
+    rank: int
+    mean: Floats
+    std: Floats
+
+
+@dataclass
+class _Writer:
+    """Nodes and initializers in the making."""
+
+    opset: int
+    nodes: list[NodeProto] = field(default_factory=list)
+    initializers: list[TensorProto] = field(default_factory=list)
+
+    def constant(self, value: Array) -> str:
+        name = f"{PREFIX}constant_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.constant(np.asarray(values, np.int64))
+
+    def op(
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        attributes: Mapping[str, Any] | None = None,
+        output: str | None = None,
+    ) -> str:
+        name = output or f"{PREFIX}{op_type}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, inputs, [name], **(attributes or {})))
+        return name
+
+    def mean(self, x: str, axes: Sequence[int], keepdims: bool) -> str:
+        attributes: dict[str, Any] = {"keepdims": int(keepdims)}
+        if self.opset >= _AXES_ARE_AN_INPUT:
+            return self.op("ReduceMean", [x, self.ints(*axes)], attributes)
+        return self.op("ReduceMean", [x], {"axes": list(axes), **attributes})
+
+
+def probe_model(
+    model: onnx.ModelProto,
+    facts: GraphFacts,
+    views: Mapping[str, View],
+    targets: Mapping[str, Target],
+    batch_statistics: bool,
+) -> Draft:
+    """Build the model that emits the moments of some tensors of another.
+
+    Parameters
+    ----------
+    model
+        The model; it is not changed.
+    facts
+        Its facts.
+    views
+        What to measure, by a key: outputs ``KEY/mean``, ``KEY/moment`` and ``KEY/rows`` are the
+        mean of each column, the centred second moment, and the shape (rows, columns).
+    targets
+        Tensors that are brought to a given mean and deviation on every batch, behind their own
+        measurement.
+    batch_statistics
+        Whether each BatchNormalization takes mean and variance from the batch, in place of the
+        stored ones: its output then has the mean and the variance that training left it with,
+        whatever the input.
+
+    Returns
+    -------
+    Draft
+        A model with these outputs alone, and the nodes that they need.
+    """
+    writer = _Writer(facts.opset)
+    by_tensor: dict[str, list[str]] = {}
+    for key, view in views.items():
+        by_tensor.setdefault(view.tensor, []).append(key)
+    for info in model.graph.input:
+        _measure(writer, info.name, info.name, views, by_tensor, facts)
+    for node in model.graph.node:
+        _rewritten(writer, node, facts, targets, batch_statistics)
+        for name in node.output:
+            if name in targets:
+                _bring(writer, _raw(name), targets[name], name)
+            measured = _raw(name) if name in targets else name
+            _measure(writer, name, measured, views, by_tensor, facts)
+    names = [f"{PREFIX}{key}/{part}" for key in views for part in ("mean", "moment", "rows")]
+    return _assembled(model, writer, names)
+
+
+def _raw(name: str) -> str:
+    return f"{PREFIX}raw/{name}"
+
+
+def _rewritten(
+    writer: _Writer,
+    node: NodeProto,
+    facts: GraphFacts,
+    targets: Collection[str],
+    batch_statistics: bool,
+) -> None:
+    """Add a node as it was, but for what the probe changes in it."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.output[:] = [_raw(name) if name in targets else name for name in node.output]
+    shape = facts.shape(node.input[0]) if node.input else None
+    if node.op_type != "BatchNormalization" or not batch_statistics or shape is None:
+        writer.nodes.append(copy)
+        return
+    epsilon = attribute(node, "epsilon")
+    eps = 1e-5 if epsilon is None else epsilon.f
+    _normalise(
+        writer, node.input[0], (node.input[1], node.input[2]), eps, len(shape), copy.output[0]
+    )
+
+
+def _normalise(
+    writer: _Writer, x: str, parameters: tuple[str, str], eps: float, rank: int, output: str
+) -> None:
+    """BatchNormalization by the batch's own mean and variance, channels on axis 1."""
+    axes = [0, *range(2, rank)]
+    centred = writer.op("Sub", [x, writer.mean(x, axes, True)])
+    var = writer.mean(writer.op("Mul", [centred, centred]), axes, False)
+    mean = writer.mean(x, axes, False)
+    writer.op("BatchNormalization", [x, *parameters, mean, var], {"epsilon": eps}, output)
+
+
+def _bring(writer: _Writer, raw: str, target: Target, output: str) -> None:
+    """Bring a tensor to a mean and deviation on this batch."""
+    parameters = (
+        writer.constant(target.std.astype(np.float32)),
+        writer.constant(target.mean.astype(np.float32)),
+    )
+    if target.axis == 1:
+        _normalise(writer, raw, parameters, _EPSILON, target.rank, output)
+        return
+    flat = writer.op("Reshape", [raw, writer.ints(-1, len(target.mean))])  # (.., C) -> (rows, C)
+    normal = f"{PREFIX}normal/{output}"
+    _normalise(writer, flat, parameters, _EPSILON, 2, normal)
+    writer.op("Reshape", [normal, writer.op("Shape", [raw])], output=output)  # -> (.., C)
+
+
+def _measure(
+    writer: _Writer,
+    name: str,
+    measured: str,
+    views: Mapping[str, View],
+    by_tensor: Mapping[str, Sequence[str]],
+    facts: GraphFacts,
+) -> None:
+    for key in by_tensor.get(name, ()):
+        view = views[key]
+        x = measured
+        if facts.dtype(name) != TensorProto.FLOAT:
+            x = writer.op("Cast", [x], {"to": TensorProto.FLOAT})
+        rows = _rows(writer, x, view)
+        mean = writer.mean(rows, [0], True)
+        writer.op("Identity", [mean], output=f"{PREFIX}{key}/mean")
+        centred = writer.op("Sub", [rows, mean])
+        moment = f"{PREFIX}{key}/moment"
+        if view.cross:
+            turned = writer.op("Transpose", [centred], {"perm": [1, 0]})
+            writer.op("MatMul", [turned, centred], output=moment)
+        else:
+            square = writer.op("Mul", [centred, centred])
+            writer.op("Identity", [writer.mean(square, [0], False)], output=moment)
+        writer.op("Shape", [rows], output=f"{PREFIX}{key}/rows")
+
+
+def _rows(writer: _Writer, x: str, view: View) -> str:
+    """The (rows, columns) matrix of a view."""
+    n, places = view.positions.shape
+    index = view.positions.reshape(-1)  # (n, places) -> (n * places,)
+    spatial = view.axis == 1 and view.rank > 2
+    plane = view.rank - 2
+    if spatial and view.window is None and view.stride > 1:
+        ones = [1] * plane
+        x = writer.op("MaxPool", [x], {"kernel_shape": ones, "strides": [view.stride] * plane})
+    if view.window is not None:
+        x = writer.op("Gather", [x, writer.ints(*index.tolist())], {"axis": 1})
+        x = _windows(writer, x, view, n)
+        places *= int(np.prod(view.window.kernel))
+    if spatial:
+        x = writer.op("Transpose", [x], {"perm": [0, *range(2, view.rank), 1]})
+    if view.window is not None:
+        return writer.op("Reshape", [x, writer.ints(-1, n * places)])  # (.., C) -> (rows, C)
+    x = writer.op("Gather", [x, writer.ints(*index.tolist())], {"axis": view.rank - 1})
+    x = writer.op("Reshape", [x, writer.ints(-1, n * places)])  # (.., C) -> (rows, C)
+    if not spatial and view.stride > 1:
+        x = writer.op("Reshape", [x, writer.ints(1, 1, -1, n * places)])  # -> (1, 1, rows, C)
+        strides = [view.stride, 1]
+        x = writer.op("MaxPool", [x], {"kernel_shape": [1, 1], "strides": strides})
+        x = writer.op("Reshape", [x, writer.ints(-1, n * places)])  # -> (rows, C)
+    if places == 1 or view.joint:
+        return x
+    x = writer.op("Reshape", [x, writer.ints(-1, n, places)])  # (rows, C) -> (rows, n, places)
+    x = writer.op("Transpose", [x], {"perm": [0, 2, 1]})
+    return writer.op("Reshape", [x, writer.ints(-1, n)])  # -> (rows * places, n)
+
+
+def _windows(writer: _Writer, x: str, view: View, n: int) -> str:
+    """Unfold what a Conv sees: a depthwise Conv whose filters each pick one tap."""
+    window = view.window
+    assert window is not None
+    taps = int(np.prod(window.kernel))
+    # (taps, taps) -> (n * taps, 1, *kernel): output i * taps + t is tap t of channel i
+    picks = np.tile(np.eye(taps, dtype=np.float32), (n, 1)).reshape(-1, 1, *window.kernel)
+    attributes = {
+        "kernel_shape": list(window.kernel),
+        "strides": [s * view.stride for s in window.strides],
+        "pads": list(window.pads),
+        "dilations": list(window.dilations),
+        "group": n,
+    }
+    return writer.op("Conv", [x, writer.constant(picks)], attributes)
+
+
+def _assembled(model: onnx.ModelProto, writer: _Writer, outputs: Sequence[str]) -> Draft:
+    """Put a model together of the nodes that the outputs need."""
+    needed = set(outputs)
+    kept: list[NodeProto] = []
+    for node in reversed(writer.nodes):
+        if needed.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        needed |= set(node.input)
+        needed |= _captured(node)
+    result = onnx.ModelProto()
+    for entry, value in model.ListFields():
+        if entry.name != "graph":
+            copy_field(result, entry.name, value)
+    result.ir_version = max(result.ir_version, _UNLISTED)
+    result.graph.name = model.graph.name
+    result.graph.input.extend(model.graph.input)
+    result.graph.node.extend(reversed(kept))
+    result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    stored = [t for t in model.graph.initializer if t.name in needed]
+    names = {tensor.name for tensor in model.graph.initializer} - needed
+    gone = [info for info in result.graph.input if info.name in names]
+    for info in gone:
+        result.graph.input.remove(info)
+    return Draft(result, (*stored, *writer.initializers))
+
+
+def _captured(node: NodeProto) -> set[str]:
+    """Names that the bodies of a node may read from outside."""
+    bodies = [a.g for a in node.attribute if a.HasField("g")]
+    names = {name for body in bodies for inner in body.node for name in inner.input}
+    names |= {out.name for body in bodies for out in body.output}
+    return names.union(*(_captured(inner) for body in bodies for inner in body.node))
