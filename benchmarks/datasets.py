@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Dataset = Literal["cifar10", "fashion"]
+Dataset = Literal["cifar10", "fashion", "imagenet"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SEED = 0
@@ -90,17 +90,8 @@ def _chosen(count: int, limit: int | None) -> NDArray[np.intp]:
 
 def _cifar10(shared: Path, limit: int | None) -> Images:
     """Read ``<label>_<class>/<number>.jpg`` from a zip: RGB, 32 x 32."""
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise SharedFilesError(
-            "Pillow, which reads the images, is not installed: pip install 'lbyl-onnx[bench]'"
-        ) from error
-    with zipfile.ZipFile(_present(shared / "data" / "cifar10_dev.zip")) as archive:
-        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
-        picked = [names[i] for i in _chosen(len(names), limit)]
-        rgb = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in picked]
-    pixels = (np.stack(rgb).astype(np.float32) / 255.0 - CIFAR10_MEAN) / CIFAR10_STD
+    picked, rgb = _pictures(shared / "data" / "cifar10_dev.zip", ".jpg", limit)
+    pixels = (rgb / np.float32(255.0) - CIFAR10_MEAN) / CIFAR10_STD
     labels = np.array([int(name.partition("_")[0]) for name in picked], dtype=np.int64)
     # (n, h, w, 3) -> (n, 3, h, w)
     return Images(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels)
@@ -116,7 +107,45 @@ def _fashion(shared: Path, limit: int | None) -> Images:
     return Images(pixels[:, np.newaxis], labels.astype(np.int64))
 
 
+def _imagenet(shared: Path, limit: int | None) -> Images:
+    """Read ``<label>_<class>.JPEG`` from a zip: RGB, 224 x 224, as EfficientNet-lite wants them."""
+    paths, rgb = _pictures(shared / "data" / "imagenet_dev.zip", ".JPEG", limit)
+    pixels = (rgb - 127.0) / 128.0
+    labels = np.array([int(path.partition("_")[0]) for path in paths], dtype=np.int64)
+    # (n, h, w, 3) -> (n, 3, h, w)
+    return Images(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels)
+
+
+def unlabelled(dataset: Dataset, count: int, shared: Path = SHARED) -> NDArray[np.float32]:
+    """Return images for calibration, none of which scores a model.
+
+    For CIFAR-10 training images; of Fashion-MNIST there are no others, so the last of the random
+    order, which a benchmark must then leave out.
+    """
+    if dataset == "fashion":
+        return load("fashion", None, shared).pixels[-count:]
+    _, rgb = _pictures(shared / "data" / "cifar10_calib.zip", ".jpg", count)
+    pixels = (rgb / np.float32(255.0) - CIFAR10_MEAN) / CIFAR10_STD
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))  # (n, h, w, 3) -> (n, 3, h, w)
+
+
+def _pictures(path: Path, suffix: str, limit: int | None) -> tuple[list[str], NDArray[np.float32]]:
+    """Names and pixels, (n, h, w, 3) of 0 to 255, of the images in a zip."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise SharedFilesError(
+            "Pillow, which reads the images, is not installed: pip install 'lbyl-onnx[bench]'"
+        ) from error
+    with zipfile.ZipFile(_present(path)) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(suffix))
+        picked = [names[i] for i in _chosen(len(names), limit)]
+        rgb = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in picked]
+    return picked, np.stack(rgb).astype(np.float32)
+
+
 _LOADERS: dict[Dataset, Callable[[Path, int | None], Images]] = {
     "cifar10": _cifar10,
     "fashion": _fashion,
+    "imagenet": _imagenet,
 }

@@ -13,7 +13,11 @@ from lbyl_onnx.compensate import Moments
 
 Floats = NDArray[np.float64]
 # Channels that go at a time: one in so many of those that are there.
-_AT_A_TIME = 64
+_AT_A_TIME = 32
+# Of those, channels that make up for each other beyond this wait; and how many more are looked at.
+_COUPLED, _LOOKED_AT = 0.1, 4
+# The arrays shrink when fewer than this share of their channels is left.
+_SHRINK_BELOW = 0.75
 # Columns above which a channel's taps are taken for samples of one value: the choice would
 # otherwise take longer than the restoration, which tells them apart at any size.
 LARGEST = 1200
@@ -46,32 +50,49 @@ class Reading:
 
 @dataclass
 class _State:
-    """A consumer on the channels that are left: Q = (C + rho I)^-1, and B^T B."""
+    """A consumer on the channels that are left: Q = (C + rho I)^-1, and B^T B.
+
+    Channels that have gone stay in the arrays as zeros until `shrink`.
+    """
 
     inverse: Floats
     gram: Floats
     taps: int
     total: float
 
-    def losses(self) -> Floats:
-        """Growth of the consumer's squared error for each channel that would go, (left,)."""
-        left = len(self.inverse) // self.taps
-        index = np.arange(left * self.taps).reshape(left, self.taps)
+    def losses(self, channels: NDArray[np.intp]) -> Floats:
+        """Growth of the consumer's squared error for each of these channels, if it went."""
+        index = channels[:, None] * self.taps + np.arange(self.taps)  # (channels, taps)
         blocks = (index[:, :, None], index[:, None, :])
         ratio = np.linalg.solve(self.inverse[blocks], self.gram[blocks])
         return np.asarray(np.trace(ratio, axis1=1, axis2=2) / self.total, dtype=np.float64)
 
     def remove(self, channels: NDArray[np.intp]) -> None:
         """Take channels out; what is left takes over, by the rank-m formulas."""
-        gone = (channels[:, None] * self.taps + np.arange(self.taps)).reshape(-1)
-        left = np.delete(np.arange(len(self.inverse)), gone)
+        gone = self._columns(channels)
         q, g = self.inverse, self.gram
-        carry = np.linalg.solve(q[np.ix_(gone, gone)], q[np.ix_(gone, left)])  # (gone, left)
-        cross = g[np.ix_(left, gone)] @ carry
-        self.inverse = q[np.ix_(left, left)] - q[np.ix_(left, gone)] @ carry
-        self.gram = (
-            g[np.ix_(left, left)] - cross - cross.T + carry.T @ g[np.ix_(gone, gone)] @ carry
-        )
+        carry = np.linalg.solve(q[np.ix_(gone, gone)], q[gone])  # (gone, D)
+        cross = g[:, gone] @ carry
+        cross -= 0.5 * carry.T @ (g[np.ix_(gone, gone)] @ carry)
+        q -= q[:, gone] @ carry
+        g -= cross
+        g -= cross.T
+
+    def coupling(self, channel: int, others: Sequence[int]) -> float:
+        """How far one channel makes up for others, 0 to 1: a squared partial correlation."""
+        each = [self._columns(np.asarray([c])) for c in (channel, *others)]
+        own, *norms = (np.linalg.norm(self.inverse[np.ix_(c, c)]) for c in each)
+        between = (np.linalg.norm(self.inverse[np.ix_(each[0], c)]) for c in each[1:])
+        return max(float(x * x / (own * norm)) for x, norm in zip(between, norms, strict=True))
+
+    def shrink(self, channels: NDArray[np.intp]) -> None:
+        """Leave only these channels in the arrays."""
+        left = np.ix_(self._columns(channels), self._columns(channels))
+        self.inverse, self.gram = self.inverse[left], self.gram[left]
+
+    def _columns(self, channels: NDArray[np.intp]) -> NDArray[np.intp]:
+        columns = channels[:, None] * self.taps + np.arange(self.taps)  # (channels, taps)
+        return columns.reshape(-1)
 
 
 def keep(readings: Sequence[Reading], count: int) -> NDArray[np.intp]:
@@ -100,19 +121,45 @@ def keep(readings: Sequence[Reading], count: int) -> NDArray[np.intp]:
     readings = [reading.reduced() for reading in readings]
     n = len(readings[0].gram) // readings[0].moments.taps
     states = [_begin(reading) for reading in readings]
-    alive = np.arange(n)
-    while len(alive) > count:
-        losses = np.sum([state.losses() for state in states], axis=0)
-        many = min(len(alive) - count, max(1, len(alive) // _AT_A_TIME))
-        going = np.sort(np.argsort(losses, kind="stable")[:many])
+    held, alive = np.arange(n), np.ones(n, dtype=np.bool_)
+    while (left := int(alive.sum())) > count:
+        at = np.flatnonzero(alive)
+        losses = np.sum([state.losses(at) for state in states], axis=0)
+        many = min(left - count, max(1, left // _AT_A_TIME))
+        going = _apart(states, at[np.argsort(losses, kind="stable")], many)
         for state in states:
             state.remove(going)
-        alive = np.delete(alive, going)
-    return alive
+        alive[going] = False
+        if left - len(going) < _SHRINK_BELOW * len(held):
+            for state in states:
+                state.shrink(np.flatnonzero(alive))
+            held, alive = held[alive], np.ones(left - len(going), dtype=np.bool_)
+    return held[alive]
+
+
+def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> NDArray[np.intp]:
+    """The cheapest channels, ascending, of which none is what makes another of them cheap.
+
+    Two that are alike cost nothing each, and much together.
+    """
+    going = [int(cheapest[0])]
+    for channel in cheapest[1 : _LOOKED_AT * many].tolist():
+        if len(going) == many:
+            break
+        if all(state.coupling(channel, going) < _COUPLED for state in states):
+            going.append(channel)
+    return np.sort(np.asarray(going, dtype=np.intp))
 
 
 def _begin(reading: Reading) -> _State:
     c = reading.moments.covariance
-    inverse = scipy.linalg.inv(c + reading.moments.ridge * np.eye(len(c)))
+    system = c + reading.moments.ridge * np.eye(len(c))
+    try:
+        factor = scipy.linalg.cho_factor(system, lower=True)
+        inverse = scipy.linalg.cho_solve(factor, np.eye(len(c)))
+    except scipy.linalg.LinAlgError:
+        inverse = np.asarray(scipy.linalg.pinvh(system), dtype=np.float64)
     total = float(np.einsum("ij,ij->", reading.gram, c))
-    return _State((inverse + inverse.T) / 2, reading.gram, reading.moments.taps, total or 1.0)
+    return _State(
+        (inverse + inverse.T) / 2, reading.gram.copy(), reading.moments.taps, total or 1.0
+    )

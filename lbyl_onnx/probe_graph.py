@@ -166,7 +166,7 @@ def probe_model(
         _rewritten(writer, node, facts, targets, batch_statistics)
         for name in node.output:
             if name in targets:
-                _bring(writer, _raw(name), targets[name], name)
+                _bring(writer, name, targets[name], facts.dtype(name))
             measured = _raw(name) if name in targets else name
             _measure(writer, name, measured, views, by_tensor, facts)
     names = [f"{PREFIX}{key}/{part}" for key in views for part in ("mean", "moment", "rows")]
@@ -210,8 +210,18 @@ def _normalise(
     writer.op("BatchNormalization", [x, *parameters, mean, var], {"epsilon": eps}, output)
 
 
-def _bring(writer: _Writer, raw: str, target: Target, output: str) -> None:
-    """Bring a tensor to a mean and deviation on this batch."""
+def _bring(writer: _Writer, output: str, target: Target, dtype: int) -> None:
+    """Bring a tensor to a mean and deviation on this batch, in float32 whatever its type."""
+    if dtype == TensorProto.FLOAT:
+        _bring_floats(writer, _raw(output), target, output)
+        return
+    brought = f"{PREFIX}brought/{output}"
+    floats = writer.op("Cast", [_raw(output)], {"to": TensorProto.FLOAT})
+    _bring_floats(writer, floats, target, brought)
+    writer.op("Cast", [brought], {"to": dtype}, output)
+
+
+def _bring_floats(writer: _Writer, raw: str, target: Target, output: str) -> None:
     parameters = (
         writer.constant(target.std.astype(np.float32)),
         writer.constant(target.mean.astype(np.float32)),

@@ -44,11 +44,14 @@ class Measured:
     def merged(self, other: Measured) -> Measured:
         """Return the moments of both sets of rows (Chan, Golub, LeVeque 1979)."""
         rows = self.rows + other.rows
-        step = other.mean - self.mean
-        between = np.outer(step, step) if self.second.ndim == 2 else step * step
+        with np.errstate(invalid="ignore"):
+            step = other.mean - self.mean
         share = other.rows / rows
-        second = (1 - share) * self.second + share * other.second
-        return Measured(rows, self.mean + share * step, second + share * (1 - share) * between)
+        with np.errstate(invalid="ignore", over="ignore"):  # `Moments.finite` tells of it
+            between = np.outer(step, step) if self.second.ndim == 2 else step * step
+            second = (1 - share) * self.second + share * other.second
+            second += share * (1 - share) * between
+            return Measured(rows, self.mean + share * step, second)
 
 
 @dataclass(frozen=True)

