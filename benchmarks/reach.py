@@ -9,11 +9,12 @@ flatters them. With calibration, lbyl+ sees 256 unlabelled images that score not
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,13 @@ class Aim:
     calibrated: tuple[tuple[float, float], ...] = ()
     include: tuple[str, ...] = ()
     title: str = ""
+    rivals: bool = True
 
 
 AIMS = (
     Aim("resnet20_cifar10", "cifar10", ((0.3, 0.88), (0.5, 0.62))),
     Aim("resnet20_cifar10_folded", "cifar10", ((0.3, 0.0),), normalized=False),
-    Aim("vgg16_cifar10", "cifar10", ((0.3, 0.97), (0.5, 0.89), (0.7, 0.62)), limit=2000),
+    Aim("vgg16_cifar10", "cifar10", ((0.3, 0.97), (0.5, 0.89), (0.7, 0.62)), limit=1000),
     Aim(
         "lenet_300_100_fashion",
         "fashion",
@@ -63,6 +65,7 @@ AIMS = (
         ((0.1, 0.93), (0.2, 0.82), (0.3, 0.68)),
         include=("*expand_conv*",),
         title=f"{EXPORTED}, expansion channels only",
+        rivals=False,
     ),
 )
 
@@ -76,12 +79,13 @@ class Row:
     base: float
     aim: float
     none: float
-    nm: float
-    lbyl: float
+    nm: float | None
+    lbyl: float | None
     plus: float
     seconds: float
     calibrated: float | None
     calibrated_aim: float | None
+    command: str
 
 
 def measure(aim: Aim, path: Path, images: Images, rivals: bool) -> list[Row]:
@@ -95,7 +99,7 @@ def measure(aim: Aim, path: Path, images: Images, rivals: bool) -> list[Row]:
         for method in ("nm", "lbyl"):
             configs = grid(subject, ratio, method) if rivals else []
             options = [replace(config, include=aim.include) for config in configs]
-            best[method] = max((_score(path, o, images) for o in options), default=float("nan"))
+            best[method] = max((_score(path, o, images) for o in options), default=None)
         start = time.perf_counter()
         compressed = compress(path, config=replace(common, method="lbyl+")).model
         seconds = time.perf_counter() - start
@@ -113,6 +117,7 @@ def measure(aim: Aim, path: Path, images: Images, rivals: bool) -> list[Row]:
             seconds,
             None if wanted is None else _calibrated(aim, path, common, images),
             wanted,
+            " ".join(["python -m benchmarks.reach", *sys.argv[1:]]),
         )
         print(row, flush=True)
         rows.append(row)
@@ -150,7 +155,12 @@ def markdown(setting: dict[str, object], rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [row.base, row.none, row.nm, row.lbyl, row.plus]
         kept = f"{row.plus / row.base:.3f}"
-        line = [row.model, f"{row.removed:.0%}", *(f"{100 * c:.1f}" for c in cells), kept]
+        line = [
+            row.model,
+            f"{row.removed:.0%}",
+            *("" if c is None else f"{100 * c:.1f}" for c in cells),
+            kept,
+        ]
         line.append(f"{row.aim:g}" if row.aim else "")
         if row.calibrated is None:
             line += ["", "", ""]
@@ -158,7 +168,8 @@ def markdown(setting: dict[str, object], rows: Sequence[Row]) -> str:
             share = row.calibrated / row.base
             line += [f"{100 * row.calibrated:.1f}", f"{share:.3f}", f"{row.calibrated_aim:g}"]
         body.append([*line, f"{row.seconds:.0f}"])
-    lines = ["# Reach", "", f"`{setting['command']}`, {setting['machine']}", ""]
+    lines = ["# Reach", "", *(f"- `{command}`" for command in sorted({r.command for r in rows}))]
+    lines += ["", f"{setting['machine']}, {setting['versions']}", ""]
     return "\n".join([*lines, markdown_table(header, body, left_columns=1), ""])
 
 
@@ -181,16 +192,25 @@ def main() -> None:
                 if aim.name in options.models:
                     path = exported if aim.name == EXPORTED else model_path(aim.name)
                     images = _scored(aim, options.limit)
-                    rows += measure(aim, path, images, rivals=not options.no_rivals)
+                    rows += measure(aim, path, images, rivals=aim.rivals and not options.no_rivals)
     except SharedFilesError as error:
         parser.exit(1, f"error: {error}\n")
     setting: dict[str, object] = {
-        "command": " ".join(["python -m benchmarks.reach", *sys.argv[1:]]),
         "machine": describe_machine(),
         "versions": {"lbyl-onnx": __version__, "onnx": onnx.__version__, "ort": ort.__version__},
     }
-    document = {"setting": setting, "rows": [row.__dict__ for row in rows]}
+    rows = _merged(options.output_dir / "reach.json", rows)
+    document = {"setting": setting, "rows": [asdict(row) for row in rows]}
     write_pair(options.output_dir, "reach", document, markdown(setting, rows))
+
+
+def _merged(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """Put new rows in the place of those of the same models on record."""
+    measured = {row.model for row in rows}
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = [Row(**row) for row in old if row["model"] not in measured]
+    order = [aim.title or aim.name for aim in AIMS]
+    return sorted([*kept, *rows], key=lambda row: (order.index(row.model), row.removed))
 
 
 if __name__ == "__main__":

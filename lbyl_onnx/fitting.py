@@ -40,6 +40,7 @@ from lbyl_onnx.statistics import (
     ProbeRun,
     Sight,
     key_of,
+    layer_noises,
     measure,
     reading_of,
     rows_each,
@@ -155,7 +156,8 @@ def fit(stages: Stages, probe: Probe, config: Config, folder: Path, step: Step) 
         return _gathered(outcomes, refusals, None)
     run = _run(stages, probe, config, folder, [s.view for s in seen.values()])
     outputs = repairable(stages.graph, stages.facts, _consumers(plan.groups))
-    if config.method != "lbyl+":
+    if config.method != "lbyl+" or run.noises:
+        # The noise follows the weights, so a compensated layer would be measured on another.
         outputs = {}
     outcomes, before = [], dict[int, Measured]()
     for entries in _rounds(stages, plan.groups, run.source.count):
@@ -307,18 +309,20 @@ def _run(
     activations = [stages.facts.shape(t) for n in stages.model.graph.node for t in n.output if t]
     sizes = [math.prod(s) for s in ([d or 0 for d in shape or ()] for shape in activations)]
     macs = count_costs(stages.model, stages.facts).macs // batch
+    noises = {} if config.calibration else layer_noises(stages.graph, stages.facts)
     wanted = max(FEW_SAMPLES, rows_wanted((v, rows_each(stages.facts, v)) for v in views))
+    wanted = MOST if noises else wanted
     count = sample_count(macs, wanted)
     size = batch_size(max(sizes, default=1) // batch, count)
     for free in (True, False):
         source = _source(stages, probe, config, count, size, free)
         steady = source.given is None and source.size >= LEAST_BATCH
-        run = ProbeRun(folder, probe.provider, source, steady)
+        run = ProbeRun(folder, probe.provider, source, steady, noises)
         first = SampleSource(
             source.inputs, source.size, source.size, source.seed, source.layout, source.given
         )
         try:
-            trial = ProbeRun(folder, probe.provider, first, steady)
+            trial = ProbeRun(folder, probe.provider, first, steady, noises)
             measure(stages.model, stages.facts, stages.read, {"trial": views[0]}, {}, trial)
         except ModelError:
             # A graph may hold the number of samples it was declared for, in a Reshape say.

@@ -91,6 +91,29 @@ class Target:
     std: Floats
 
 
+@dataclass(frozen=True)
+class Noise:
+    """Noise that the probe adds at a Gemm's or MatMul's input, shaped as its weight: xi W.
+
+    Parameters
+    ----------
+    feed
+        Name of the input that brings xi, (samples, outputs), standard normal or zero.
+    outputs
+        Of the layer.
+    transposed
+        Whether the weight is (outputs, inputs).
+    power
+        Mean squared output of the layer on white inputs, which its outputs are scaled to; None
+        where they stay as they are.
+    """
+
+    feed: str
+    outputs: int
+    transposed: bool
+    power: float | None
+
+
 @dataclass
 class _Writer:
     """Nodes and initializers in the making."""
@@ -131,6 +154,7 @@ def probe_model(
     views: Mapping[str, View],
     targets: Mapping[str, Target],
     batch_statistics: bool,
+    noises: Mapping[str, Noise],
 ) -> Draft:
     """Build the model that emits the moments of some tensors of another.
 
@@ -150,6 +174,8 @@ def probe_model(
         Whether each BatchNormalization takes mean and variance from the batch, in place of the
         stored ones: its output then has the mean and the variance that training left it with,
         whatever the input.
+    noises
+        By the output of the layer that each is for.
 
     Returns
     -------
@@ -163,14 +189,16 @@ def probe_model(
     for info in model.graph.input:
         _measure(writer, info.name, info.name, views, by_tensor, facts)
     for node in model.graph.node:
-        _rewritten(writer, node, facts, targets, batch_statistics)
+        noise = noises.get(node.output[0]) if node.output else None
+        changed = node if noise is None else _noisy(writer, node, noise)
+        _rewritten(writer, changed, facts, targets, batch_statistics)
         for name in node.output:
             if name in targets:
                 _bring(writer, name, targets[name], facts.dtype(name))
             measured = _raw(name) if name in targets else name
             _measure(writer, name, measured, views, by_tensor, facts)
     names = [f"{PREFIX}{key}/{part}" for key in views for part in ("mean", "moment", "rows")]
-    return _assembled(model, writer, names)
+    return _assembled(model, writer, names, [*noises.values()])
 
 
 def _raw(name: str) -> str:
@@ -310,7 +338,46 @@ def _windows(writer: _Writer, x: str, view: View, n: int) -> str:
     return writer.op("Conv", [x, writer.constant(picks)], attributes)
 
 
-def _assembled(model: onnx.ModelProto, writer: _Writer, outputs: Sequence[str]) -> Draft:
+def _noisy(writer: _Writer, node: NodeProto, noise: Noise) -> NodeProto:
+    """A layer that reads its input with noise of the same power along its weight's own rows."""
+    x, weight = node.input[0], node.input[1]
+    turned = writer.op("Transpose", [weight], {"perm": [1, 0]})
+    by_output, by_input = (weight, turned) if noise.transposed else (turned, weight)
+    shaped = writer.op("MatMul", [noise.feed, by_output])  # (samples, inputs)
+    centred = writer.op("Sub", [x, writer.mean(x, [0], True)])
+    added = _scaled(writer, shaped, _ratio(writer, _power(writer, centred), shaped))
+    read = writer.op("Add", [x, added])
+    if noise.power is not None:
+        z = writer.op("MatMul", [writer.op("Add", [centred, added]), by_input])
+        wanted = writer.constant(np.asarray(noise.power, np.float64))
+        read = _scaled(writer, read, _ratio(writer, wanted, z))
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.input[0] = read
+    return copy
+
+
+def _power(writer: _Writer, x: str) -> str:
+    """Mean square of a matrix, in float64: it may be beyond float32."""
+    wide = writer.op("Cast", [x], {"to": TensorProto.DOUBLE})
+    return writer.mean(writer.op("Mul", [wide, wide]), [0, 1], True)
+
+
+def _ratio(writer: _Writer, wanted: str, x: str) -> str:
+    """What scales a matrix to a power; 0 power stays."""
+    least = writer.constant(np.asarray(np.finfo(np.float64).tiny, np.float64))
+    own = writer.op("Max", [_power(writer, x), least])
+    return writer.op("Sqrt", [writer.op("Div", [wanted, own])])
+
+
+def _scaled(writer: _Writer, x: str, ratio: str) -> str:
+    wide = writer.op("Cast", [x], {"to": TensorProto.DOUBLE})
+    return writer.op("Cast", [writer.op("Mul", [wide, ratio])], {"to": TensorProto.FLOAT})
+
+
+def _assembled(
+    model: onnx.ModelProto, writer: _Writer, outputs: Sequence[str], noises: Sequence[Noise]
+) -> Draft:
     """Put a model together of the nodes that the outputs need."""
     needed = set(outputs)
     kept: list[NodeProto] = []
@@ -327,6 +394,11 @@ def _assembled(model: onnx.ModelProto, writer: _Writer, outputs: Sequence[str]) 
     result.ir_version = max(result.ir_version, _UNLISTED)
     result.graph.name = model.graph.name
     result.graph.input.extend(model.graph.input)
+    result.graph.input.extend(
+        helper.make_tensor_value_info(n.feed, TensorProto.FLOAT, [f"{PREFIX}batch", n.outputs])
+        for n in noises
+        if n.feed in needed
+    )
     result.graph.node.extend(reversed(kept))
     result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     stored = [t for t in model.graph.initializer if t.name in needed]

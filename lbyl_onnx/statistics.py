@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,11 @@ from lbyl_onnx.compensate import Moments
 from lbyl_onnx.draft import write_draft
 from lbyl_onnx.elimination import Reading
 from lbyl_onnx.external_data import TensorReader
-from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.folding import Activation
 from lbyl_onnx.gaussian import behind
-from lbyl_onnx.probe_graph import PREFIX, Target, View, Window, probe_model
+from lbyl_onnx.probe_graph import PREFIX, Noise, Target, View, Window, probe_model
+from lbyl_onnx.rules import PRODUCING
 from lbyl_onnx.samples import SampleSource
 
 Floats = NDArray[np.float64]
@@ -62,6 +63,7 @@ class ProbeRun:
     provider: str
     source: SampleSource
     batch_statistics: bool
+    noises: Mapping[str, Noise] = field(default_factory=dict)
 
 
 def measure(
@@ -96,12 +98,13 @@ def measure(
         When ONNX Runtime cannot run the probe.
     """
     path = run.folder / "probe.onnx"
-    draft = probe_model(model, facts, views, targets, run.batch_statistics)
+    draft = probe_model(model, facts, views, targets, run.batch_statistics, run.noises)
+    fed = {info.name for info in draft.skeleton.graph.input}
     for name in run.source.inputs:
         _free_batch(draft.skeleton, name)
     write_draft(draft, path, read, "auto")
     total: dict[str, Measured] = {}
-    for outputs in runtime.run_batches(path, run.provider, run.source.batches()):
+    for outputs in runtime.run_batches(path, run.provider, _batches(run, fed)):
         for key in views:
             mean, second, shape = (
                 outputs[f"{PREFIX}{key}/{x}"] for x in ("mean", "moment", "rows")
@@ -113,6 +116,58 @@ def measure(
     for file in run.folder.glob("probe.onnx*"):
         file.unlink()
     return total
+
+
+def _batches(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:
+    """Yield the samples with the noise that goes with them: none for two samples of every four."""
+    asked = sorted(
+        (noise for noise in run.noises.values() if noise.feed in fed), key=lambda noise: noise.feed
+    )
+    for number, feeds in enumerate(run.source.batches()):
+        rows = np.arange(run.source.size) // 2 % 2  # samples alternate in kind, noise in pairs
+        more = {
+            noise.feed: np.random.default_rng([run.source.seed, number, index])
+            .standard_normal((run.source.size, noise.outputs))
+            .astype(np.float32)
+            * rows[:, None].astype(np.float32)
+            for index, noise in enumerate(asked)
+        }
+        yield {**feeds, **more}
+
+
+def layer_noises(graph: gs.Graph, facts: GraphFacts) -> dict[str, Noise]:
+    """Shape noise for the layers of a model that begins with a Gemm or MatMul; none for others.
+
+    What such a model reads is seldom like a photograph, but training leaves the covariance of a
+    layer's input in the inner products of its weight's columns, W^T W. Half of the samples get
+    noise of that covariance and of the input's own power at each layer, and the first layer's
+    outputs the power that white inputs would give them. Not its own: the rest of the samples, and
+    whatever the weights do not know.
+
+    References
+    ----------
+    Radhakrishnan, Beaglehole, Pandit, Belkin, "Mechanism for feature learning in neural networks",
+    Science 2024: the neural feature ansatz.
+    """
+    layers = [node for node in graph.nodes if node.op in PRODUCING]
+    noises: dict[str, Noise] = {}
+    for index, node in enumerate(layers):
+        shape = facts.shape(node.inputs[0].name)
+        fits = node.op in ("Gemm", "MatMul") and shape is not None and len(shape) == 2
+        weight_name = node.inputs[1].name
+        if not fits or not facts.is_constant(weight_name) or node.attrs.get("transA", 0):
+            if index == 0:
+                return {}
+            continue
+        if facts.dtype(node.inputs[0].name) != onnx.TensorProto.FLOAT:
+            return {}
+        transposed = bool(node.op == "Gemm" and node.attrs.get("transB", 0))
+        weight = facts.value(weight_name).astype(np.float64)
+        outputs = weight.shape[0 if transposed else 1]
+        power = float(np.sum(weight**2)) / outputs if index == 0 else None
+        feed = f"{PREFIX}noise/{index:04}"
+        noises[node.outputs[0].name] = Noise(feed, outputs, transposed, power)
+    return noises
 
 
 def _free_batch(model: onnx.ModelProto, name: str) -> None:

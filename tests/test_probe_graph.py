@@ -64,7 +64,7 @@ def raw_probe(
     batch_statistics: bool = False,
 ) -> dict[str, Array]:
     """Outputs of the probe by name."""
-    draft = probe_model(model, facts_of(model), views, targets or {}, batch_statistics)
+    draft = probe_model(model, facts_of(model), views, targets or {}, batch_statistics, {})
     path = folder / "probe.onnx"
     write_draft(draft, path, numpy_helper.to_array, "never")
     options = ort.SessionOptions()
@@ -323,7 +323,7 @@ class TestModels:
         assert outside.graph.initializer[0].external_data
         read, shapes = TensorReader(folder / "m.onnx"), input_shapes(outside, 1, 8)
         facts = GraphFacts(outside, shapes, input_shapes(outside, 2, 8), read)
-        draft = probe_model(outside, facts, {"k": VIEWS["plane"]}, {}, False)
+        draft = probe_model(outside, facts, {"k": VIEWS["plane"]}, {}, False, {})
         write_draft(draft, tmp_path / "probe.onnx", read, "auto")
         session = ort.InferenceSession(
             str(tmp_path / "probe.onnx"), providers=["CPUExecutionProvider"]
@@ -362,7 +362,7 @@ class TestSize:
     def test_only_the_nodes_that_it_needs_run(self) -> None:
         model = MODELS["chain_2d"]()
         draft = probe_model(
-            model, facts_of(model), {"k": View("relu_2_out", 1, 4, positions(0, 1))}, {}, False
+            model, facts_of(model), {"k": View("relu_2_out", 1, 4, positions(0, 1))}, {}, False, {}
         )
         operators = [node.op_type for node in draft.skeleton.graph.node]
         assert operators.count("Conv") == 1
