@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -314,6 +314,8 @@ def _run(
     wanted = MOST if noises else wanted
     count = sample_count(macs, wanted)
     size = batch_size(max(sizes, default=1) // batch, count)
+    alone = (replace(view, cross=False, window=None) for view in views)
+    everywhere = {view.tensor: view for view in alone}
     for free in (True, False):
         source = _source(stages, probe, config, count, size, free)
         steady = source.given is None and source.size >= LEAST_BATCH
@@ -323,7 +325,7 @@ def _run(
         )
         try:
             trial = ProbeRun(folder, probe.provider, first, steady, noises)
-            measure(stages.model, stages.facts, stages.read, {"trial": views[0]}, {}, trial)
+            measure(stages.model, stages.facts, stages.read, everywhere, {}, trial)
         except ModelError:
             # A graph may hold the number of samples it was declared for, in a Reshape say.
             if not free:

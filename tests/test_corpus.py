@@ -22,7 +22,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
-from lbyl_onnx import Config, NothingToPruneError, compress, runtime
+from lbyl_onnx import Config, NothingToPruneError, compress, fitting, runtime, samples
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Scope, Selection, find_channels
 from lbyl_onnx.config import Method
@@ -41,7 +41,12 @@ GOLDEN = Path(__file__).parent / "golden" / "refusals.json"
 # All their layers lie in the bodies of an If.
 NOTHING: tuple[tuple[str, Scope], ...] = tuple(product(("silero_vad", "silero_vad_ifless"), SCOPES))
 PRUNABLE = [pair for pair in product(SOURCES, SCOPES) if pair not in NOTHING]
-COVER: tuple[Case, ...] = ((0.1, "nm", "inner"), (0.25, "none", "all"), (0.5, "lbyl", "inner"))
+COVER: tuple[Case, ...] = (
+    (0.1, "nm", "inner"),
+    (0.25, "none", "all"),
+    (0.25, "lbyl+", "all"),
+    (0.5, "lbyl", "inner"),
+)
 CASES: dict[str, tuple[Case, ...]] = {
     "small": tuple(product(RATIOS, METHODS, SCOPES)),
     "medium": (*COVER, (0.25, "lbyl", "all"), (0.5, "none", "inner")),
@@ -57,6 +62,14 @@ MATRIX = [
 # Largest difference relative to the largest output, of two models that compute the same sums in
 # another order, tens of layers deep.
 TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take lbyl+'s statistics on few samples: here the graphs are tested, not the accuracy."""
+    monkeypatch.setattr(samples, "BUDGET", 10**9)
+    monkeypatch.setattr(samples, "FEWEST", 8)
+    monkeypatch.setattr(fitting, "FEW_SAMPLES", 16)
 
 
 @pytest.fixture(scope="session")
