@@ -150,7 +150,7 @@ def fit(stages: Stages, probe: Probe, config: Config, folder: Path, step: Step) 
     if config.method != "lbyl+" and not config.by_loss:
         outcomes = [_by_weights(stages, entry, config) for entry in _told(plan.groups, step)]
         return _gathered(outcomes, refusals, None)
-    seen = _sights(stages, plan.groups, MOST)
+    seen = _sights(stages, plan.groups, config, MOST)
     if not seen:
         outcomes = [_by_weights(stages, entry, config) for entry in plan.groups]
         return _gathered(outcomes, refusals, None)
@@ -160,9 +160,9 @@ def fit(stages: Stages, probe: Probe, config: Config, folder: Path, step: Step) 
         # The noise follows the weights, so a compensated layer would be measured on another.
         outputs = {}
     outcomes, before = [], dict[int, Measured]()
-    for entries in _rounds(stages, plan.groups, run.source.count):
+    for entries in _rounds(stages, plan.groups, config, run.source.count):
         step(len(outcomes), len(plan.groups))
-        sights = _sights(stages, entries, run.source.count)
+        sights = _sights(stages, entries, config, run.source.count)
         asked = {key: s.view for key, s in sights.items()}
         nodes = {i: v for i, v in outputs.items() if i in _consumers(entries) and i not in before}
         asked |= {str(i): view for i, view in nodes.items()}
@@ -205,15 +205,17 @@ def _consumers(entries: Sequence[GroupPlan]) -> set[int]:
     return {place.slot.node for entry in entries for place in entry.group.consumers}
 
 
-def _sights(stages: Stages, entries: Sequence[GroupPlan], samples: int) -> dict[str, Sight]:
+def _sights(
+    stages: Stages, entries: Sequence[GroupPlan], config: Config, samples: int
+) -> dict[str, Sight]:
     """How groups are measured at all their consumers; groups of which one cannot be told lack."""
     sights: dict[str, Sight] = {}
     for group in (entry.group for entry in entries):
         found = {
-            key_of(group, place): sight(
-                stages.graph, stages.facts, place, stages.activation(group, place), samples
-            )
+            key_of(group, place): sight(stages.graph, stages.facts, place, activation, samples)
             for place in group.consumers
+            # A person's own samples are believed beyond their second moments.
+            for activation in [None if config.calibration else stages.activation(group, place)]
         }
         known = {key: seen for key, seen in found.items() if seen is not None}
         sights |= known if len(known) == len(found) else {}
@@ -221,12 +223,12 @@ def _sights(stages: Stages, entries: Sequence[GroupPlan], samples: int) -> dict[
 
 
 def _rounds(
-    stages: Stages, entries: Sequence[GroupPlan], samples: int
+    stages: Stages, entries: Sequence[GroupPlan], config: Config, samples: int
 ) -> Iterator[list[GroupPlan]]:
     """Groups that are measured in one pass, so that their covariances fit into memory."""
     held, round_ = 0, list[GroupPlan]()
     for entry in entries:
-        seen = _sights(stages, [entry], samples)
+        seen = _sights(stages, [entry], config, samples)
         size = sum(16 * s.view.columns**2 for s in seen.values())
         if round_ and held + size > HELD:
             yield round_

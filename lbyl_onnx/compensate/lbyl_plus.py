@@ -13,7 +13,7 @@ from lbyl_onnx.compensate.types import Delivery, checked_kept, removed_channels
 Floats = NDArray[np.float64]
 # The ridge on C: this share of its mean diagonal, and this much more for each column per sample,
 # as the error of an estimated covariance grows with their ratio.
-RIDGE, RIDGE_PER_SAMPLE = 1e-3, 0.03
+RIDGE, RIDGE_PER_SAMPLE = 1e-3, 0.01
 
 
 @dataclass(frozen=True, eq=False)
