@@ -105,6 +105,11 @@ class Config:
         ):
             if value not in allowed:
                 raise OptionError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
+        if self.calibration is not None and self.method != "lbyl+" and not self.by_loss:
+            raise OptionError(
+                f"calibration is given, but {self.method} with {self.score} looks at no samples; "
+                "use method lbyl+ or criterion obs"
+            )
         if (self.mean or self.std) and self.calibration is None:
             raise OptionError("mean and std are of calibration images; give calibration too")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from click.testing import CliRunner, Result
 from onnx import ModelProto, numpy_helper
 from PIL import Image
 
-from lbyl_onnx import CompressResult, Config, compress
+from lbyl_onnx import CompressResult, Config, OptionError, compress
 from lbyl_onnx.cli import main
 from lbyl_onnx.compensate import lbyl_plus
 from lbyl_onnx.config import Choice, Method
@@ -372,3 +373,15 @@ def check_refused(sample: Path, folder: Path, path: Path, says: str) -> None:
     assert result.stderr.count("\n") == 1
     assert "internal error" not in result.stderr
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "lbyl", "calibration": "x.npz"}, "looks at no samples"),
+        ({"mean": (0.5,)}, "give calibration too"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Config(**options)
