@@ -1,0 +1,108 @@
+"""What the commands share: options, one line for an error, a progress bar, JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lbyl_onnx import pipeline
+from lbyl_onnx.channels import Scope
+from lbyl_onnx.config import Config
+from lbyl_onnx.errors import LbylOnnxError, OutputError
+from lbyl_onnx.report import printable, write_json
+
+_INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+
+scope_option = click.option(
+    "--scope",
+    type=click.Choice(get_args(Scope)),
+    default=Config().scope,
+    show_default=True,
+    help="all: residual streams and other coupled channels, too.",
+)
+json_option = click.option(
+    "--json",
+    "json_path",
+    metavar="FILE|-",
+    help="Write the report as JSON; tables then go to stderr.",
+)
+debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+def numbers(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, ...]:
+    """Read numbers that commas part."""
+    try:
+        return tuple(float(part) for part in value.split(",")) if value else ()
+    except ValueError as error:
+        raise click.BadParameter("give numbers with commas between, as 0.5,0.5,0.5") from error
+
+
+def write_json_to(text: str, json_path: str | None) -> None:
+    """Write to a file, to standard output for "-", nowhere for None."""
+    if json_path == "-":
+        click.echo(text, nl=False)
+    elif json_path is not None:
+        write_json(text, Path(json_path))
+
+
+def check_json_path(json_path: str | None) -> None:
+    """Raise OutputError for a path that JSON cannot be written to, before any work is done."""
+    if json_path in (None, "-"):
+        return
+    path = Path(str(json_path))
+    if path.is_dir() or not path.parent.is_dir():
+        raise OutputError(f"--json {path} cannot be written; give a file in an existing folder")
+
+
+def say(message: str) -> None:
+    """Tell a person one line, on stderr."""
+    click.echo(f"lbyl-onnx: {printable(message)}", err=True)
+
+
+@contextmanager
+def errors_in_one_line(debug: bool) -> Iterator[None]:
+    """Give an error its line on stderr and its exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted; nothing was written")
+        sys.exit(_INTERRUPTED)
+    except LbylOnnxError as error:
+        if debug:
+            raise
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Exception as error:
+        # The last resort of a command line: a fault of ours is told in one line too.
+        if debug:
+            raise
+        kind = type(error).__name__
+        say(f"internal error: {kind}: {error}; run with --debug and report what it shows")
+        sys.exit(1)
+
+
+@contextmanager
+def shown_progress(quiet: bool) -> Iterator[pipeline.Progress | None]:
+    """Show a bar while the work lasts, on a terminal only."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(stage: str, done: int, total: int) -> None:
+            # A stage that is not counted pulses.
+            bar.update(task, description=stage, completed=done, total=total if total > 1 else None)
+
+        yield show

@@ -1,0 +1,32 @@
+"""`lbyl-onnx inspect`."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+
+from lbyl_onnx import __version__, inspection
+from lbyl_onnx.channels import Scope
+from lbyl_onnx.cli.common import (
+    check_json_path,
+    debug_option,
+    errors_in_one_line,
+    json_option,
+    scope_option,
+    write_json_to,
+)
+from lbyl_onnx.report import inspection_as_json, print_inspection
+
+
+@click.command("inspect")
+@click.argument("model", metavar="MODEL.onnx")
+@scope_option
+@json_option
+@debug_option
+def inspect(model: str, scope: Scope, json_path: str | None, debug: bool) -> None:
+    """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
+    with errors_in_one_line(debug):
+        check_json_path(json_path)
+        found = inspection.inspect(model, scope=scope)
+        print_inspection(found, model, Console(stderr=json_path is not None, highlight=False))
+        write_json_to(inspection_as_json(found, model, __version__), json_path)
