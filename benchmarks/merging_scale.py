@@ -22,7 +22,7 @@ from lbyl_onnx.compensate.types import removed_channels
 from lbyl_onnx.facts import GraphFacts, load
 from lbyl_onnx.folding import respond
 from lbyl_onnx.plan import choose_channels
-from lbyl_onnx.rewrite import Fit, compensated
+from lbyl_onnx.restore import Fit, compensated
 
 
 def inverted_delivery(rows: FoldedRows, kept: NDArray[np.intp], config: Config) -> Delivery:
@@ -82,7 +82,7 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
                 raise ValueError(f"{entry.group.name}: its weights are not finite")
             delivery = inverted_delivery(response.rows, entry.kept, config)
             fits.append(Fit(entry.group, place, response.at_consumer(delivery)))
-    edits = compensated(graph, facts, fits, {})
+    edits = compensated(graph, facts, fits, (), {})
     if edits.added:
         raise ValueError(f"{path}: a delivery with an offset cannot be written here")
     stored = {tensor.name: tensor for tensor in model.graph.initializer}

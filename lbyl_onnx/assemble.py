@@ -21,7 +21,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from lbyl_onnx.channels import names_read
 from lbyl_onnx.draft import Draft, NamedArray, copy_field
 from lbyl_onnx.facts import Array, Value, identity
-from lbyl_onnx.rewrite import Edits
+from lbyl_onnx.restore import Edits
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 Protos = Mapping[int, onnx.NodeProto]  # id of a graphsurgeon node -> the message it came from

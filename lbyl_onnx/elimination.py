@@ -38,6 +38,11 @@ class Reading:
     moments: Moments
     gram: Floats
 
+    @property
+    def total(self) -> float:
+        """Variance of the consumer's outputs, summed over them."""
+        return float(np.einsum("ij,ij->", self.gram, self.moments.covariance))
+
     def reduced(self) -> Reading:
         """Return the reading by whole channels where it is too large."""
         taps, size = self.moments.taps, len(self.gram)
@@ -159,7 +164,6 @@ def _begin(reading: Reading) -> _State:
         inverse = scipy.linalg.cho_solve(factor, np.eye(len(c)))
     except scipy.linalg.LinAlgError:
         inverse = np.asarray(scipy.linalg.pinvh(system), dtype=np.float64)
-    total = float(np.einsum("ij,ij->", reading.gram, c))
     return _State(
-        (inverse + inverse.T) / 2, reading.gram.copy(), reading.moments.taps, total or 1.0
+        (inverse + inverse.T) / 2, reading.gram.copy(), reading.moments.taps, reading.total or 1.0
     )

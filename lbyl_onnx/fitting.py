@@ -7,24 +7,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from lbyl_onnx.calibration import Input, read_calibration
 from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement, Refusal
-from lbyl_onnx.compensate import Delivery, lbyl, lbyl_plus, neuron_merging, none
+from lbyl_onnx.compensate import Delivery, lbyl, lbyl_plus, neuron_merging, none, rotation
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import count_costs
-from lbyl_onnx.elimination import keep
+from lbyl_onnx.elimination import Reading, keep
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.folding import Activation, Response, activation_between, respond
-from lbyl_onnx.importance import kept_count
 from lbyl_onnx.plan import GroupPlan, PruningPlan, choose_channels, not_finite
 from lbyl_onnx.probe_graph import Target, View
 from lbyl_onnx.repair import repairable, repairs, targets
-from lbyl_onnx.rewrite import Fit, Repair
+from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair
+from lbyl_onnx.rotating import linear_way, mixture
 from lbyl_onnx.runtime import Probe
 from lbyl_onnx.samples import (
     LEAST_BATCH,
@@ -110,6 +111,8 @@ class Fitted:
     ----------
     plan, fits
         Of the groups that are pruned.
+    mixtures
+        What takes the mixing that some of the fits ask for to the producers.
     refusals
         Groups that could not be fitted.
     restored
@@ -120,6 +123,7 @@ class Fitted:
 
     plan: PruningPlan
     fits: tuple[Fit, ...]
+    mixtures: tuple[Mixture, ...]
     refusals: tuple[Refusal, ...]
     restored: tuple[str, ...]
     statistics: Statistics | None
@@ -179,6 +183,7 @@ class _Outcome:
     entry: GroupPlan
     fits: tuple[Fit, ...] | None
     restored: str
+    mixture: Mixture | None = None
 
 
 def _told(entries: Sequence[GroupPlan], step: Step) -> Iterator[GroupPlan]:
@@ -195,6 +200,7 @@ def _gathered(
     return Fitted(
         PruningPlan(tuple(outcome.entry for outcome in done)),
         tuple(fit for outcome in done for fit in outcome.fits or ()),
+        tuple(outcome.mixture for outcome in done if outcome.mixture is not None),
         (*refusals, *unfit),
         tuple(outcome.restored for outcome in done),
         statistics,
@@ -255,7 +261,10 @@ def _by_statistics(
     if config.by_loss:
         pairs = zip(group.consumers, moments, strict=True)
         readings = [reading_of(stages.graph, stages.facts, place, m) for place, m in pairs]
-        entry = GroupPlan(group, keep(readings, kept_count(group.size, config.ratio)))
+        outcome = _by_rotation(stages, entry, readings) if config.method == "lbyl+" else None
+        if outcome is not None:
+            return outcome
+        entry = GroupPlan(group, keep(readings, len(entry.kept)))
     if config.method != "lbyl+":
         return _by_weights(stages, entry, config)
     fits = [lbyl_plus.deliver(m, entry.kept) for m in moments]
@@ -271,6 +280,27 @@ def _by_statistics(
         ),
         restored,
     )
+
+
+def _by_rotation(stages: Stages, entry: GroupPlan, readings: Sequence[Reading]) -> _Outcome | None:
+    """Mix a group's channels in their producer; None where that cannot be done."""
+    group, moments = entry.group, readings[0].moments
+    if len(entry.kept) == group.size or any(r.moments.taps > 1 for r in readings):
+        return None
+    way = linear_way(stages.graph, stages.facts, stages.channels, group)
+    if way is None:
+        return None
+    gram = sum((r.gram / (r.total or 1.0) for r in readings), np.zeros_like(readings[0].gram))
+    found = rotation.rotate(moments, gram, len(entry.kept))
+    if found is None:
+        return None
+    moved = mixture(stages.graph, stages.facts, way, found)
+    if moved is None:
+        return None
+    mixing = Mixing(found.mixing, found.shift)
+    fits = tuple(Fit(group, place, found.delivery, mixing) for place in group.consumers)
+    kept = GroupPlan(group, found.delivery.kept)
+    return _Outcome(kept, fits, "lbyl+, channels mixed", moved)
 
 
 def _by_weights(stages: Stages, entry: GroupPlan, config: Config, why: str = "") -> _Outcome:

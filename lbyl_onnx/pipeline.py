@@ -25,10 +25,11 @@ from lbyl_onnx.draft import write_draft
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.fitting import Fitted, Stages, Statistics, fit
+from lbyl_onnx.fitting import Stages, fit
 from lbyl_onnx.memory import release
 from lbyl_onnx.plan import GroupPlan, PruningPlan
-from lbyl_onnx.rewrite import Edits, compensated, new_shape, shrunk
+from lbyl_onnx.restore import Repairs, compensated
+from lbyl_onnx.rewrite import new_shape, shrunk
 from lbyl_onnx.verify import Verification, verify
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
@@ -202,12 +203,15 @@ def _rewrite(
         raise NothingToPruneError(_why_nothing(refusals))
     progress("rewriting", 0, 1)
     release()
-    edits = compensated(graph, facts, fitted.fits, {})
-    write_draft(apply_edits(model, edits, {}), expected, read, "auto")
+    found: Repairs = {}
     if fitted.statistics is not None:
-        progress("repairing", 0, 1)
-        edits = _repaired(stages, fitted, fitted.statistics, expected)
+        edits = compensated(graph, facts, fitted.fits, (), {})
         write_draft(apply_edits(model, edits, {}), expected, read, "auto")
+        progress("repairing", 0, 1)
+        restored, _ = model_io.load_model(expected)
+        found = fitted.statistics.repaired(stages, restored, TensorReader(expected))
+    edits = compensated(graph, facts, fitted.fits, fitted.mixtures, found)
+    write_draft(apply_edits(model, edits, {}), expected, read, "auto")
     release()
     edits = shrunk(graph, facts, channels, edits, plan.removed)
     draft = apply_edits(model, edits, _new_shapes(stages, plan))
@@ -215,13 +219,6 @@ def _rewrite(
     pairs = zip(plan.groups, fitted.restored, strict=True)
     groups = tuple(_report(graph, entry, restored) for entry, restored in pairs)
     return _Rewritten(count_costs(model, facts), groups, refusals)
-
-
-def _repaired(stages: Stages, fitted: Fitted, statistics: Statistics, expected: Path) -> Edits:
-    """Compensate with the repairs that the compensated model, measured, calls for."""
-    model, _ = model_io.load_model(expected)
-    found = statistics.repaired(stages, model, TensorReader(expected))
-    return compensated(stages.graph, stages.facts, fitted.fits, found)
 
 
 def _refuse_quantised(graph: gs.Graph) -> None:

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.probe_graph import Target, View
-from lbyl_onnx.rewrite import Repair, own_bias
+from lbyl_onnx.restore import Repair, own_bias
 from lbyl_onnx.rules import PRODUCING
 from lbyl_onnx.statistics import Measured, output_view
 

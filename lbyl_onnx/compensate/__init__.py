@@ -4,7 +4,7 @@ Every method takes float64 arrays and returns a `Delivery`; this package knows N
 nothing of ONNX. Call a method through its module: ``lbyl.deliver(rows, kept)``.
 """
 
-from lbyl_onnx.compensate import lbyl, lbyl_plus, neuron_merging, none
+from lbyl_onnx.compensate import lbyl, lbyl_plus, neuron_merging, none, rotation
 from lbyl_onnx.compensate.lbyl_plus import Moments
 from lbyl_onnx.compensate.types import Delivery, FoldedRows
 
@@ -16,4 +16,5 @@ __all__ = [
     "lbyl_plus",
     "neuron_merging",
     "none",
+    "rotation",
 ]

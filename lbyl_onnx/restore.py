@@ -1,0 +1,389 @@
+"""Give each layer the weights that make up for what goes, in the shapes of the original model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from lbyl_onnx.channels import ChannelGroup, Placement, node_name
+from lbyl_onnx.compensate import Delivery
+from lbyl_onnx.errors import CompensationError
+from lbyl_onnx.facts import Array, Deferred, GraphFacts, Value
+
+Floats = NDArray[np.float64]
+# Weights of more bytes are computed when they are written, and not kept.
+DEFERRED = 16 << 20
+# Columns of a weight that are in float64 at a time.
+BLOCK = 4096
+Operand = tuple[int, int]  # index of a node, index of one of its inputs
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """Weights (k, n) and shift (k,) that make the k channels of a delivery of all n."""
+
+    weights: Floats
+    shift: Floats
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One consumer of one group, with what it is given in place of the removed channels.
+
+    Parameters
+    ----------
+    group, consumer
+        Where.
+    delivery
+        From the kept channels.
+    mixing
+        What the consumer makes these of, when their producer does not; None where it reads them
+        as they come.
+    """
+
+    group: ChannelGroup
+    consumer: Placement
+    delivery: Delivery
+    mixing: Mixing | None = None
+
+    @property
+    def offset(self) -> Floats:
+        """What stands in for the removed channels where the kept ones, unmixed, are zero."""
+        if self.mixing is None:
+            return self.delivery.shift
+        return self.delivery.shift + self.delivery.rows @ self.mixing.shift
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """Scale and shift, each (out,), that bring a consumer's output back to where it was."""
+
+    gain: Floats
+    shift: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A producer whose kept outputs become mixtures of all n outputs of its group.
+
+    Parameters
+    ----------
+    producer
+        The layer, and where the group lies along its outputs, (n, 1).
+    kept
+        (k,): the channels in whose places the mixtures stand.
+    weights, shift
+        (k, n) and (k,): the mixtures, of the outputs as they were.
+    followers
+        New values, (k,) each, of constants behind it, with where all n of theirs lie.
+    """
+
+    producer: Placement
+    kept: NDArray[np.intp]
+    weights: Floats
+    shift: Floats
+    followers: tuple[tuple[Placement, Floats], ...]
+
+    def of(self, values: Array, axis: int) -> Floats:
+        """Mix what lies along the producer's outputs on an axis; the rest stays."""
+        moved = np.moveaxis(values.astype(np.float64), axis, 0)  # -> (out, ..)
+        positions = self.producer.positions[:, 0]
+        moved[positions[self.kept]] = np.tensordot(self.weights, moved[positions], axes=1)
+        return np.moveaxis(moved, 0, axis)
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What happens to one layer's weight: in order deliveries, a repair, a mixture.
+
+    Parameters
+    ----------
+    fits
+        The deliveries of the channels that it reads.
+    repair
+        Scale and shift of its outputs; None to leave them as they are.
+    mixture
+        Of the channels that it produces; None likewise.
+    """
+
+    fits: tuple[Fit, ...]
+    repair: Repair | None
+    mixture: Mixture | None
+
+    @property
+    def input_axis(self) -> int:
+        """The weight's axis of input channels."""
+        if self.fits:
+            return self.fits[0].consumer.slot.axis
+        assert self.mixture is not None
+        return 1 - self.mixture.producer.slot.axis  # it has no conv groups
+
+    def outputs(self, values: Array, axis: int) -> Floats:
+        """Scale and mix what lies along the layer's outputs on an axis."""
+        changed = values.astype(np.float64)
+        if self.repair is not None:
+            gain = self.repair.gain  # (out,) -> (.., out, ..)
+            changed *= gain.reshape(-1, *(1,) * (values.ndim - 1 - axis))
+        return changed if self.mixture is None else self.mixture.of(changed, axis)
+
+    def added(self, values: Floats) -> Floats:
+        """What the layer adds to its outputs, (out,), for what it would have added before."""
+        if self.repair is not None:
+            values = self.repair.gain * values + self.repair.shift
+        if self.mixture is None:
+            return values
+        changed = self.mixture.of(values, axis=0)
+        changed[self.mixture.producer.positions[self.mixture.kept, 0]] += self.mixture.shift
+        return changed
+
+
+Repairs = Mapping[int, Repair]
+"""By the index of the consumer's node."""
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What changes in a graph.
+
+    Parameters
+    ----------
+    operands
+        New constants for inputs of nodes.
+    added
+        Constants to add to a node's output, channels on axis 0, where it has no bias to take them.
+    attributes
+        New attributes, by node and name; None takes one away.
+    """
+
+    operands: Mapping[Operand, Value]
+    added: Mapping[int, Array]
+    attributes: Mapping[tuple[int, str], list[int] | int | None]
+
+
+def compensated(
+    graph: gs.Graph,
+    facts: GraphFacts,
+    fits: Sequence[Fit],
+    mixtures: Sequence[Mixture],
+    repairs: Repairs,
+) -> Edits:
+    """Fold each delivery into its consumer, in the shapes of the original model.
+
+    With a ~ S a_K + c, a consumer with weight V becomes V S on the kept channels, 0 on the
+    removed ones, and its bias grows by the sum over taps of V c. A repair then scales and shifts
+    its outputs, and a mixture takes their place.
+
+    Parameters
+    ----------
+    graph, facts
+        The original graph and its constants.
+    fits
+        The deliveries; several may meet in one consumer, each on channels of its own.
+    mixtures
+        At most one for a layer; consumers read these as they come, without mixing.
+    repairs
+        What the outputs of some of these consumers are scaled and shifted by.
+
+    Returns
+    -------
+    Edits
+        Float64 sums, stored in each weight's own type.
+
+    Raises
+    ------
+    CompensationError
+        When a value overflows the type that the weight is stored in.
+    """
+    operands: dict[Operand, Value] = {}
+    added: dict[int, Array] = {}
+    for (index, operand), change in _changes(fits, mixtures, repairs).items():
+        node = graph.nodes[index]
+        name = node.inputs[operand].name
+        stored = facts.value(name)
+        if stored.nbytes > DEFERRED:
+            compute = partial(_change_stored, facts, name, change, node)
+            key = _identity(name, change)
+            operands[index, operand] = Deferred(stored.shape, stored.dtype, compute, key)
+        else:
+            operands[index, operand] = _changed(stored, change, node)
+        shift = _shift(stored, change, node)
+        if np.any(shift) or change.mixture is not None or change.repair is not None:
+            _move_bias(facts, node, index, change, shift, stored.dtype, operands, added)
+    for mixture in mixtures:
+        for place, values in mixture.followers:
+            node = graph.nodes[place.slot.node]
+            stored = facts.value(node.inputs[place.slot.operand].name).copy()
+            stored[place.positions[mixture.kept, 0]] = _store(values, stored.dtype, node)
+            operands[place.slot.node, place.slot.operand] = stored
+    return Edits(operands, added, {})
+
+
+def _changes(
+    fits: Sequence[Fit], mixtures: Sequence[Mixture], repairs: Repairs
+) -> dict[Operand, Change]:
+    at_producer = {mixture.producer.slot.node for mixture in mixtures}
+    by_weight: dict[Operand, list[Fit]] = defaultdict(list)
+    for fit in fits:
+        moved = any(place.slot.node in at_producer for place in fit.group.producers)
+        here = replace(fit, mixing=None) if moved else fit
+        by_weight[fit.consumer.slot.node, fit.consumer.slot.operand].append(here)
+    mixed = {(m.producer.slot.node, m.producer.slot.operand): m for m in mixtures}
+    needed = {i: r for i, r in repairs.items() if np.any(r.gain != 1.0) or np.any(r.shift)}
+    return {
+        key: Change(tuple(by_weight.get(key, ())), needed.get(key[0]), mixed.get(key))
+        for key in [*by_weight, *(key for key in mixed if key not in by_weight)]
+    }
+
+
+def _identity(name: str, change: Change) -> str:
+    digest = hashlib.sha256(name.encode())
+    if change.repair is not None:
+        digest.update(change.repair.gain.tobytes())
+    if change.mixture is not None:
+        digest.update(change.mixture.weights.tobytes() + change.mixture.kept.tobytes())
+    for fit in change.fits:
+        digest.update(fit.consumer.positions.tobytes() + fit.delivery.kept.tobytes())
+        if fit.mixing is not None:
+            digest.update(fit.mixing.weights.tobytes())
+        for row in fit.delivery.rows:  # rows of zeros may share their memory
+            digest.update(row.tobytes())
+    return digest.hexdigest()
+
+
+def _change_stored(facts: GraphFacts, name: str, change: Change, node: gs.Node) -> Array:
+    return _changed(facts.value(name), change, node)
+
+
+def _changed(stored: Array, change: Change, node: gs.Node) -> Array:
+    """New weight, in stored's shape and type.
+
+    The sums are taken in float64, in blocks of columns: no second copy of the weight is held.
+    """
+    weight = np.array(np.moveaxis(stored, change.input_axis, 0), order="C")  # -> (in, out, ..)
+    for fit in change.fits:
+        positions, delivery = fit.consumer.positions, fit.delivery
+        kept, removed = positions[delivery.kept], positions[delivery.removed]
+        if np.any(delivery.rows):
+            values, lost = _by_tap(weight[kept], delivery), _by_tap(weight[removed], delivery)
+            for start in range(0, values.shape[1], BLOCK):
+                block = slice(start, start + BLOCK)
+                grown = delivery.rows.T @ lost[:, block].astype(np.float64)
+                grown += values[:, block].astype(np.float64)
+                values[:, block] = _store(grown, stored.dtype, node)
+            weight[kept] = _from_taps(values, weight[kept].shape, delivery)
+        weight[removed] = 0
+        if fit.mixing is not None:
+            flat = weight[kept].reshape(len(kept), -1).astype(np.float64)  # (k, ..) -> (k, all)
+            spread = (fit.mixing.weights.T @ flat).reshape(len(positions), *weight[kept].shape[1:])
+            weight[positions] = _store(spread, stored.dtype, node)  # (n, all) -> (n, ..)
+    if change.mixture is not None or change.repair is not None:
+        for start in range(0, len(weight), BLOCK):
+            rows = slice(start, start + BLOCK)
+            weight[rows] = _store(change.outputs(weight[rows], axis=1), stored.dtype, node)
+    return np.moveaxis(weight, 0, change.input_axis)
+
+
+def _by_tap(rows: Array, delivery: Delivery) -> Array:
+    """Rows of a weight, (n, places, out, ..), as (n * taps, columns): what is delivered alike."""
+    n, places, out = rows.shape[:3]
+    if delivery.taps == 1:
+        return rows.reshape(n, -1)  # -> (n, places * out * window)
+    window = rows.reshape(n, places, out, -1)
+    return np.moveaxis(window, 2, 3).reshape(-1, out)  # -> (n * places * window, out)
+
+
+def _from_taps(values: Array, shape: tuple[int, ...], delivery: Delivery) -> Array:
+    """Undo `_by_tap`."""
+    if delivery.taps == 1:
+        return values.reshape(shape)
+    n, places, out = shape[:3]
+    window = values.reshape(n, places, -1, out)  # (n * taps, out) -> (n, places, window, out)
+    return np.moveaxis(window, 3, 2).reshape(shape)
+
+
+def _shift(stored: Array, change: Change, node: gs.Node) -> Floats:
+    """Growth of the output, shape (out channels,): the sum over taps of the weight times shifts."""
+    weight = np.moveaxis(stored, change.input_axis, 0)  # -> (in, out, ..)
+    out = weight.shape[1]
+    shift = np.zeros(out)
+    for fit in change.fits:
+        delivery = fit.delivery
+        shift += _summed(weight, fit.consumer.positions[delivery.removed], delivery, fit.offset)
+        if fit.mixing is not None:
+            positions = fit.consumer.positions[delivery.kept]
+            shift += _summed(weight, positions, delivery, fit.mixing.shift)
+    return shift * (float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0)
+
+
+def _summed(
+    weight: Array, positions: NDArray[np.intp], delivery: Delivery, constant: Floats
+) -> Floats:
+    """What constant channels add to the outputs, (out channels,)."""
+    rows = weight[positions]
+    _, places, out = rows.shape[:3]
+    if not np.any(constant):
+        return np.zeros(out)
+    sums = constant @ _by_tap(rows, delivery).astype(np.float64)
+    # (places * out * window,) -> (places, out, window); with taps it is (out,) already
+    return sums if delivery.taps > 1 else sums.reshape(places, out, -1).sum(axis=(0, 2))
+
+
+def _store(value: Floats, dtype: np.dtype[np.generic], node: gs.Node) -> Array:
+    with np.errstate(over="ignore"):
+        stored = value.astype(dtype)
+    if not np.all(np.isfinite(stored)):
+        raise CompensationError(
+            f"the compensated weight of {node_name(node)} overflows {dtype}; "
+            f"exclude the layer before it with --exclude, or prune less with --ratio"
+        )
+    return stored
+
+
+def _move_bias(
+    facts: GraphFacts,
+    node: gs.Node,
+    index: int,
+    change: Change,
+    shift: Floats,
+    dtype: np.dtype[np.generic],
+    operands: dict[Operand, Value],
+    added: dict[int, Array],
+) -> None:
+    """Change what a node adds: its bias where it can take it, else by an Add behind it."""
+    bias = own_bias(facts, node, shift.size, dtype)
+    if bias is None:
+        grown = change.added(shift)
+        if np.any(grown):
+            spatial = len(facts.value(node.inputs[1].name).shape) - 2  # 0 for a matrix
+            per_channel = grown.reshape(-1, *(1,) * spatial)  # (N,) -> (N, 1, ..)
+            added[index] = _store(per_channel, dtype, node)
+        return
+    beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
+    shape = bias.shape if bias.size == shift.size else shift.shape
+    whole = beta * bias.astype(np.float64).reshape(-1) + shift  # (1, N) -> (N,)
+    operands[index, 2] = _store((change.added(whole) / beta).reshape(shape), bias.dtype, node)
+
+
+def own_bias(
+    facts: GraphFacts, node: gs.Node, outputs: int, dtype: np.dtype[np.generic]
+) -> Array | None:
+    """Return a node's bias, zeros where it could have one; None where it takes no constant one."""
+    if node.op not in ("Conv", "ConvTranspose", "Gemm"):
+        return None
+    if node.op == "Gemm" and float(node.attrs.get("beta", 1.0)) == 0.0:
+        return None
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return np.zeros(outputs, dtype)
+    name = node.inputs[2].name
+    if not facts.is_constant(name) or facts.value(name).size not in (1, outputs):
+        return None
+    bias = facts.value(name)
+    # A Gemm's bias of shape (M, 1) has one value for each row, even where M is N.
+    return bias if bias.size == 1 or bias.shape[-1] == bias.size else None
