@@ -348,15 +348,16 @@ def _run(
     size = batch_size(max(sizes, default=1) // batch, count)
     alone = (replace(view, cross=False, window=None) for view in views)
     everywhere = {view.tensor: view for view in alone}
+    shapes = [(probe.first[name], probe.second[name]) for name in probe.first]
+    any_batch = all(one[0] != two[0] for one, two in shapes if one)
     for free in (True, False):
         source = _source(stages, probe, config, count, size, free)
         steady = source.given is None and source.size >= LEAST_BATCH
         run = ProbeRun(folder, probe.provider, source, steady, noises)
-        first = SampleSource(
-            source.inputs, source.size, source.size, source.seed, source.layout, source.given
-        )
+        if any_batch:
+            return run
+        trial = replace(run, source=replace(source, count=source.size))
         try:
-            trial = ProbeRun(folder, probe.provider, first, steady, noises)
             measure(stages.model, stages.facts, stages.read, everywhere, {}, trial)
         except ModelError:
             # A graph may hold the number of samples it was declared for, in a Reshape say.

@@ -24,6 +24,8 @@ PREFIX = "lbyl_onnx_probe/"
 _EPSILON = 1e-10
 # From these versions on, the axes of ReduceMean are an input.
 _AXES_ARE_AN_INPUT = 18
+# From this version on BatchNormalization may take its batch's statistics, with three outputs.
+_TRAINS = 14
 # Initializers need not be listed among the inputs from this IR version on.
 _UNLISTED = 4
 
@@ -119,6 +121,7 @@ class _Writer:
     """Nodes and initializers in the making."""
 
     opset: int
+    trains: bool
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: list[TensorProto] = field(default_factory=list)
 
@@ -155,6 +158,7 @@ def probe_model(
     targets: Mapping[str, Target],
     batch_statistics: bool,
     noises: Mapping[str, Noise],
+    provider: str,
 ) -> Draft:
     """Build the model that emits the moments of some tensors of another.
 
@@ -176,13 +180,16 @@ def probe_model(
         whatever the input.
     noises
         By the output of the layer that each is for.
+    provider
+        What the probe will run on.
 
     Returns
     -------
     Draft
         A model with these outputs alone, and the nodes that they need.
     """
-    writer = _Writer(facts.opset)
+    # Only the CPU provider has the operator that takes its batch's statistics.
+    writer = _Writer(facts.opset, facts.opset >= _TRAINS and provider == "CPUExecutionProvider")
     by_tensor: dict[str, list[str]] = {}
     for key, view in views.items():
         by_tensor.setdefault(view.tensor, []).append(key)
@@ -231,6 +238,17 @@ def _normalise(
     writer: _Writer, x: str, parameters: tuple[str, str], eps: float, rank: int, output: str
 ) -> None:
     """BatchNormalization by the batch's own mean and variance, channels on axis 1."""
+    if writer.trains:
+        # The running statistics do not matter, but ONNX Runtime writes them over the inputs they
+        # come from: no others may read these.
+        private = [writer.op("Sub", [name, name]) for name in parameters]
+        attributes: dict[str, Any] = {"epsilon": eps, "training_mode": 1}
+        outputs = [output, f"{PREFIX}mean/{output}", f"{PREFIX}var/{output}"]
+        node = helper.make_node(
+            "BatchNormalization", [x, *parameters, *private], outputs, **attributes
+        )
+        writer.nodes.append(node)
+        return
     axes = [0, *range(2, rank)]
     centred = writer.op("Sub", [x, writer.mean(x, axes, True)])
     var = writer.mean(writer.op("Mul", [centred, centred]), axes, False)
@@ -276,7 +294,8 @@ def _measure(
         x = measured
         if facts.dtype(name) != TensorProto.FLOAT:
             x = writer.op("Cast", [x], {"to": TensorProto.FLOAT})
-        rows = _rows(writer, x, view)
+        shape = facts.shape(name)
+        rows = _rows(writer, x, view, None if shape is None else shape[view.axis])
         mean = writer.mean(rows, [0], True)
         writer.op("Identity", [mean], output=f"{PREFIX}{key}/mean")
         centred = writer.op("Sub", [rows, mean])
@@ -290,8 +309,8 @@ def _measure(
         writer.op("Shape", [rows], output=f"{PREFIX}{key}/rows")
 
 
-def _rows(writer: _Writer, x: str, view: View) -> str:
-    """The (rows, columns) matrix of a view."""
+def _rows(writer: _Writer, x: str, view: View, channels: int | None) -> str:
+    """The (rows, columns) matrix of a view of a tensor with so many channels on its axis."""
     n, places = view.positions.shape
     index = view.positions.reshape(-1)  # (n, places) -> (n * places,)
     spatial = view.axis == 1 and view.rank > 2
@@ -300,14 +319,14 @@ def _rows(writer: _Writer, x: str, view: View) -> str:
         ones = [1] * plane
         x = writer.op("MaxPool", [x], {"kernel_shape": ones, "strides": [view.stride] * plane})
     if view.window is not None:
-        x = writer.op("Gather", [x, writer.ints(*index.tolist())], {"axis": 1})
+        x = _gathered(writer, x, index, channels, 1)
         x = _windows(writer, x, view, n)
         places *= int(np.prod(view.window.kernel))
     if spatial:
         x = writer.op("Transpose", [x], {"perm": [0, *range(2, view.rank), 1]})
     if view.window is not None:
         return writer.op("Reshape", [x, writer.ints(-1, n * places)])  # (.., C) -> (rows, C)
-    x = writer.op("Gather", [x, writer.ints(*index.tolist())], {"axis": view.rank - 1})
+    x = _gathered(writer, x, index, channels, view.rank - 1)
     x = writer.op("Reshape", [x, writer.ints(-1, n * places)])  # (.., C) -> (rows, C)
     if not spatial and view.stride > 1:
         x = writer.op("Reshape", [x, writer.ints(1, 1, -1, n * places)])  # -> (1, 1, rows, C)
@@ -319,6 +338,15 @@ def _rows(writer: _Writer, x: str, view: View) -> str:
     x = writer.op("Reshape", [x, writer.ints(-1, n, places)])  # (rows, C) -> (rows, n, places)
     x = writer.op("Transpose", [x], {"perm": [0, 2, 1]})
     return writer.op("Reshape", [x, writer.ints(-1, n)])  # -> (rows * places, n)
+
+
+def _gathered(
+    writer: _Writer, x: str, index: NDArray[np.intp], channels: int | None, axis: int
+) -> str:
+    """Take some channels; all of them in their order are there already."""
+    if channels == index.size and np.array_equal(index, np.arange(index.size)):
+        return x
+    return writer.op("Gather", [x, writer.ints(*index.tolist())], {"axis": axis})
 
 
 def _windows(writer: _Writer, x: str, view: View, n: int) -> str:

@@ -27,7 +27,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 # Inputs at the first shapes, beside one batch at the second ones.
 SAMPLES = 8
 # Latency: at most this many runs, at most about this many seconds, after the warm-up.
-LATENCY_RUNS, LATENCY_SECONDS, WARM_UP = 1000, 1.0, 2
+LATENCY_RUNS, LATENCY_SECONDS, WARM_UP = 1000, 0.3, 2
 # Sizes tried for a dynamic dimension that is no batch, until the model runs.
 SIZES = (224, 64, 32, 128, 256, 16, 8, 1, 299, 384, 512, 640)
 _RUN_ERRORS = (

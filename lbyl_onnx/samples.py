@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +19,8 @@ BUDGET = 100 * 10**9
 FEWEST, MOST = 64, 4096
 # Bytes that the largest activation of a mini-batch may take, and the most samples in one.
 ACTIVATION, LARGEST_BATCH = 128 << 20, 128
+# Bytes of synthetic samples that are kept on disk between passes.
+STORED = 1 << 29
 # Below so many samples in a mini-batch its statistics say little of the others.
 LEAST_BATCH = 8
 
@@ -56,17 +60,43 @@ class SampleSource:
     layout: Layout = "auto"
     given: Samples | None = None
 
-    def batches(self) -> Iterator[Mapping[str, Array]]:
-        """Yield the feeds of each mini-batch."""
+    def batches(self, store: Path | None = None) -> Iterator[Mapping[str, Array]]:
+        """Yield the feeds of each mini-batch.
+
+        Parameters
+        ----------
+        store
+            A folder that keeps synthetic samples from one pass to the next, where they are not too
+            many; None to make them anew.
+        """
         if self.given is not None:
             yield from self.given.batches(self.size)
             return
         for number in range(self.count // self.size):
-            rng = np.random.default_rng([self.seed, number])
-            yield {
-                name: synthetic_batch(spec.shape, spec.dtype, rng, self.layout)
-                for name, spec in self.inputs.items()
-            }
+            kept = store if self._few else None
+            yield self._made(number) if kept is None else self._kept(kept, number)
+
+    @property
+    def _few(self) -> bool:
+        each = [math.prod(spec.shape) * spec.dtype.itemsize for spec in self.inputs.values()]
+        return sum(each) * (self.count // self.size) <= STORED
+
+    def _made(self, number: int) -> dict[str, Array]:
+        rng = np.random.default_rng([self.seed, number])
+        return {
+            name: synthetic_batch(spec.shape, spec.dtype, rng, self.layout)
+            for name, spec in self.inputs.items()
+        }
+
+    def _kept(self, store: Path, number: int) -> dict[str, Array]:
+        shapes = repr([spec.shape for spec in self.inputs.values()])
+        path = store / f"samples-{zlib.crc32(shapes.encode()):08x}-{number}.npz"
+        if not path.exists():
+            made = self._made(number)
+            np.savez(path, *made.values())
+            return made
+        with np.load(path, allow_pickle=False) as kept:
+            return {name: kept[f"arr_{i}"] for i, name in enumerate(self.inputs)}
 
 
 def batch_size(largest: int, wanted: int) -> int:

@@ -98,7 +98,9 @@ def measure(
         When ONNX Runtime cannot run the probe.
     """
     path = run.folder / "probe.onnx"
-    draft = probe_model(model, facts, views, targets, run.batch_statistics, run.noises)
+    draft = probe_model(
+        model, facts, views, targets, run.batch_statistics, run.noises, run.provider
+    )
     fed = {info.name for info in draft.skeleton.graph.input}
     for name in run.source.inputs:
         _free_batch(draft.skeleton, name)
@@ -123,7 +125,7 @@ def _batches(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array
     asked = sorted(
         (noise for noise in run.noises.values() if noise.feed in fed), key=lambda noise: noise.feed
     )
-    for number, feeds in enumerate(run.source.batches()):
+    for number, feeds in enumerate(run.source.batches(run.folder)):
         rows = np.arange(run.source.size) // 2 % 2  # samples alternate in kind, noise in pairs
         more = {
             noise.feed: np.random.default_rng([run.source.seed, number, index])

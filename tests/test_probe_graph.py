@@ -18,6 +18,7 @@ from lbyl_onnx.draft import write_draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.probe_graph import PREFIX, Target, View, Window, probe_model
+from lbyl_onnx.runtime import run_batches
 from tests.files import if_body, initializers_as_inputs
 from tests.models import MODELS
 from tests.net import Net
@@ -64,14 +65,13 @@ def raw_probe(
     batch_statistics: bool = False,
 ) -> dict[str, Array]:
     """Outputs of the probe by name."""
-    draft = probe_model(model, facts_of(model), views, targets or {}, batch_statistics, {})
+    draft = probe_model(
+        model, facts_of(model), views, targets or {}, batch_statistics, {}, "CPUExecutionProvider"
+    )
     path = folder / "probe.onnx"
     write_draft(draft, path, numpy_helper.to_array, "never")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, map(np.asarray, session.run(None, dict(feeds))), strict=True))
+    outputs = next(iter(run_batches(path, "CPUExecutionProvider", [feeds])))
+    return {name: np.asarray(value) for name, value in outputs.items()}
 
 
 def probed(
@@ -323,7 +323,9 @@ class TestModels:
         assert outside.graph.initializer[0].external_data
         read, shapes = TensorReader(folder / "m.onnx"), input_shapes(outside, 1, 8)
         facts = GraphFacts(outside, shapes, input_shapes(outside, 2, 8), read)
-        draft = probe_model(outside, facts, {"k": VIEWS["plane"]}, {}, False, {})
+        draft = probe_model(
+            outside, facts, {"k": VIEWS["plane"]}, {}, False, {}, "CPUExecutionProvider"
+        )
         write_draft(draft, tmp_path / "probe.onnx", read, "auto")
         session = ort.InferenceSession(
             str(tmp_path / "probe.onnx"), providers=["CPUExecutionProvider"]
@@ -362,7 +364,13 @@ class TestSize:
     def test_only_the_nodes_that_it_needs_run(self) -> None:
         model = MODELS["chain_2d"]()
         draft = probe_model(
-            model, facts_of(model), {"k": View("relu_2_out", 1, 4, positions(0, 1))}, {}, False, {}
+            model,
+            facts_of(model),
+            {"k": View("relu_2_out", 1, 4, positions(0, 1))},
+            {},
+            False,
+            {},
+            "CPUExecutionProvider",
         )
         operators = [node.op_type for node in draft.skeleton.graph.node]
         assert operators.count("Conv") == 1
