@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -10,7 +11,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 
 from lbyl_onnx.facts import GraphFacts, attribute
 
-_FLOATS = frozenset(
+FLOATS = frozenset(
     {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 )
 
@@ -34,16 +35,20 @@ class Costs:
 
 def count_costs(model: onnx.ModelProto, facts: GraphFacts) -> Costs:
     """Count a model's parameters and multiply-accumulates."""
-    constants = [t for t in model.graph.initializer if t.data_type in _FLOATS]
-    for node in model.graph.node:
-        constants += [
-            a.t
-            for a in node.attribute
-            if node.op_type == "Constant" and a.type == AttributeProto.TENSOR
-            if a.t.data_type in _FLOATS and math.prod(a.t.dims) > 1
-        ]
-    parameters = sum(math.prod(t.dims) for t in constants)
+    parameters = sum(math.prod(tensor.dims) for _, tensor in constants(model))
     return Costs(parameters, sum(node_macs(node, facts) for node in model.graph.node))
+
+
+def constants(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    """Yield a model's floating-point constants, each with the name that nodes read it by."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type in FLOATS:
+            yield tensor.name, tensor
+    for node in model.graph.node:
+        for a in node.attribute if node.op_type == "Constant" else ():
+            is_tensor = a.type == AttributeProto.TENSOR and a.t.data_type in FLOATS
+            if is_tensor and math.prod(a.t.dims) > 1:
+                yield node.output[0], a.t
 
 
 def node_macs(node: NodeProto, facts: GraphFacts) -> int:

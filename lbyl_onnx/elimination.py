@@ -95,25 +95,65 @@ class _State:
         left = np.ix_(self._columns(channels), self._columns(channels))
         self.inverse, self.gram = self.inverse[left], self.gram[left]
 
+    def joint_loss(self, channels: NDArray[np.intp]) -> float:
+        """Growth of the consumer's squared error if all these channels went."""
+        gone = np.ix_(self._columns(channels), self._columns(channels))
+        return float(np.trace(np.linalg.solve(self.inverse[gone], self.gram[gone])) / self.total)
+
     def _columns(self, channels: NDArray[np.intp]) -> NDArray[np.intp]:
         columns = channels[:, None] * self.taps + np.arange(self.taps)  # (channels, taps)
         return columns.reshape(-1)
 
 
+@dataclass(frozen=True, eq=False)
+class Path:
+    """The order in which channels go, and what that costs each consumer.
+
+    Attributes
+    ----------
+    size : int
+        Channels of the group, n.
+    order : (m,) intp
+        Channels that go, first to last.
+    losses : (m + 1, consumers) float64
+        Squared error of each consumer's output once that many have gone, as a share of the
+        variance that the group gives it; the first row is 0.
+    totals : (consumers,) float64
+        That variance, summed over the output's channels as what follows scales them.
+    """
+
+    size: int
+    order: NDArray[np.intp]
+    losses: Floats
+    totals: Floats
+
+    def kept(self, count: int) -> NDArray[np.intp]:
+        """Return the (count,) channels that are left, ascending."""
+        return np.setdiff1d(np.arange(self.size), self.order[: self.size - count])
+
+
 def keep(readings: Sequence[Reading], count: int) -> NDArray[np.intp]:
     """Choose the channels to keep, so that their consumers' outputs change least.
+
+    `eliminate` says how.
+    """
+    return eliminate(readings, count).kept(count)
+
+
+def eliminate(readings: Sequence[Reading], count: int) -> Path:
+    """Take channels away, one or a few at a time, those first whose loss changes least.
 
     Parameters
     ----------
     readings
         One for each consumer of the group's n channels, with finite moments.
     count
-        How many to keep, 1 to n.
+        How many are left in the end, 1 to n.
 
     Returns
     -------
-    (count,) intp
-        Ascending.
+    Path
+        What goes to keep any number from `count` up is a prefix of its order.
 
     Notes
     -----
@@ -127,11 +167,18 @@ def keep(readings: Sequence[Reading], count: int) -> NDArray[np.intp]:
     n = len(readings[0].gram) // readings[0].moments.taps
     states = [_begin(reading) for reading in readings]
     held, alive = np.arange(n), np.ones(n, dtype=np.bool_)
+    order, lost = list[int](), [np.zeros((1, len(states)))]
     while (left := int(alive.sum())) > count:
         at = np.flatnonzero(alive)
         losses = np.sum([state.losses(at) for state in states], axis=0)
         many = min(left - count, max(1, left // _AT_A_TIME))
-        going = _apart(states, at[np.argsort(losses, kind="stable")], many)
+        picked = _apart(states, at[np.argsort(losses, kind="stable")], many)
+        order += held[picked].tolist()
+        going = np.sort(picked)
+        together = np.asarray([state.joint_loss(going) for state in states])
+        parts = np.cumsum(np.maximum(losses[np.searchsorted(at, picked)], 0.0))
+        shares = parts / parts[-1] if parts[-1] else np.ones(len(parts))
+        lost.append(lost[-1][-1] + shares[:, None] * together)  # (picked, consumers)
         for state in states:
             state.remove(going)
         alive[going] = False
@@ -139,11 +186,12 @@ def keep(readings: Sequence[Reading], count: int) -> NDArray[np.intp]:
             for state in states:
                 state.shrink(np.flatnonzero(alive))
             held, alive = held[alive], np.ones(left - len(going), dtype=np.bool_)
-    return held[alive]
+    totals = np.asarray([state.total for state in states])
+    return Path(n, np.asarray(order, np.intp), np.concatenate(lost), totals)
 
 
 def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> NDArray[np.intp]:
-    """The cheapest channels, ascending, of which none is what makes another of them cheap.
+    """The cheapest channels, cheapest first, of which none is what makes another of them cheap.
 
     Two that are alike cost nothing each, and much together.
     """
@@ -153,7 +201,7 @@ def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> N
             break
         if all(state.coupling(channel, going) < _COUPLED for state in states):
             going.append(channel)
-    return np.sort(np.asarray(going, dtype=np.intp))
+    return np.asarray(going, dtype=np.intp)
 
 
 def _begin(reading: Reading) -> _State:
