@@ -21,6 +21,7 @@ from lbyl_onnx.compensate import Delivery, FoldedRows
 from lbyl_onnx.compensate.types import removed_channels
 from lbyl_onnx.facts import GraphFacts, load
 from lbyl_onnx.folding import respond
+from lbyl_onnx.importance import kept_count
 from lbyl_onnx.plan import choose_channels
 from lbyl_onnx.restore import Fit, compensated
 
@@ -71,9 +72,8 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
     facts = GraphFacts(model, probe.first, probe.second)
     graph = to_graph(model)
     channels = find_channels(graph, facts, Selection(config.include, config.exclude))
-    plan, _ = choose_channels(
-        graph, facts, channels.groups, config.ratio, config.score, config.seed
-    )
+    counts = {group.key: kept_count(group.size, config.goal.value) for group in channels.groups}
+    plan = choose_channels(graph, facts, channels.groups, counts, config.score, config.seed)
     fits = []
     for entry in plan.groups:
         for place in entry.group.consumers:

@@ -61,6 +61,11 @@ class ChannelGroup:
         """Number of channels."""
         return len(self.units)
 
+    @property
+    def key(self) -> int:
+        """What tells the group from the others of its graph: its first unit."""
+        return int(self.units[0])
+
 
 @dataclass(frozen=True)
 class Refusal:

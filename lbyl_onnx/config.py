@@ -12,11 +12,13 @@ from lbyl_onnx.channels import Scope
 from lbyl_onnx.compensate import lbyl, neuron_merging
 from lbyl_onnx.draft import ExternalData
 from lbyl_onnx.errors import OptionError
+from lbyl_onnx.goals import DEFAULT_RATIO, Goal, Kind, parse_goal
 from lbyl_onnx.images import Layout
 from lbyl_onnx.importance import Criterion
 
 Method = Literal["none", "nm", "lbyl", "lbyl+"]
 Choice = Literal["auto", "obs", "l2", "l1", "gm", "random"]
+Allocation = Literal["uniform", "auto"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,26 @@ class Config:
     Parameters
     ----------
     ratio
-        Share of each group's channels to remove, in [0, 1).
+        Share of each group's channels to remove, in [0, 1); it does not count where one of the
+        targets that follow is given.
+    macs, params, size, latency
+        The most that the result may have, in place of a ratio: as "50%" of the original, or as
+        "200M", "1.5M", "5MB", "20ms".
+    fidelity
+        Likewise the least cosine of the result's outputs with the original's on the samples, in
+        (0, 1); the smallest model that has it is looked for.
+    allocation
+        `uniform` removes the same share of each group, `auto` more where the predicted damage is
+        less; None is `auto` for a target and `uniform` for a ratio. A ratio with `auto` gets the
+        multiply-accumulates that it would have with `uniform`.
+    round_to
+        Groups keep all or a multiple of it; `auto` is what the processor gains by; None is
+        `auto` for a latency, else 1.
+    ratio_for, keep_for
+        Ratios and numbers of channels of the groups whose producers' names match a glob, whatever
+        the target; of several globs the first counts.
+    min_channels
+        Least number that a group keeps, or all where it has fewer.
     method
         How the removed channels are restored: not at all (`none`), Neuron Merging (`nm`), LBYL, or
         by their own statistics (`lbyl+`).
@@ -57,7 +78,17 @@ class Config:
         Whether the output's weights lie in a file beside it; `auto`: as the input's do.
     """
 
-    ratio: float = 0.3
+    ratio: float = DEFAULT_RATIO
+    macs: str | float | None = None
+    params: str | float | None = None
+    size: str | float | None = None
+    latency: str | None = None
+    fidelity: float | None = None
+    allocation: Allocation | None = None
+    round_to: int | Literal["auto"] | None = None
+    ratio_for: tuple[tuple[str, float], ...] = ()
+    keep_for: tuple[tuple[str, int], ...] = ()
+    min_channels: int = 1
     method: Method = "lbyl+"
     criterion: Choice = "auto"
     seed: int = 0
@@ -83,8 +114,7 @@ class Config:
         OptionError
             For one that is outside what it may be.
         """
-        if not 0.0 <= self.ratio < 1.0:
-            raise OptionError(f"ratio is {self.ratio}; give a number from 0 to below 1")
+        self._check_counts()
         for name in ("lambda1", "lambda2"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0.0):
@@ -101,10 +131,13 @@ class Config:
             ("layout", self.layout, get_args(Layout)),
             ("scope", self.scope, get_args(Scope)),
             ("external_data", self.external_data, get_args(ExternalData)),
+            ("allocation", self.allocation, (None, *get_args(Allocation))),
             ("provider", self.provider, get_args(runtime.Provider)),
         ):
             if value not in allowed:
-                raise OptionError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
+                raise OptionError(
+                    f"{name} is {value!r}; give one of {', '.join(map(str, allowed))}"
+                )
         if self.calibration is not None and self.method != "lbyl+" and not self.by_loss:
             raise OptionError(
                 f"calibration is given, but {self.method} with {self.score} looks at no samples; "
@@ -112,6 +145,43 @@ class Config:
             )
         if (self.mean or self.std) and self.calibration is None:
             raise OptionError("mean and std are of calibration images; give calibration too")
+
+    def _check_counts(self) -> None:
+        """Check what says how many channels go."""
+        goal = self.goal
+        for ratio in (goal.value if goal.kind == "ratio" else 0.0, *dict(self.ratio_for).values()):
+            if not 0.0 <= ratio < 1.0:
+                raise OptionError(f"ratio is {ratio}; give a number from 0 to below 1")
+        if goal.kind == "fidelity" and not 0.0 < goal.value < 1.0:
+            raise OptionError(f"fidelity is {goal.value}; give a number above 0 and below 1")
+        for name, count in (("min_channels", self.min_channels), *self.keep_for):
+            if count < 1:
+                raise OptionError(f"{name} is {count}; give a whole number of at least 1")
+        if isinstance(self.round_to, str) and self.round_to != "auto":
+            raise OptionError(f"round_to is {self.round_to!r}; give a whole number or auto")
+        if isinstance(self.round_to, int) and self.round_to < 1:
+            raise OptionError(f"round_to is {self.round_to}; give a whole number of at least 1")
+
+    @property
+    def goal(self) -> Goal:
+        """What the result is to be.
+
+        Raises
+        ------
+        OptionError
+            Where more than one target is given, or it cannot be read.
+        """
+        targets = {kind: getattr(self, kind) for kind in get_args(Kind) if kind != "ratio"}
+        found: list[Kind] = [kind for kind, value in targets.items() if value is not None]
+        if len(found) > 1 or (found and self.ratio != DEFAULT_RATIO):
+            both = ["ratio", *found] if len(found) == 1 else found
+            raise OptionError(f"{' and '.join(both)} are given; give one target")
+        return parse_goal(found[0], targets[found[0]]) if found else Goal("ratio", self.ratio, True)
+
+    @property
+    def allotted(self) -> Allocation:
+        """The allocation that None stands for."""
+        return self.allocation or ("uniform" if self.goal.kind == "ratio" else "auto")
 
     @property
     def by_loss(self) -> bool:

@@ -106,7 +106,7 @@ class _State:
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class Elimination:
     """The order in which channels go, and what that costs each consumer.
 
     Attributes
@@ -140,7 +140,7 @@ def keep(readings: Sequence[Reading], count: int) -> NDArray[np.intp]:
     return eliminate(readings, count).kept(count)
 
 
-def eliminate(readings: Sequence[Reading], count: int) -> Path:
+def eliminate(readings: Sequence[Reading], count: int) -> Elimination:
     """Take channels away, one or a few at a time, those first whose loss changes least.
 
     Parameters
@@ -152,7 +152,7 @@ def eliminate(readings: Sequence[Reading], count: int) -> Path:
 
     Returns
     -------
-    Path
+    Elimination
         What goes to keep any number from `count` up is a prefix of its order.
 
     Notes
@@ -187,7 +187,7 @@ def eliminate(readings: Sequence[Reading], count: int) -> Path:
                 state.shrink(np.flatnonzero(alive))
             held, alive = held[alive], np.ones(left - len(going), dtype=np.bool_)
     totals = np.asarray([state.total for state in states])
-    return Path(n, np.asarray(order, np.intp), np.concatenate(lost), totals)
+    return Elimination(n, np.asarray(order, np.intp), np.concatenate(lost), totals)
 
 
 def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> NDArray[np.intp]:

@@ -23,6 +23,10 @@ class OptionError(LbylOnnxError):
     exit_code = 2
 
 
+class TargetError(LbylOnnxError):
+    """The target cannot be reached; nothing was written."""
+
+
 class CalibrationError(LbylOnnxError):
     """The samples given for calibration cannot be read, or do not fit the model's inputs."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,15 +13,30 @@ import onnx_graphsurgeon as gs
 
 from lbyl_onnx.calibration import Input, read_calibration
 from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement, Refusal
-from lbyl_onnx.compensate import Delivery, lbyl, lbyl_plus, neuron_merging, none, rotation
+from lbyl_onnx.compensate import (
+    Delivery,
+    Moments,
+    lbyl,
+    lbyl_plus,
+    neuron_merging,
+    none,
+    rotation,
+)
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import count_costs
-from lbyl_onnx.elimination import Reading, keep
+from lbyl_onnx.elimination import Elimination, Reading, eliminate
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.folding import Activation, Response, activation_between, respond
-from lbyl_onnx.plan import GroupPlan, PruningPlan, choose_channels, not_finite
+from lbyl_onnx.plan import (
+    GroupPlan,
+    KeptCounts,
+    PruningPlan,
+    choose_channels,
+    finite_groups,
+    not_finite,
+)
 from lbyl_onnx.probe_graph import Target, View
 from lbyl_onnx.repair import repairable, repairs, targets
 from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair
@@ -129,8 +144,51 @@ class Fitted:
     statistics: Statistics | None
 
 
-def fit(stages: Stages, probe: Probe, config: Config, folder: Path, step: Step) -> Fitted:
-    """Choose and fit every group.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What can be fitted, and what is measured for it.
+
+    Parameters
+    ----------
+    stages, config
+        The model and the options.
+    groups, refusals
+        The groups that can be fitted, and those that cannot.
+    run
+        Where and on what the model is measured; None where nothing is or can be.
+    outputs
+        The consumers' outputs that a repair is for, by node.
+    """
+
+    stages: Stages
+    config: Config
+    groups: tuple[ChannelGroup, ...]
+    refusals: tuple[Refusal, ...]
+    run: ProbeRun | None
+    outputs: Mapping[int, View]
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """Groups that are measured in one pass, how, and what was found."""
+
+    groups: tuple[ChannelGroup, ...]
+    sights: Mapping[str, Sight]
+    measured: Mapping[str, Measured]
+
+    def moments(self, group: ChannelGroup) -> list[Moments] | str:
+        """Return the moments at each consumer of a group, or why there are none."""
+        keys = [key_of(group, place) for place in group.consumers]
+        if any(key not in self.sights for key in keys):
+            return "what they become cannot be measured"
+        moments = [self.sights[key].moments(self.measured[key]) for key in keys]
+        return moments if all(m.finite for m in moments) else "their statistics are not finite"
+
+
+def prepare(
+    stages: Stages, probe: Probe, config: Config, folder: Path, measured: bool = False
+) -> Prepared:
+    """Find what can be fitted, and decide on what the model is measured.
 
     Parameters
     ----------
@@ -140,40 +198,77 @@ def fit(stages: Stages, probe: Probe, config: Config, folder: Path, step: Step) 
         The options.
     folder
         For files of the probe.
+    measured
+        Whether statistics are wanted where the method needs none, too.
+    """
+    groups, refusals = finite_groups(stages.graph, stages.facts, stages.channels.groups)
+    wanted = measured or config.method == "lbyl+" or config.by_loss
+    seen = _sights(stages, groups, config, MOST) if wanted else {}
+    run = None
+    if seen:
+        run = _run(stages, probe, config, folder, [s.view for s in seen.values()])
+    outputs = dict[int, View]()
+    if run is not None and config.method == "lbyl+" and not run.noises:
+        # The noise follows the weights, so a compensated layer would be measured on another.
+        outputs = repairable(stages.graph, stages.facts, _consumers(groups))
+    return Prepared(stages, config, groups, refusals, run, outputs)
+
+
+def rounds(prepared: Prepared) -> Iterator[Round]:
+    """Measure the groups, as many at a time as memory holds; nothing where nothing is measured."""
+    stages, run = prepared.stages, prepared.run
+    if run is None:
+        return
+    done = set[int]()
+    for groups in _rounds(stages, prepared.groups, prepared.config, run.source.count):
+        sights = _sights(stages, groups, prepared.config, run.source.count)
+        nodes = (prepared.outputs.keys() & _consumers(groups)) - done
+        asked = {key: s.view for key, s in sights.items()}
+        asked |= {str(i): view for i, view in prepared.outputs.items() if i in nodes}
+        done |= nodes
+        found = measure(stages.model, stages.facts, stages.read, asked, {}, run)
+        yield Round(tuple(groups), sights, found)
+
+
+def fit(
+    prepared: Prepared,
+    counts: KeptCounts,
+    measured: Iterable[Round],
+    paths: Mapping[int, Elimination],
+    step: Step,
+) -> Fitted:
+    """Choose and fit every group.
+
+    Parameters
+    ----------
+    prepared
+        What can be fitted.
+    counts
+        How many channels each group keeps.
+    measured
+        What `rounds` gives.
+    paths
+        The way of the elimination where it is known, by group.
     step
         Told how many groups of how many are done.
     """
-    plan, refusals = choose_channels(
-        stages.graph,
-        stages.facts,
-        stages.channels.groups,
-        config.ratio,
-        config.score,
-        config.seed,
-    )
-    if config.method != "lbyl+" and not config.by_loss:
+    stages, config, groups = prepared.stages, prepared.config, prepared.groups
+    plan = choose_channels(stages.graph, stages.facts, groups, counts, config.score, config.seed)
+    entries = {entry.group.key: entry for entry in plan.groups}
+    if prepared.run is None or not (config.method == "lbyl+" or config.by_loss):
         outcomes = [_by_weights(stages, entry, config) for entry in _told(plan.groups, step)]
-        return _gathered(outcomes, refusals, None)
-    seen = _sights(stages, plan.groups, config, MOST)
-    if not seen:
-        outcomes = [_by_weights(stages, entry, config) for entry in plan.groups]
-        return _gathered(outcomes, refusals, None)
-    run = _run(stages, probe, config, folder, [s.view for s in seen.values()])
-    outputs = repairable(stages.graph, stages.facts, _consumers(plan.groups))
-    if config.method != "lbyl+" or run.noises:
-        # The noise follows the weights, so a compensated layer would be measured on another.
-        outputs = {}
+        return _gathered(outcomes, prepared.refusals, None)
     outcomes, before = [], dict[int, Measured]()
-    for entries in _rounds(stages, plan.groups, config, run.source.count):
-        step(len(outcomes), len(plan.groups))
-        sights = _sights(stages, entries, config, run.source.count)
-        asked = {key: s.view for key, s in sights.items()}
-        nodes = {i: v for i, v in outputs.items() if i in _consumers(entries) and i not in before}
-        asked |= {str(i): view for i, view in nodes.items()}
-        measured = measure(stages.model, stages.facts, stages.read, asked, {}, run)
-        before |= {i: measured[str(i)] for i in nodes}
-        outcomes += [_by_statistics(stages, e, sights, measured, config) for e in entries]
-    return _gathered(outcomes, refusals, Statistics(run, outputs, before) if before else None)
+    for round_ in measured:
+        step(len(outcomes), len(groups))
+        keys = round_.measured.keys()
+        before |= {i: round_.measured[str(i)] for i in prepared.outputs if str(i) in keys}
+        outcomes += [
+            _by_statistics(prepared, entries[g.key], round_, paths.get(g.key))
+            for g in round_.groups
+        ]
+    statistics = Statistics(prepared.run, prepared.outputs, before) if before else None
+    return _gathered(outcomes, prepared.refusals, statistics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,16 +302,16 @@ def _gathered(
     )
 
 
-def _consumers(entries: Sequence[GroupPlan]) -> set[int]:
-    return {place.slot.node for entry in entries for place in entry.group.consumers}
+def _consumers(groups: Iterable[ChannelGroup]) -> set[int]:
+    return {place.slot.node for group in groups for place in group.consumers}
 
 
 def _sights(
-    stages: Stages, entries: Sequence[GroupPlan], config: Config, samples: int
+    stages: Stages, groups: Iterable[ChannelGroup], config: Config, samples: int
 ) -> dict[str, Sight]:
     """How groups are measured at all their consumers; groups of which one cannot be told lack."""
     sights: dict[str, Sight] = {}
-    for group in (entry.group for entry in entries):
+    for group in groups:
         found = {
             key_of(group, place): sight(stages.graph, stages.facts, place, activation, samples)
             for place in group.consumers
@@ -229,47 +324,58 @@ def _sights(
 
 
 def _rounds(
-    stages: Stages, entries: Sequence[GroupPlan], config: Config, samples: int
-) -> Iterator[list[GroupPlan]]:
+    stages: Stages, groups: Iterable[ChannelGroup], config: Config, samples: int
+) -> Iterator[list[ChannelGroup]]:
     """Groups that are measured in one pass, so that their covariances fit into memory."""
-    held, round_ = 0, list[GroupPlan]()
-    for entry in entries:
-        seen = _sights(stages, [entry], config, samples)
+    held, round_ = 0, list[ChannelGroup]()
+    for group in groups:
+        seen = _sights(stages, [group], config, samples)
         size = sum(16 * s.view.columns**2 for s in seen.values())
         if round_ and held + size > HELD:
             yield round_
             held, round_ = 0, []
-        held, round_ = held + size, [*round_, entry]
+        held, round_ = held + size, [*round_, group]
     yield round_
 
 
+def way_out(stages: Stages, round_: Round, group: ChannelGroup, count: int) -> Elimination | None:
+    """Eliminate a group's channels down to a count; None where it has no moments."""
+    moments = round_.moments(group)
+    if isinstance(moments, str):
+        return None
+    return eliminate(readings_of(stages, group, moments), count)
+
+
+def readings_of(
+    stages: Stages, group: ChannelGroup, moments: Sequence[Moments]
+) -> list[Reading]:
+    """How each consumer reads a group."""
+    pairs = zip(group.consumers, moments, strict=True)
+    return [reading_of(stages.graph, stages.facts, place, m) for place, m in pairs]
+
+
 def _by_statistics(
-    stages: Stages,
-    entry: GroupPlan,
-    sights: Mapping[str, Sight],
-    measured: Mapping[str, Measured],
-    config: Config,
+    prepared: Prepared, entry: GroupPlan, round_: Round, path: Elimination | None
 ) -> _Outcome:
     """Choose and fit a group by its moments; by its weights where there are none to go by."""
-    group = entry.group
-    keys = [key_of(group, place) for place in group.consumers]
-    if any(key not in sights for key in keys):
-        return _by_weights(stages, entry, config, "what they become cannot be measured")
-    moments = [sights[key].moments(measured[key]) for key in keys]
-    if not all(m.finite for m in moments):
-        return _by_weights(stages, entry, config, "their statistics are not finite")
+    stages, config, group = prepared.stages, prepared.config, entry.group
+    moments = round_.moments(group)
+    if isinstance(moments, str):
+        return _by_weights(stages, entry, config, moments)
     if config.by_loss:
-        pairs = zip(group.consumers, moments, strict=True)
-        readings = [reading_of(stages.graph, stages.facts, place, m) for place, m in pairs]
-        outcome = _by_rotation(stages, entry, readings) if config.method == "lbyl+" else None
-        if outcome is not None:
-            return outcome
-        entry = GroupPlan(group, keep(readings, len(entry.kept)))
+        if config.method == "lbyl+":
+            outcome = _by_rotation(stages, entry, readings_of(stages, group, moments))
+            if outcome is not None:
+                return outcome
+        if path is None:
+            path = eliminate(readings_of(stages, group, moments), len(entry.kept))
+        entry = GroupPlan(group, path.kept(len(entry.kept)))
     if config.method != "lbyl+":
         return _by_weights(stages, entry, config)
     fits = [lbyl_plus.deliver(m, entry.kept) for m in moments]
     restored = "lbyl+" + (" by window" if any(m.taps > 1 for m in moments) else "")
-    restored += ", as Gaussian" if any(sights[key].activation for key in keys) else ""
+    keys = [key_of(group, place) for place in group.consumers]
+    restored += ", as Gaussian" if any(round_.sights[key].activation for key in keys) else ""
     if not all(regular for _, regular in fits):
         restored += ", singular: least squares"
     return _Outcome(

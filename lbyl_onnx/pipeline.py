@@ -7,29 +7,26 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from lbyl_onnx import model_io, runtime
-from lbyl_onnx.assemble import apply_edits, to_graph
+from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
-from lbyl_onnx.draft import write_draft
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.fitting import Stages, fit
+from lbyl_onnx.fitting import Stages, prepare
+from lbyl_onnx.making import Progress
 from lbyl_onnx.memory import release
-from lbyl_onnx.plan import GroupPlan, PruningPlan
-from lbyl_onnx.restore import Repairs, compensated
-from lbyl_onnx.rewrite import new_shape, shrunk
+from lbyl_onnx.plan import GroupPlan
+from lbyl_onnx.reaching import Before, Reached, TargetReport, reach
 from lbyl_onnx.verify import Verification, verify
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
@@ -37,17 +34,16 @@ ModelLike = onnx.ModelProto | str | os.PathLike[str]
 LARGE = 1 << 30
 # Operators of quantised models, of ONNX and of ONNX Runtime's own domain.
 QUANTISED = re.compile(r"Quantize|^QLinear|^QGemm|Integer$|NBits$|^QAttention|^QEmbed")
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What was done to one channel group."""
+    """What was done to one channel group; `ratio` is the share of its channels that went."""
 
     name: str
     channels: int
     kept: int
+    ratio: float
     consumers: tuple[str, ...]
     restored: str
 
@@ -72,6 +68,8 @@ class CompressResult:
         What was pruned, what was not and why.
     verification
         The proof.
+    target
+        What was wanted, and what was reached.
     """
 
     output: Path | None
@@ -84,6 +82,7 @@ class CompressResult:
     groups: tuple[GroupReport, ...]
     refusals: tuple[Refusal, ...]
     verification: Verification
+    target: TargetReport
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ class _Rewritten:
     before: Costs
     groups: tuple[GroupReport, ...]
     refusals: tuple[Refusal, ...]
+    reached: Reached
 
 
 def compress(
@@ -154,9 +154,7 @@ def compress(
         release()
         probe = runtime.probe(source, provider, config.seed, optimise=size <= LARGE)
         release()
-        rewritten = _rewrite(source, stage, expected, probe, config, progress)
-        release()
-        after, after_size = _costs(stage, probe)
+        rewritten = _rewrite(source, size, stage, expected, probe, config, progress)
         release()
         progress("verifying", 0, 1)
         verification = verify(probe, stage, expected)
@@ -165,12 +163,13 @@ def compress(
             onnx.load(stage) if target is None and not dry_run else None,
             config,
             rewritten.before,
-            after,
+            rewritten.reached.costs,
             size,
-            after_size,
+            rewritten.reached.size,
             rewritten.groups,
             rewritten.refusals,
             verification,
+            rewritten.reached.target,
         )
         if target is not None and not dry_run:
             model_io.publish(stage, target)
@@ -179,6 +178,7 @@ def compress(
 
 def _rewrite(
     source: Path,
+    size: int,
     stage: Path,
     expected: Path,
     probe: runtime.Probe,
@@ -197,28 +197,18 @@ def _rewrite(
     _refuse_quantised(graph)
     channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))
     stages = Stages(model, read, graph, facts, channels)
-    fitted = fit(stages, probe, config, expected.parent, partial(progress, "compensating"))
-    plan, refusals = fitted.plan, (*channels.refusals, *fitted.refusals)
+    prepared = prepare(stages, probe, config, expected.parent, measured=config.allotted == "auto")
+    if not prepared.groups:
+        raise NothingToPruneError(_why_nothing((*channels.refusals, *prepared.refusals)))
+    before = Before(count_costs(model, facts), size)
+    reached = reach(prepared, probe, before, (source, stage, expected), progress)
+    plan = reached.fitted.plan
+    refusals = (*channels.refusals, *reached.fitted.refusals)
     if not plan.groups:
         raise NothingToPruneError(_why_nothing(refusals))
-    progress("rewriting", 0, 1)
-    release()
-    found: Repairs = {}
-    if fitted.statistics is not None:
-        edits = compensated(graph, facts, fitted.fits, (), {})
-        write_draft(apply_edits(model, edits, {}), expected, read, "auto")
-        progress("repairing", 0, 1)
-        restored, _ = model_io.load_model(expected)
-        found = fitted.statistics.repaired(stages, restored, TensorReader(expected))
-    edits = compensated(graph, facts, fitted.fits, fitted.mixtures, found)
-    write_draft(apply_edits(model, edits, {}), expected, read, "auto")
-    release()
-    edits = shrunk(graph, facts, channels, edits, plan.removed)
-    draft = apply_edits(model, edits, _new_shapes(stages, plan))
-    write_draft(draft, stage, read, config.external_data)
-    pairs = zip(plan.groups, fitted.restored, strict=True)
+    pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, entry, restored) for entry, restored in pairs)
-    return _Rewritten(count_costs(model, facts), groups, refusals)
+    return _Rewritten(before.costs, groups, refusals, reached)
 
 
 def _refuse_quantised(graph: gs.Graph) -> None:
@@ -230,37 +220,10 @@ def _refuse_quantised(graph: gs.Graph) -> None:
         )
 
 
-def _costs(path: Path, probe: runtime.Probe) -> tuple[Costs, int]:
-    model, size = model_io.load_model(path)
-    facts = GraphFacts(model, probe.first, probe.first, TensorReader(path))
-    return count_costs(model, facts), size
-
-
-def _new_shapes(stages: Stages, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
-    """Shapes of the activations that have shrunk; None for the dimensions that stay.
-
-    A declared shape that was wrong before is put right.
-    """
-    alive = ~np.isin(stages.channels.roots, plan.removed)
-    shapes: dict[str, tuple[int | None, ...]] = {
-        name: tuple(
-            new if size > 1 else None
-            for new, size in zip(new_shape(labels, alive), labels.shape, strict=True)
-        )
-        for name, labels in stages.channels.tensors.items()
-        if not np.all(alive[labels])
-    }
-    for info in stages.model.graph.value_info:
-        if stages.facts.contradicts(info):
-            known = stages.facts.static_shape(info.name) or ()
-            new = shapes.get(info.name, (None,) * len(known))
-            shapes[info.name] = tuple(a or b for a, b in zip(new, known, strict=True))
-    return shapes
-
-
 def _report(graph: gs.Graph, entry: GroupPlan, restored: str) -> GroupReport:
     consumers = tuple(node_name(graph.nodes[p.slot.node]) for p in entry.group.consumers)
-    return GroupReport(entry.group.name, entry.group.size, len(entry.kept), consumers, restored)
+    size, kept = entry.group.size, len(entry.kept)
+    return GroupReport(entry.group.name, size, kept, 1 - kept / size, consumers, restored)
 
 
 def _why_nothing(refusals: Sequence[Refusal]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels import ChannelGroup, Refusal
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.folding import producer_rows
-from lbyl_onnx.importance import Criterion, kept_count, scores, select
+from lbyl_onnx.importance import Criterion, scores, select
+
+KeptCounts = Mapping[int, int]
+"""How many channels each group keeps, by the group's key."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +43,39 @@ class PruningPlan:
         return np.concatenate([np.zeros(0, np.int64), *(g.removed for g in self.groups)])
 
 
+def finite_groups(
+    graph: gs.Graph, facts: GraphFacts, groups: Sequence[ChannelGroup]
+) -> tuple[tuple[ChannelGroup, ...], tuple[Refusal, ...]]:
+    """Part the groups whose producers' weights are all finite from the others, which are refused.
+
+    Both are in the order of `groups`.
+    """
+    finite = [bool(np.all(np.isfinite(producer_matrix(graph, facts, group)))) for group in groups]
+    pairs = list(zip(groups, finite, strict=True))
+    return (
+        tuple(group for group, good in pairs if good),
+        tuple(not_finite(group) for group, good in pairs if not good),
+    )
+
+
 def choose_channels(
     graph: gs.Graph,
     facts: GraphFacts,
     groups: Sequence[ChannelGroup],
-    ratio: float,
+    counts: KeptCounts,
     criterion: Criterion,
     seed: int,
-) -> tuple[PruningPlan, tuple[Refusal, ...]]:
-    """Keep the most important floor(n (1 - ratio)) channels of each group, at least one.
+) -> PruningPlan:
+    """Keep the most important channels of each group.
 
     Parameters
     ----------
     graph, facts
         The graph and its constants.
     groups
-        The groups to prune.
-    ratio
-        Share of the channels to remove, in [0, 1).
+        The groups to prune; their producers' weights are finite.
+    counts
+        How many channels each of them keeps, 1 to all.
     criterion
         How channels are scored, over the producer's own weights as stored; a Gemm row has its
         bias appended.
@@ -66,24 +84,17 @@ def choose_channels(
 
     Returns
     -------
-    plan
+    PruningPlan
         One entry per group, in the same order.
-    refusals
-        Groups whose weights are not finite.
     """
-    plans: list[GroupPlan] = []
-    refusals: list[Refusal] = []
+    plans = []
     for number, group in enumerate(groups):
-        rows = _rows(graph, facts, group)
-        if not np.all(np.isfinite(rows)):
-            refusals.append(not_finite(group))
-            continue
-        score = scores(rows, None, criterion, [seed, number])
-        plans.append(GroupPlan(group, select(score, kept_count(group.size, ratio))))
-    return PruningPlan(tuple(plans)), tuple(refusals)
+        score = scores(producer_matrix(graph, facts, group), None, criterion, [seed, number])
+        plans.append(GroupPlan(group, select(score, counts[group.key])))
+    return PruningPlan(tuple(plans))
 
 
-def _rows(graph: gs.Graph, facts: GraphFacts, group: ChannelGroup) -> NDArray[np.float64]:
+def producer_matrix(graph: gs.Graph, facts: GraphFacts, group: ChannelGroup) -> NDArray[np.float64]:
     """Rows of all producers side by side, shape (n, all); a Gemm's bias is appended."""
     parts = []
     for place in group.producers:

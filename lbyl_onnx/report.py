@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lbyl_onnx.channels import Refusal
+from lbyl_onnx.goals import amount
 from lbyl_onnx.inspection import Inspection
 from lbyl_onnx.pipeline import CompressResult, GroupReport
 from lbyl_onnx.runtime import Latency
@@ -48,13 +49,31 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
     target = "(dry run: nothing written)" if result.output is None else str(result.output)
     console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
     console.print(
-        f"ratio {config.ratio:g}, method {config.method}, criterion {config.chosen_by}; "
+        f"{_target(result)}, method {config.method}, criterion {config.chosen_by}; "
         f"ran on {proof.provider}"
     )
     console.print(_costs(result))
     console.print(_fidelity(proof))
     _print_groups(result.groups, console)
     _print_refusals(result.refusals, console)
+
+
+def _target(result: CompressResult) -> str:
+    """What was wanted, and what was reached."""
+    target = result.target
+    text = target.text
+    if target.kind != "ratio":
+        text += f": reached {amount(target.kind, target.reached)}"
+        if target.kind == "fidelity":
+            text += " on the samples"
+        elif target.wanted:
+            text += f" of {amount(target.kind, target.wanted)}"
+    if target.latency is not None:
+        spread = target.latency
+        text += f" ({spread.fastest:.3g} to {spread.slowest:.3g} in {spread.runs} runs)"
+    if target.allocation != ("uniform" if target.kind == "ratio" else "auto"):
+        text += f", allocation {target.allocation}"
+    return text if target.round_to == 1 else f"{text}, rounded to {target.round_to}"
 
 
 def _costs(result: CompressResult) -> Table:
@@ -108,12 +127,19 @@ def _print_groups(groups: tuple[GroupReport, ...], console: Console) -> None:
     table.add_column("producer", overflow="fold")
     table.add_column("channels", justify="right")
     table.add_column("kept", justify="right")
+    table.add_column("removed", justify="right")
     table.add_column("restored by", overflow="fold")
     table.add_column("consumers", overflow="fold")
     for group in groups[:LONGEST_LIST]:
         consumers = Text(printable(", ".join(group.consumers)))
         name = Text(printable(group.name))
-        row = (str(group.channels), str(group.kept), Text(group.restored), consumers)
+        row = (
+            str(group.channels),
+            str(group.kept),
+            f"{group.ratio:.0%}",
+            Text(group.restored),
+            consumers,
+        )
         table.add_row(name, *row)
     console.print(table)
     _print_rest(len(groups), console)
@@ -206,6 +232,7 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
         "input": source,
         "output": None if result.output is None else str(result.output),
         "options": asdict(result.config),
+        "target": asdict(result.target),
         "before": _side(result.before.parameters, result.before.macs, result.size_before,
                         proof.before),
         "after": _side(result.after.parameters, result.after.macs, result.size_after, proof.after),

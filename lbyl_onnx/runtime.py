@@ -143,6 +143,18 @@ def _initialised(provider: str) -> list[str]:
     return list(session.get_providers())
 
 
+def channel_step(provider: str) -> int:
+    """Return the step in channels that a provider gains by.
+
+    ONNX Runtime's kernels for the CPU work on blocks of a vector register: 16 float32 with
+    AVX-512, else 8; tensor cores take multiples of 8.
+    """
+    if provider != "CPUExecutionProvider":
+        return 8
+    flags = Path("/proc/cpuinfo")
+    return 16 if flags.exists() and "avx512f" in flags.read_text() else 8
+
+
 def both_distributions() -> bool:
     """Whether onnxruntime and onnxruntime-gpu are both installed: one overwrites the other."""
     names = {d.metadata["Name"].lower().replace("_", "-") for d in metadata.distributions()}
@@ -375,17 +387,32 @@ def _batch(
     return batch
 
 
+def time_in_turn(
+    paths: Sequence[Path], provider: str, feeds: Feeds, optimise: bool = True
+) -> list[Latency]:
+    """Time models on the same input, a run of each in turn: what slows one slows all.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load one.
+    """
+    sessions = [_session(path, provider, None if optimise else _as_written()) for path in paths]
+    return _latencies(sessions, feeds)
+
+
 def _latency(session: ort.InferenceSession, feeds: Feeds) -> Latency:
-    def durations() -> Iterator[float]:
-        for _ in range(LATENCY_RUNS + WARM_UP):
+    return _latencies([session], feeds)[0]
+
+
+def _latencies(sessions: Sequence[ort.InferenceSession], feeds: Feeds) -> list[Latency]:
+    times: list[list[float]] = [[] for _ in sessions]
+    for number in range(LATENCY_RUNS + WARM_UP):
+        for session, own in zip(sessions, times, strict=True):
             start = time.perf_counter()
             session.run(None, dict(feeds))
-            yield 1000.0 * (time.perf_counter() - start)
-
-    times: list[float] = []
-    for number, duration in enumerate(durations()):
-        if number >= WARM_UP:
-            times.append(duration)
-        if sum(times) > 1000.0 * LATENCY_SECONDS:
+            if number >= WARM_UP:
+                own.append(1000.0 * (time.perf_counter() - start))
+        if sum(map(sum, times)) > 1000.0 * LATENCY_SECONDS * len(sessions):
             break
-    return Latency(statistics.median(times), min(times), max(times), len(times))
+    return [Latency(statistics.median(t), min(t), max(t), len(t)) for t in times]

@@ -103,10 +103,10 @@ def measure(
     )
     fed = {info.name for info in draft.skeleton.graph.input}
     for name in run.source.inputs:
-        _free_batch(draft.skeleton, name)
+        free_batch(draft.skeleton, name)
     write_draft(draft, path, read, "auto")
     total: dict[str, Measured] = {}
-    for outputs in runtime.run_batches(path, run.provider, _batches(run, fed)):
+    for outputs in runtime.run_batches(path, run.provider, feeds_of(run, fed)):
         for key in views:
             mean, second, shape = (
                 outputs[f"{PREFIX}{key}/{x}"] for x in ("mean", "moment", "rows")
@@ -120,7 +120,7 @@ def measure(
     return total
 
 
-def _batches(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:
+def feeds_of(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:
     """Yield the samples with the noise that goes with them: none for two samples of every four."""
     asked = sorted(
         (noise for noise in run.noises.values() if noise.feed in fed), key=lambda noise: noise.feed
@@ -172,7 +172,7 @@ def layer_noises(graph: gs.Graph, facts: GraphFacts) -> dict[str, Noise]:
     return noises
 
 
-def _free_batch(model: onnx.ModelProto, name: str) -> None:
+def free_batch(model: onnx.ModelProto, name: str) -> None:
     """Let an input take mini-batches although it was declared for one number of samples."""
     for info in model.graph.input:
         dims = info.type.tensor_type.shape.dim

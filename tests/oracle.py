@@ -18,6 +18,7 @@ from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import ChannelMap, Selection, find_channels
 from lbyl_onnx.config import Method
 from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.importance import kept_count
 from lbyl_onnx.plan import GroupPlan, choose_channels
 from tests.models import MODELS
 
@@ -39,7 +40,9 @@ class Interpreted:
     def plan(self, ratio: float) -> tuple[GroupPlan, ...]:
         """The channels that stay."""
         graph = to_graph(self.model)
-        plan, _ = choose_channels(graph, self.facts, self.channels.groups, ratio, "l2", 0)
+        groups = self.channels.groups
+        counts = {group.key: kept_count(group.size, ratio) for group in groups}
+        plan = choose_channels(graph, self.facts, groups, counts, "l2", 0)
         return plan.groups
 
 

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lbyl_onnx import pipeline
+from lbyl_onnx import making
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import LbylOnnxError, OutputError
@@ -91,7 +91,7 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def shown_progress(quiet: bool) -> Iterator[pipeline.Progress | None]:
+def shown_progress(quiet: bool) -> Iterator[making.Progress | None]:
     """Show a bar while the work lasts, on a terminal only."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:

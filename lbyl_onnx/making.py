@@ -1,0 +1,175 @@
+"""Write a compressed model for given counts, beside the uncut one that it must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lbyl_onnx import model_io, runtime
+from lbyl_onnx.assemble import apply_edits
+from lbyl_onnx.costs import Costs, count_costs
+from lbyl_onnx.draft import write_draft
+from lbyl_onnx.elimination import Elimination
+from lbyl_onnx.external_data import TensorReader
+from lbyl_onnx.facts import Array, GraphFacts
+from lbyl_onnx.fitting import Fitted, Prepared, Round, Stages, fit, rounds
+from lbyl_onnx.memory import release
+from lbyl_onnx.plan import KeptCounts, PruningPlan, choose_channels
+from lbyl_onnx.restore import Edits, Repairs, compensated
+from lbyl_onnx.rewrite import new_shape, shrunk
+from lbyl_onnx.samples import SampleSource, rounded
+from lbyl_onnx.verify import fidelity
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+# Samples on which the agreement with the original is measured, at most.
+SAMPLES = 128
+
+
+@dataclass
+class Measurement:
+    """The rounds of measurement; they are held where one pass has all, else measured anew."""
+
+    prepared: Prepared
+    held: list[Round] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Round]:
+        """Yield each round."""
+        if self.held:
+            yield from self.held
+            return
+        several = False
+        for round_ in rounds(self.prepared):
+            several = several or len(round_.groups) < len(self.prepared.groups)
+            if not several:
+                self.held.append(round_)
+            yield round_
+
+
+@dataclass(frozen=True, eq=False)
+class Maker:
+    """Makes and measures models of given counts.
+
+    Parameters
+    ----------
+    prepared, probe
+        What can be fitted, and the original as it runs.
+    measured, ways
+        What is measured, and how channels go where that is known.
+    source, stage, expected
+        Files: the original, the compressed model, and the uncut one that it must equal.
+    progress
+        Told of each stage as it begins.
+    """
+
+    prepared: Prepared
+    probe: runtime.Probe
+    measured: Iterable[Round]
+    ways: Mapping[int, Elimination]
+    source: Path
+    stage: Path
+    expected: Path
+    progress: Progress
+
+    def make(self, counts: KeptCounts) -> Fitted:
+        """Fit, rewrite, repair; write both files."""
+        stages = self.prepared.stages
+        step = partial(self.progress, "compensating")
+        fitted = fit(self.prepared, counts, self.measured, self.ways, step)
+        if not fitted.plan.groups:
+            return fitted
+        self.progress("rewriting", 0, 1)
+        release()
+        found: Repairs = {}
+        if fitted.statistics is not None:
+            edits = compensated(stages.graph, stages.facts, fitted.fits, (), {})
+            write_draft(apply_edits(stages.model, edits, {}), self.expected, stages.read, "auto")
+            self.progress("repairing", 0, 1)
+            restored, _ = model_io.load_model(self.expected)
+            found = fitted.statistics.repaired(stages, restored, TensorReader(self.expected))
+        edits = compensated(stages.graph, stages.facts, fitted.fits, fitted.mixtures, found)
+        write_draft(apply_edits(stages.model, edits, {}), self.expected, stages.read, "auto")
+        release()
+        self._write(edits, fitted.plan)
+        return fitted
+
+    def cut(self, counts: KeptCounts) -> None:
+        """Write a model that only has the size of the compressed one: as fast, and not right."""
+        stages = self.prepared.stages
+        plan = choose_channels(
+            stages.graph, stages.facts, self.prepared.groups, counts, "random", 0
+        )
+        self._write(Edits({}, {}, {}), plan)
+
+    def costs(self) -> tuple[Costs, int]:
+        """Return the costs of what was written, and its bytes."""
+        model, size = model_io.load_model(self.stage)
+        first = self.probe.first
+        return count_costs(model, GraphFacts(model, first, first, TensorReader(self.stage))), size
+
+    def times(self) -> tuple[runtime.Latency, runtime.Latency]:
+        """Time the original and what was written, in turn."""
+        one, two = runtime.time_in_turn(
+            (self.source, self.stage), self.probe.provider, self.probe.feeds[0], self.probe.optimise
+        )
+        return one, two
+
+    def agreement(self) -> float:
+        """Return the cosine of the outputs of what was written with the original's."""
+        feeds = list(self._samples())
+        run = partial(_outputs, provider=self.probe.provider, feeds=feeds)
+        return fidelity(run(self.source), run(self.stage)).cosine
+
+    def _samples(self) -> Iterable[Mapping[str, Array]]:
+        if self.prepared.run is None:
+            return self.probe.feeds[:-1]
+        source = self.prepared.run.source
+        size = source.size
+        # Other synthetic samples than those that the statistics are of.
+        return SampleSource(
+            source.inputs,
+            min(source.count, rounded(SAMPLES, size)),
+            size,
+            source.seed + 1,
+            source.layout,
+            source.given,
+        ).batches()
+
+    def _write(self, edits: Edits, plan: PruningPlan) -> None:
+        """Write the compressed model, without the channels that are not in the plan."""
+        stages = self.prepared.stages
+        edits = shrunk(stages.graph, stages.facts, stages.channels, edits, plan.removed)
+        draft = apply_edits(stages.model, edits, _new_shapes(stages, plan))
+        write_draft(draft, self.stage, stages.read, self.prepared.config.external_data)
+
+
+def _outputs(
+    path: Path, provider: str, feeds: Iterable[Mapping[str, Array]]
+) -> tuple[tuple[Array, ...], ...]:
+    return tuple(tuple(o.values()) for o in runtime.run_batches(path, provider, feeds))
+
+
+def _new_shapes(stages: Stages, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of the activations that have shrunk; None for the dimensions that stay.
+
+    A declared shape that was wrong before is put right.
+    """
+    alive = ~np.isin(stages.channels.roots, plan.removed)
+    shapes: dict[str, tuple[int | None, ...]] = {
+        name: tuple(
+            new if size > 1 else None
+            for new, size in zip(new_shape(labels, alive), labels.shape, strict=True)
+        )
+        for name, labels in stages.channels.tensors.items()
+        if not np.all(alive[labels])
+    }
+    for info in stages.model.graph.value_info:
+        if stages.facts.contradicts(info):
+            known = stages.facts.static_shape(info.name) or ()
+            new = shapes.get(info.name, (None,) * len(known))
+            shapes[info.name] = tuple(a or b for a, b in zip(new, known, strict=True))
+    return shapes

@@ -1,0 +1,221 @@
+"""From what a person wants to how many channels each group keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import numpy as np
+
+from lbyl_onnx.allocation import Choices, rounded_counts, spend, uniform, uniform_within, within
+from lbyl_onnx.channels import ChannelGroup
+from lbyl_onnx.config import Config
+from lbyl_onnx.counted_costs import CountedCost, Counts
+from lbyl_onnx.curves import Curve
+from lbyl_onnx.errors import OptionError, TargetError
+from lbyl_onnx.goals import Goal, Kind, amount
+from lbyl_onnx.importance import kept_count
+
+# Times that a budget is tightened by what the written model is above it.
+TRIES = 4
+# Halvings of the share of the multiply-accumulates that a measured target searches.
+HALVINGS = 7
+# What a model may be slower than its target: what one measurement differs from the next.
+LATENCY_SLACK = 0.05
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """What the groups may keep, and what that costs and does.
+
+    Parameters
+    ----------
+    groups
+        The groups, in the order of all counts.
+    choices
+        The counts that each may keep, descending.
+    curves
+        Predicted damage by group; None to share a budget out evenly.
+    macs
+        Multiply-accumulates by counts.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    choices: tuple[Counts, ...]
+    curves: Mapping[int, Curve] | None
+    macs: CountedCost
+
+    @property
+    def sizes(self) -> list[int]:
+        """Channels of each group."""
+        return [group.size for group in self.groups]
+
+    @property
+    def least(self) -> Counts:
+        """The fewest channels that each group may keep."""
+        return np.asarray([choice[-1] for choice in self.choices], dtype=np.int64)
+
+    @property
+    def most(self) -> Counts:
+        """The most channels that each group may keep."""
+        return np.asarray([choice[0] for choice in self.choices], dtype=np.int64)
+
+    def keyed(self, counts: Counts) -> dict[int, int]:
+        """Return counts by the groups' keys."""
+        return {g.key: int(count) for g, count in zip(self.groups, counts, strict=True)}
+
+    def by_ratio(self, ratio: float) -> Counts:
+        """Return the counts for a ratio; with curves, others of the same multiply-accumulates."""
+        counts = uniform(self.choices, self.sizes, ratio)
+        return counts if self.curves is None else self.within(self.macs, self.macs.at(counts))
+
+    def within(self, cost: CountedCost, budget: float) -> Counts:
+        """Return the counts that keep a cost within a budget; the least ones must."""
+        if self.curves is None:
+            return uniform_within(self.choices, self.sizes, cost, budget)
+        priced = [
+            Choices(counts, self.curves[group.key].damage_at(group.size - counts))
+            for group, counts in zip(self.groups, self.choices, strict=True)
+        ]
+        return spend(priced, cost, budget)
+
+
+def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) -> list[Counts]:
+    """Return the counts that each group may keep, descending.
+
+    Parameters
+    ----------
+    groups
+        The groups.
+    config
+        The options: what is fixed for some groups, and the least for all.
+    step
+        What the counts of the others are multiples of.
+
+    Raises
+    ------
+    OptionError
+        Where a glob matches no group.
+    """
+    fixed: list[tuple[str, float | None, int | None]]
+    fixed = [(glob, None, count) for glob, count in config.keep_for]
+    fixed += [(glob, ratio, None) for glob, ratio in config.ratio_for]
+    for glob, ratio, _ in fixed:
+        if not any(_matches(group, glob) for group in groups):
+            option = "keep-for" if ratio is None else "ratio-for"
+            raise OptionError(
+                f"--{option} {glob!r} matches no group that can be pruned; "
+                "lbyl-onnx inspect lists their producers"
+            )
+    found = []
+    for group in groups:
+        counts = rounded_counts(group.size, min(config.min_channels, group.size), step)
+        for glob, ratio, count in fixed:
+            if _matches(group, glob):
+                kept = kept_count(group.size, ratio) if ratio is not None else count or 1
+                counts = np.asarray([min(group.size, kept)], dtype=np.int64)
+                break
+        found.append(counts)
+    return found
+
+
+def _matches(group: ChannelGroup, glob: str) -> bool:
+    return any(fnmatchcase(name, glob) for name in (group.name, *group.name.split(", ")))
+
+
+def reach_budget(
+    space: Space,
+    goal: Goal,
+    cost: CountedCost,
+    budget: float,
+    make: Callable[[Counts], Made],
+    actual: Callable[[Made], float],
+) -> Made:
+    """Make the model that a budget allows; tighten the budget where what is written is above it.
+
+    Parameters
+    ----------
+    space
+        What may be kept.
+    goal, budget
+        What is wanted, and the most that it allows.
+    cost
+        What is predicted for counts.
+    make
+        Makes the model for counts.
+    actual
+        What it costs.
+
+    Raises
+    ------
+    TargetError
+        When not even the least that may be kept is within the budget.
+    """
+    aim, counts = budget, space.most
+    for _ in range(TRIES):
+        least = cost.at(space.least)
+        if not within(least, aim):
+            raise TargetError(_unreachable(goal, goal.kind, least + budget - aim))
+        counts = space.within(cost, aim)
+        made = make(counts)
+        over = actual(made) - budget
+        if over <= 0.5:
+            return made
+        # What is written differs by as much at the next counts, near enough.
+        aim = budget - (over + budget - cost.at(counts))
+    raise TargetError(f"{goal} is missed by {amount(goal.kind, over)}; ask for a little more")
+
+
+def _unreachable(goal: Goal, kind: Kind, least: float) -> str:
+    return (
+        f"{goal} cannot be reached: the least is {amount(kind, least)}; widen --scope, lower "
+        "--min-channels, or leave out fewer layers"
+    )
+
+
+def search(
+    space: Space, fits: Callable[[Counts], bool], wanted: Callable[[Counts], str], cheapest: bool
+) -> Counts:
+    """Bisect the multiply-accumulates for the last counts that fit.
+
+    Parameters
+    ----------
+    space
+        What may be kept.
+    fits
+        Whether counts meet the target.
+    wanted
+        Says why not, of the counts nearest to it.
+    cheapest
+        Whether fewer channels are wanted, and more of them fit; else the other way round.
+
+    Raises
+    ------
+    TargetError
+        When the nearest counts do not fit.
+    """
+    low, high = space.macs.at(space.least), space.macs.at(space.most)
+    near, far = (space.most, space.least) if cheapest else (space.least, space.most)
+    if not fits(near):
+        raise TargetError(wanted(near))
+    if fits(far):
+        return far
+    best, tried = near, {near.tobytes(): True, far.tobytes(): False}
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        counts = space.within(space.macs, middle)
+        key = counts.tobytes()
+        if key not in tried:
+            tried[key] = fits(counts)
+        if tried[key]:
+            best = counts
+        low, high = (low, middle) if tried[key] == cheapest else (middle, high)
+    return best
+
+
+def leasts(groups: Iterable[ChannelGroup], choices: Iterable[Counts]) -> dict[int, int]:
+    """Return the least that each group may keep, by its key."""
+    return {g.key: int(c[-1]) for g, c in zip(groups, choices, strict=True)}
