@@ -9,10 +9,12 @@ from lbyl_onnx.errors import (
     NothingToPruneError,
     OptionError,
     OutputError,
+    TargetError,
     VerificationError,
 )
 from lbyl_onnx.inspection import GroupView, Inspection, inspect
 from lbyl_onnx.pipeline import CompressResult, GroupReport, compress
+from lbyl_onnx.reaching import TargetReport
 from lbyl_onnx.verify import Fidelity, Verification
 
 __version__ = "0.1.0"
@@ -31,6 +33,8 @@ __all__ = [
     "OptionError",
     "OutputError",
     "Refusal",
+    "TargetError",
+    "TargetReport",
     "Verification",
     "VerificationError",
     "__version__",

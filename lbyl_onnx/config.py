@@ -82,7 +82,7 @@ class Config:
     macs: str | float | None = None
     params: str | float | None = None
     size: str | float | None = None
-    latency: str | None = None
+    latency: str | float | None = None
     fidelity: float | None = None
     allocation: Allocation | None = None
     round_to: int | Literal["auto"] | None = None

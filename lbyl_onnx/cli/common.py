@@ -46,6 +46,42 @@ def numbers(
         raise click.BadParameter("give numbers with commas between, as 0.5,0.5,0.5") from error
 
 
+def pairs(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, float], ...]:
+    """Read GLOB=NUMBER, as often as it is given."""
+    found = []
+    for value in values:
+        glob, equals, number = value.rpartition("=")
+        try:
+            found.append((glob, float(number)))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r}: give GLOB=NUMBER") from error
+        if not (glob and equals):
+            raise click.BadParameter(f"{value!r}: give GLOB=NUMBER")
+    return tuple(found)
+
+
+def whole_pairs(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, int], ...]:
+    """Read GLOB=WHOLE NUMBER, as often as it is given."""
+    found = pairs(context, parameter, values)
+    if any(number != int(number) for _, number in found):
+        raise click.BadParameter("give GLOB=N with a whole number N")
+    return tuple((glob, int(number)) for glob, number in found)
+
+
+def step(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
+    """Read a whole number or auto."""
+    if value is None or value == "auto":
+        return value
+    try:
+        return int(value)
+    except ValueError as error:
+        raise click.BadParameter("give a whole number or auto") from error
+
+
 def write_json_to(text: str, json_path: str | None) -> None:
     """Write to a file, to standard output for "-", nowhere for None."""
     if json_path == "-":

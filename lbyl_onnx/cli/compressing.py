@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
 from typing import get_args
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from lbyl_onnx import __version__, pipeline
-from lbyl_onnx.channels import Scope
 from lbyl_onnx.cli.common import (
     check_json_path,
     debug_option,
     errors_in_one_line,
     json_option,
     numbers,
+    pairs,
     say,
     scope_option,
     shown_progress,
+    step,
+    whole_pairs,
     write_json_to,
 )
-from lbyl_onnx.config import Choice, Config, Method
+from lbyl_onnx.config import Allocation, Choice, Config, Method
+from lbyl_onnx.config_file import read_options
 from lbyl_onnx.draft import ExternalData
+from lbyl_onnx.errors import OptionError
+from lbyl_onnx.goals import Kind
 from lbyl_onnx.images import Layout
 from lbyl_onnx.report import as_json, print_result
 from lbyl_onnx.runtime import Provider, both_distributions
@@ -30,6 +38,7 @@ _DEFAULT = Config()
 _EXAMPLES = """\b
 Examples:
   lbyl-onnx compress in.onnx out.onnx --ratio 0.3
+  lbyl-onnx compress in.onnx out.onnx --macs 50%
   lbyl-onnx compress in.onnx --dry-run --exclude '*stem*'
 
 \b
@@ -46,6 +55,45 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
     default=_DEFAULT.ratio,
     show_default=True,
     help="Share of each group's channels to remove.",
+)
+@click.option("--macs", metavar="50%|N", help="Most multiply-accumulates, in place of a ratio.")
+@click.option("--params", metavar="50%|N", help="Most parameters.")
+@click.option("--size", metavar="50%|5MB", help="Largest file.")
+@click.option("--latency", metavar="60%|20ms", help="Longest median time in ONNX Runtime.")
+@click.option(
+    "--fidelity", type=float, metavar="X", help="Smallest model of this cosine with the original."
+)
+@click.option(
+    "--allocation",
+    type=click.Choice(get_args(Allocation)),
+    help="The same share of every group, or by predicted damage (auto: for targets).",
+)
+@click.option(
+    "--round-to", callback=step, metavar="N|auto", help="Groups keep multiples of N channels."
+)
+@click.option(
+    "--ratio-for", multiple=True, callback=pairs, metavar="GLOB=R", help="Ratio of these producers."
+)
+@click.option(
+    "--keep-for",
+    multiple=True,
+    callback=whole_pairs,
+    metavar="GLOB=N",
+    help="Channels that these producers keep.",
+)
+@click.option(
+    "--min-channels",
+    type=int,
+    default=_DEFAULT.min_channels,
+    show_default=True,
+    help="Least that a group keeps.",
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Options from a TOML or JSON file; those of the command line come first.",
 )
 @click.option(
     "--method",
@@ -113,29 +161,19 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @json_option
 @debug_option
+@click.pass_context
 def compress(
+    context: click.Context,
+    /,
     model: str,
     output: str | None,
-    ratio: float,
-    method: Method,
-    criterion: Choice,
-    seed: int,
-    lambda1: float,
-    lambda2: float,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    scope: Scope,
-    provider: Provider,
-    external_data: ExternalData,
-    calibration: str | None,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    layout: Layout,
+    config_path: Path | None,
     dry_run: bool,
     force: bool,
     quiet: bool,
     json_path: str | None,
     debug: bool,
+    **_options: object,
 ) -> None:
     """Prune the channels of IN.onnx, restore what they carried, verify, write OUT.onnx."""
     if output is None and not dry_run:
@@ -147,23 +185,7 @@ def compress(
                 "other; uninstall both, then install the one you want"
             )
         check_json_path(json_path)
-        config = Config(
-            ratio=ratio,
-            method=method,
-            criterion=criterion,
-            seed=seed,
-            lambda1=lambda1,
-            lambda2=lambda2,
-            include=include,
-            exclude=exclude,
-            scope=scope,
-            provider=provider,
-            external_data=external_data,
-            calibration=calibration,
-            mean=mean,
-            std=std,
-            layout=layout,
-        )
+        config = _config(context, config_path)
         with shown_progress(quiet) as progress:
             result = pipeline.compress(
                 model, output, config=config, dry_run=dry_run, force=force, progress=progress
@@ -171,3 +193,22 @@ def compress(
         if not quiet:
             print_result(result, model, Console(stderr=json_path is not None, highlight=False))
         write_json_to(as_json(result, model, __version__), json_path)
+
+
+def _config(context: click.Context, path: Path | None) -> Config:
+    """Options of the command line, then those of the file, then the defaults."""
+    names = {field.name for field in fields(Config)}
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    targets = given.keys() & set(get_args(Kind))
+    if len(targets) > 1:
+        raise OptionError(f"{' and '.join(sorted(targets))} are given; give one target")
+    read = read_options(path) if path is not None else {}
+    if len(read.keys() & set(get_args(Kind))) > 1:
+        raise OptionError(f"{path} gives more than one target; give one")
+    if targets:
+        read = {name: value for name, value in read.items() if name not in get_args(Kind)}
+    return Config(**(read | given))

@@ -1,0 +1,72 @@
+"""Costs as a function of the kept counts, against those of the model that is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lbyl_onnx import Config, NothingToPruneError, compress, model_io, runtime
+from lbyl_onnx.assemble import to_graph
+from lbyl_onnx.channels import Scope, Selection, find_channels
+from lbyl_onnx.costs import count_costs
+from lbyl_onnx.counted_costs import CountedCost, Counts, counted_macs, counted_parameters
+from lbyl_onnx.external_data import TensorReader
+from lbyl_onnx.facts import GraphFacts
+from tests.models import MODELS
+
+# One constant that several nodes read is written several times, or an If reads what was cut.
+NEAR = {
+    "shape_scaled",
+    "shared_weight",
+    "shared_bias",
+    "if_body",
+    "shared_weight_as_input",
+    "shared_weight_ir_version_3",
+}
+
+
+@pytest.mark.parametrize("scope", ["inner", "all"])
+@pytest.mark.parametrize("name", MODELS)
+def test_predicted_costs_are_those_of_the_written_model(name: str, scope: Scope) -> None:
+    model = MODELS[name]()
+    try:
+        config = Config(ratio=0.5, scope=scope, method="none", provider="cpu")
+        result = compress(model, config=config)
+    except NothingToPruneError:
+        pytest.skip("nothing can go")
+    with model_io.on_disk(model) as path:
+        first, second = runtime.input_shapes(path, "CPUExecutionProvider")
+        proto, _ = model_io.load_model(path)
+        facts = GraphFacts(proto, first, second, TensorReader(path))
+        graph = to_graph(proto)
+        channels = find_channels(graph, facts, Selection(scope=scope))
+        groups = channels.groups
+        macs = counted_macs(proto, facts, channels, groups)
+        parameters = counted_parameters(proto, facts, channels, groups, graph, False)
+        whole = np.asarray([group.size for group in groups])
+        counts = np.asarray([group.kept for group in result.groups])
+        assert len(counts) == len(whole)
+        assert macs.at(whole) == pytest.approx(count_costs(proto, facts).macs, rel=1e-12)
+    assert macs.at(counts) == pytest.approx(result.after.macs, rel=1e-12)
+    if name not in NEAR:
+        assert parameters.at(counts) == pytest.approx(result.after.parameters, rel=1e-12)
+
+
+def products(seed: int = 0) -> tuple[CountedCost, Counts]:
+    rng = np.random.default_rng(seed)
+    axes, groups = 6, 3
+    factors = rng.integers(0, axes, (8, 3))
+    taps = rng.integers(0, 3, (axes, groups)).astype(float)
+    taps[0] = 0
+    lengths = np.concatenate([[1.0], rng.integers(0, 4, axes - 1)])
+    return CountedCost(7.0, rng.random(8), factors, lengths, taps), rng.integers(1, 9, groups)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_slopes_are_the_derivative(seed: int) -> None:
+    cost, counts = products(seed)
+    step = 1e-5
+    for group, slope in enumerate(cost.slopes(counts)):
+        by = step * (np.arange(3) == group)
+        difference = (cost.at(counts + by) - cost.at(counts - by)) / (2 * step)
+        assert slope == pytest.approx(difference, rel=1e-6, abs=1e-6)
