@@ -1,6 +1,7 @@
 """Prune channels from any ONNX model and repair it in closed form, without data."""
 
 from lbyl_onnx.channels import Refusal
+from lbyl_onnx.comparison import Comparison, compare_models
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import (
     CompensationError,
@@ -20,6 +21,7 @@ from lbyl_onnx.verify import Fidelity, Verification
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "CompensationError",
     "CompressResult",
     "Config",
@@ -38,6 +40,7 @@ __all__ = [
     "Verification",
     "VerificationError",
     "__version__",
+    "compare_models",
     "compress",
     "inspect",
 ]

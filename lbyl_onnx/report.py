@@ -12,14 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from lbyl_onnx.channels import Refusal
+from lbyl_onnx.comparison import Comparison
 from lbyl_onnx.goals import amount
 from lbyl_onnx.inspection import Inspection
 from lbyl_onnx.pipeline import CompressResult, GroupReport
 from lbyl_onnx.runtime import Latency
-from lbyl_onnx.verify import Verification
+from lbyl_onnx.verify import Fidelity, Verification
 
 # A list in the terminal stops here; the JSON has them all.
 LONGEST_LIST = 40
+# Shares that differ by more than whole channels make them.
+EVEN = 0.15
 
 
 def printable(text: str) -> str:
@@ -108,13 +111,17 @@ def _milliseconds(latency: Latency) -> str:
     return f"{latency.median:.3g} ms"
 
 
-def _fidelity(proof: Verification) -> str:
-    near = proof.fidelity
+def _nearness(near: Fidelity) -> str:
     parts = [f"relative error {near.relative_error:.3f}", f"cosine {near.cosine:.3f}"]
     if near.top1_agreement is not None:
         parts.append(f"top-1 agreement {near.top1_agreement:.1%}")
+    return ", ".join(parts)
+
+
+def _fidelity(proof: Verification) -> str:
+    near = proof.fidelity
     return (
-        f"fidelity on {near.samples} random inputs: {', '.join(parts)}\n"
+        f"fidelity on {near.samples} random inputs: {_nearness(near)}\n"
         f"verified: {proof.values:,} output values on {proof.shapes} input shapes are those of "
         f"the uncut model with the removed channels silenced, to {proof.deviation:.0e}"
     )
@@ -127,20 +134,18 @@ def _print_groups(groups: tuple[GroupReport, ...], console: Console) -> None:
     table.add_column("producer", overflow="fold")
     table.add_column("channels", justify="right")
     table.add_column("kept", justify="right")
-    table.add_column("removed", justify="right")
+    # Groups that lose the same share need no column to say so.
+    uneven = max((g.ratio for g in groups), default=0) - min((g.ratio for g in groups), default=0)
+    if uneven > EVEN:
+        table.add_column("removed", justify="right")
     table.add_column("restored by", overflow="fold")
     table.add_column("consumers", overflow="fold")
     for group in groups[:LONGEST_LIST]:
         consumers = Text(printable(", ".join(group.consumers)))
         name = Text(printable(group.name))
-        row = (
-            str(group.channels),
-            str(group.kept),
-            f"{group.ratio:.0%}",
-            Text(group.restored),
-            consumers,
-        )
-        table.add_row(name, *row)
+        ratio = (f"{group.ratio:.0%}",) if uneven > EVEN else ()
+        numbers = (str(group.channels), str(group.kept), *ratio)
+        table.add_row(name, *numbers, Text(group.restored), consumers)
     console.print(table)
     _print_rest(len(groups), console)
 
@@ -202,6 +207,45 @@ def _share(part: int, whole: int) -> str:
 def inspection_as_json(found: Inspection, source: str, version: str) -> str:
     """Return an inspection as JSON, keys in a fixed order."""
     document = {"lbyl_onnx": version, "input": source, **asdict(found)}
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def print_comparison(found: Comparison, original: str, compressed: str, console: Console) -> None:
+    """Print how two models compare.
+
+    Parameters
+    ----------
+    found
+        The comparison.
+    original, compressed
+        The models, as the user named them.
+    console
+        Where to.
+    """
+    console.print(
+        Text(f"{printable(original)} and {printable(compressed)}", style="bold"), soft_wrap=True
+    )
+    inputs = "random inputs" if found.inputs is None else f"inputs of {printable(found.inputs)}"
+    near = found.fidelity
+    console.print(Text(f"fidelity on {near.samples} {inputs}: {_nearness(near)}"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("", "original", "compressed", "ratio"):
+        table.add_column(title, justify="left" if not title else "right", no_wrap=True)
+    if found.original_top1 is not None and found.compressed_top1 is not None:
+        kept = found.compressed_top1 / found.original_top1 if found.original_top1 else 0.0
+        shares = (f"{found.original_top1:.2%}", f"{found.compressed_top1:.2%}", f"{kept:.1%}")
+        table.add_row("top-1", *shares)
+    old, new = found.original, found.compressed
+    times = (_milliseconds(old), _milliseconds(new), f"{new.median / old.median:.1%}")
+    table.add_row("latency (median)", *times)
+    spreads = (f"{x.fastest:.3g} to {x.slowest:.3g} ms" for x in (old, new))
+    table.add_row(f"its spread, {new.runs} runs", *spreads, "")
+    console.print(table)
+
+
+def comparison_as_json(found: Comparison, original: str, compressed: str, version: str) -> str:
+    """Return a comparison as JSON, keys in a fixed order."""
+    document = {"lbyl_onnx": version, "models": [original, compressed], **asdict(found)}
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 

@@ -210,6 +210,30 @@ def input_shapes(path: Path, provider: str) -> tuple[Shapes, Shapes]:
     return _runnable_shapes(session, _signature(session), path)
 
 
+def signature(path: Path, provider: str) -> Signature:
+    """Return what a model takes and gives.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it.
+    """
+    return _signature(_session(path, provider, _as_written()))
+
+
+def dtype_of(kind: str) -> np.dtype[np.generic]:
+    """Return the NumPy type of an input, by ONNX Runtime's name of it.
+
+    Raises
+    ------
+    ModelError
+        For what is no tensor of numbers.
+    """
+    if kind not in _DTYPES:
+        raise ModelError(f"an input is a {kind}; only tensors of numbers can be fed")
+    return np.dtype(_DTYPES[kind])
+
+
 def run_model(path: Path, provider: str, feeds: Sequence[Feeds], optimise: bool = True) -> Record:
     """Run a model on given inputs, as it would be deployed where `optimise` is True, and time it.
 

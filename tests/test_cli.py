@@ -33,14 +33,11 @@ verified: 100 output values on 2 input shapes are those of the uncut model with
 the removed channels silenced, to <rounding>
 
 pruned 64 channels in 4 groups
-producer                channels  kept  removed  restored by      consumers
-/stem/conv/Conv               32    24      25%  lbyl+ by window  /widen/conv/Co
-                                                                  nv
-/block/unit1/conv/Conv        64    48      25%  lbyl+ by window  /block/unit2/c
-                                                                  onv/Conv
-/top/conv/Conv                96    72      25%  lbyl+            /hidden/Gemm
-/hidden/Gemm                  64    48      25%  lbyl+            /classifier/Ge
-                                                                  mm
+producer                channels  kept  restored by      consumers
+/stem/conv/Conv               32    24  lbyl+ by window  /widen/conv/Conv
+/block/unit1/conv/Conv        64    48  lbyl+ by window  /block/unit2/conv/Conv
+/top/conv/Conv                96    72  lbyl+            /hidden/Gemm
+/hidden/Gemm                  64    48  lbyl+            /classifier/Gemm
 
 left alone: 2 groups
 producer                            channels  reason

@@ -7,6 +7,7 @@ import click
 from lbyl_onnx import __version__
 from lbyl_onnx.cli.compressing import compress
 from lbyl_onnx.cli.inspecting import inspect
+from lbyl_onnx.cli.verifying import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -15,5 +16,5 @@ def main() -> None:
     """Prune channels from any ONNX model and repair it in closed form, without data."""
 
 
-for command in (compress, inspect):
+for command in (compress, inspect, verify):
     main.add_command(command)

@@ -1,0 +1,71 @@
+"""`lbyl-onnx verify`."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import click
+from rich.console import Console
+
+from lbyl_onnx import __version__
+from lbyl_onnx.cli.common import (
+    check_json_path,
+    debug_option,
+    errors_in_one_line,
+    json_option,
+    write_json_to,
+)
+from lbyl_onnx.comparison import compare_models
+from lbyl_onnx.errors import VerificationError
+from lbyl_onnx.report import comparison_as_json, print_comparison
+from lbyl_onnx.runtime import Provider
+
+
+@click.command("verify")
+@click.argument("original", metavar="ORIGINAL.onnx")
+@click.argument("compressed", metavar="COMPRESSED.onnx")
+@click.option(
+    "--inputs",
+    type=click.Path(dir_okay=False),
+    metavar="DATA.npz",
+    help="An array for each input, samples first; else random ones.",
+)
+@click.option("--labels", metavar="KEY", help="Class numbers in that file: shows top-1 of both.")
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0.0, 1.0),
+    metavar="X",
+    help="Exit with 3 below this share of equal classes; without classes, this cosine.",
+)
+@click.option(
+    "--provider",
+    type=click.Choice(get_args(Provider)),
+    default="auto",
+    show_default=True,
+    help="Where ONNX Runtime runs both.",
+)
+@json_option
+@debug_option
+def verify(
+    original: str,
+    compressed: str,
+    inputs: str | None,
+    labels: str | None,
+    min_agreement: float | None,
+    provider: Provider,
+    json_path: str | None,
+    debug: bool,
+) -> None:
+    """Run both models on the same inputs: how near the outputs are, and how fast each is."""
+    with errors_in_one_line(debug):
+        check_json_path(json_path)
+        found = compare_models(
+            original, compressed, inputs=inputs, labels=labels, provider=provider
+        )
+        console = Console(stderr=json_path is not None, highlight=False)
+        print_comparison(found, original, compressed, console)
+        write_json_to(comparison_as_json(found, original, compressed, __version__), json_path)
+        if min_agreement is not None and not found.agreement >= min_agreement:
+            raise VerificationError(
+                f"the agreement is {found.agreement:.4f}, below {min_agreement:g}"
+            )

@@ -1,0 +1,194 @@
+"""Compare two models on inputs of a person's own, or on random ones."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx import model_io, runtime
+from lbyl_onnx.errors import CalibrationError, VerificationError
+from lbyl_onnx.facts import Array
+from lbyl_onnx.verify import Fidelity, fidelity
+
+# Samples that are run at once where a model takes as many as it is given.
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same inputs.
+
+    Parameters
+    ----------
+    provider
+        Execution provider that ran them.
+    fidelity
+        Nearness of the second's outputs to the first's.
+    agreement
+        What a bound is held against: the share of equal classes, or where there are no classes
+        the cosine.
+    original_top1, compressed_top1
+        Share of labels that are the largest value of the first output; None without labels.
+    original, compressed
+        Latencies, measured in turn.
+    inputs
+        Where the inputs are from: a file, or None for random ones.
+    """
+
+    provider: str
+    fidelity: Fidelity
+    agreement: float
+    original_top1: float | None
+    compressed_top1: float | None
+    original: runtime.Latency
+    compressed: runtime.Latency
+    inputs: str | None
+
+
+def compare_models(
+    original: str | os.PathLike[str],
+    compressed: str | os.PathLike[str],
+    *,
+    inputs: str | os.PathLike[str] | None = None,
+    labels: str | None = None,
+    provider: runtime.Provider = "auto",
+    seed: int = 0,
+) -> Comparison:
+    """Run two models on the same inputs.
+
+    Parameters
+    ----------
+    original, compressed
+        Files of models with the same inputs and outputs.
+    inputs
+        An .npz with an array for each input of the model, samples first; None for random ones.
+    labels
+        Name of the array of class numbers, one for each sample, in that file.
+    provider
+        Where ONNX Runtime runs them.
+    seed
+        Of random inputs.
+
+    Raises
+    ------
+    CalibrationError
+        When the inputs cannot be read or do not fit.
+    ModelError
+        When a model does not run.
+    VerificationError
+        When the models' inputs or outputs differ, or nothing could be compared.
+    """
+    one, two = Path(original), Path(compressed)
+    name = runtime.provider_name(provider)
+    for path in (one, two):
+        model_io.check_source(path)
+    first, second = (runtime.signature(path, name) for path in (one, two))
+    if [kind[:2] for kind in first.inputs] != [kind[:2] for kind in second.inputs] or [
+        kind[:2] for kind in first.outputs
+    ] != [kind[:2] for kind in second.outputs]:
+        raise VerificationError(f"inputs or outputs differ: {first} and {second}")
+    wanted: NDArray[np.int64] | None = None
+    if inputs is None:
+        if labels is not None:
+            raise CalibrationError("labels need inputs; give --inputs DATA.npz")
+        feeds = list(runtime.probe(one, name, seed).feeds)
+    else:
+        arrays, wanted = _read(Path(inputs), first, labels)
+        feeds = list(_batches(arrays, first))
+    before, after = (_outputs(path, name, feeds) for path in (one, two))
+    near = fidelity(before, after)
+    _check(before, after)
+    times = runtime.time_in_turn((one, two), name, feeds[0])
+    agreement = near.cosine if near.top1_agreement is None else near.top1_agreement
+    return Comparison(
+        name,
+        near,
+        agreement,
+        None if wanted is None else _top1(before, wanted),
+        None if wanted is None else _top1(after, wanted),
+        times[0],
+        times[1],
+        None if inputs is None else str(inputs),
+    )
+
+
+def _read(
+    path: Path, signature: runtime.Signature, labels: str | None
+) -> tuple[dict[str, Array], NDArray[np.int64] | None]:
+    """Arrays for each input, in its type, and the labels."""
+    if not zipfile.is_zipfile(path):
+        raise CalibrationError(f"{path} is no .npz; give one with an array for each input")
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            stored = {name: data[name] for name in data.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CalibrationError(f"{path} cannot be read as .npz: {error}") from error
+    names = [name for name, _, _ in signature.inputs]
+    missing = [name for name in (*names, *([labels] if labels else [])) if name not in stored]
+    if missing:
+        raise CalibrationError(
+            f"{path} holds {', '.join(sorted(stored)) or 'nothing'}, but not {', '.join(missing)}"
+        )
+    used = [*names, *([labels] if labels else [])]
+    lengths = {len(stored[name]) if stored[name].ndim else 0 for name in used}
+    if len(lengths) != 1 or 0 in lengths:
+        raise CalibrationError(f"{path}: {', '.join(used)} must have the same number of samples")
+    arrays = {
+        name: stored[name].astype(runtime.dtype_of(kind)) for name, kind, _ in signature.inputs
+    }
+    if labels is None:
+        return arrays, None
+    if stored[labels].ndim != 1 or stored[labels].dtype.kind not in "iu":
+        raise CalibrationError(f"{path}: {labels} must be one whole number for each sample")
+    return arrays, stored[labels].astype(np.int64)
+
+
+def _batches(
+    arrays: Mapping[str, Array], signature: runtime.Signature
+) -> Iterator[Mapping[str, Array]]:
+    """Parts of the samples: of the models' own size where that is fixed."""
+    fixed = [dims[0] for _, _, dims in signature.inputs if dims]
+    size = next((d for d in fixed if isinstance(d, int) and d > 0), BATCH)
+    count = len(next(iter(arrays.values())))
+    exact = any(isinstance(d, int) and d > 0 for d in fixed)
+    if exact and count % size:
+        raise CalibrationError(f"the model takes {size} samples at once; {count} are no multiple")
+    for start in range(0, count, size):
+        yield {name: array[start : start + size] for name, array in arrays.items()}
+
+
+def _outputs(
+    path: Path, provider: str, feeds: list[Mapping[str, Array]]
+) -> tuple[tuple[Array, ...], ...]:
+    return tuple(tuple(o.values()) for o in runtime.run_batches(path, provider, feeds))
+
+
+def _check(before: tuple[tuple[Array, ...], ...], after: tuple[tuple[Array, ...], ...]) -> None:
+    """Raise unless something could be compared, and all of it is of the same shape and finite."""
+    compared = 0
+    for olds, news in zip(before, after, strict=True):
+        for old, new in zip(olds, news, strict=True):
+            if old.shape != new.shape:
+                raise VerificationError(f"an output has shape {new.shape}, not {old.shape}")
+            if new.dtype.kind == "f":
+                compared += new.size
+                if not np.all(np.isfinite(new)):
+                    raise VerificationError("an output of the compressed model is not finite")
+    if compared == 0:
+        raise VerificationError("no output value could be compared")
+
+
+def _top1(outputs: tuple[tuple[Array, ...], ...], labels: NDArray[np.int64]) -> float:
+    """Share of samples whose largest value of the first output is at their label."""
+    scores = np.concatenate([batch[0] for batch in outputs])
+    if scores.ndim != 2 or len(scores) != len(labels):
+        raise VerificationError(
+            f"the first output has shape {scores.shape}; labels need ({len(labels)}, classes)"
+        )
+    return float(np.mean(scores.argmax(axis=1) == labels))
