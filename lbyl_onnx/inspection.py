@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -21,9 +24,35 @@ from lbyl_onnx.channels import (
     find_channels,
     node_name,
 )
+from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs, node_macs
+from lbyl_onnx.curves import curves, ways_out
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.fitting import Stages, prepare, rounds
+from lbyl_onnx.importance import kept_count
+
+# Shares of a group's channels whose loss is predicted.
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the loss of a share of one group's channels is predicted to do.
+
+    Parameters
+    ----------
+    removed
+        Share of the channels that goes.
+    layer_error
+        Share of the variance of what reads them that is lost, once the others make up for them.
+    output_error
+        Likewise of the model's outputs.
+    """
+
+    removed: float
+    layer_error: float
+    output_error: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +72,8 @@ class GroupView:
         both.
     macs
         Multiply-accumulates of the producers and consumers that these channels cause.
+    predicted
+        What pruning does, at `SHARES`; empty where it was not asked for.
     """
 
     name: str
@@ -52,6 +83,7 @@ class GroupView:
     consumers: tuple[str, ...]
     parameters: int
     macs: int
+    predicted: tuple[Predicted, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +100,7 @@ def inspect(
     *,
     scope: Scope = "inner",
     provider: runtime.Provider = "auto",
+    sensitivity: bool = False,
 ) -> Inspection:
     """Find a model's channel groups.
 
@@ -79,6 +112,8 @@ def inspect(
         As for `compress`.
     provider
         Where ONNX Runtime finds input shapes that the model accepts.
+    sensitivity
+        Whether to predict what pruning each group does; it takes as long as pruning.
 
     Returns
     -------
@@ -92,13 +127,39 @@ def inspect(
     """
     with model_io.on_disk(model) as path:
         model_io.check_source(path)
-        first, second = runtime.input_shapes(path, runtime.provider_name(provider))
+        name = runtime.provider_name(provider)
+        probe = runtime.probe(path, name, 0) if sensitivity else None
+        shapes = runtime.input_shapes(path, name) if probe is None else (probe.first, probe.second)
         proto, _ = model_io.load_model(path)
-        facts = GraphFacts(proto, first, second, TensorReader(path))
+        facts = GraphFacts(proto, *shapes, TensorReader(path))
         graph = to_graph(proto)
         channels = find_channels(graph, facts, Selection(scope=scope))
         views = tuple(_view(proto, graph, facts, group) for group in channels.groups)
+        if probe is not None:
+            stages = Stages(proto, TensorReader(path), graph, facts, channels)
+            found = _predicted(stages, probe, Config(scope=scope, provider=provider))
+            pairs = zip(channels.groups, views, strict=True)
+            views = tuple(replace(view, predicted=found.get(g.key, ())) for g, view in pairs)
         return Inspection(count_costs(proto, facts), views, channels.refusals)
+
+
+def _predicted(
+    stages: Stages, probe: runtime.Probe, config: Config
+) -> dict[int, tuple[Predicted, ...]]:
+    """Predict what pruning does to each group with finite weights, by its key."""
+    with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
+        prepared = prepare(stages, probe, config, Path(folder))
+        least = {g.key: kept_count(g.size, SHARES[-1]) for g in prepared.groups}
+        ways = ways_out(prepared, rounds(prepared), least, lambda done, total: None)
+        found = curves(prepared, ways, least)
+    return {
+        key: tuple(
+            Predicted(share, float(curve.errors[at]), float(-np.expm1(-curve.damage[at])))
+            for share in SHARES
+            for at in [curve.group.size - kept_count(curve.group.size, share)]
+        )
+        for key, curve in found.items()
+    }
 
 
 def _view(

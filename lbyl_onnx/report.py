@@ -197,7 +197,25 @@ def print_inspection(found: Inspection, source: str, console: Console) -> None:
         )
     console.print(table)
     _print_rest(len(found.groups), console)
+    if any(group.predicted for group in found.groups):
+        _print_predicted(found, console)
     _print_refusals(found.refusals, console)
+
+
+def _print_predicted(found: Inspection, console: Console) -> None:
+    """Print what pruning one group alone is predicted to do, group by group."""
+    title = "predicted error of the outputs, where one group loses this share of its channels"
+    console.print(f"\n{title}", style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("producers", overflow="fold")
+    shares = next(group.predicted for group in found.groups if group.predicted)
+    for entry in shares:
+        table.add_column(f"{entry.removed:.0%}", justify="right", no_wrap=True)
+    for group in found.groups[:LONGEST_LIST]:
+        cells = [f"{entry.output_error:.1%}" for entry in group.predicted]
+        table.add_row(Text(printable(", ".join(group.producers))), *cells)
+    console.print(table)
+    _print_rest(len(found.groups), console)
 
 
 def _share(part: int, whole: int) -> str:

@@ -21,12 +21,17 @@ from lbyl_onnx.report import inspection_as_json, print_inspection
 @click.command("inspect")
 @click.argument("model", metavar="MODEL.onnx")
 @scope_option
+@click.option(
+    "--sensitivity", is_flag=True, help="Predict what pruning 10 to 70 % of each group does."
+)
 @json_option
 @debug_option
-def inspect(model: str, scope: Scope, json_path: str | None, debug: bool) -> None:
+def inspect(
+    model: str, scope: Scope, sensitivity: bool, json_path: str | None, debug: bool
+) -> None:
     """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
     with errors_in_one_line(debug):
         check_json_path(json_path)
-        found = inspection.inspect(model, scope=scope)
+        found = inspection.inspect(model, scope=scope, sensitivity=sensitivity)
         print_inspection(found, model, Console(stderr=json_path is not None, highlight=False))
         write_json_to(inspection_as_json(found, model, __version__), json_path)
