@@ -57,7 +57,7 @@ def ways_out(
     for round_ in measured:
         for group in round_.groups:
             step(len(found), len(prepared.groups))
-            way = way_out(prepared.stages, round_, group, least[group.key])
+            way = way_out(prepared, round_, group, least[group.key])
             if way is not None:
                 found[group.key] = way
     return found

@@ -132,14 +132,6 @@ class Elimination:
         return np.setdiff1d(np.arange(self.size), self.order[: self.size - count])
 
 
-def keep(readings: Sequence[Reading], count: int) -> NDArray[np.intp]:
-    """Choose the channels to keep, so that their consumers' outputs change least.
-
-    `eliminate` says how.
-    """
-    return eliminate(readings, count).kept(count)
-
-
 def eliminate(readings: Sequence[Reading], count: int) -> Elimination:
     """Take channels away, one or a few at a time, those first whose loss changes least.
 

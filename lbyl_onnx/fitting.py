@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from lbyl_onnx.calibration import Input, read_calibration
 from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement, Refusal
@@ -40,7 +41,7 @@ from lbyl_onnx.plan import (
 from lbyl_onnx.probe_graph import Target, View
 from lbyl_onnx.repair import repairable, repairs, targets
 from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair
-from lbyl_onnx.rotating import linear_way, mixture
+from lbyl_onnx.rotating import LinearWay, linear_way, mixture
 from lbyl_onnx.runtime import Probe
 from lbyl_onnx.samples import (
     LEAST_BATCH,
@@ -338,17 +339,45 @@ def _rounds(
     yield round_
 
 
-def way_out(stages: Stages, round_: Round, group: ChannelGroup, count: int) -> Elimination | None:
-    """Eliminate a group's channels down to a count; None where it has no moments."""
+def way_out(
+    prepared: Prepared, round_: Round, group: ChannelGroup, count: int
+) -> Elimination | None:
+    """Eliminate a group's channels down to a count; None where it has no moments.
+
+    Where the group's channels can be mixed, the losses are those of the mixtures.
+    """
     moments = round_.moments(group)
     if isinstance(moments, str):
         return None
-    return eliminate(readings_of(stages, group, moments), count)
+    stages, readings = prepared.stages, readings_of(prepared.stages, group, moments)
+    found = eliminate(readings, count)
+    if prepared.config.method != "lbyl+" or not prepared.config.by_loss:
+        return found
+    if _way_to_mix(stages, group, readings) is None:
+        return found
+    lost = rotation.losses(readings[0].moments, _together(readings))
+    if lost is None:
+        return found
+    # Of what all consumers lose, each is given the same part.
+    parts = np.tile(lost[: len(found.losses), None] / len(readings), len(readings))
+    return replace(found, losses=parts)
 
 
-def readings_of(
-    stages: Stages, group: ChannelGroup, moments: Sequence[Moments]
-) -> list[Reading]:
+def _way_to_mix(
+    stages: Stages, group: ChannelGroup, readings: Sequence[Reading]
+) -> LinearWay | None:
+    """Where a group's channels can be mixed; None where they cannot."""
+    if any(reading.moments.taps > 1 for reading in readings):
+        return None
+    return linear_way(stages.graph, stages.facts, stages.channels, group)
+
+
+def _together(readings: Sequence[Reading]) -> NDArray[np.float64]:
+    """Inner products of all consumers' weights, each relative to the variance of its outputs."""
+    return sum((r.gram / (r.total or 1.0) for r in readings), np.zeros_like(readings[0].gram))
+
+
+def readings_of(stages: Stages, group: ChannelGroup, moments: Sequence[Moments]) -> list[Reading]:
     """How each consumer reads a group."""
     pairs = zip(group.consumers, moments, strict=True)
     return [reading_of(stages.graph, stages.facts, place, m) for place, m in pairs]
@@ -390,14 +419,13 @@ def _by_statistics(
 
 def _by_rotation(stages: Stages, entry: GroupPlan, readings: Sequence[Reading]) -> _Outcome | None:
     """Mix a group's channels in their producer; None where that cannot be done."""
-    group, moments = entry.group, readings[0].moments
-    if len(entry.kept) == group.size or any(r.moments.taps > 1 for r in readings):
+    group = entry.group
+    if len(entry.kept) == group.size:
         return None
-    way = linear_way(stages.graph, stages.facts, stages.channels, group)
+    way = _way_to_mix(stages, group, readings)
     if way is None:
         return None
-    gram = sum((r.gram / (r.total or 1.0) for r in readings), np.zeros_like(readings[0].gram))
-    found = rotation.rotate(moments, gram, len(entry.kept))
+    found = rotation.rotate(readings[0].moments, _together(readings), len(entry.kept))
     if found is None:
         return None
     moved = mixture(stages.graph, stages.facts, way, found)

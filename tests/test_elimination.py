@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lbyl_onnx import elimination
 from lbyl_onnx.compensate import Moments
-from lbyl_onnx.elimination import Reading, keep
+from lbyl_onnx.elimination import Reading, eliminate
 
 Floats = NDArray[np.float64]
 
@@ -47,6 +47,10 @@ class Consumer:
         error = goal - own @ np.linalg.lstsq(own, goal, rcond=None)[0]
         output = centred @ self.weight.T
         return float(np.sum(error**2) / (np.sum(output**2) / len(output)))
+
+
+def keep(readings: Sequence[Reading], count: int) -> NDArray[np.intp]:
+    return eliminate(readings, count).kept(count)
 
 
 def consumer(
@@ -279,3 +283,31 @@ class TestWideWindows:
         weight = rng.standard_normal((16, 1206))
         found = keep([Reading(moments, weight.T @ weight)], 100)
         assert sorted(i % 100 for i in found) == list(range(100))
+
+
+class TestTheWay:
+    """What goes for one count goes for all fewer, and what it costs is told on the way."""
+
+    @pytest.mark.parametrize("taps", [1, 3])
+    def test_losses_are_those_of_trying(self, taps: int) -> None:
+        one = consumer(9, taps=taps)
+        way = eliminate([one.reading], 2)
+        assert way.losses.shape == (8, 1)
+        gone = [one.loss(way.kept(9 - i).tolist()) for i in range(8)]
+        # The ridge takes its share before any channel goes.
+        assert way.losses[:, 0] == pytest.approx(np.asarray(gone) - gone[0], rel=1e-6, abs=1e-9)
+
+    def test_of_chunks_the_ends_are_those_of_trying(self) -> None:
+        one = consumer(130, outputs=4, rows=400)
+        way = eliminate([one.reading], 120)
+        for kept in (126, 120):  # 4 of 130, 3 of 126 go at once
+            gone = one.loss(way.kept(kept).tolist()) - one.loss(list(range(130)))
+            assert way.losses[130 - kept, 0] == pytest.approx(gone, rel=0.05)
+        assert np.all(np.diff(way.losses[:, 0]) >= 0)
+
+    def test_a_shorter_way_is_its_beginning(self) -> None:
+        both = [consumer(12).reading, consumer(12, outputs=5, seed=1).reading]
+        long, short = eliminate(both, 3), eliminate(both, 8)
+        assert long.order[:4].tolist() == short.order.tolist()
+        assert long.losses[:5].tolist() == short.losses.tolist()
+        assert long.kept(8).tolist() == short.kept(8).tolist()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lbyl_onnx import Config, compress
 from lbyl_onnx.compensate import Moments
 from lbyl_onnx.compensate.lbyl_plus import deliver
-from lbyl_onnx.compensate.rotation import Rotation, rotate
+from lbyl_onnx.compensate.rotation import Rotation, losses, rotate
 from tests.net import Net
 from tests.oracle import deviation, make_feeds, run, values
 from tests.test_lbyl_plus import correlated, moments_of
@@ -46,6 +46,16 @@ def loss(weight: Floats, covariance: Floats, restored: Floats) -> float:
 
 
 class TestRotation:
+    def test_losses_are_those_of_each_rotation(self) -> None:
+        moments, weight = moments_of(correlated(400, 8)), weights(5, 8)
+        ridged = moments.covariance + moments.ridge * np.eye(8)
+        told = losses(moments, weight.T @ weight)
+        assert told is not None
+        assert told[0] == 0.0
+        for count in range(1, 8):
+            found = whole(rotation_of(moments, weight, count))
+            assert told[8 - count] == pytest.approx(loss(weight, ridged, found), abs=1e-9)
+
     @pytest.mark.parametrize("count", [1, 3, 6])
     def test_what_is_lost_is_what_the_smallest_singular_values_hold(self, count: int) -> None:
         moments, weight = moments_of(correlated(400, 8)), weights(5, 8)

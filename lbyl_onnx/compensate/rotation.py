@@ -87,3 +87,27 @@ def rotate(moments: Moments, gram: Floats, count: int) -> Rotation | None:
         np.sqrt(np.maximum(variance, 0.0)),
         Delivery(kept, np.ascontiguousarray(rows), shift),
     )
+
+
+def losses(moments: Moments, gram: Floats) -> Floats | None:
+    """Squared error of the consumers' outputs for each number of channels that go.
+
+    Parameters
+    ----------
+    moments, gram
+        As for `rotate`.
+
+    Returns
+    -------
+    (n + 1,) float64 or None
+        Sums of the least eigenvalues of ``L^T B^T B L``, from none of them; None where the moments
+        are degenerate.
+    """
+    try:
+        factor = np.linalg.cholesky(
+            moments.covariance + moments.ridge * np.eye(len(moments.covariance))
+        )
+        values = np.linalg.eigvalsh(factor.T @ gram @ factor)
+    except np.linalg.LinAlgError:
+        return None
+    return np.concatenate([[0.0], np.cumsum(np.maximum(values, 0.0))])
