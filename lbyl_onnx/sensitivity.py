@@ -59,7 +59,7 @@ def sensitivities(
     known = {key: view for key, view in views.items() if view is not None}
     if not known or not points or run.source.size < 2 or facts.opset < BROADCAST_OPSET:
         return {}
-    draft = probe_model(model, facts, known, {}, run.batch_statistics, run.noises)
+    draft = probe_model(model, facts, known, {}, run.batch_statistics, run.noises, run.provider)
     skeleton = draft.skeleton
     named = [view.tensor for view in known.values()]
     del skeleton.graph.output[:]
