@@ -69,7 +69,7 @@ def measure(path: Path) -> Cost:
         return statistics.measure(model, facts, read, views, targets, run)
 
     before = _peak()
-    watched = mock.patch("lbyl_onnx.fitting.measure", noted)
+    watched = mock.patch("lbyl_onnx.measuring.measure", noted)
     with tempfile.TemporaryDirectory() as folder, watched:
         start = time.perf_counter()
         compress(path, Path(folder) / "out.onnx", config=Config(provider="cpu"))

@@ -12,8 +12,9 @@ from onnx import TensorProto
 
 from lbyl_onnx.channels import ChannelGroup
 from lbyl_onnx.elimination import Elimination
-from lbyl_onnx.fitting import Prepared, Round, Step, way_out
+from lbyl_onnx.fitting import Step, way_out
 from lbyl_onnx.importance import scores
+from lbyl_onnx.measuring import Prepared, Round
 from lbyl_onnx.plan import KeptCounts, producer_matrix
 from lbyl_onnx.sensitivity import sensitivities
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from lbyl_onnx.calibration import Input, read_calibration
-from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement, Refusal
+from lbyl_onnx.channels import ChannelGroup, Placement, Refusal
 from lbyl_onnx.compensate import (
     Delivery,
     Moments,
@@ -24,73 +20,30 @@ from lbyl_onnx.compensate import (
     rotation,
 )
 from lbyl_onnx.config import Config
-from lbyl_onnx.costs import count_costs
 from lbyl_onnx.elimination import Elimination, Reading, eliminate
-from lbyl_onnx.errors import ModelError
 from lbyl_onnx.external_data import TensorReader
-from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.folding import Activation, Response, activation_between, respond
+from lbyl_onnx.folding import Response
+from lbyl_onnx.measuring import Prepared, Round, Stages
 from lbyl_onnx.plan import (
     GroupPlan,
     KeptCounts,
     PruningPlan,
     choose_channels,
-    finite_groups,
     not_finite,
 )
 from lbyl_onnx.probe_graph import Target, View
-from lbyl_onnx.repair import repairable, repairs, targets
+from lbyl_onnx.repair import repairs, targets
 from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair
 from lbyl_onnx.rotating import LinearWay, linear_way, mixture
-from lbyl_onnx.runtime import Probe
-from lbyl_onnx.samples import (
-    LEAST_BATCH,
-    MOST,
-    InputSpec,
-    SampleSource,
-    batch_size,
-    rounded,
-    sample_count,
-)
 from lbyl_onnx.statistics import (
     Measured,
     ProbeRun,
-    Sight,
     key_of,
-    layer_noises,
     measure,
     reading_of,
-    rows_each,
-    rows_wanted,
-    sight,
 )
 
-# Bytes of covariances that are held at a time; groups beyond wait for another pass.
-HELD = 1 << 30
-# Samples to take even where fewer give enough rows.
-FEW_SAMPLES = 256
 Step = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Stages:
-    """A model in the forms that the stages have given it so far."""
-
-    model: onnx.ModelProto
-    read: TensorReader
-    graph: gs.Graph
-    facts: GraphFacts
-    channels: ChannelMap
-
-    def respond(self, group: ChannelGroup, consumer: Placement) -> Response | None:
-        """How a group's channels reach a consumer."""
-        return respond(self.model, self.graph, self.facts, self.channels, group, consumer)
-
-    def activation(self, group: ChannelGroup, consumer: Placement) -> Activation | None:
-        """Return what lies between a group and a consumer, where it is an activation alone."""
-        return activation_between(
-            self.model, self.graph, self.facts, self.channels, group, consumer
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,92 +96,6 @@ class Fitted:
     refusals: tuple[Refusal, ...]
     restored: tuple[str, ...]
     statistics: Statistics | None
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What can be fitted, and what is measured for it.
-
-    Parameters
-    ----------
-    stages, config
-        The model and the options.
-    groups, refusals
-        The groups that can be fitted, and those that cannot.
-    run
-        Where and on what the model is measured; None where nothing is or can be.
-    outputs
-        The consumers' outputs that a repair is for, by node.
-    """
-
-    stages: Stages
-    config: Config
-    groups: tuple[ChannelGroup, ...]
-    refusals: tuple[Refusal, ...]
-    run: ProbeRun | None
-    outputs: Mapping[int, View]
-
-
-@dataclass(frozen=True, eq=False)
-class Round:
-    """Groups that are measured in one pass, how, and what was found."""
-
-    groups: tuple[ChannelGroup, ...]
-    sights: Mapping[str, Sight]
-    measured: Mapping[str, Measured]
-
-    def moments(self, group: ChannelGroup) -> list[Moments] | str:
-        """Return the moments at each consumer of a group, or why there are none."""
-        keys = [key_of(group, place) for place in group.consumers]
-        if any(key not in self.sights for key in keys):
-            return "what they become cannot be measured"
-        moments = [self.sights[key].moments(self.measured[key]) for key in keys]
-        return moments if all(m.finite for m in moments) else "their statistics are not finite"
-
-
-def prepare(
-    stages: Stages, probe: Probe, config: Config, folder: Path, measured: bool = False
-) -> Prepared:
-    """Find what can be fitted, and decide on what the model is measured.
-
-    Parameters
-    ----------
-    stages, probe
-        The model, and what is known of it from running it.
-    config
-        The options.
-    folder
-        For files of the probe.
-    measured
-        Whether statistics are wanted where the method needs none, too.
-    """
-    groups, refusals = finite_groups(stages.graph, stages.facts, stages.channels.groups)
-    wanted = measured or config.method == "lbyl+" or config.by_loss
-    seen = _sights(stages, groups, config, MOST) if wanted else {}
-    run = None
-    if seen:
-        run = _run(stages, probe, config, folder, [s.view for s in seen.values()])
-    outputs = dict[int, View]()
-    if run is not None and config.method == "lbyl+" and not run.noises:
-        # The noise follows the weights, so a compensated layer would be measured on another.
-        outputs = repairable(stages.graph, stages.facts, _consumers(groups))
-    return Prepared(stages, config, groups, refusals, run, outputs)
-
-
-def rounds(prepared: Prepared) -> Iterator[Round]:
-    """Measure the groups, as many at a time as memory holds; nothing where nothing is measured."""
-    stages, run = prepared.stages, prepared.run
-    if run is None:
-        return
-    done = set[int]()
-    for groups in _rounds(stages, prepared.groups, prepared.config, run.source.count):
-        sights = _sights(stages, groups, prepared.config, run.source.count)
-        nodes = (prepared.outputs.keys() & _consumers(groups)) - done
-        asked = {key: s.view for key, s in sights.items()}
-        asked |= {str(i): view for i, view in prepared.outputs.items() if i in nodes}
-        done |= nodes
-        found = measure(stages.model, stages.facts, stages.read, asked, {}, run)
-        yield Round(tuple(groups), sights, found)
 
 
 def fit(
@@ -301,42 +168,6 @@ def _gathered(
         tuple(outcome.restored for outcome in done),
         statistics,
     )
-
-
-def _consumers(groups: Iterable[ChannelGroup]) -> set[int]:
-    return {place.slot.node for group in groups for place in group.consumers}
-
-
-def _sights(
-    stages: Stages, groups: Iterable[ChannelGroup], config: Config, samples: int
-) -> dict[str, Sight]:
-    """How groups are measured at all their consumers; groups of which one cannot be told lack."""
-    sights: dict[str, Sight] = {}
-    for group in groups:
-        found = {
-            key_of(group, place): sight(stages.graph, stages.facts, place, activation, samples)
-            for place in group.consumers
-            # A person's own samples are believed beyond their second moments.
-            for activation in [None if config.calibration else stages.activation(group, place)]
-        }
-        known = {key: seen for key, seen in found.items() if seen is not None}
-        sights |= known if len(known) == len(found) else {}
-    return sights
-
-
-def _rounds(
-    stages: Stages, groups: Iterable[ChannelGroup], config: Config, samples: int
-) -> Iterator[list[ChannelGroup]]:
-    """Groups that are measured in one pass, so that their covariances fit into memory."""
-    held, round_ = 0, list[ChannelGroup]()
-    for group in groups:
-        seen = _sights(stages, [group], config, samples)
-        size = sum(16 * s.view.columns**2 for s in seen.values())
-        if round_ and held + size > HELD:
-            yield round_
-            held, round_ = 0, []
-        held, round_ = held + size, [*round_, group]
-    yield round_
 
 
 def way_out(
@@ -465,69 +296,3 @@ def _deliver(response: Response, entry: GroupPlan, config: Config) -> Delivery:
             cosine_weight=config.cosine_weight,
         )
     return lbyl.deliver(response.rows, entry.kept, lambda1=config.lambda1, lambda2=config.lambda2)
-
-
-def _run(
-    stages: Stages, probe: Probe, config: Config, folder: Path, views: Sequence[View]
-) -> ProbeRun:
-    """Decide on what the model is measured, and try it on one mini-batch."""
-    batch = max((shape[0] for shape in probe.first.values() if shape), default=1)
-    activations = [stages.facts.shape(t) for n in stages.model.graph.node for t in n.output if t]
-    sizes = [math.prod(s) for s in ([d or 0 for d in shape or ()] for shape in activations)]
-    macs = count_costs(stages.model, stages.facts).macs // batch
-    noises = {} if config.calibration else layer_noises(stages.graph, stages.facts)
-    wanted = max(FEW_SAMPLES, rows_wanted((v, rows_each(stages.facts, v)) for v in views))
-    wanted = MOST if noises else wanted
-    count = sample_count(macs, wanted)
-    size = batch_size(max(sizes, default=1) // batch, count)
-    alone = (replace(view, cross=False, window=None) for view in views)
-    everywhere = {view.tensor: view for view in alone}
-    shapes = [(probe.first[name], probe.second[name]) for name in probe.first]
-    any_batch = all(one[0] != two[0] for one, two in shapes if one)
-    for free in (True, False):
-        source = _source(stages, probe, config, count, size, free)
-        steady = source.given is None and source.size >= LEAST_BATCH
-        run = ProbeRun(folder, probe.provider, source, steady, noises)
-        if any_batch:
-            return run
-        trial = replace(run, source=replace(source, count=source.size))
-        try:
-            measure(stages.model, stages.facts, stages.read, everywhere, {}, trial)
-        except ModelError:
-            # A graph may hold the number of samples it was declared for, in a Reshape say.
-            if not free:
-                raise
-            continue
-        return run
-    raise AssertionError("the second try returns or raises")
-
-
-def _source(
-    stages: Stages, probe: Probe, config: Config, count: int, size: int, free: bool
-) -> SampleSource:
-    """Samples in mini-batches of `size`, or of what the model declares where `free` is False."""
-    dtypes = {name: feed.dtype for name, feed in probe.feeds[0].items()}
-    dynamic = {
-        name for name, shape in probe.first.items() if shape and shape[0] != probe.second[name][0]
-    }
-    fixed = [probe.first[name][0] for name in probe.first if probe.first[name]]
-    if not free:
-        dynamic, size = set(), max(fixed, default=1)
-    elif not dynamic:
-        dynamic = {name for name, shape in probe.first.items() if shape}
-    inputs = {
-        name: InputSpec(dtypes[name], (size, *shape[1:]) if name in dynamic else shape)
-        for name, shape in probe.first.items()
-    }
-    if config.calibration is None:
-        return SampleSource(inputs, rounded(count, size), size, config.seed, config.layout)
-    shapes = {name: (None, *spec.shape[1:]) for name, spec in inputs.items()}
-    given = read_calibration(
-        Path(config.calibration),
-        [Input(name, spec.dtype, shapes[name]) for name, spec in inputs.items()],
-        config.mean or None,
-        config.std or None,
-        config.layout,
-        seed=config.seed,
-    )
-    return SampleSource(inputs, given.count, size, config.seed, config.layout, given)

@@ -29,8 +29,8 @@ from lbyl_onnx.costs import Costs, count_costs, node_macs
 from lbyl_onnx.curves import curves, ways_out
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.fitting import Stages, prepare, rounds
 from lbyl_onnx.importance import kept_count
+from lbyl_onnx.measuring import Stages, prepare, rounds
 
 # Shares of a group's channels whose loss is predicted.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)

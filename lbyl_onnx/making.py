@@ -16,7 +16,8 @@ from lbyl_onnx.draft import write_draft
 from lbyl_onnx.elimination import Elimination
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
-from lbyl_onnx.fitting import Fitted, Prepared, Round, Stages, fit, rounds
+from lbyl_onnx.fitting import Fitted, fit
+from lbyl_onnx.measuring import Prepared, Round, Stages, rounds
 from lbyl_onnx.memory import release
 from lbyl_onnx.plan import KeptCounts, PruningPlan, choose_channels
 from lbyl_onnx.restore import Edits, Repairs, compensated

@@ -22,8 +22,8 @@ from lbyl_onnx.costs import Costs, count_costs
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.fitting import Stages, prepare
 from lbyl_onnx.making import Progress
+from lbyl_onnx.measuring import Stages, prepare
 from lbyl_onnx.memory import release
 from lbyl_onnx.plan import GroupPlan
 from lbyl_onnx.reaching import Before, Reached, TargetReport, reach

@@ -14,9 +14,10 @@ from lbyl_onnx.counted_costs import Counts, counted_bytes, counted_macs, counted
 from lbyl_onnx.curves import Curve, curves, ways_out
 from lbyl_onnx.elimination import Elimination
 from lbyl_onnx.errors import TargetError
-from lbyl_onnx.fitting import Fitted, Prepared, rounds
+from lbyl_onnx.fitting import Fitted
 from lbyl_onnx.goals import Goal, Kind, amount
 from lbyl_onnx.making import Maker, Measurement, Progress
+from lbyl_onnx.measuring import Prepared, rounds
 from lbyl_onnx.targets import (
     LATENCY_SLACK,
     TRIES,

@@ -22,7 +22,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
-from lbyl_onnx import Config, NothingToPruneError, compress, fitting, runtime, samples
+from lbyl_onnx import Config, NothingToPruneError, compress, measuring, runtime, samples
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Scope, Selection, find_channels
 from lbyl_onnx.config import Method
@@ -69,7 +69,7 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take lbyl+'s statistics on few samples: here the graphs are tested, not the accuracy."""
     monkeypatch.setattr(samples, "BUDGET", 10**9)
     monkeypatch.setattr(samples, "FEWEST", 8)
-    monkeypatch.setattr(fitting, "FEW_SAMPLES", 16)
+    monkeypatch.setattr(measuring, "FEW_SAMPLES", 16)
 
 
 @pytest.fixture(scope="session")

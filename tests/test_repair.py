@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from lbyl_onnx import CompressResult, Config, compress, pipeline, samples
+from lbyl_onnx import CompressResult, Config, compress, making, pipeline, samples
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Selection, find_channels
 from lbyl_onnx.external_data import TensorReader
@@ -63,7 +63,7 @@ def repaired(
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "verify", keeping)
         if not repair:
-            patch.setattr("lbyl_onnx.fitting.repairable", lambda *_: {})
+            patch.setattr("lbyl_onnx.measuring.repairable", lambda *_: {})
         result = compress(model, config=config)
     return Repaired(result, kept[0])
 
@@ -228,7 +228,7 @@ class TestMeanAndVariance:
             return verify(probe, stage, expected)
 
         monkeypatch.setattr(samples, "LARGEST_BATCH", samples.MOST)
-        monkeypatch.setattr(pipeline, "fit", fitting)
+        monkeypatch.setattr(making, "fit", fitting)
         monkeypatch.setattr(pipeline, "verify", keeping)
         model = REPAIRED[name]()
         compress(model, config=Config(ratio=0.5, provider="cpu"))
