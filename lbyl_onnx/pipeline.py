@@ -21,6 +21,7 @@ from lbyl_onnx.assemble import apply_edits, to_graph
 from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
+from lbyl_onnx.details import Details, examine
 from lbyl_onnx.draft import write_draft
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.external_data import TensorReader
@@ -43,13 +44,29 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What was done to one channel group."""
+    """What was done to one channel group.
+
+    Parameters
+    ----------
+    name
+        Names of the producing nodes.
+    channels, kept
+        How many there were, and how many stay.
+    consumers
+        Names of the nodes that read them.
+    restored
+        How they were restored.
+    predicted_error
+        Share of what the consumers read that the kept channels cannot give, in [0, 1]; None where
+        it is not known.
+    """
 
     name: str
     channels: int
     kept: int
     consumers: tuple[str, ...]
     restored: str
+    predicted_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,8 @@ class CompressResult:
         What was pruned, what was not and why.
     verification
         The proof.
+    details
+        The model layer by layer; None unless asked for.
     """
 
     output: Path | None
@@ -84,6 +103,7 @@ class CompressResult:
     groups: tuple[GroupReport, ...]
     refusals: tuple[Refusal, ...]
     verification: Verification
+    details: Details | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +121,7 @@ def compress(
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
+    detailed: bool = False,
 ) -> CompressResult:
     """Prune a model's channels, restore what they carried, verify the result, write it.
 
@@ -118,6 +139,8 @@ def compress(
         Overwrite an existing output.
     progress
         Told of each stage as it begins.
+    detailed
+        Whether to describe each layer before and after, too, and time it.
 
     Returns
     -------
@@ -171,6 +194,7 @@ def compress(
             rewritten.groups,
             rewritten.refusals,
             verification,
+            examine(source, stage, probe) if detailed else None,
         )
         if target is not None and not dry_run:
             model_io.publish(stage, target)

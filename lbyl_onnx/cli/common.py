@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from lbyl_onnx import pipeline
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.config import Config
-from lbyl_onnx.errors import LbylOnnxError, OutputError
-from lbyl_onnx.report import printable, write_json
+from lbyl_onnx.errors import LbylOnnxError
+from lbyl_onnx.text import check_writable, printable, write_whole
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 
@@ -51,16 +51,18 @@ def write_json_to(text: str, json_path: str | None) -> None:
     if json_path == "-":
         click.echo(text, nl=False)
     elif json_path is not None:
-        write_json(text, Path(json_path))
+        write_whole(text, Path(json_path))
 
 
-def check_json_path(json_path: str | None) -> None:
+def check_json_path(json_path: str | None, *others: str | None) -> None:
     """Raise OutputError for a path that JSON cannot be written to, before any work is done."""
-    if json_path in (None, "-"):
-        return
-    path = Path(str(json_path))
-    if path.is_dir() or not path.parent.is_dir():
-        raise OutputError(f"--json {path} cannot be written; give a file in an existing folder")
+    check_report_path("--json", None if json_path == "-" else json_path, *others)
+
+
+def check_report_path(option: str, path: str | None, *others: str | None) -> None:
+    """Raise OutputError for a path that a report cannot be written to, or that is another file."""
+    if path is not None:
+        check_writable(option, Path(path), tuple(Path(o) for o in others if o is not None))
 
 
 def say(message: str) -> None:
