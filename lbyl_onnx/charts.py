@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
@@ -34,7 +34,7 @@ _COLOURS = 5
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart: its name and its points, by x."""
+    """A line of a chart: its name and its points, in the order in which they are joined."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -48,6 +48,15 @@ class Axis:
     form: Callable[[float], str] = "{:g}".format
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """A row of panels: its title, the axis they share, and the other axis and lines of each."""
+
+    title: str
+    y: Axis
+    panels: tuple[tuple[Axis, tuple[Series, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -123,37 +132,31 @@ def curves(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
     return _text_of(svg)
 
 
-def grid_of_curves(
-    rows: Sequence[tuple[str, Sequence[tuple[Axis, Sequence[Series]]]]], y: Axis
-) -> str:
+def grid_of_curves(rows: Sequence[GridRow]) -> str:
     """Draw rows of panels with one legend: a whole SVG file.
 
     Parameters
     ----------
     rows
-        The title of each row, and its panels: the x axis of each, and its lines. The lines are
-        the same in all panels.
-    y
-        The axis that all share.
+        What is shown; all panels have the same lines.
 
     Returns
     -------
     str
         An SVG document that carries its own style.
     """
-    columns = max((len(panels) for _, panels in rows), default=1)
+    columns = max((len(row.panels) for row in rows), default=1)
     width, row_height = columns * _WIDTH, _HEIGHT + 26.0
-    legend = rows[0][1][0][1] if rows and rows[0][1] else []
-    svg = _svg(width, row_height * len(rows) + 24.0, "; ".join(title for title, _ in rows))
+    svg = _svg(width, row_height * len(rows) + 24.0, "; ".join(row.title for row in rows))
     svg.set("width", f"{width:g}")
     ET.SubElement(svg, "style").text = STYLE + _GROUND
     ET.SubElement(svg, "rect", {"class": "ground", "width": "100%", "height": "100%"})
-    for number, (title, panels) in enumerate(rows):
-        _label(svg, _LEFT, number * row_height + 20.0, title, "title")
-        for column, (x, series) in enumerate(panels):
+    for number, row in enumerate(rows):
+        _label(svg, _LEFT, number * row_height + 20.0, row.title, "title")
+        for column, (x, series) in enumerate(row.panels):
             place = f"translate({column * _WIDTH:g} {number * row_height + 16.0:g})"
-            _curves(ET.SubElement(svg, "g", {"transform": place}), "", series, x, y)
-    _legend(svg, legend, row_height * len(rows))
+            _curves(ET.SubElement(svg, "g", {"transform": place}), "", series, x, row.y)
+    _legend(svg, rows[0].panels[0][1] if rows else (), row_height * len(rows))
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + _text_of(svg) + "\n"
 
 
@@ -168,10 +171,10 @@ def _curves(parent: ET.Element, title: str, series: Sequence[Series], x: Axis, y
     ys = [point[1] for line in series for point in line.points]
     across, up = _frame(parent, title, x, y, xs, ys)
     for number, line in enumerate(series):
-        places = [(across(a), up(b)) for a, b in sorted(line.points)]
+        places = [(across(a), up(b)) for a, b in line.points]
         colour = f"c{number % _COLOURS}"
         _line(parent, places, f"line {colour}")
-        for (px, py), (a, b) in zip(places, sorted(line.points), strict=True):
+        for (px, py), (a, b) in zip(places, line.points, strict=True):
             mark = ET.SubElement(parent, "path", {"class": colour, "d": _mark(number, px, py)})
             told = f"{line.name}: {x.title} {x.form(a)}, {y.title} {y.form(b)}"
             ET.SubElement(mark, "title").text = printable(told)
@@ -271,8 +274,3 @@ def _label(
 
 def _text_of(svg: ET.Element) -> str:
     return ET.tostring(svg, encoding="unicode")
-
-
-def named_series(points: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[Series, ...]:
-    """Return one line for each name."""
-    return tuple(Series(name, tuple(found)) for name, found in points.items())

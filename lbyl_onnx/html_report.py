@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,8 @@ class Row:
     layer
         The layer.
     kept, removed
-        Its channels, in percent of the widest layer's.
+        Lengths of the bar's two parts, in percent; as a whole it grows with the square root of the
+        layer's width.
     state
         `pruned`, `left` or `reads`: whether its own channels went, stay for a reason, or stay.
     note
@@ -146,17 +148,22 @@ def _latency(before: float | None, after: float | None) -> Figure | None:
 
 def _rows(result: CompressResult, details: Details) -> list[Row]:
     widest = max((layer.channels_before for layer in details.layers), default=1) or 1
-    return [
-        Row(
-            layer,
-            100 * layer.channels_after / widest,
-            100 * max(0, layer.channels_before - layer.channels_after) / widest,
-            *_state(layer, result.groups, result.refusals),
-            _figure("MACs", layer.macs_before, layer.macs_after, short_count),
-            _latency(layer.ms_before, layer.ms_after),
+    rows = []
+    for layer in details.layers:
+        # By the square root of the width: the narrow layers at a network's start stay visible.
+        length = 100 * math.sqrt(layer.channels_before / widest)
+        kept = layer.channels_after / (layer.channels_before or 1)
+        rows.append(
+            Row(
+                layer,
+                length * kept,
+                length * (1 - kept),
+                *_state(layer, result.groups, result.refusals),
+                _figure("MACs", layer.macs_before, layer.macs_after, short_count),
+                _latency(layer.ms_before, layer.ms_after),
+            )
         )
-        for layer in details.layers
-    ]
+    return rows
 
 
 def _state(
@@ -164,7 +171,8 @@ def _state(
 ) -> tuple[str, str]:
     for group in groups:
         if _names(group.name, layer.name):
-            return "pruned", f"restored by {group.restored}"
+            restored = "not restored" if group.restored == "none" else f"by {group.restored}"
+            return "pruned", restored
     for refusal in refusals:
         if _names(refusal.name, layer.name):
             return "left", refusal.reason

@@ -7,12 +7,14 @@ import click
 from lbyl_onnx.cli.compressing import compress
 from lbyl_onnx.cli.inspecting import inspect
 from lbyl_onnx.cli.sections import WordKeepingGroup
+from lbyl_onnx.cli.sweeping import sweep
 from lbyl_onnx.versions import versions
 
 _EXAMPLES = """\b
 Examples:
   lbyl-onnx compress in.onnx out.onnx --ratio 0.3
   lbyl-onnx inspect in.onnx
+  lbyl-onnx sweep in.onnx --out curve
   lbyl-onnx compress --help
 """
 
@@ -41,5 +43,5 @@ def main() -> None:
     """Prune channels from any ONNX model and repair it in closed form, without data."""
 
 
-for command in (compress, inspect):
+for command in (compress, inspect, sweep):
     main.add_command(command)
