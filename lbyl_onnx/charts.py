@@ -75,7 +75,7 @@ class _Scale:
 
 # A panel in pixels: its size, and the margins that titles and numbers take.
 _WIDTH, _HEIGHT = 340.0, 290.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 16.0, 30.0, 46.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 22.0, 30.0, 46.0
 
 
 def scatter(title: str, points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:

@@ -15,6 +15,7 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.details import sha256
 from lbyl_onnx.pipeline import compress
 from tests.extras import need
+from tests.test_readme import blocks
 
 pytestmark = pytest.mark.extras
 # What Olive would send to its makers stays here.
@@ -66,9 +67,9 @@ def test_the_pass_gives_what_the_command_gives(folder: Path, sample: Path) -> No
 
 
 def test_olive_s_own_passes_go_on_from_it(folder: Path, sample: Path) -> None:
-    prune = {"type": "LbylPruning", "ratio": 0.5, "provider": "cpu"}
-    passes = {"prune": prune, "quantise": {"type": "OnnxDynamicQuantization"}}
-    found, _ = workflow(folder, sample, passes)
+    """The workflow that docs/deploying.md shows."""
+    (shown,) = blocks("docs/deploying.md", "json")
+    found, _ = workflow(folder, sample, json.loads(shown)["passes"])
     assert len(found) == 1
     operators = {node.op_type for node in onnx.load(found[0]).graph.node}
     assert operators & {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
