@@ -21,4 +21,4 @@ def on_page_content(content: str, **_: Any) -> str:
 def _as_mathml(found: re.Match[str]) -> str:
     inline, block = found.group(2), found.group(3)
     formula = html.unescape(inline if inline is not None else block)
-    return convert(formula, display="inline" if inline is not None else "block")
+    return str(convert(formula, display="inline" if inline is not None else "block"))

@@ -65,6 +65,11 @@ def check_report_path(option: str, path: str | None, *others: str | None) -> Non
         check_writable(option, Path(path), tuple(Path(o) for o in others if o is not None))
 
 
+def console_for(json_path: str | None) -> Console:
+    """Return where tables go: stderr where JSON takes stdout; plain text where it is piped."""
+    return Console(stderr=json_path is not None, highlight=False)
+
+
 def say(message: str) -> None:
     """Tell a person one line, on stderr."""
     click.echo(f"lbyl-onnx: {printable(message)}", err=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import get_args
 
 import click
-from rich.console import Console
 
 from lbyl_onnx import __version__, pipeline
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.cli.common import (
     check_json_path,
     check_report_path,
+    console_for,
     debug_option,
     errors_in_one_line,
     json_option,
@@ -202,5 +202,5 @@ def compress(
             page = as_html(result, Origin(model, command_line(), versions()))
             write_whole(page, Path(report_path))
         if not quiet:
-            print_result(result, model, Console(stderr=json_path is not None, highlight=False))
+            print_result(result, model, console_for(json_path))
         write_json_to(as_json(result, model, __version__), json_path)

@@ -18,6 +18,7 @@ from lbyl_onnx import __version__, schedulers
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.cli.common import (
     check_json_path,
+    console_for,
     debug_option,
     errors_in_one_line,
     json_option,
@@ -210,7 +211,7 @@ def _write(found: Sweep, folder: Path, quiet: bool, json_path: str | None) -> No
         write_whole(as_csv(found), folder / "sweep.csv")
         write_whole(as_svg(found), folder / "sweep.svg")
     if not quiet:
-        _print(found, folder, Console(stderr=json_path is not None, highlight=False))
+        _print(found, folder, console_for(json_path))
     for failure in found.failures:
         say(f"error: {_cell_name(failure)}: {failure.reason}")
     document = {"lbyl_onnx": __version__, **asdict(found)}
