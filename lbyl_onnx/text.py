@@ -53,8 +53,12 @@ def share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def check_writable(option: str, path: Path, others: tuple[Path, ...] = ()) -> None:
+def check_writable(
+    option: str, path: Path, others: tuple[Path, ...] = (), opening: bytes = b""
+) -> None:
     """Refuse a path for a report before any work is done.
+
+    A report may take the place of an older one, never that of a model or its weights.
 
     Parameters
     ----------
@@ -64,6 +68,9 @@ def check_writable(option: str, path: Path, others: tuple[Path, ...] = ()) -> No
         Where the report is to be.
     others
         Files of the same command, which it must not replace.
+    opening
+        What a report of this kind may begin with, byte by byte; a file that begins otherwise is
+        none.
 
     Raises
     ------
@@ -76,6 +83,19 @@ def check_writable(option: str, path: Path, others: tuple[Path, ...] = ()) -> No
         raise OutputError(f"{option} {path} cannot be written; its folder is read-only")
     if any(path.resolve() == other.resolve() for other in others):
         raise OutputError(f"{option} {path} is another file of this command; give its own")
+    if path.exists() and not _begins(path, opening):
+        raise OutputError(f"{option} {path} exists and is no report; give another file")
+
+
+def _begins(path: Path, opening: bytes) -> bool:
+    """Whether a file is empty, or begins with one of these bytes."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(1) in {b"", *(bytes([byte]) for byte in opening)}
+    except OSError:
+        return False
 
 
 def write_whole(text: str, path: Path) -> None:

@@ -146,17 +146,28 @@ class TestOption:
             ("{tmp}", "existing folder"),
             ("{tmp}/out.onnx", "another file"),
             ("{tmp}/r.json", "another file"),
+            ("{tmp}/weights.data", "is no report"),
         ],
     )
     def test_a_path_that_will_not_do_is_refused_before_any_work(
         self, sample: Path, tmp_path: Path, report: str, says: str
     ) -> None:
+        (tmp_path / "weights.data").write_bytes(b"\x00\x01")
         output, json = tmp_path / "out.onnx", tmp_path / "r.json"
         words = ["--report", report.format(tmp=tmp_path), "--json", str(json)]
         done = CliRunner().invoke(main, ["compress", str(sample), str(output), *words])
         assert done.exit_code == 1
         assert says in done.stderr
-        assert list(tmp_path.iterdir()) == []
+        assert [path.name for path in tmp_path.iterdir()] == ["weights.data"]
+
+    def test_an_older_page_gives_way(self, sample: Path, tmp_path: Path) -> None:
+        page = tmp_path / "r.html"
+        page.write_text("<!doctype html>before")
+        words = ["--method", "none", "--report", str(page)]
+        done = CliRunner().invoke(main, ["compress", str(sample), "--dry-run", *words])
+        assert done.exit_code == 0
+        assert "before" not in Page(page.read_text()).sections
+        assert "origin" in Page(page.read_text()).sections
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
@@ -56,13 +56,18 @@ def write_json_to(text: str, json_path: str | None) -> None:
 
 def check_json_path(json_path: str | None, *others: str | None) -> None:
     """Raise OutputError for a path that JSON cannot be written to, before any work is done."""
-    check_report_path("--json", None if json_path == "-" else json_path, *others)
+    _check("--json", None if json_path == "-" else json_path, others, b"{[")
 
 
-def check_report_path(option: str, path: str | None, *others: str | None) -> None:
-    """Raise OutputError for a path that a report cannot be written to, or that is another file."""
+def check_page_path(path: str | None, *others: str | None) -> None:
+    """Raise OutputError for a path that a page cannot be written to, likewise."""
+    _check("--report", path, others, b"<")
+
+
+def _check(option: str, path: str | None, others: Sequence[str | None], opening: bytes) -> None:
     if path is not None:
-        check_writable(option, Path(path), tuple(Path(o) for o in others if o is not None))
+        files = tuple(Path(other) for other in others if other is not None)
+        check_writable(option, Path(path), files, opening)
 
 
 def console_for(json_path: str | None) -> Console:

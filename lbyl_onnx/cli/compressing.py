@@ -11,7 +11,7 @@ from lbyl_onnx import __version__, pipeline
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.cli.common import (
     check_json_path,
-    check_report_path,
+    check_page_path,
     console_for,
     debug_option,
     errors_in_one_line,
@@ -170,7 +170,7 @@ def compress(
                 "other; uninstall both, then install the one you want"
             )
         check_json_path(json_path, model, output, report_path)
-        check_report_path("--report", report_path, model, output)
+        check_page_path(report_path, model, output)
         config = Config(
             ratio=ratio,
             method=method,
