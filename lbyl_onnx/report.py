@@ -33,17 +33,23 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
     console
         Where to.
     """
-    config, proof = result.config, result.verification
+    proof = result.verification
     target = "(dry run: nothing written)" if result.output is None else str(result.output)
     console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
-    console.print(
-        f"ratio {config.ratio:g}, method {config.method}, criterion {config.chosen_by}; "
-        f"ran on {proof.provider}"
-    )
+    console.print(described(result))
     console.print(_costs(result))
     console.print(_fidelity(proof))
     _print_groups(result.groups, console)
     _print_refusals(result.refusals, console)
+
+
+def described(result: CompressResult) -> str:
+    """Return in one line how a model was compressed."""
+    config = result.config
+    return (
+        f"ratio {config.ratio:g}, method {config.method}, criterion {config.chosen_by}; "
+        f"ran on {result.verification.provider}"
+    )
 
 
 def _costs(result: CompressResult) -> Table:
