@@ -10,8 +10,10 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from docs.figures import curve
 from tests.conftest import ROOT
 from tests.extras import need
 from tests.test_readme import blocks, clone, run_commands
@@ -76,12 +78,30 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.extras
-@pytest.mark.parametrize("figure", ["samples", "delivery", "curve"])
+@pytest.mark.parametrize("figure", ["samples", "delivery"])
 def test_the_figures_are_drawn_by_their_scripts(figure: str) -> None:
     drawn = ET.fromstring(importlib.import_module(f"docs.figures.{figure}").draw())
     kept = ET.parse(ROOT / "docs" / "figures" / f"{figure}.svg").getroot()
     # The last digits are the machine's; that the same things are shown is not.
     assert [element.tag for element in drawn.iter()] == [element.tag for element in kept.iter()]
+
+
+@pytest.mark.extras
+def test_the_curve_shows_what_the_methods_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its ratios is drawn anew; all of them would take a minute."""
+    monkeypatch.setattr(curve, "RATIOS", (0.3,))
+    drawn, kept = told(curve.draw()), told((ROOT / "docs" / "figures" / "curve.svg").read_text())
+    assert len(drawn) == 2 * len(curve.METHODS)  # with the original, where all lines begin
+    for method, *place in drawn:
+        # In percent; one image of the 540 more or less is the machine's.
+        near = [k for k in kept if k[0] == method and np.allclose(k[1:], place, rtol=0, atol=1)]
+        assert near, f"{method} at {place} is not in the figure: draw it anew"
+
+
+def told(svg: str) -> list[tuple[str, float, float]]:
+    """The method, the MACs and the accuracy that each mark of a curve tells of itself."""
+    found = re.findall(r"<title>(\S+): MACs left (\d+)%, accuracy (\d+)%", svg)
+    return [(method, float(macs), float(accuracy)) for method, macs, accuracy in found]
 
 
 def test_the_olive_workflow_of_the_pages_is_json() -> None:
