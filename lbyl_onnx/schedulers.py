@@ -6,14 +6,14 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
 
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.sweep import Cell, Failure, Outcome, Scheduler, run_cell
 
 # Seconds to wait for a Dask scheduler, and for the first of its workers.
 PATIENCE = 30
-# How often a cell is given to a Dask worker anew, whose process was lost with it.
-RETRIES = 3
 
 
 def local(workers: int) -> Scheduler:
@@ -59,6 +59,17 @@ def _lost(cell: Cell, reason: str) -> Failure:
     return Failure(cell.key, str(cell.model), cell.config.method, cell.config.ratio, reason)
 
 
+def _from_anywhere(cell: Cell) -> Cell:
+    """Return a cell whose paths do not depend on the folder that a process works in."""
+    data, labels = cell.data, cell.data.labels
+    if labels is not None and labels.endswith(".npy"):
+        labels = str(Path(labels).absolute())
+    inputs = None if data.inputs is None else data.inputs.absolute()
+    return replace(
+        cell, model=cell.model.absolute(), data=replace(data, inputs=inputs, labels=labels)
+    )
+
+
 def dask(address: str) -> Scheduler:
     """Hand cells to a Dask cluster, whose workers find the models under the same paths.
 
@@ -90,7 +101,9 @@ def dask(address: str) -> Scheduler:
                     f"the Dask scheduler at {address} has no workers; start some with: "
                     f"dask worker {address} --nthreads 1"
                 ) from error
-            futures = {client.submit(run_cell, cell, key=cell.key): cell for cell in cells}
+            futures = {
+                client.submit(run_cell, _from_anywhere(cell), key=cell.key): cell for cell in cells
+            }
             for future in completed(futures):
                 try:
                     yield future.result()

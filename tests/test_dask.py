@@ -28,12 +28,18 @@ def wait(until: Callable[[], object], what: str) -> None:
 
 
 @contextlib.contextmanager
-def started(folder: Path, name: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    folder: Path, name: str, *words: str, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A command that is ended at last, whatever happens."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=folder, env=environment, stdout=log, stderr=log
+            [sys.executable, "-m", *words],
+            cwd=cwd or folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
         )
         try:
             yield process
@@ -67,12 +73,13 @@ def test_nothing_is_lost_with_a_worker_killed_half_way(sample: Path, tmp_path: P
     need("distributed")
     ratios = [round(0.05 * number, 2) for number in range(1, 9)]
     out = tmp_path / "out"
-    words = ["sweep", str(sample), "--methods", "none,lbyl", "--provider", "cpu"]
+    words = ["sweep", sample.name, "--methods", "none,lbyl", "--provider", "cpu"]
     words += ["--ratios", ",".join(map(str, ratios)), "--out", str(out)]
     with cluster(tmp_path) as (address, workers):
         wait(lambda: all(busy(tmp_path, name) for name in ("one", "two")), "the workers")
         command = ("lbyl_onnx", *words, "--scheduler", address, "--json", str(tmp_path / "s.json"))
-        with started(tmp_path, "sweep", *command) as sweep:
+        # The workers work in another folder than the command.
+        with started(tmp_path, "sweep", *command, cwd=sample.parent) as sweep:
             cells = out / "cells"
             wait(lambda: cells.is_dir() and len(list(cells.iterdir())) >= 4, "four cells")
             workers[0].send_signal(signal.SIGKILL)
@@ -89,7 +96,7 @@ def test_nothing_is_lost_with_a_worker_killed_half_way(sample: Path, tmp_path: P
     one = [sys.executable, "-m", "lbyl_onnx", *words[:3], "none", *words[4:6], "--ratios", "0.4"]
     here = subprocess.run(
         [*one, "--out", str(tmp_path / "here"), "--json", "-"],
-        capture_output=True, text=True, check=True,
+        cwd=sample.parent, capture_output=True, text=True, check=True,
     )  # fmt: skip
     alone = json.loads(here.stdout)["outcomes"][0]
     there = next(o for o in told["outcomes"] if o["key"] == alone["key"])
