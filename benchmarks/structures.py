@@ -64,15 +64,27 @@ class GraphWriter:
         return self.node("BatchNormalization", f"{name}.bn", [x, *inputs], {"epsilon": 1e-5})
 
 
+RESNET_50, RESNET_101 = (3, 4, 6, 3), (3, 4, 23, 3)
+
+
 def resnet50(seed: int = 0, image_size: int = 224) -> onnx.ModelProto:
     """ResNet-50 (He et al., 2016; 25.6 million parameters) with random weights, BatchNorm kept."""
+    return resnet(RESNET_50, seed, image_size)
+
+
+def resnet(
+    blocks_of_stages: tuple[int, int, int, int], seed: int = 0, image_size: int = 224
+) -> onnx.ModelProto:
+    """Bottleneck residual network (He et al., 2016) with random weights, BatchNorm kept."""
     g = GraphWriter(np.random.default_rng(seed))
     x = g.node("Relu", "stem.relu", [g.conv_bn("input", "stem", (3, 64), 7, 2)])
     x = g.node(
         "MaxPool", "stem.pool", [x], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}
     )
     c_in = 64
-    for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)], start=1):
+    for stage, (blocks, width) in enumerate(
+        zip(blocks_of_stages, (64, 128, 256, 512), strict=True), start=1
+    ):
         for block in range(blocks):
             name = f"layer{stage}.{block}"
             stride = 2 if stage > 1 and block == 0 else 1

@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
+from lbyl_onnx.details import Details, examine
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
@@ -38,7 +39,24 @@ QUANTISED = re.compile(r"Quantize|^QLinear|^QGemm|Integer$|NBits$|^QAttention|^Q
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What was done to one channel group; `ratio` is the share of its channels that went."""
+    """What was done to one channel group.
+
+    Parameters
+    ----------
+    name
+        Names of the producing nodes.
+    channels, kept
+        How many there were, and how many stay.
+    ratio
+        The share that went.
+    consumers
+        Names of the nodes that read them.
+    restored
+        How they were restored.
+    predicted_error
+        Share of what the consumers read that the kept channels cannot give, in [0, 1]; None where
+        it is not known.
+    """
 
     name: str
     channels: int
@@ -46,6 +64,7 @@ class GroupReport:
     ratio: float
     consumers: tuple[str, ...]
     restored: str
+    predicted_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +89,8 @@ class CompressResult:
         The proof.
     target
         What was wanted, and what was reached.
+    details
+        The model layer by layer; None unless asked for.
     """
 
     output: Path | None
@@ -83,6 +104,7 @@ class CompressResult:
     refusals: tuple[Refusal, ...]
     verification: Verification
     target: TargetReport
+    details: Details | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +123,7 @@ def compress(
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
+    detailed: bool = False,
 ) -> CompressResult:
     """Prune a model's channels, restore what they carried, verify the result, write it.
 
@@ -118,6 +141,8 @@ def compress(
         Overwrite an existing output.
     progress
         Told of each stage as it begins.
+    detailed
+        Whether to describe each layer before and after, too, and time it.
 
     Returns
     -------
@@ -170,6 +195,7 @@ def compress(
             rewritten.refusals,
             verification,
             rewritten.reached.target,
+            examine(source, stage, probe) if detailed else None,
         )
         if target is not None and not dry_run:
             model_io.publish(stage, target)
@@ -207,7 +233,7 @@ def _rewrite(
     if not plan.groups:
         raise NothingToPruneError(_why_nothing(refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
-    groups = tuple(_report(graph, entry, restored) for entry, restored in pairs)
+    groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
     return _Rewritten(before.costs, groups, refusals, reached)
 
 
@@ -220,10 +246,13 @@ def _refuse_quantised(graph: gs.Graph) -> None:
         )
 
 
-def _report(graph: gs.Graph, entry: GroupPlan, restored: str) -> GroupReport:
+def _report(
+    graph: gs.Graph, entry: GroupPlan, restored: str, predicted: Mapping[int, float]
+) -> GroupReport:
     consumers = tuple(node_name(graph.nodes[p.slot.node]) for p in entry.group.consumers)
     size, kept = entry.group.size, len(entry.kept)
-    return GroupReport(entry.group.name, size, kept, 1 - kept / size, consumers, restored)
+    error = predicted.get(entry.group.key)
+    return GroupReport(entry.group.name, size, kept, 1 - kept / size, consumers, restored, error)
 
 
 def _why_nothing(refusals: Sequence[Refusal]) -> str:

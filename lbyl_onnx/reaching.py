@@ -72,12 +72,17 @@ class TargetReport:
 
 @dataclass(frozen=True, eq=False)
 class Reached:
-    """What was made, what it costs, and how that compares with the target."""
+    """What was made, what it costs, and how that compares with the target.
+
+    `predicted` is the share of its consumers' outputs that each group's loss takes along, by the
+    group's key, where curves tell it.
+    """
 
     fitted: Fitted
     costs: Costs
     size: int
     target: TargetReport
+    predicted: Mapping[int, float]
 
 
 def reach(
@@ -161,7 +166,13 @@ class _Reaching:
         target = TargetReport(
             self.goal.kind, wanted, got, str(self.goal), allocation, self.step, latency
         )
-        return Reached(fitted, costs, size, target)
+        known = self.space.curves or {}
+        predicted = {
+            entry.group.key: float(known[entry.group.key].errors[len(entry.removed)])
+            for entry in fitted.plan.groups
+            if entry.group.key in known
+        }
+        return Reached(fitted, costs, size, target, predicted)
 
     def _cost(self, kind: Kind) -> Reached:
         """Reach a number of multiply-accumulates, parameters or bytes."""

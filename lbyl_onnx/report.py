@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,23 +16,13 @@ from lbyl_onnx.goals import amount
 from lbyl_onnx.inspection import Inspection
 from lbyl_onnx.pipeline import CompressResult, GroupReport
 from lbyl_onnx.runtime import Latency
+from lbyl_onnx.text import count, milliseconds, printable, share, size
 from lbyl_onnx.verify import Fidelity, Verification
 
 # A list in the terminal stops here; the JSON has them all.
 LONGEST_LIST = 40
 # Shares that differ by more than whole channels make them.
 EVEN = 0.15
-
-
-def printable(text: str) -> str:
-    r"""Return text with control characters spelled out: names come from the model.
-
-    Examples
-    --------
-    >>> print(printable("conv\x1b[31m"))
-    conv\x1b[31m
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_result(result: CompressResult, source: str, console: Console) -> None:
@@ -48,13 +37,10 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
     console
         Where to.
     """
-    config, proof = result.config, result.verification
+    proof = result.verification
     target = "(dry run: nothing written)" if result.output is None else str(result.output)
     console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
-    console.print(
-        f"{_target(result)}, method {config.method}, criterion {config.chosen_by}; "
-        f"ran on {proof.provider}"
-    )
+    console.print(described(result))
     console.print(_costs(result))
     console.print(_fidelity(proof))
     _print_groups(result.groups, console)
@@ -79,14 +65,23 @@ def _target(result: CompressResult) -> str:
     return text if target.round_to == 1 else f"{text}, rounded to {target.round_to}"
 
 
+def described(result: CompressResult) -> str:
+    """Return in one line how a model was compressed."""
+    config = result.config
+    return (
+        f"{_target(result)}, method {config.method}, criterion {config.chosen_by}; "
+        f"ran on {result.verification.provider}"
+    )
+
+
 def _costs(result: CompressResult) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "before", "after", "ratio"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
     rows = [
-        ("parameters", result.before.parameters, result.after.parameters, _count),
-        ("MACs", result.before.macs, result.after.macs, _count),
-        ("file size", result.size_before, result.size_after, _bytes),
+        ("parameters", result.before.parameters, result.after.parameters, count),
+        ("MACs", result.before.macs, result.after.macs, count),
+        ("file size", result.size_before, result.size_after, size),
     ]
     for title, before, after, form in rows:
         ratio = f"{after / before:.1%}" if before else "-"
@@ -95,20 +90,8 @@ def _costs(result: CompressResult) -> Table:
     if old is not None and new is not None:
         ratio = f"{new.median / old.median:.1%}"
         how = "median" if result.verification.optimised else "median, not optimised"
-        table.add_row(f"latency ({how})", _milliseconds(old), _milliseconds(new), ratio)
+        table.add_row(f"latency ({how})", milliseconds(old.median), milliseconds(new.median), ratio)
     return table
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
-
-
-def _bytes(value: int) -> str:
-    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
-
-
-def _milliseconds(latency: Latency) -> str:
-    return f"{latency.median:.3g} ms"
 
 
 def _nearness(near: Fidelity) -> str:
@@ -180,7 +163,7 @@ def print_inspection(found: Inspection, source: str, console: Console) -> None:
     """
     costs = found.costs
     console.print(Text(printable(source), style="bold"))
-    console.print(f"{_count(costs.parameters)} parameters, {_count(costs.macs)} MACs")
+    console.print(f"{count(costs.parameters)} parameters, {count(costs.macs)} MACs")
     console.print(f"\n{_many(len(found.groups), 'channel group')}", style="bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("producers", "channels", "parameters", "MACs", "followers", "consumers"):
@@ -190,8 +173,8 @@ def print_inspection(found: Inspection, source: str, console: Console) -> None:
         table.add_row(
             Text(printable(", ".join(group.producers))),
             str(group.channels),
-            _share(group.parameters, costs.parameters),
-            _share(group.macs, costs.macs),
+            share(group.parameters, costs.parameters),
+            share(group.macs, costs.macs),
             Text(printable(", ".join(group.followers))),
             Text(printable(", ".join(group.consumers))),
         )
@@ -216,10 +199,6 @@ def _print_predicted(found: Inspection, console: Console) -> None:
         table.add_row(Text(printable(", ".join(group.producers))), *cells)
     console.print(table)
     _print_rest(len(found.groups), console)
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "-"
 
 
 def inspection_as_json(found: Inspection, source: str, version: str) -> str:
@@ -254,7 +233,7 @@ def print_comparison(found: Comparison, original: str, compressed: str, console:
         shares = (f"{found.original_top1:.2%}", f"{found.compressed_top1:.2%}", f"{kept:.1%}")
         table.add_row("top-1", *shares)
     old, new = found.original, found.compressed
-    times = (_milliseconds(old), _milliseconds(new), f"{new.median / old.median:.1%}")
+    times = (milliseconds(old.median), milliseconds(new.median), f"{new.median / old.median:.1%}")
     table.add_row("latency (median)", *times)
     spreads = (f"{x.fastest:.3g} to {x.slowest:.3g} ms" for x in (old, new))
     table.add_row(f"its spread, {new.runs} runs", *spreads, "")
@@ -318,8 +297,3 @@ def _side(parameters: int, macs: int, size: int, latency: Latency | None) -> dic
         "file_size": size,
         "latency_ms": None if latency is None else asdict(latency),
     }
-
-
-def write_json(text: str, path: Path) -> None:
-    """Write a JSON report to a file."""
-    path.write_text(text, encoding="utf-8")

@@ -272,7 +272,9 @@ def run_batches(
     ModelError
         When ONNX Runtime does not load it or does not run it.
     """
-    session = _session(path, provider)
+    options = _options()
+    options.enable_cpu_mem_arena = False  # it would hold what all batches together ever needed
+    session = _session(path, provider, options)
     names = [output.name for output in session.get_outputs()]
     for feeds in batches:
         yield dict(zip(names, _run(session, feeds, path), strict=True))

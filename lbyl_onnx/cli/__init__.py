@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import click
 
-from lbyl_onnx import __version__
 from lbyl_onnx.cli.compressing import compress
 from lbyl_onnx.cli.inspecting import inspect
+from lbyl_onnx.cli.sections import WordKeepingGroup
+from lbyl_onnx.cli.sweeping import sweep
 from lbyl_onnx.cli.verifying import verify
+from lbyl_onnx.versions import versions
+
+_EXAMPLES = """\b
+Examples:
+  lbyl-onnx compress in.onnx out.onnx --ratio 0.3
+  lbyl-onnx inspect in.onnx
+  lbyl-onnx sweep in.onnx --out curve
+  lbyl-onnx compress --help
+"""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="lbyl-onnx")
+def _print_versions(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        for name, version in versions().items():
+            click.echo(f"{name} {version}")
+        context.exit()
+
+
+@click.group(
+    cls=WordKeepingGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EXAMPLES,
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_versions,
+    help="Show the versions of this tool and of what it computes with.",
+)
 def main() -> None:
     """Prune channels from any ONNX model and repair it in closed form, without data."""
 
 
-for command in (compress, inspect, verify):
+for command in (compress, inspect, sweep, verify):
     main.add_command(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from lbyl_onnx import making
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.config import Config
-from lbyl_onnx.errors import LbylOnnxError, OutputError
-from lbyl_onnx.report import printable, write_json
+from lbyl_onnx.errors import LbylOnnxError
+from lbyl_onnx.text import check_writable, printable, write_whole
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 
@@ -87,16 +87,28 @@ def write_json_to(text: str, json_path: str | None) -> None:
     if json_path == "-":
         click.echo(text, nl=False)
     elif json_path is not None:
-        write_json(text, Path(json_path))
+        write_whole(text, Path(json_path))
 
 
-def check_json_path(json_path: str | None) -> None:
+def check_json_path(json_path: str | None, *others: str | None) -> None:
     """Raise OutputError for a path that JSON cannot be written to, before any work is done."""
-    if json_path in (None, "-"):
-        return
-    path = Path(str(json_path))
-    if path.is_dir() or not path.parent.is_dir():
-        raise OutputError(f"--json {path} cannot be written; give a file in an existing folder")
+    _check("--json", None if json_path == "-" else json_path, others, b"{[")
+
+
+def check_page_path(path: str | None, *others: str | None) -> None:
+    """Raise OutputError for a path that a page cannot be written to, likewise."""
+    _check("--report", path, others, b"<")
+
+
+def _check(option: str, path: str | None, others: Sequence[str | None], opening: bytes) -> None:
+    if path is not None:
+        files = tuple(Path(other) for other in others if other is not None)
+        check_writable(option, Path(path), files, opening)
+
+
+def console_for(json_path: str | None) -> Console:
+    """Return where tables go: stderr where JSON takes stdout; plain text where it is piped."""
+    return Console(stderr=json_path is not None, highlight=False)
 
 
 def say(message: str) -> None:

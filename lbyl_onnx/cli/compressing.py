@@ -8,11 +8,12 @@ from typing import get_args
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
 
 from lbyl_onnx import __version__, pipeline
 from lbyl_onnx.cli.common import (
     check_json_path,
+    check_page_path,
+    console_for,
     debug_option,
     errors_in_one_line,
     json_option,
@@ -25,20 +26,38 @@ from lbyl_onnx.cli.common import (
     whole_pairs,
     write_json_to,
 )
+from lbyl_onnx.cli.sections import SectionedCommand, command_line
 from lbyl_onnx.config import Allocation, Choice, Config, Method
 from lbyl_onnx.config_file import read_options
 from lbyl_onnx.draft import ExternalData
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.goals import Kind
+from lbyl_onnx.html_report import Origin, as_html
 from lbyl_onnx.images import Layout
 from lbyl_onnx.report import as_json, print_result
 from lbyl_onnx.runtime import Provider, both_distributions
+from lbyl_onnx.text import write_whole
+from lbyl_onnx.versions import versions
 
 _DEFAULT = Config()
+_SECTIONS = {
+    "How much, and how": (
+        "--ratio", "--method", "--criterion", "--lambda1", "--lambda2", "--seed", "--config",
+    ),
+    "Targets in place of a ratio": ("--macs", "--params", "--size", "--latency", "--fidelity"),
+    "Which channels": (
+        "--include", "--exclude", "--scope", "--allocation", "--round-to", "--ratio-for",
+        "--keep-for", "--min-channels",
+    ),
+    "Samples": ("--calibration", "--mean", "--std", "--layout"),
+    "Running and writing": ("--provider", "--external-data", "--dry-run", "--force"),
+    "Telling": ("--report", "--json", "--quiet", "--debug"),
+}  # fmt: skip
 _EXAMPLES = """\b
 Examples:
   lbyl-onnx compress in.onnx out.onnx --ratio 0.3
   lbyl-onnx compress in.onnx out.onnx --macs 50%
+  lbyl-onnx compress in.onnx out.onnx --report out.html --json out.json
   lbyl-onnx compress in.onnx --dry-run --exclude '*stem*'
 
 \b
@@ -46,7 +65,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 """
 
 
-@click.command("compress", epilog=_EXAMPLES)
+@click.command("compress", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
 @click.argument("model", metavar="IN.onnx")
 @click.argument("output", metavar="OUT.onnx", required=False)
 @click.option(
@@ -159,6 +178,12 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 @click.option("--dry-run", is_flag=True, help="Do and verify everything, write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option(
+    "--report",
+    "report_path",
+    metavar="FILE.html",
+    help="Write a page with pictures: layers, latency, fidelity, what was left alone.",
+)
 @json_option
 @debug_option
 @click.pass_context
@@ -171,6 +196,7 @@ def compress(
     dry_run: bool,
     force: bool,
     quiet: bool,
+    report_path: str | None,
     json_path: str | None,
     debug: bool,
     **_options: object,
@@ -184,14 +210,24 @@ def compress(
                 "warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each "
                 "other; uninstall both, then install the one you want"
             )
-        check_json_path(json_path)
+        check_json_path(json_path, model, output, report_path)
+        check_page_path(report_path, model, output)
         config = _config(context, config_path)
         with shown_progress(quiet) as progress:
             result = pipeline.compress(
-                model, output, config=config, dry_run=dry_run, force=force, progress=progress
+                model,
+                output,
+                config=config,
+                dry_run=dry_run,
+                force=force,
+                progress=progress,
+                detailed=report_path is not None,
             )
+        if report_path is not None:
+            page = as_html(result, Origin(model, command_line(), versions()))
+            write_whole(page, Path(report_path))
         if not quiet:
-            print_result(result, model, Console(stderr=json_path is not None, highlight=False))
+            print_result(result, model, console_for(json_path))
         write_json_to(as_json(result, model, __version__), json_path)
 
 

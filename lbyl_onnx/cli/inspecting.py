@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
 
 from lbyl_onnx import __version__, inspection
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.cli.common import (
     check_json_path,
+    console_for,
     debug_option,
     errors_in_one_line,
     json_option,
     scope_option,
     write_json_to,
 )
+from lbyl_onnx.cli.sections import SectionedCommand
 from lbyl_onnx.report import inspection_as_json, print_inspection
 
+_SECTIONS = {"Which channels": ("--scope", "--sensitivity"), "Telling": ("--json", "--debug")}
+_EXAMPLES = """\b
+Examples:
+  lbyl-onnx inspect model.onnx
+  lbyl-onnx inspect model.onnx --scope all --json groups.json
+"""
 
-@click.command("inspect")
+
+@click.command("inspect", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
 @click.argument("model", metavar="MODEL.onnx")
 @scope_option
 @click.option(
@@ -33,5 +41,5 @@ def inspect(
     with errors_in_one_line(debug):
         check_json_path(json_path)
         found = inspection.inspect(model, scope=scope, sensitivity=sensitivity)
-        print_inspection(found, model, Console(stderr=json_path is not None, highlight=False))
+        print_inspection(found, model, console_for(json_path))
         write_json_to(inspection_as_json(found, model, __version__), json_path)

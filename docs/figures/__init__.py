@@ -1,0 +1,1 @@
+"""The figures of the pages: each module writes one SVG file beside it."""

@@ -1,0 +1,79 @@
+"""Pruning as a pass of Microsoft Olive.
+
+Olive finds passes by a file that lists them. `package_config` gives Olive's own list with this
+pass added; `python -m lbyl_onnx.integrations.olive` prints it, for `olive run --package-config`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from olive.hardware.accelerator import AcceleratorSpec
+from olive.model import ONNXModelHandler
+from olive.model.utils import resolve_onnx_path
+from olive.package_config import OlivePackageConfig
+from olive.passes import Pass
+from olive.passes.pass_config import BasePassConfig, PassConfigParam
+from olive.search.search_parameter import Categorical
+
+from lbyl_onnx import config as config_module
+from lbyl_onnx.config import Config
+from lbyl_onnx.pipeline import compress
+
+NAME = "LbylPruning"
+# What Olive tries for the ratio where it is told to search.
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+class LbylPruning(Pass):
+    """Prune the channels of an ONNX model and restore what they carried, without data.
+
+    It takes the options of `lbyl_onnx.Config` under their names.
+    """
+
+    @classmethod
+    def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
+        types = get_type_hints(Config, vars(config_module))
+        search = {"ratio": Categorical(list(RATIOS))}
+        return {
+            field.name: PassConfigParam(
+                type_=types[field.name],
+                default_value=field.default,
+                search_defaults=search.get(field.name),
+                description=f"As `{field.name}` of lbyl_onnx.Config.",
+            )
+            for field in fields(Config)
+        }
+
+    def _run_for_config(
+        self, model: ONNXModelHandler, config: type[BasePassConfig], output_model_path: str
+    ) -> ONNXModelHandler:
+        """Compress; what cannot be pruned raises, as Olive's own passes do."""
+        path = Path(resolve_onnx_path(output_model_path, Path(model.model_path).name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = Config(**{field.name: getattr(config, field.name) for field in fields(Config)})
+        compress(model.model_path, path, config=options, force=True)
+        if len(list(path.parent.iterdir())) > 1:  # with its external data
+            return ONNXModelHandler(model_path=str(path.parent), onnx_file_name=path.name)
+        return ONNXModelHandler(model_path=str(path))
+
+
+def package_config() -> dict[str, Any]:
+    """Return Olive's list of passes with this one added, for `olive.run(..., package_config=)`."""
+    known: dict[str, Any] = json.loads(
+        Path(OlivePackageConfig.get_default_config_path()).read_text()
+    )
+    known["passes"][NAME] = {
+        "module_path": f"lbyl_onnx.integrations.olive.{NAME}",
+        "supported_providers": ["*"],
+        "supported_accelerators": ["*"],
+        "supported_precisions": ["*"],
+    }
+    return known
+
+
+if __name__ == "__main__":
+    print(json.dumps(package_config(), indent=2))

@@ -1,0 +1,209 @@
+"""How good a model is on a person's samples, or how near to the original on synthetic ones."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lbyl_onnx import model_io, runtime
+from lbyl_onnx.calibration import Input, Samples, read_calibration
+from lbyl_onnx.errors import CalibrationError
+from lbyl_onnx.facts import Array
+from lbyl_onnx.images import synthetic_batch
+from lbyl_onnx.verify import fidelity
+
+# Synthetic samples on which two models are compared, and samples in a mini-batch of a person's.
+SYNTHETIC, BATCH = 200, 64
+# What the synthetic samples' seed begins with: they are not those that the statistics see.
+_STREAM = 20_011
+
+
+@dataclass(frozen=True)
+class ScoringData:
+    """What models are scored on.
+
+    Parameters
+    ----------
+    inputs
+        A .npz or .npy of what the model is fed, or None for synthetic samples.
+    labels
+        The name of an array in `inputs`, or a .npy file; None for the agreement with the original.
+    seed
+        Of the synthetic samples.
+    """
+
+    inputs: Path | None = None
+    labels: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model scores, and the original.
+
+    Parameters
+    ----------
+    metric
+        `accuracy`: share of samples (or of their positions) classified right; `agreement`: share
+        on which both choose the same class; `cosine`: mean cosine of the outputs, where there are
+        no classes.
+    before, after
+        The original's and the compressed model's.
+    samples
+        How many.
+    """
+
+    metric: str
+    before: float
+    after: float
+    samples: int
+
+
+Feeds = Mapping[str, Array]
+
+
+def score(original: Path, compressed: Path, data: ScoringData, provider: str) -> Score:
+    """Score a compressed model.
+
+    Parameters
+    ----------
+    original, compressed
+        The files.
+    data
+        What on.
+    provider
+        An execution provider's name.
+
+    Raises
+    ------
+    CalibrationError
+        When the samples or labels do not fit the model.
+    ModelError
+        When a model does not run on them.
+    """
+    if data.inputs is None:
+        feeds = list(_synthetic(original, provider, data.seed))
+        return _nearness(original, compressed, feeds, feeds, provider)
+    given = read_calibration(data.inputs, _inputs(original, provider), limit=_ALL)
+    batch = _batch(original, provider)
+    if data.labels is None:
+        return _nearness(original, compressed, given.batches(batch), given.batches(batch), provider)
+    labels = read_labels(data.inputs, data.labels)
+    if len(labels) != given.count:
+        raise CalibrationError(
+            f"{data.labels} holds {len(labels)} labels for {given.count} samples of {data.inputs} "
+            "in whole batches; give one for each"
+        )
+    before, after = (
+        _accuracy(path, given, labels, batch, provider) for path in (original, compressed)
+    )
+    return Score("accuracy", before, after, given.count)
+
+
+_ALL = 1 << 40
+
+
+def read_labels(inputs: Path, labels: str) -> NDArray[np.integer]:
+    """Return the labels: an array of the samples' .npz file, or a .npy file.
+
+    Raises
+    ------
+    CalibrationError
+        When there are none, or they are no whole numbers.
+    """
+    path = Path(labels) if labels.endswith(".npy") else inputs
+    try:
+        # A file that is opened here is closed even where NumPy finds it damaged.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            found = loaded if isinstance(loaded, np.ndarray) else loaded[labels]
+    except KeyError as error:
+        held = ", ".join(loaded.files)
+        raise CalibrationError(f"{path} holds {held}, but no array {labels}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CalibrationError(f"{path} cannot be read: {model_io.first_line(error)}") from error
+    if found.dtype.kind not in "iu" or found.ndim < 1:
+        raise CalibrationError(f"the labels in {path} are {found.dtype}; give whole numbers")
+    return found
+
+
+def _accuracy(
+    path: Path, given: Samples, labels: NDArray[np.integer], batch: int, provider: str
+) -> float:
+    right = total = start = 0
+    for outputs in runtime.run_batches(path, provider, given.batches(batch)):
+        chosen = _classes(path, outputs.values())
+        wanted = labels[start : start + len(chosen)]
+        if chosen.shape != wanted.shape:
+            raise CalibrationError(
+                f"the labels of a batch have shape {wanted.shape}, the classes that {path} gives "
+                f"{chosen.shape}; score a classifier on its own labels"
+            )
+        start += len(chosen)
+        right, total = right + int(np.sum(chosen == wanted)), total + wanted.size
+    return right / total
+
+
+def _classes(path: Path, outputs: Iterable[Array]) -> NDArray[np.intp]:
+    """Return the class at each position, of the first output that has classes."""
+    for output in outputs:
+        # Classes lie last in a matrix or sequence, on axis 1 of an image.
+        axis = 1 if output.ndim > 3 else output.ndim - 1
+        if output.ndim > 1 and output.dtype.kind == "f" and output.shape[axis] > 1:
+            return np.asarray(np.argmax(output, axis=axis))
+    raise CalibrationError(f"{path} gives no classes; leave --labels out to compare outputs")
+
+
+def _nearness(
+    original: Path,
+    compressed: Path,
+    feeds: Iterable[Feeds],
+    again: Iterable[Feeds],
+    provider: str,
+) -> Score:
+    """Mean agreement, or cosine, over the samples of both runs."""
+    runs = (
+        runtime.run_batches(p, provider, f) for p, f in ((original, feeds), (compressed, again))
+    )
+    near = [fidelity([tuple(a.values())], [tuple(b.values())]) for a, b in zip(*runs, strict=True)]
+    samples = sum(n.samples for n in near)
+    agreements = [n.top1_agreement for n in near if n.top1_agreement is not None]
+    values = agreements if len(agreements) == len(near) else [n.cosine for n in near]
+    metric = "agreement" if len(agreements) == len(near) else "cosine"
+    weighted = sum(n.samples * value for n, value in zip(near, values, strict=True))
+    return Score(metric, 1.0, weighted / samples, samples)
+
+
+def _synthetic(path: Path, provider: str, seed: int) -> Iterator[Feeds]:
+    inputs, first = _inputs(path, provider), runtime.input_shapes(path, provider)[0]
+    batch = max((shape[0] for shape in first.values() if shape), default=1)
+    for number in range(-(-SYNTHETIC // max(1, batch))):
+        rng = np.random.default_rng([_STREAM, seed, number])
+        yield {i.name: synthetic_batch(first[i.name], i.dtype, rng, "auto") for i in inputs}
+
+
+def _inputs(path: Path, provider: str) -> list[Input]:
+    first, second = runtime.input_shapes(path, provider)
+    model, _ = model_io.load_model(path)
+    kinds = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
+    return [
+        Input(
+            name,
+            onnx.helper.tensor_dtype_to_np_dtype(kinds[name]),
+            tuple(a if a == b else None for a, b in zip(shape, second[name], strict=True)),
+        )
+        for name, shape in first.items()
+    ]
+
+
+def _batch(path: Path, provider: str) -> int:
+    """Samples in a mini-batch: what the model declares, else `BATCH`."""
+    first, second = runtime.input_shapes(path, provider)
+    fixed = [a[0] for name, a in first.items() if a and a[0] == second[name][0]]
+    return max(fixed, default=BATCH)

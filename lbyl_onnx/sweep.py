@@ -1,0 +1,339 @@
+"""The compression curve: every method at every ratio, each cell kept once it is finished."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from lbyl_onnx import runtime
+from lbyl_onnx.charts import Axis, GridRow, Series, grid_of_curves
+from lbyl_onnx.config import Config
+from lbyl_onnx.details import model_files, sha256
+from lbyl_onnx.errors import LbylOnnxError, ModelError, OutputError
+from lbyl_onnx.pipeline import compress
+from lbyl_onnx.scoring import ScoringData, score
+from lbyl_onnx.text import write_whole
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One compression to be measured.
+
+    Parameters
+    ----------
+    model
+        The model's file, where every worker finds it.
+    digest
+        SHA-256 of its bytes, external data included.
+    config
+        How it is compressed.
+    data
+        What it is scored on.
+    key
+        Hash of all that the outcome depends on.
+    """
+
+    model: Path
+    digest: str
+    config: Config
+    data: ScoringData
+    key: str
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Costs and score of a model; latency in milliseconds, None where it was not measured."""
+
+    parameters: int
+    macs: int
+    file_size: int
+    latency: float | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished cell.
+
+    Parameters
+    ----------
+    key
+        Of the cell.
+    model, method, ratio
+        What was compressed, and how.
+    metric, samples
+        What the score is, and of how many samples.
+    before, after
+        The original and the compressed model.
+    """
+
+    key: str
+    model: str
+    method: str
+    ratio: float
+    metric: str
+    samples: int
+    before: Measures
+    after: Measures
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that could not be finished, the reason, and the exit code that goes with it."""
+
+    key: str
+    model: str
+    method: str
+    ratio: float
+    reason: str
+    exit_code: int = 1
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All cells of a sweep, in the order in which they were asked for."""
+
+    outcomes: tuple[Outcome, ...]
+    failures: tuple[Failure, ...]
+    reused: int
+
+
+Scheduler = Callable[[Sequence[Cell]], Iterator[Outcome | Failure]]
+"""Runs cells anywhere, and gives what came of each as it ends."""
+
+
+def plan_cells(
+    models: Sequence[Path], configs: Sequence[Config], data: ScoringData, version: str
+) -> tuple[Cell, ...]:
+    """Return a cell for each model and configuration.
+
+    Parameters
+    ----------
+    models
+        The models' files.
+    configs
+        How each is compressed.
+    data
+        What all are scored on.
+    version
+        Of this tool: another one may give other models.
+
+    Raises
+    ------
+    ModelError
+        When a file cannot be read.
+    """
+    scored = [_digest([path]) for path in _scoring_files(data)]
+    cells = []
+    for model in models:
+        digest = _model_digest(model)
+        for config in configs:
+            facts = {
+                "model": digest,
+                "config": asdict(config),
+                "scored_on": [*scored, data.labels, data.seed],
+                "version": version,
+            }
+            key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+            cells.append(Cell(model, digest, config, data, key))
+    return tuple(cells)
+
+
+def _scoring_files(data: ScoringData) -> list[Path]:
+    files = [] if data.inputs is None else [data.inputs]
+    if data.labels is not None and data.labels.endswith(".npy"):
+        files.append(Path(data.labels))
+    return files
+
+
+def _model_digest(model: Path) -> str:
+    if not model.is_file():
+        raise ModelError(f"{model} is not a file; give the path of an .onnx file")
+    try:
+        return _digest(model_files(model))
+    except LbylOnnxError:
+        raise
+    except Exception as error:  # protobuf's own errors; `compress` explains what is wrong with it
+        raise ModelError(f"{model} is not an ONNX model: its bytes cannot be parsed") from error
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    try:
+        return hashlib.sha256("".join(map(sha256, paths)).encode()).hexdigest()
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def run_cell(cell: Cell) -> Outcome | Failure:
+    """Compress, score, and forget the compressed model; a worker's whole task."""
+    config = cell.config
+    names = cell.key, str(cell.model), config.method, config.ratio
+    try:
+        if _model_digest(cell.model) != cell.digest:
+            raise ModelError(f"{cell.model} is not the file here that the sweep began with")
+        with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
+            output = Path(folder) / "compressed.onnx"
+            result = compress(cell.model, output, config=config)
+            provider = runtime.provider_name(config.provider)
+            found = score(cell.model, output, cell.data, provider)
+    except LbylOnnxError as error:
+        return Failure(*names, str(error), error.exit_code)
+    proof = result.verification
+    before = Measures(
+        result.before.parameters,
+        result.before.macs,
+        result.size_before,
+        None if proof.before is None else proof.before.median,
+        found.before,
+    )
+    after = Measures(
+        result.after.parameters,
+        result.after.macs,
+        result.size_after,
+        None if proof.after is None else proof.after.median,
+        found.after,
+    )
+    return Outcome(*names, found.metric, found.samples, before, after)
+
+
+def run_sweep(
+    cells: Sequence[Cell],
+    folder: Path,
+    scheduler: Scheduler,
+    progress: Callable[[int, int], None],
+) -> Sweep:
+    """Run the cells that have not been run; keep each outcome as soon as it is there.
+
+    Parameters
+    ----------
+    cells
+        The cells.
+    folder
+        Where outcomes are kept, one file for each.
+    scheduler
+        Where they run.
+    progress
+        Told how many cells are done, and how many there are.
+
+    Raises
+    ------
+    OutputError
+        When an outcome cannot be kept.
+    """
+    # The same model may be there under two names: its cells have the same keys.
+    unique = {cell.key: cell for cell in cells}
+    kept = {key: found for key in unique if (found := _read(folder, key)) is not None}
+    missing = [cell for key, cell in unique.items() if key not in kept]
+    failures: dict[str, Failure] = {}
+    progress(len(kept), len(unique))
+    for done in scheduler(missing) if missing else ():
+        if isinstance(done, Failure):
+            failures[done.key] = done
+        else:
+            write_whole(json.dumps(asdict(done), indent=2) + "\n", _place(folder, done.key))
+            kept[done.key] = done
+        progress(len(kept) + len(failures), len(unique))
+    return Sweep(
+        tuple(replace(kept[c.key], model=str(c.model)) for c in cells if c.key in kept),
+        tuple(replace(failures[c.key], model=str(c.model)) for c in cells if c.key in failures),
+        sum(cell.key not in {m.key for m in missing} for cell in cells),
+    )
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a sweep.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be made.
+    """
+    try:
+        (folder / _CELLS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--out {folder} cannot be made: {error.strerror}") from error
+
+
+_CELLS = "cells"
+
+
+def _place(folder: Path, key: str) -> Path:
+    return folder / _CELLS / f"{key}.json"
+
+
+def _read(folder: Path, key: str) -> Outcome | None:
+    """Return the outcome that is kept of a cell."""
+    try:
+        held = json.loads(_place(folder, key).read_text(encoding="utf-8"))
+        before, after = (Measures(**held.pop(side)) for side in ("before", "after"))
+        return Outcome(**held, before=before, after=after)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None  # damaged, or of another form: it is run again
+
+
+def as_csv(sweep: Sweep) -> str:
+    """Return the outcomes as CSV, a row for each."""
+    text = io.StringIO()
+    names = [field.name for field in fields(Measures)]
+    heads = ["model", "method", "ratio", "metric", "samples"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*heads, *(f"{n}_{side}" for side in ("before", "after") for n in names)])
+    for outcome in sweep.outcomes:
+        sides = [getattr(side, n) for side in (outcome.before, outcome.after) for n in names]
+        writer.writerow([*(getattr(outcome, head) for head in heads), *sides])
+    return text.getvalue()
+
+
+def as_svg(sweep: Sweep) -> str:
+    """Return the curves as an SVG file: a row for each model, the score over what is left."""
+    models = tuple(dict.fromkeys(outcome.model for outcome in sweep.outcomes))
+    return grid_of_curves([_row(model, sweep) for model in models])
+
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "agreement": "agreement with the original",
+    "cosine": "cosine with the original",
+}
+_COSTS: Mapping[str, Callable[[Measures], float | None]] = {
+    "MACs left": lambda side: side.macs,
+    "parameters left": lambda side: side.parameters,
+    "latency left": lambda side: side.latency,
+}
+
+
+def _row(model: str, sweep: Sweep) -> GridRow:
+    outcomes = [outcome for outcome in sweep.outcomes if outcome.model == model]
+    methods = dict.fromkeys(outcome.method for outcome in sweep.outcomes)
+    y = Axis(_METRICS[outcomes[0].metric], "{:g}".format, high=1.0)
+    panels = tuple(
+        (
+            Axis(title, "{:.0%}".format),
+            tuple(
+                Series(method, _curve([o for o in outcomes if o.method == method], cost))
+                for method in methods
+            ),
+        )
+        for title, cost in _COSTS.items()
+    )
+    return GridRow(model, y, panels)
+
+
+def _curve(
+    outcomes: Sequence[Outcome], cost: Callable[[Measures], float | None]
+) -> tuple[tuple[float, float], ...]:
+    """The score over the share of a cost that is left, from the original on."""
+    points = [(1.0, outcome.before.score) for outcome in outcomes[:1]]
+    for outcome in outcomes:
+        before, after = cost(outcome.before), cost(outcome.after)
+        if before and after is not None:
+            points.append((after / before, outcome.after.score))
+    return tuple(points)

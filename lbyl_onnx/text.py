@@ -1,0 +1,117 @@
+"""Text for people: names made harmless, numbers made short; files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lbyl_onnx.errors import OutputError
+
+
+def printable(text: str) -> str:
+    r"""Return text with control characters spelled out: names come from the model.
+
+    Examples
+    --------
+    >>> print(printable("conv\x1b[31m"))
+    conv\x1b[31m
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def count(value: int) -> str:
+    """Return a whole number with its thousands parted."""
+    return f"{value:,}"
+
+
+def size(value: int) -> str:
+    """Return a number of bytes in kB or MB."""
+    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
+
+
+def milliseconds(value: float) -> str:
+    """Return a time to three digits."""
+    return f"{value:.3g} ms"
+
+
+def short_count(value: float) -> str:
+    """Return a number to three digits with k, M or G behind.
+
+    Examples
+    --------
+    >>> short_count(2_264_392)
+    '2.26 M'
+    """
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def share(part: float, whole: float) -> str:
+    """Return a part in percent of the whole; a dash where there is none."""
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def check_writable(
+    option: str, path: Path, others: tuple[Path, ...] = (), opening: bytes = b""
+) -> None:
+    """Refuse a path for a report before any work is done.
+
+    A report may take the place of an older one, never that of a model or its weights.
+
+    Parameters
+    ----------
+    option
+        The option that named it.
+    path
+        Where the report is to be.
+    others
+        Files of the same command, which it must not replace.
+    opening
+        What a report of this kind may begin with, byte by byte; a file that begins otherwise is
+        none.
+
+    Raises
+    ------
+    OutputError
+        When no file can be written there.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise OutputError(f"{option} {path} cannot be written; give a file in an existing folder")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{option} {path} cannot be written; its folder is read-only")
+    if any(path.resolve() == other.resolve() for other in others):
+        raise OutputError(f"{option} {path} is another file of this command; give its own")
+    if path.exists() and not _begins(path, opening):
+        raise OutputError(f"{option} {path} exists and is no report; give another file")
+
+
+def _begins(path: Path, opening: bytes) -> bool:
+    """Whether a file is empty, or begins with one of these bytes."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(1) in {b"", *(bytes([byte]) for byte in opening)}
+    except OSError:
+        return False
+
+
+def write_whole(text: str, path: Path) -> None:
+    """Write a text file so that it appears whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written.
+    """
+    stage = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            stage.write_text(text, encoding="utf-8")
+            stage.replace(path)
+        finally:
+            stage.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
