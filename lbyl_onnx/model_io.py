@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -16,6 +14,7 @@ from google.protobuf.message import DecodeError
 from lbyl_onnx.draft import copy_field, write_message
 from lbyl_onnx.errors import ModelError, OutputError
 from lbyl_onnx.external_data import TensorReader, all_tensors, is_external
+from lbyl_onnx.staging import scratch
 
 # Initializers with more elements are left out of what the checker sees; none of them is a shape.
 LARGE = 4096
@@ -164,60 +163,12 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
 
 
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
-    """Give a place for a new file in a folder of its own beside `path`; it goes in the end.
-
-    Raises
-    ------
-    OutputError
-        When the folder cannot be made.
-    """
-    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        folder.mkdir()
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        yield folder / path.name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def publish(stage: Path, path: Path) -> None:
-    """Move a staged model to its place: its data first, itself in one step.
-
-    Data files are named after their content, so that a model that is there already keeps its own
-    until the new one has taken its place.
-
-    Raises
-    ------
-    OutputError
-        When a move fails.
-    """
-    data = [file for file in stage.parent.iterdir() if file != stage]
-    old = set(path.parent.glob(f"{_escaped(path.name)}.????????.data")) if path.exists() else set()
-    try:
-        for file in data:
-            file.replace(path.with_name(file.name))
-        stage.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-    for file in old - {path.with_name(file.name) for file in data}:
-        with suppress(OSError):
-            file.unlink()
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
-@contextmanager
 def on_disk(model: onnx.ModelProto | str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path to a model: its own, or that of a temporary copy of one held in memory."""
     if not isinstance(model, onnx.ModelProto):
         yield Path(model)
         return
-    with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch() as folder:
+        path = folder / "model.onnx"
         write_message(model, path)
         yield path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from lbyl_onnx import model_io, runtime
+from lbyl_onnx import model_io, runtime, staging
 from lbyl_onnx.assemble import apply_edits, to_graph
 from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
 from lbyl_onnx.config import Config
@@ -168,10 +167,10 @@ def compress(
         source = stack.enter_context(model_io.on_disk(model))
         if target is not None and not dry_run:
             model_io.check_output(target, source, force)
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbyl-onnx-")))
+        scratch = stack.enter_context(staging.scratch())
         stage, expected = scratch / "compressed.onnx", scratch / "expected.onnx"
         if target is not None and not dry_run:
-            stage = stack.enter_context(model_io.staged(target))
+            stage = stack.enter_context(staging.staged(target))
         progress("running the original", 0, 1)
         size = model_io.check_source(source)
         release()
@@ -197,7 +196,7 @@ def compress(
             examine(source, stage, probe) if detailed else None,
         )
         if target is not None and not dry_run:
-            model_io.publish(stage, target)
+            staging.publish(stage, target)
         return result
 
 
