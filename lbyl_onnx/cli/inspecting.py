@@ -33,7 +33,7 @@ Examples:
 @debug_option
 def inspect(model: str, scope: Scope, json_path: str | None, debug: bool) -> None:
     """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
-    with errors_in_one_line(debug):
+    with errors_in_one_line(debug, model):
         check_json_path(json_path)
         found = inspection.inspect(model, scope=scope)
         print_inspection(found, model, console_for(json_path))
