@@ -172,9 +172,11 @@ def compress(
         if target is not None and not dry_run:
             stage = stack.enter_context(staging.staged(target))
         progress("running the original", 0, 1)
-        size = model_io.check_source(source)
+        files = model_io.check_source(source)
+        if target is not None and not dry_run:
+            files.check_apart(target)
         release()
-        probe = runtime.probe(source, provider, config.seed, optimise=size <= LARGE)
+        probe = runtime.probe(source, provider, config.seed, optimise=files.size <= LARGE)
         release()
         rewritten = _rewrite(source, stage, expected, probe, config, progress)
         release()
@@ -188,13 +190,14 @@ def compress(
             config,
             rewritten.before,
             after,
-            size,
+            files.size,
             after_size,
             rewritten.groups,
             rewritten.refusals,
             verification,
             examine(source, stage, probe) if detailed else None,
         )
+        files.check_unchanged()
         if target is not None and not dry_run:
             staging.publish(stage, target)
         return result
