@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -13,9 +14,11 @@ VARIABLE = "LBYL_ONNX_NOTES"
 def note(**facts: str) -> None:
     """Note facts under their names: `model`, `output`, `doing`."""
     file = os.environ.get(VARIABLE)
-    if file:
-        with Path(file).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(facts) + "\n")
+    if not file:
+        return
+    # A note is worth no failure.
+    with contextlib.suppress(OSError), Path(file).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(facts) + "\n")
 
 
 def read(file: Path) -> dict[str, str]:
@@ -23,5 +26,6 @@ def read(file: Path) -> dict[str, str]:
     facts: dict[str, str] = {}
     if file.exists():
         for line in file.read_text(encoding="utf-8").splitlines():
-            facts |= json.loads(line)
+            with contextlib.suppress(ValueError):  # cut short as its writer was killed
+                facts |= json.loads(line)
     return facts

@@ -50,7 +50,13 @@ def numbers(
 
 
 def write_json_to(text: str, json_path: str | None) -> None:
-    """Write to a file, to standard output for "-", nowhere for None."""
+    """Write to a file, to standard output for "-", nowhere for None.
+
+    Raises
+    ------
+    OutputError
+        When the file cannot be written.
+    """
     if json_path == "-":
         click.echo(text, nl=False)
     elif json_path is not None:
@@ -113,6 +119,13 @@ def errors_in_one_line(debug: bool, model: str, output: str | None = None) -> It
     except BrokenPipeError:
         # Who read the tables has gone; Python would complain once more as it flushes them.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        # The disk is full, a temporary file cannot be written: no fault of ours.
+        if debug:
+            raise
+        file = "" if error.filename is None else f" ({error.filename})"
+        say(f"error: {_named(model, f'{error.strerror or error}{file}')}")
         sys.exit(1)
     except Exception as error:
         # The last resort of a command line: a fault of ours is told in one line too.
