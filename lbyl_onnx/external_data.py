@@ -71,7 +71,12 @@ class TensorReader:
             When its external data lies where it may not, or is not what its shape says.
         """
         if not is_external(tensor):
-            return numpy_helper.to_array(tensor)
+            try:
+                return numpy_helper.to_array(tensor)
+            except (ValueError, TypeError) as error:
+                raise ModelError(
+                    f"{self.model}: tensor {tensor.name} does not hold what its shape and type say"
+                ) from error
         region = self.region(tensor)
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
         shape = tuple(tensor.dims)
