@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.command import OPTIONS, run
-from tests.hostile.fuzz import bytes_of, end_of, hunt
+from tests.hostile.fuzz import bytes_of, hunt
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits and signals are POSIX")
 
 MUTANTS = 5000
-# Mutants that ended badly once, by number: what was mended stays mended.
-MENDED = (372,)
 
 
 @pytest.mark.corpus
@@ -33,11 +31,6 @@ def test_five_thousand_mutants(tmp_path: Path) -> None:
         ran = run(["compress", "in.onnx", "out.onnx", *OPTIONS], tmp_path / "models")
         assert 1 <= ran.code <= 4
         assert re.fullmatch(r"lbyl-onnx: [^\n]*\bin\.onnx\b[^\n]*\n", ran.stderr)
-
-
-@pytest.mark.parametrize("number", MENDED)
-def test_what_was_mended(number: int, tmp_path: Path) -> None:
-    assert not end_of(number, tmp_path).startswith("BAD")
 
 
 def test_a_mutant_is_the_same_every_time() -> None:
