@@ -25,6 +25,11 @@ GRACE = 3.0
 # The child gets the parent's own path: what `python -c` would put before it, the current folder,
 # may hold a stranger's modules.
 _START = "import sys; sys.path[:] = {path!r}; from lbyl_onnx.worker import main; main()"
+# More threads add up the same numbers in another order: with one the bytes that the command writes
+# do not depend on the cores of the machine. ONNX Runtime, whose sums do not, keeps its threads.
+_ONE_THREAD = dict.fromkeys(
+    ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
 
 
 class _StoppedError(Exception):
@@ -48,7 +53,9 @@ def _supervise(folder: Path) -> int:
     file = folder / "notes"
     scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     command = [sys.executable, "-c", _START.format(path=sys.path), *sys.argv[1:]]
-    child = subprocess.Popen(command, env={**os.environ, **scratch, notes.VARIABLE: str(file)})
+    child = subprocess.Popen(
+        command, env={**os.environ, **_ONE_THREAD, **scratch, notes.VARIABLE: str(file)}
+    )
     try:
         code = child.wait()
     except _StoppedError as stopped:

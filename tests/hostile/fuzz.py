@@ -23,13 +23,13 @@ from pathlib import Path
 
 import onnx
 
-from lbyl_onnx import Config, LbylOnnxError, compress, runtime
+from lbyl_onnx import Config, LbylOnnxError, compress, runtime, samples
 from lbyl_onnx.config import Method
 from tests.conftest import ROOT
 from tests.hostile.mutations import mutant
 from tests.models import MODELS
 
-SECONDS, MEMORY = 30, 2 << 30
+SECONDS, MEMORY = 60, 2 << 30
 METHODS: tuple[Method, ...] = ("none", "none", "none", "nm", "lbyl", "none", "none", "lbyl+")
 
 
@@ -98,6 +98,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     gc.freeze()  # the pipeline collects garbage between its stages; the imports' objects are none
     runtime.LATENCY_RUNS, runtime.SECONDS = 3, 3.0
+    samples.FEWEST, samples.MOST = 8, 16
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, last, step):
             print(number, end=" ", flush=True)
