@@ -137,7 +137,6 @@ SUBJECTS = (
             (4096, 38, "none"),
             (2048, 5, "lbyl+"),
             (2048, 10, "lbyl+"),
-            (4096, 5, "lbyl+"),
         )
     ),
     *(
@@ -212,23 +211,35 @@ def markdown(setting: dict[str, object], outcomes: Sequence[Outcome]) -> str:
     return "\n".join([*lines, "", markdown_table(header, rows, left_columns=3), "", *notes, ""])
 
 
+def merged(path: Path, new: Sequence[Outcome]) -> list[Outcome]:
+    """Results on record, with those measured now in their place; in the order of `SUBJECTS`."""
+    old = json.loads(path.read_text())["results"] if path.exists() else []
+    known = {(o.kind, o.size, o.method): o for o in (*(Outcome(**row) for row in old), *new)}
+    order = [(s.kind, s.size, s.method) for s in SUBJECTS]
+    return [known[key] for key in order if key in known]
+
+
 def main() -> None:
     """Measure each model in processes of its own and write ``big.md`` and ``big.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", help=f"of {EXTERNAL!r}, {DEEP!r}, {WIDE!r}")
+    parser.add_argument("--method", help="only subjects of this method")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
-    chosen = [s for s in SUBJECTS if not arguments.kinds or s.kind in arguments.kinds]
     outcomes = []
-    for subject in chosen:
+    for subject in SUBJECTS:
+        other_kind = arguments.kinds and subject.kind not in arguments.kinds
+        if other_kind or arguments.method not in (None, subject.method):
+            continue
         outcomes.append(measure(subject))
         print(json.dumps(asdict(outcomes[-1])), flush=True)
     setting: dict[str, object] = {
         "command": "python -m benchmarks.big",
         "machine": describe_machine(),
     }
-    document = {**setting, "results": [asdict(outcome) for outcome in outcomes]}
-    write_pair(arguments.out, "big", document, markdown(setting, outcomes))
+    results = merged(arguments.out / "big.json", outcomes)
+    document = {**setting, "results": [asdict(outcome) for outcome in results]}
+    write_pair(arguments.out, "big", document, markdown(setting, results))
 
 
 if __name__ == "__main__":
