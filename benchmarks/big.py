@@ -91,16 +91,22 @@ def one_wide_layer(path: Path, width: int) -> None:
 
 
 def many_layers(path: Path, layers: int) -> None:
-    """A chain of Conv and Relu, 16 channels of 8 x 8."""
+    """Half as many residual blocks x + Conv(Relu(Conv(x))), 16 channels of 8 x 8."""
     rng = np.random.default_rng(0)
     nodes, initializers, x = [], [], "x"
-    for number in range(layers):
-        weight = rng.standard_normal((16, 16, 3, 3), np.float32) / np.float32(12 / np.sqrt(2))
-        initializers.append(onnx.numpy_helper.from_array(weight, f"w{number}"))
-        conv, out = f"conv{number}", "y" if number == layers - 1 else f"relu{number}"
-        nodes.append(helper.make_node("Conv", [x, f"w{number}"], [conv], conv, pads=[1] * 4))
-        nodes.append(helper.make_node("Relu", [conv], [out], f"act{number}"))
-        x = out
+    for number in range(layers // 2):
+        y = "y" if number == layers // 2 - 1 else f"sum{number}"
+        for half, gain in (("a", 2**0.5), ("b", 0.1)):
+            weight = rng.standard_normal((16, 16, 3, 3), np.float32) * np.float32(gain / 12)
+            initializers.append(onnx.numpy_helper.from_array(weight, f"w{half}{number}"))
+        a, relu, b = (f"{name}{number}" for name in ("conv_a", "relu", "conv_b"))
+        nodes += [
+            helper.make_node("Conv", [x, f"wa{number}"], [a], a, pads=[1] * 4),
+            helper.make_node("Relu", [a], [relu], relu),
+            helper.make_node("Conv", [relu, f"wb{number}"], [b], b, pads=[1] * 4),
+            helper.make_node("Add", [x, b], [y], f"add{number}"),
+        ]
+        x = y
     _save(path, nodes, initializers, ("N", 16, 8, 8), ("N", 16, 8, 8))
 
 

@@ -246,6 +246,9 @@ def run_batches(
     """
     options = _options()
     options.enable_cpu_mem_arena = False  # it would hold what all batches together ever needed
+    # In the order of the file: what is measured is let go before the next layer runs. By its own
+    # order ONNX Runtime would hold every layer's activations until the last one is there.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     session = _session(path, provider, options)
     names = [output.name for output in session.get_outputs()]
     for feeds in batches:
