@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# Of processor time; of the clock twice as many, for machines with other work to do.
 SECONDS = 30.0
 OPTIONS = ("--provider", "cpu")
 COMMAND = (sys.executable, "-m", "lbyl_onnx")
@@ -27,12 +28,15 @@ class Ran:
         What it printed.
     peak
         Bytes of resident memory that it, or its child, took at most.
+    seconds
+        Processor time of both.
     """
 
     code: int
     stdout: str
     stderr: str
     peak: int
+    seconds: float
 
 
 def environment(scratch: Path) -> dict[str, str]:
@@ -41,7 +45,7 @@ def environment(scratch: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-def run(arguments: Sequence[str | Path], folder: Path, seconds: float = SECONDS) -> Ran:
+def run(arguments: Sequence[str | Path], folder: Path, seconds: float = 2 * SECONDS) -> Ran:
     """Run `lbyl-onnx` in a folder; its temporary files go to `scratch` beside the folder.
 
     Raises
@@ -53,8 +57,10 @@ def run(arguments: Sequence[str | Path], folder: Path, seconds: float = SECONDS)
     code = (
         "import resource, subprocess, sys;"
         "done = subprocess.run(sys.argv[1:]);"
-        "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss;"
-        "open('../peak', 'w').write(str(1024 * peak)); sys.exit(done.returncode)"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN);"
+        "seconds = used.ru_utime + used.ru_stime;"
+        "open('../used', 'w').write(f'{1024 * used.ru_maxrss} {seconds}');"
+        "sys.exit(done.returncode)"
     )
     command = [sys.executable, "-c", code, *COMMAND, *map(str, arguments)]
     done = subprocess.run(
@@ -65,8 +71,10 @@ def run(arguments: Sequence[str | Path], folder: Path, seconds: float = SECONDS)
         timeout=seconds,
         check=False,
     )
-    peak = int((folder.parent / "peak").read_text())
-    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode(), peak)
+    used = folder.parent / "used"
+    peak, busy = used.read_text().split()
+    used.unlink()
+    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode(), int(peak), float(busy))
 
 
 def contents(folder: Path) -> dict[str, str]:
