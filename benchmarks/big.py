@@ -212,7 +212,9 @@ def markdown(setting: dict[str, object], outcomes: Sequence[Outcome]) -> str:
             ]
         )
         before = one
-    lines = ["# Big models", "", f"`{setting['command']}`, {setting['machine']}"]
+    machine = describe_machine()
+    where = f"{machine['processor']}, {machine['cores']} cores"
+    lines = ["# Big models", "", f"`{setting['command']}`, {where}"]
     notes = [f"- {o.kind}, {o.size}, {o.method}: {o.says}" for o in outcomes if o.says]
     return "\n".join([*lines, "", markdown_table(header, rows, left_columns=3), "", *notes, ""])
 
