@@ -84,8 +84,11 @@ def contents(folder: Path) -> dict[str, str]:
         if path.is_symlink():
             found[str(path)] = f"-> {path.readlink()}"
         elif path.is_file():
+            digest = hashlib.sha256()
             with path.open("rb") as file:
-                found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            found[str(path)] = digest.hexdigest()
         else:
             found[str(path)] = "folder"
     return found
