@@ -90,7 +90,7 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def errors_in_one_line(debug: bool, model: str, output: str | None = None) -> Iterator[None]:
+def errors_in_one_line(debug: bool, model: str | None, output: str | None = None) -> Iterator[None]:
     """Give an error its line on stderr, which names the model, and its exit code.
 
     Parameters
@@ -98,9 +98,11 @@ def errors_in_one_line(debug: bool, model: str, output: str | None = None) -> It
     debug
         Raise instead, for the traceback.
     model, output
-        What is worked on; noted for the parent process, should this one not live to tell.
+        What is worked on; noted for the parent process, should this one not live to tell. None
+        where there are several models: the errors of each name it themselves.
     """
-    note(model=model, **({} if output is None else {"output": output}))
+    given = {"model": model, "output": output}
+    note(**{name: path for name, path in given.items() if path is not None})
     try:
         yield
     except KeyboardInterrupt:
@@ -136,10 +138,10 @@ def errors_in_one_line(debug: bool, model: str, output: str | None = None) -> It
         sys.exit(1)
 
 
-def _named(model: str, text: str) -> str:
+def _named(model: str | None, text: str) -> str:
     """One line that names the model."""
     line = " ".join(text.split())
-    return line if model in line else f"{model}: {line}"
+    return line if model is None or model in line else f"{model}: {line}"
 
 
 @contextmanager
