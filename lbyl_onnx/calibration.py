@@ -25,6 +25,8 @@ from lbyl_onnx.model_io import first_line
 LIMIT = 512
 # Values looked at together when arrays are checked.
 BLOCK = 1 << 22
+# Bytes to which the arrays of an .npz may unpack.
+LARGEST_ARCHIVE = 1 << 30
 # What NumPy raises for a file that is damaged or holds Python objects: of its header, of archives
 # (RuntimeError where one is encrypted or packed in an unknown way), of a shape beyond the memory.
 _ARRAY_ERRORS = (
@@ -163,7 +165,7 @@ def read_calibration(
         )
     if not path.exists():
         raise CalibrationError(f"{path} does not exist; give an .npz, an .npy or a folder")
-    if path.suffix.lower() not in (".npz", ".npy"):
+    if not path.is_file() or path.suffix.lower() not in (".npz", ".npy"):
         raise CalibrationError(f"{path} is no .npz, .npy or folder of images; give one of these")
     return _open_arrays(path, inputs, limit, seed)
 
@@ -240,7 +242,21 @@ def _named(path: Path, loaded: Array | NpzFile, inputs: Sequence[Input]) -> dict
     if isinstance(loaded, np.ndarray):
         return dict.fromkeys(_wanted(path, [""], inputs), loaded)
     with loaded as file:
-        return {name: file[held] for name, held in _wanted(path, file.files, inputs).items()}
+        wanted = _wanted(path, file.files, inputs)
+        _check_unpacked(path, file, set(wanted.values()))
+        return {name: file[held] for name, held in wanted.items()}
+
+
+def _check_unpacked(path: Path, archive: NpzFile, names: set[str]) -> None:
+    """Refuse arrays too large to unpack: zeros shrink a thousandfold."""
+    entries = [] if archive.zip is None else archive.zip.infolist()
+    members = {entry.filename: entry.file_size for entry in entries}
+    size = sum(members.get(f"{name}.npy", 0) + members.get(name, 0) for name in names)
+    if size > LARGEST_ARCHIVE:
+        raise CalibrationError(
+            f"{path} unpacks to {size:,} bytes, of {LARGEST_ARCHIVE:,} at most; take fewer "
+            "samples, or save an .npy, which is not read as a whole"
+        )
 
 
 def _wanted(path: Path, held: list[str], inputs: Sequence[Input]) -> dict[str, str]:

@@ -183,7 +183,7 @@ def model_files(path: Path) -> Sequence[Path]:
 
 
 def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    return (tensor for tensor in all_tensors(model.graph) if is_external(tensor))
+    return (tensor for tensor in all_tensors(model) if is_external(tensor))
 
 
 def sha256(path: Path) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.errors import OutputError
 from lbyl_onnx.external_data import is_external, tensor_bytes
 from lbyl_onnx.facts import Deferred, Value, load
+from lbyl_onnx.staging import data_name
 
 ExternalData = Literal["auto", "always", "never"]
 Reader = Callable[[onnx.TensorProto], NDArray[np.generic]]
@@ -156,7 +157,7 @@ def _write_data(draft: Draft, path: Path, read: Reader) -> Draft:
                 digest.update(piece)
         file.flush()
         os.fsync(file.fileno())
-    name = f"{path.name}.{digest.hexdigest()[:8]}.data"
+    name = data_name(path.name, digest.hexdigest())
     stage.replace(path.with_name(name))
     tensors = list(draft.initializers)
     for index, offset in offsets.items():

@@ -13,6 +13,10 @@ class ModelError(LbylOnnxError):
     """The input is not a model that can be read, checked or run."""
 
 
+class TooSlowError(ModelError):
+    """ONNX Runtime does not come to an end with the input in good time."""
+
+
 class OutputError(LbylOnnxError):
     """The output cannot be written where it was asked for."""
 

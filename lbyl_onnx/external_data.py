@@ -8,7 +8,7 @@ to; all links resolved (onnxruntime, `ValidateExternalDataPath`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -20,6 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from lbyl_onnx.errors import ModelError
 
 Array = NDArray[np.generic]
+# A file of external data may be read this many times over, for weights that are tied.
+SHARED = 16
+# Digits of an offset or a length: 2^64 has as many.
+LONGEST_NUMBER = 20
+# Characters of a location; no file system in use has longer paths.
+LONGEST_LOCATION = 1024
 # Types of less than a byte are packed: their size is no multiple of the item size.
 _PACKED = {"INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"}
 
@@ -65,7 +71,12 @@ class TensorReader:
             When its external data lies where it may not, or is not what its shape says.
         """
         if not is_external(tensor):
-            return numpy_helper.to_array(tensor)
+            try:
+                return numpy_helper.to_array(tensor)
+            except (ValueError, TypeError) as error:
+                raise ModelError(
+                    f"{self.model}: tensor {tensor.name} does not hold what its shape and type say"
+                ) from error
         region = self.region(tensor)
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
         shape = tuple(tensor.dims)
@@ -100,32 +111,101 @@ class TensorReader:
         return tensor_bytes(tensor)
 
     def _number(self, name: str, key: str, text: str) -> int:
-        if not text.isascii() or not text.isdigit():
-            raise self._wrong(name, f"has {key} {text!r}, which is no number of at least 0")
+        if not text.isascii() or not text.isdigit() or len(text) > LONGEST_NUMBER:
+            raise self._wrong(name, f"has {key} {text[:40]!r}, which is no number of at least 0")
         return int(text)
 
     def _file(self, name: str, location: str) -> Path:
         pure = (PurePosixPath(location), PureWindowsPath(location))
-        if not location or any(p.is_absolute() or p.drive or p.root for p in pure):
+        absolute = any(p.is_absolute() or p.drive or p.root for p in pure)
+        if not location or absolute or "\0" in location:
             raise self._wrong(name, f"has location {location!r}, which is no relative path")
+        if len(location) > LONGEST_LOCATION:
+            raise self._wrong(name, f"has location {location[:40]!r}.., which is no file")
         file = (self.model.parent / location).resolve()
         folders = {self.model.parent.resolve(), self.model.resolve().parent}
         if not any(file.is_relative_to(folder) for folder in folders):
             raise self._wrong(name, f"has location {location!r}, which leads out of its folder")
         if not file.is_file():
             raise self._wrong(name, f"has location {location!r}, which is no file")
+        if file.stat().st_nlink > 1:
+            raise self._wrong(
+                name, f"lies in {location!r}, which has other names (hard links); copy it"
+            )
         return file
 
     def _wrong(self, name: str, what: str) -> ModelError:
         return ModelError(f"{self.model}: the external data of tensor {name} {what}")
 
 
-def all_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Yield every tensor stored in a graph, in attributes and subgraphs too."""
+def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Yield every tensor stored in a model: in attributes, bodies, functions, sparse ones too."""
+    yield from _of_graph(model.graph)
+    for function in model.functions:
+        yield from _of_attributes(function.attribute_proto)
+        for node in function.node:
+            yield from _of_attributes(node.attribute)
+    for training in model.training_info:
+        yield from _of_graph(training.initialization)
+        yield from _of_graph(training.algorithm)
+
+
+def _of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("g"):
-                yield from all_tensors(attribute.g)
+        yield from _of_attributes(node.attribute)
+
+
+def _of_attributes(attributes: Iterable[onnx.AttributeProto]) -> Iterator[TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        for sparse in attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
+        if attribute.HasField("g"):
+            yield from _of_graph(attribute.g)
+        for graph in attribute.graphs:
+            yield from _of_graph(graph)
+
+
+def check_regions(model: Path, regions: Sequence[tuple[str, Region]]) -> set[Path]:
+    """Return the data files of a model, once its tensors are known to share them sensibly.
+
+    Several tensors may be one region, as tied weights are. Regions that overlap otherwise, or one
+    region many times, are no exporter's work: a small file would become a huge model.
+
+    Parameters
+    ----------
+    model
+        The model's file.
+    regions
+        Name of each external tensor, and where it lies.
+
+    Raises
+    ------
+    ModelError
+        When they overlap, or are more than `SHARED` times what the files hold.
+    """
+    end: dict[Path, tuple[int, str]] = {}
+    ordered = sorted(regions, key=lambda item: (item[1].offset, item[1].length))
+    seen: set[Region] = set()
+    for name, region in ordered:
+        last, other = end.get(region.file, (0, ""))
+        if region.length and region not in seen and region.offset < last:
+            raise ModelError(
+                f"{model}: the external data of tensor {name} overlaps that of tensor {other}"
+            )
+        seen.add(region)
+        end[region.file] = max((last, other), (region.offset + region.length, name))
+    held = sum(file.stat().st_size for file in end)
+    taken = sum(region.length for _, region in regions)
+    if taken > SHARED * held:
+        raise ModelError(
+            f"{model}: its tensors take {taken} bytes of external data, but the files hold {held}"
+        )
+    return set(end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 # What a folder is searched for.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What a file may be, whatever its name says: Pillow gives others, as EPS, to programs to run.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Pixels are known before a picture is decoded; decoded it takes up to twelve bytes for each.
+MOST_PIXELS = 1 << 26
 # What decoders raise for a damaged file, beside Pillow's own DecompressionBombError.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 # The tag of EXIF that says how a picture lies, and its values for one on its side.
@@ -204,7 +209,15 @@ def _opened(file: Path) -> Iterator[Picture]:
     """Open an image; what its decoder raises while it is open becomes one clear error."""
     library = _pillow()
     try:
-        with library.open(file) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", library.DecompressionBombWarning)
+            opened = library.open(file, formats=FORMATS)
+        with opened as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise CalibrationError(
+                    f"{file} has {picture.width} x {picture.height} pixels, of {MOST_PIXELS:,} at "
+                    "most; make it smaller"
+                )
             if picture.mode not in _MODES:
                 raise CalibrationError(
                     f"{file} has pixels of mode {picture.mode}; save it with 8 bits a channel"

@@ -4,25 +4,69 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
-from lbyl_onnx.draft import copy_field, write_message
+from lbyl_onnx.complexity import check_count
+from lbyl_onnx.draft import LARGEST_MESSAGE, copy_field, write_message
 from lbyl_onnx.errors import ModelError, OutputError
-from lbyl_onnx.external_data import TensorReader, all_tensors, is_external
+from lbyl_onnx.external_data import TensorReader, all_tensors, check_regions, is_external
+from lbyl_onnx.staging import scratch
 
 # Initializers with more elements are left out of what the checker sees; none of them is a shape.
 LARGE = 4096
+# A model's file with more bytes than this holds its weights itself.
+LARGEST_SKELETON = 1 << 26
 
 
-def check_source(path: Path) -> int:
-    """Return a model's size in bytes once it is known to be valid.
+@dataclass(frozen=True)
+class Source:
+    """A model's files as they were when they were first read.
+
+    Parameters
+    ----------
+    path
+        Of the model.
+    size
+        Bytes on disk, those of external data files too.
+    files
+        Each file with what tells whether it has been changed or replaced.
+    """
+
+    path: Path
+    size: int
+    files: tuple[tuple[Path, tuple[int, ...]], ...]
+
+    def check_unchanged(self) -> None:
+        """Raise ModelError where a file is no longer what was read at first."""
+        for file, before in self.files:
+            if _state(file) != before:
+                raise ModelError(
+                    f"{self.path}: {file.name} changed while it was read; run it again"
+                )
+
+    def check_apart(self, output: Path) -> None:
+        """Raise OutputError where an output would take the place of a file of the model."""
+        for file, _ in self.files:
+            if output.exists() and output.samefile(file):
+                raise OutputError(f"{output} holds weights of {self.path}; give another output")
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def check_source(path: Path) -> Source:
+    """Return a model's files once it is known to be valid.
 
     Raises
     ------
@@ -33,10 +77,11 @@ def check_source(path: Path) -> int:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ModelError(f"{path} {what}; give the path of an .onnx file")
-    model, size = load_model(path)
+    model, files = _load(path)
+    marked = tuple((file, _state(file)) for file in sorted(files))
     with _explained(path):
         onnx.checker.check_model(_checkable(path, model))
-    return size
+    return Source(path, sum(file.stat().st_size for file in files), marked)
 
 
 def check_fully(path: Path) -> None:
@@ -71,22 +116,40 @@ def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
     Raises
     ------
     ModelError
-        When the file cannot be read, holds no nodes, or has external data where it may not.
+        When the file cannot be read, holds no nodes or too many, or has external data where it
+        may not.
     """
+    model, files = _load(path)
+    return model, sum(file.stat().st_size for file in files)
+
+
+def stored_bytes(path: Path) -> int:
+    """Return the bytes on disk of a model that has been loaded before, with its data files."""
+    size = path.stat().st_size
+    return size if size > LARGEST_SKELETON else load_model(path)[1]
+
+
+def _load(path: Path) -> tuple[onnx.ModelProto, set[Path]]:
+    """Read a model; return it and the files that hold it."""
     with _explained(path):
+        if path.stat().st_size > LARGEST_MESSAGE:
+            raise ModelError(
+                f"{path} is larger than 2 GiB, the most one message can hold; export it with "
+                "external data"
+            )
         model = onnx.load(path, load_external_data=False)
+        check_count(path, model)
         read = TensorReader(path)
-        files = {path}
-        for tensor in all_tensors(model.graph):
-            if is_external(tensor):
-                files.add(read.region(tensor).file)
+        external = [tensor for tensor in all_tensors(model) if is_external(tensor)]
+        regions = [(tensor.name, read.region(tensor)) for tensor in external]
+        files = {path} | check_regions(path, regions)
         stored = {id(tensor) for tensor in model.graph.initializer}
-        for tensor in all_tensors(model.graph):
-            if is_external(tensor) and id(tensor) not in stored:
+        for tensor in external:
+            if id(tensor) not in stored:
                 _make_inline(tensor, read)
     if not model.graph.node:
         raise ModelError(f"{path} is not a valid ONNX model: it holds no nodes")
-    return model, sum(file.stat().st_size for file in files)
+    return model, files
 
 
 def _make_inline(tensor: onnx.TensorProto, read: TensorReader) -> None:
@@ -150,6 +213,12 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
         When it is the input, a folder or no regular file, when it exists and `force` is False,
         or when its folder does not exist.
     """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
     if path.exists():
         if source is not None and source.exists() and path.samefile(source):
             raise OutputError(f"{path} is the input itself; give another output")
@@ -164,60 +233,12 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
 
 
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
-    """Give a place for a new file in a folder of its own beside `path`; it goes in the end.
-
-    Raises
-    ------
-    OutputError
-        When the folder cannot be made.
-    """
-    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        folder.mkdir()
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        yield folder / path.name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def publish(stage: Path, path: Path) -> None:
-    """Move a staged model to its place: its data first, itself in one step.
-
-    Data files are named after their content, so that a model that is there already keeps its own
-    until the new one has taken its place.
-
-    Raises
-    ------
-    OutputError
-        When a move fails.
-    """
-    data = [file for file in stage.parent.iterdir() if file != stage]
-    old = set(path.parent.glob(f"{_escaped(path.name)}.????????.data")) if path.exists() else set()
-    try:
-        for file in data:
-            file.replace(path.with_name(file.name))
-        stage.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-    for file in old - {path.with_name(file.name) for file in data}:
-        with suppress(OSError):
-            file.unlink()
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
-@contextmanager
 def on_disk(model: onnx.ModelProto | str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path to a model: its own, or that of a temporary copy of one held in memory."""
     if not isinstance(model, onnx.ModelProto):
         yield Path(model)
         return
-    with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch() as folder:
+        path = folder / "model.onnx"
         write_message(model, path)
         yield path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
-from lbyl_onnx import model_io, runtime
+from lbyl_onnx import model_io, runtime, staging
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
 from lbyl_onnx.config import Config
@@ -170,16 +169,18 @@ def compress(
         source = stack.enter_context(model_io.on_disk(model))
         if target is not None and not dry_run:
             model_io.check_output(target, source, force)
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbyl-onnx-")))
+        scratch = stack.enter_context(staging.scratch())
         stage, expected = scratch / "compressed.onnx", scratch / "expected.onnx"
         if target is not None and not dry_run:
-            stage = stack.enter_context(model_io.staged(target))
+            stage = stack.enter_context(staging.staged(target))
         progress("running the original", 0, 1)
-        size = model_io.check_source(source)
+        files = model_io.check_source(source)
+        if target is not None and not dry_run:
+            files.check_apart(target)
         release()
-        probe = runtime.probe(source, provider, config.seed, optimise=size <= LARGE)
+        probe = runtime.probe(source, provider, config.seed, optimise=files.size <= LARGE)
         release()
-        rewritten = _rewrite(source, size, stage, expected, probe, config, progress)
+        rewritten = _rewrite(source, files.size, stage, expected, probe, config, progress)
         release()
         progress("verifying", 0, 1)
         verification = verify(probe, stage, expected)
@@ -189,7 +190,7 @@ def compress(
             config,
             rewritten.before,
             rewritten.reached.costs,
-            size,
+            files.size,
             rewritten.reached.size,
             rewritten.groups,
             rewritten.refusals,
@@ -197,8 +198,9 @@ def compress(
             rewritten.reached.target,
             examine(source, stage, probe) if detailed else None,
         )
+        files.check_unchanged()
         if target is not None and not dry_run:
-            model_io.publish(stage, target)
+            staging.publish(stage, target)
         return result
 
 

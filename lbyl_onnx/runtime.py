@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,9 +19,9 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from lbyl_onnx.errors import ModelError, OptionError
+from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
 from lbyl_onnx.facts import Array
-from lbyl_onnx.model_io import first_line
+from lbyl_onnx.model_io import first_line, stored_bytes
 
 Provider = Literal["auto", "cpu", "cuda"]
 Feeds = Mapping[str, Array]
@@ -30,6 +33,11 @@ SAMPLES = 8
 LATENCY_RUNS, LATENCY_SECONDS, WARM_UP = 1000, 0.3, 2
 # Sizes tried for a dynamic dimension that is no batch, until the model runs.
 SIZES = (224, 64, 32, 128, 256, 16, 8, 1, 299, 384, 512, 640)
+# Elements that one input may have: an image of 4,700 x 4,700 pixels. Ten such inputs are made.
+LARGEST_INPUT = 1 << 26
+# Seconds that ONNX Runtime has for one sample of a batch, and as many more for each GiB of model:
+# a graph may hold a loop without end.
+SECONDS = 20.0
 _RUN_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -274,10 +282,14 @@ def run_batches(
     """
     options = _options()
     options.enable_cpu_mem_arena = False  # it would hold what all batches together ever needed
+    # In the order of the file: what is measured is let go before the next layer runs. By its own
+    # order ONNX Runtime would hold every layer's activations until the last one is there.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     session = _session(path, provider, options)
     names = [output.name for output in session.get_outputs()]
     for feeds in batches:
-        yield dict(zip(names, _run(session, feeds, path), strict=True))
+        samples = max((len(value) for value in feeds.values() if value.ndim), default=1)
+        yield dict(zip(names, _run(session, feeds, path, samples), strict=True))
 
 
 def _as_written() -> ort.SessionOptions:
@@ -310,12 +322,43 @@ def _signature(session: ort.InferenceSession) -> Signature:
     return Signature(describe(session.get_inputs()), describe(session.get_outputs()))
 
 
-def _run(session: ort.InferenceSession, feeds: Feeds, path: Path) -> tuple[Array, ...]:
+def _run(
+    session: ort.InferenceSession, feeds: Feeds, path: Path, samples: int = 1
+) -> tuple[Array, ...]:
     try:
-        outputs = session.run(None, dict(feeds))
+        with _bounded(path, samples) as options:
+            outputs = session.run(None, dict(feeds), options)
     except (*_RUN_ERRORS, ValueError) as error:  # ValueError where an input is not fed
         raise ModelError(f"ONNX Runtime cannot run {path}: {first_line(error)}") from error
     return tuple(_as_array(output) for output in outputs)
+
+
+def _seconds(path: Path) -> float:
+    return SECONDS * (1.0 + stored_bytes(path) / (1 << 30))
+
+
+@contextmanager
+def _bounded(path: Path, samples: int) -> Iterator[ort.RunOptions]:
+    """Options for a run that is stopped, between two nodes, when its time is over."""
+    seconds = samples * _seconds(path)
+    options, begun = ort.RunOptions(), time.monotonic()
+
+    def stop() -> None:
+        options.terminate = True
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    except _RUN_ERRORS as error:
+        if time.monotonic() - begun >= seconds:
+            raise TooSlowError(
+                f"ONNX Runtime took more than {seconds:.0f} seconds to run {path} once"
+            ) from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def _as_array(output: object) -> Array:
@@ -334,10 +377,13 @@ def _runnable_shapes(
 ) -> tuple[Shapes, Shapes]:
     failures: list[ModelError] = []
     tried: list[Shapes] = []
+    end = time.monotonic() + _seconds(path)
     for size, batch, together in itertools.product(SIZES, (1, 2), (True, False)):
         first = _shapes(signature, batch, size, together)
         if first in tried:
             continue
+        if failures and time.monotonic() > end:
+            break
         tried.append(first)
         if not _accepts(session, signature, first, path, failures):
             continue
@@ -358,6 +404,8 @@ def _accepts(
 ) -> bool:
     try:
         _run(session, _batch(signature, shapes, np.random.default_rng(0), False), path)
+    except TooSlowError:
+        raise
     except ModelError as error:
         failures.append(error)
         return False
@@ -401,6 +449,11 @@ def _batch(
     """One random value for each input: normal or uniform floats, 0 and 1 for the others."""
     batch: dict[str, Array] = {}
     for name, kind, _ in signature.inputs:
+        if math.prod(shapes[name]) > LARGEST_INPUT:
+            raise ModelError(
+                f"input {name} of shape {shapes[name]} is larger than the {LARGEST_INPUT:,} values "
+                "that it may have; export the model with a smaller one"
+            )
         if kind not in _DTYPES:
             raise ModelError(f"input {name} is a {kind}; only tensors of numbers can be verified")
         dtype: np.dtype[np.generic] = np.dtype(_DTYPES[kind])

@@ -172,7 +172,10 @@ def test_a_failed_verification_writes_nothing(
     output.write_bytes(b"what was there before")
     monkeypatch.setattr(pipeline, "verify", fail)
     result = run("compress", sample, output, "--force")
-    assert (result.exit_code, result.stderr) == (3, "lbyl-onnx: error: output y is wrong\n")
+    assert (result.exit_code, result.stderr) == (
+        3,
+        f"lbyl-onnx: error: {sample}: output y is wrong\n",
+    )
     assert output.read_bytes() == b"what was there before"
     assert list(tmp_path.iterdir()) == [output]
 

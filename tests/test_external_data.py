@@ -184,3 +184,12 @@ def test_weights_computed_while_they_are_written_are_the_same(
         np.testing.assert_array_equal(one, two)
     if source == "sample":
         assert (tmp_path / "kept.onnx").read_bytes() == (tmp_path / "deferred.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("values", [b"", b"\0" * 4, b"\0" * 12, b"\0" * 7])
+def test_a_stored_tensor_that_is_not_what_its_shape_says_is_one_clear_error(
+    sample: Path, values: bytes
+) -> None:
+    tensor = onnx.TensorProto(name="t", data_type=1, dims=[2], raw_data=values)
+    with pytest.raises(ModelError, match="tensor t does not hold what its shape and type say"):
+        TensorReader(sample)(tensor)

@@ -38,7 +38,7 @@ class TestHelp:
         told = CliRunner().invoke(main, [name, "--help"]).stdout
         for parameter in command.params:
             if isinstance(parameter, click.Option):
-                lines = re.findall(rf"^  {parameter.opts[0]}\b", told, re.MULTILINE)
+                lines = re.findall(rf"^  {parameter.opts[0]}(?![\w-])", told, re.MULTILINE)
                 assert len(lines) == 1, parameter.opts[0]
         rest = told.split("\nOther:\n")[1].split("\n\n")[0]
         assert rest.split() == "-h, --help Show this message and exit.".split(), (

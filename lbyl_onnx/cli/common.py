@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from lbyl_onnx import making
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import LbylOnnxError
+from lbyl_onnx.model_io import first_line
+from lbyl_onnx.notes import note
 from lbyl_onnx.text import check_writable, printable, write_whole
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
@@ -83,7 +86,13 @@ def step(context: click.Context, parameter: click.Parameter, value: str | None) 
 
 
 def write_json_to(text: str, json_path: str | None) -> None:
-    """Write to a file, to standard output for "-", nowhere for None."""
+    """Write to a file, to standard output for "-", nowhere for None.
+
+    Raises
+    ------
+    OutputError
+        When the file cannot be written.
+    """
     if json_path == "-":
         click.echo(text, nl=False)
     elif json_path is not None:
@@ -117,39 +126,73 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def errors_in_one_line(debug: bool) -> Iterator[None]:
-    """Give an error its line on stderr and its exit code."""
+def errors_in_one_line(debug: bool, model: str | None, output: str | None = None) -> Iterator[None]:
+    """Give an error its line on stderr, which names the model, and its exit code.
+
+    Parameters
+    ----------
+    debug
+        Raise instead, for the traceback.
+    model, output
+        What is worked on; noted for the parent process, should this one not live to tell. None
+        where there are several models: the errors of each name it themselves.
+    """
+    given = {"model": model, "output": output}
+    note(**{name: path for name, path in given.items() if path is not None})
     try:
         yield
     except KeyboardInterrupt:
-        say("interrupted; nothing was written")
+        say("interrupted; no output was left half written")
         sys.exit(_INTERRUPTED)
     except LbylOnnxError as error:
         if debug:
             raise
-        say(f"error: {error}")
+        say(f"error: {_named(model, str(error))}")
         sys.exit(error.exit_code)
+    except MemoryError:
+        if debug:
+            raise
+        say(f"error: {_named(model, 'it takes more memory than there is')}")
+        sys.exit(1)
+    except BrokenPipeError:
+        # Who read the tables has gone; Python would complain once more as it flushes them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        # The disk is full, a temporary file cannot be written: no fault of ours.
+        if debug:
+            raise
+        file = "" if error.filename is None else f" ({error.filename})"
+        say(f"error: {_named(model, f'{error.strerror or error}{file}')}")
+        sys.exit(1)
     except Exception as error:
         # The last resort of a command line: a fault of ours is told in one line too.
         if debug:
             raise
-        kind = type(error).__name__
-        say(f"internal error: {kind}: {error}; run with --debug and report what it shows")
+        what = f"internal error: {type(error).__name__}: {first_line(error)}"
+        say(f"{_named(model, what)}; run with --debug and report what it shows")
         sys.exit(1)
 
 
+def _named(model: str | None, text: str) -> str:
+    """One line that names the model."""
+    line = " ".join(text.split())
+    return line if model is None or model in line else f"{model}: {line}"
+
+
 @contextmanager
-def shown_progress(quiet: bool) -> Iterator[making.Progress | None]:
-    """Show a bar while the work lasts, on a terminal only."""
+def shown_progress(quiet: bool) -> Iterator[making.Progress]:
+    """Note what is being done; show a bar while it lasts, on a terminal only."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield None
+        yield lambda stage, done, total: note(doing=stage)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def show(stage: str, done: int, total: int) -> None:
+            note(doing=stage)
             # A stage that is not counted pulses.
             bar.update(task, description=stage, completed=done, total=total if total > 1 else None)
 

@@ -204,7 +204,7 @@ def compress(
     """Prune the channels of IN.onnx, restore what they carried, verify, write OUT.onnx."""
     if output is None and not dry_run:
         raise click.UsageError("give OUT.onnx, or --dry-run to write nothing")
-    with errors_in_one_line(debug):
+    with errors_in_one_line(debug, model, None if dry_run else output):
         if both_distributions():
             say(
                 "warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each "

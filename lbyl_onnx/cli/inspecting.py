@@ -38,7 +38,7 @@ def inspect(
     model: str, scope: Scope, sensitivity: bool, json_path: str | None, debug: bool
 ) -> None:
     """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
-    with errors_in_one_line(debug):
+    with errors_in_one_line(debug, model):
         check_json_path(json_path)
         found = inspection.inspect(model, scope=scope, sensitivity=sensitivity)
         print_inspection(found, model, console_for(json_path))

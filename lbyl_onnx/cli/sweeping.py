@@ -174,7 +174,7 @@ def sweep(
     """Draw the compression curve of MODEL.onnx: score against MACs, parameters and latency."""
     if labels is not None and inputs is None:
         raise click.UsageError("--labels are of --inputs; give both")
-    with errors_in_one_line(debug):
+    with errors_in_one_line(debug, models[0] if len(models) == 1 else None):
         check_json_path(json_path, *models)
         configs = [
             Config(
@@ -197,9 +197,8 @@ def sweep(
         )
         make_folder(folder)
         with shown_progress(quiet) as progress:
-            tell = progress or (lambda stage, done, total: None)
             found = run_sweep(
-                cells, folder, where, lambda done, total: tell("measuring cells", done, total)
+                cells, folder, where, lambda done, total: progress("measuring cells", done, total)
             )
         _write(found, folder, quiet, json_path)
     if found.failures:

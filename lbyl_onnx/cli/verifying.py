@@ -15,13 +15,25 @@ from lbyl_onnx.cli.common import (
     json_option,
     write_json_to,
 )
+from lbyl_onnx.cli.sections import SectionedCommand
 from lbyl_onnx.comparison import compare_models
 from lbyl_onnx.errors import VerificationError
 from lbyl_onnx.report import comparison_as_json, print_comparison
 from lbyl_onnx.runtime import Provider
 
+_SECTIONS = {
+    "What it is held against": ("--inputs", "--labels", "--min-agreement"),
+    "Running": ("--provider",),
+    "Telling": ("--json", "--debug"),
+}
+_EXAMPLES = """\b
+Examples:
+  lbyl-onnx verify in.onnx out.onnx
+  lbyl-onnx verify in.onnx out.onnx --inputs data.npz --labels y --min-agreement 0.95
+"""
 
-@click.command("verify")
+
+@click.command("verify", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
 @click.argument("original", metavar="ORIGINAL.onnx")
 @click.argument("compressed", metavar="COMPRESSED.onnx")
 @click.option(
@@ -57,7 +69,7 @@ def verify(
     debug: bool,
 ) -> None:
     """Run both models on the same inputs: how near the outputs are, and how fast each is."""
-    with errors_in_one_line(debug):
+    with errors_in_one_line(debug, compressed):
         check_json_path(json_path)
         found = compare_models(
             original, compressed, inputs=inputs, labels=labels, provider=provider

@@ -1,0 +1,37 @@
+"""Mutants of models through the whole pipeline: an error of ours, or a verified output."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.command import OPTIONS, run
+from tests.hostile.fuzz import bytes_of, hunt
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits and signals are POSIX")
+
+MUTANTS = 5000
+
+
+@pytest.mark.corpus
+def test_five_thousand_mutants(tmp_path: Path) -> None:
+    """A native crash is allowed here, where the command then tells it in one line."""
+    found = hunt(MUTANTS)
+    print(dict(found.ends))
+    assert found.bad == {}
+    assert sum(found.ends.values()) == MUTANTS
+    # The mutants must not all die at the door.
+    assert found.ends["passed"] > MUTANTS // 20
+    for number in found.deaths:
+        (tmp_path / "models").mkdir(exist_ok=True)
+        (tmp_path / "models" / "in.onnx").write_bytes(bytes_of(number))
+        ran = run(["compress", "in.onnx", "out.onnx", *OPTIONS], tmp_path / "models")
+        assert 1 <= ran.code <= 4
+        assert re.fullmatch(r"lbyl-onnx: [^\n]*\bin\.onnx\b[^\n]*\n", ran.stderr)
+
+
+def test_a_mutant_is_the_same_every_time() -> None:
+    assert [bytes_of(number) for number in range(20)] == [bytes_of(number) for number in range(20)]
