@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Tests run side by side: threads of each would only get in the way of the others'.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from lbyl_onnx import runtime
 
