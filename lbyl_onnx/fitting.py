@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,8 +33,8 @@ from lbyl_onnx.plan import (
     not_finite,
 )
 from lbyl_onnx.probe_graph import Target, View
-from lbyl_onnx.repair import repairs, targets
-from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair
+from lbyl_onnx.repair import Part, modelled, part, repairs, targets
+from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair, Repairs
 from lbyl_onnx.rotating import LinearWay, linear_way, mixture
 from lbyl_onnx.statistics import (
     Measured,
@@ -87,7 +88,9 @@ class Fitted:
     restored
         How each group of the plan was restored.
     statistics
-        What a repair needs; None where there is nothing to repair.
+        What a measured repair needs; None where there is nothing to measure.
+    modelled
+        Repairs that the moments tell, by node.
     """
 
     plan: PruningPlan
@@ -96,6 +99,7 @@ class Fitted:
     refusals: tuple[Refusal, ...]
     restored: tuple[str, ...]
     statistics: Statistics | None
+    modelled: Repairs
 
 
 def fit(
@@ -125,7 +129,7 @@ def fit(
     entries = {entry.group.key: entry for entry in plan.groups}
     if prepared.run is None or not (config.method == "lbyl+" or config.by_loss):
         outcomes = [_by_weights(stages, entry, config) for entry in _told(plan.groups, step)]
-        return _gathered(outcomes, prepared.refusals, None)
+        return _gathered(prepared, outcomes, None)
     outcomes, before = [], dict[int, Measured]()
     for round_ in measured:
         step(len(outcomes), len(groups))
@@ -136,7 +140,7 @@ def fit(
             for g in round_.groups
         ]
     statistics = Statistics(prepared.run, prepared.outputs, before) if before else None
-    return _gathered(outcomes, prepared.refusals, statistics)
+    return _gathered(prepared, outcomes, statistics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +151,7 @@ class _Outcome:
     fits: tuple[Fit, ...] | None
     restored: str
     mixture: Mixture | None = None
+    parts: tuple[tuple[int, Part], ...] = ()
 
 
 def _told(entries: Sequence[GroupPlan], step: Step) -> Iterator[GroupPlan]:
@@ -156,17 +161,21 @@ def _told(entries: Sequence[GroupPlan], step: Step) -> Iterator[GroupPlan]:
 
 
 def _gathered(
-    outcomes: Sequence[_Outcome], refusals: Sequence[Refusal], statistics: Statistics | None
+    prepared: Prepared, outcomes: Sequence[_Outcome], statistics: Statistics | None
 ) -> Fitted:
     done = [outcome for outcome in outcomes if outcome.fits is not None]
     unfit = [not_finite(outcome.entry.group) for outcome in outcomes if outcome.fits is None]
+    parts: dict[int, list[Part]] = defaultdict(list)
+    for index, told in (entry for outcome in done for entry in outcome.parts):
+        parts[index].append(told)
     return Fitted(
         PruningPlan(tuple(outcome.entry for outcome in done)),
         tuple(fit for outcome in done for fit in outcome.fits or ()),
         tuple(outcome.mixture for outcome in done if outcome.mixture is not None),
-        (*refusals, *unfit),
+        (*prepared.refusals, *unfit),
         tuple(outcome.restored for outcome in done),
         statistics,
+        modelled(prepared.stages.graph, prepared.stages.facts, parts),
     )
 
 
@@ -184,7 +193,7 @@ def way_out(
     found = eliminate(readings, count)
     if prepared.config.method != "lbyl+" or not prepared.config.by_loss:
         return found
-    if _way_to_mix(stages, group, readings) is None:
+    if _way_to_mix(stages, group, moments) is None:
         return found
     lost = rotation.losses(readings[0].moments, _together(readings))
     if lost is None:
@@ -195,10 +204,10 @@ def way_out(
 
 
 def _way_to_mix(
-    stages: Stages, group: ChannelGroup, readings: Sequence[Reading]
+    stages: Stages, group: ChannelGroup, moments: Sequence[Moments]
 ) -> LinearWay | None:
     """Where a group's channels can be mixed; None where they cannot."""
-    if any(reading.moments.taps > 1 for reading in readings):
+    if any(m.taps > 1 for m in moments):
         return None
     return linear_way(stages.graph, stages.facts, stages.channels, group)
 
@@ -223,8 +232,9 @@ def _by_statistics(
     if isinstance(moments, str):
         return _by_weights(stages, entry, config, moments)
     if config.by_loss:
-        if config.method == "lbyl+":
-            outcome = _by_rotation(stages, entry, readings_of(stages, group, moments))
+        way = _way_to_mix(stages, group, moments)
+        if config.method == "lbyl+" and way is not None and len(entry.kept) < group.size:
+            outcome = _by_rotation(stages, entry, way, moments)
             if outcome is not None:
                 return outcome
         if path is None:
@@ -238,25 +248,22 @@ def _by_statistics(
     restored += ", as Gaussian" if any(round_.sights[key].activation for key in keys) else ""
     if not all(regular for _, regular in fits):
         restored += ", singular: least squares"
-    return _Outcome(
-        entry,
-        tuple(
-            Fit(group, place, delivery)
-            for place, (delivery, _) in zip(group.consumers, fits, strict=True)
-        ),
-        restored,
+    whole = [Fit(group, place, d) for place, (d, _) in zip(group.consumers, fits, strict=True)]
+    parts = tuple(
+        (fit.consumer.slot.node, part(stages.graph, stages.facts, fit, m))
+        for fit, m in zip(whole, moments, strict=True)
+        if fit.consumer.slot.node in prepared.modelled
     )
+    return _Outcome(entry, tuple(whole), restored, parts=parts)
 
 
-def _by_rotation(stages: Stages, entry: GroupPlan, readings: Sequence[Reading]) -> _Outcome | None:
+def _by_rotation(
+    stages: Stages, entry: GroupPlan, way: LinearWay, moments: Sequence[Moments]
+) -> _Outcome | None:
     """Mix a group's channels in their producer; None where that cannot be done."""
     group = entry.group
-    if len(entry.kept) == group.size:
-        return None
-    way = _way_to_mix(stages, group, readings)
-    if way is None:
-        return None
-    found = rotation.rotate(readings[0].moments, _together(readings), len(entry.kept))
+    together = _together(readings_of(stages, group, moments))
+    found = rotation.rotate(moments[0], together, len(entry.kept))
     if found is None:
         return None
     moved = mixture(stages.graph, stages.facts, way, found)

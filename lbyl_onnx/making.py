@@ -20,7 +20,7 @@ from lbyl_onnx.fitting import Fitted, fit
 from lbyl_onnx.measuring import Prepared, Round, Stages, rounds
 from lbyl_onnx.memory import release
 from lbyl_onnx.plan import KeptCounts, PruningPlan, choose_channels
-from lbyl_onnx.restore import Edits, Repairs, compensated
+from lbyl_onnx.restore import Edits, compensated
 from lbyl_onnx.rewrite import new_shape, shrunk
 from lbyl_onnx.samples import SampleSource, rounded
 from lbyl_onnx.verify import fidelity
@@ -85,7 +85,7 @@ class Maker:
             return fitted
         self.progress("rewriting", 0, 1)
         release()
-        found: Repairs = {}
+        found = fitted.modelled
         if fitted.statistics is not None:
             edits = compensated(stages.graph, stages.facts, fitted.fits, (), {})
             write_draft(apply_edits(stages.model, edits, {}), self.expected, stages.read, "auto")

@@ -87,8 +87,12 @@ class Prepared:
         The groups that can be fitted, and those that cannot.
     run
         Where and on what the model is measured; None where nothing is or can be.
+    prior
+        The same on synthetic samples, for what a person's own are too few for; None without such.
     outputs
-        The consumers' outputs that a repair is for, by node.
+        The consumers' outputs that a repair is measured for, by node.
+    modelled
+        Nodes whose repair the moments have to tell.
     """
 
     stages: Stages
@@ -96,7 +100,9 @@ class Prepared:
     groups: tuple[ChannelGroup, ...]
     refusals: tuple[Refusal, ...]
     run: ProbeRun | None
+    prior: ProbeRun | None
     outputs: Mapping[int, View]
+    modelled: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,14 +141,20 @@ def prepare(
     groups, refusals = finite_groups(stages.graph, stages.facts, stages.channels.groups)
     wanted = measured or config.method == "lbyl+" or config.by_loss
     seen = _sights(stages, groups, config, MOST) if wanted else {}
-    run = None
+    run = prior = None
     if seen:
-        run = _run(stages, probe, config, folder, [s.view for s in seen.values()])
+        views = [s.view for s in seen.values()]
+        run = _run(stages, probe, config, folder, views)
+        if config.calibration:
+            synthetic = replace(config, calibration=None, mean=(), std=())
+            prior = _run(stages, probe, synthetic, folder, views)
     outputs = dict[int, View]()
-    if run is not None and config.method == "lbyl+" and not run.noises:
-        # The noise follows the weights, so a compensated layer would be measured on another.
+    if run is not None and config.method == "lbyl+":
         outputs = repairable(stages.graph, stages.facts, _consumers(groups))
-    return Prepared(stages, config, groups, refusals, run, outputs)
+    # Noise follows the weights, so a compensated layer would be measured on another.
+    modelled = frozenset(outputs if run is not None and run.noises else ())
+    outputs = {} if modelled else outputs
+    return Prepared(stages, config, groups, refusals, run, prior, outputs, modelled)
 
 
 def rounds(prepared: Prepared) -> Iterator[Round]:
@@ -158,6 +170,10 @@ def rounds(prepared: Prepared) -> Iterator[Round]:
         asked |= {str(i): view for i, view in prepared.outputs.items() if i in nodes}
         done |= nodes
         found = measure(stages.model, stages.facts, stages.read, asked, {}, run)
+        few = {key: s.view for key, s in sights.items() if s.few(found[key])}
+        if prepared.prior is not None and few:
+            prior = measure(stages.model, stages.facts, stages.read, few, {}, prepared.prior)
+            found |= {key: found[key].with_prior(prior[key]) for key in few}
         yield Round(tuple(groups), sights, found)
 
 

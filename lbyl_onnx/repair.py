@@ -1,21 +1,27 @@
 """Bring the outputs of compensated layers back to the mean and variance that they had.
 
-Least squares shrinks variance, and what is lost in one layer is lost for all behind it.
+Least squares shrinks variance, and what is lost in one layer is lost for all behind it. What is
+lost is measured on the compensated model; where that cannot be, the moments that the compensation
+was computed from tell it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
+from lbyl_onnx.compensate import Moments
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.probe_graph import Target, View
-from lbyl_onnx.restore import Repair, own_bias
+from lbyl_onnx.restore import Fit, Repair, own_bias
 from lbyl_onnx.rules import PRODUCING
 from lbyl_onnx.statistics import Measured, output_view
 
+Floats = NDArray[np.float64]
 # A gain beyond this is a channel that the compensation has silenced: nothing is left to amplify.
 LARGEST_GAIN = 4.0
 # Variances below this share of the layer's largest are rounding.
@@ -83,9 +89,89 @@ def repairs(before: Mapping[int, Measured], after: Mapping[int, Measured]) -> di
         was = before[index]
         if not all(np.all(np.isfinite(x)) for x in (was.mean, was.second, now.mean, now.second)):
             continue
-        least = _ROUNDING * float(np.max(now.second, initial=0.0))
-        alive = now.second > least
-        ratio = np.where(alive, was.second / np.where(alive, now.second, 1.0), 1.0)
-        gain = np.clip(np.sqrt(np.maximum(ratio, 0.0)), 1 / LARGEST_GAIN, LARGEST_GAIN)
+        gain = _gain(was.second, now.second)
         result[index] = Repair(gain, was.mean - gain * now.mean)
+    return result
+
+
+def _gain(before: Floats, after: Floats) -> Floats:
+    """What brings variances, (out,), back; 1 where none is left."""
+    alive = after > _ROUNDING * float(np.max(after, initial=0.0))
+    ratio = np.where(alive, before / np.where(alive, after, 1.0), 1.0)
+    return np.clip(np.sqrt(np.maximum(ratio, 0.0)), 1 / LARGEST_GAIN, LARGEST_GAIN)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one group brings to a consumer's outputs, each (out,): mean, variance and what is left.
+
+    `width` is how many of the weight's input positions are the group's.
+    """
+
+    mean: Floats
+    before: Floats
+    after: Floats
+    width: int
+
+
+def part(graph: gs.Graph, facts: GraphFacts, fit: Fit, moments: Moments) -> Part:
+    """Tell from the moments what a delivery leaves of a group's part in a consumer's outputs.
+
+    Without taps, all that a window sees of a channel counts as one value.
+    """
+    slot, taps = fit.consumer.slot, moments.taps
+    stored = facts.value(graph.nodes[slot.node].inputs[slot.operand].name)
+    rows = np.moveaxis(stored, slot.axis, 0)[fit.consumer.positions].astype(np.float64)
+    n, places, out = rows.shape[:3]
+    window = np.moveaxis(rows.reshape(n, places, out, -1), 2, 3)  # -> (n, places, window, out)
+    # (n, places, window, out) -> (n, taps, what is not told apart, out) -> (n, taps, out)
+    weight = window.reshape(n, taps, -1, out).sum(axis=2)
+    kept, removed = fit.delivery.kept, fit.delivery.removed
+    left = weight[kept].reshape(-1, out)  # (k, taps, out) -> (k * taps, out)
+    left += fit.delivery.rows.T @ weight[removed].reshape(-1, out)
+    columns = (kept[:, None] * taps + np.arange(taps)).reshape(-1)  # (k, taps) -> (k * taps,)
+    whole = weight.reshape(-1, out)  # (n, taps, out) -> (n * taps, out)
+    c = moments.covariance
+    return Part(
+        moments.mean @ whole,
+        np.einsum("do,do->o", whole, c @ whole),
+        np.einsum("do,do->o", left, c[np.ix_(columns, columns)] @ left),
+        n * places,
+    )
+
+
+def modelled(
+    graph: gs.Graph, facts: GraphFacts, parts: Mapping[int, Sequence[Part]]
+) -> dict[int, Repair]:
+    """Scale and shift of outputs by what the moments tell of them.
+
+    Parameters
+    ----------
+    graph, facts
+        The original.
+    parts
+        Of each consumer, by node; groups count as independent. One of which they leave out inputs
+        is left alone.
+    """
+    result: dict[int, Repair] = {}
+    for index, here in parts.items():
+        node = graph.nodes[index]
+        weight = facts.value(node.inputs[1].name)
+        out = len(here[0].mean)
+        bias = own_bias(facts, node, out, weight.dtype)
+        window = int(np.prod(weight.shape[2:]))
+        if sum(p.width for p in here) * out * window != weight.size:
+            continue
+        before, after, mean = (
+            np.sum([getattr(p, name) for p in here], axis=0) for name in ("before", "after", "mean")
+        )
+        gain = _gain(before, after)
+        alpha, beta = (
+            float(node.attrs.get(name, 1.0)) if node.op == "Gemm" else 1.0
+            for name in ("alpha", "beta")
+        )
+        mean = alpha * mean
+        if bias is not None:
+            mean = mean + beta * bias.astype(np.float64).reshape(-1)  # (1, N) -> (N,)
+        result[index] = Repair(gain, mean - gain * mean)
     return result

@@ -54,6 +54,19 @@ class Measured:
             second += share * (1 - share) * between
             return Measured(rows, self.mean + share * step, second)
 
+    def with_prior(self, prior: Measured) -> Measured:
+        """Return these moments with a prior covariance that counts as a row for each column.
+
+        The prior's shape is taken, not its size; a degenerate one is left out.
+        """
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            shaped = prior.second * (np.trace(self.second) / np.trace(prior.second))
+        if not np.all(np.isfinite(shaped)):
+            return self
+        rows = self.rows + len(self.mean)
+        second = (self.rows * self.second + len(self.mean) * shaped) / rows
+        return Measured(rows, self.mean, second)
+
 
 @dataclass(frozen=True)
 class ProbeRun:
@@ -326,6 +339,10 @@ class Sight:
 
     view: View
     activation: Activation | None = None
+
+    def few(self, measured: Measured) -> bool:
+        """Whether there are fewer rows than a covariance of so many columns wants."""
+        return measured.rows < ENOUGH_ROWS * self.view.columns
 
     def moments(self, measured: Measured) -> Moments:
         """Return the moments at the consumer's input."""
