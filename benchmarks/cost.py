@@ -27,9 +27,9 @@ from benchmarks.tables import describe_machine, markdown_table, write_pair
 from lbyl_onnx import Config, compress, statistics
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.probe_graph import Target, View
 from lbyl_onnx.samples import SampleSource
 from lbyl_onnx.statistics import Measured, ProbeRun
+from lbyl_onnx.views import Target, View
 
 PASSES, EXTRA = 4, 10**9  # what the cost may be: times one pass; times the file plus bytes
 

@@ -32,7 +32,6 @@ from lbyl_onnx.plan import (
     choose_channels,
     not_finite,
 )
-from lbyl_onnx.probe_graph import Target, View
 from lbyl_onnx.repair import Part, modelled, part, repairs, targets
 from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair, Repairs
 from lbyl_onnx.rotating import LinearWay, linear_way, mixture
@@ -43,6 +42,7 @@ from lbyl_onnx.statistics import (
     measure,
     reading_of,
 )
+from lbyl_onnx.views import Target, View
 
 Step = Callable[[int, int], None]
 

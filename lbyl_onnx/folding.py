@@ -17,30 +17,10 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement
 from lbyl_onnx.compensate import Delivery, FoldedRows
-from lbyl_onnx.facts import GraphFacts, evaluate
-from lbyl_onnx.rules import ELEMENTWISE
+from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.ways import KEEPS_CONSTANT, Affine, Way, apply, between
 
 Floats = NDArray[np.float64]
-
-# Operators that move or keep values and so leave a channel's scale and shift as they are.
-_MOVES = frozenset(
-    {"Identity", "Dropout", "Cast", "CastLike", "Reshape", "Flatten", "Transpose", "Squeeze"}
-    | {"Unsqueeze", "Concat"}
-)
-# Operators that give back a constant channel as it came (borders of padded pools aside).
-_KEEPS_CONSTANT = _MOVES | {"AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool"}
-
-
-@dataclass(frozen=True)
-class Affine:
-    """Per-channel scale and shift, each of shape (n,)."""
-
-    scale: Floats
-    shift: Floats
-
-    def then(self, after: Affine) -> Affine:
-        """Return the composition: first this one, then `after`."""
-        return Affine(after.scale * self.scale, after.scale * self.shift + after.shift)
 
 
 @dataclass(frozen=True)
@@ -73,56 +53,6 @@ class Response:
         rows = scale[removed, None] * delivery.rows * inverse[None, :]
         offset = scale[removed] * delivery.shift + shift[removed] - rows @ shift[kept]
         return Delivery(kept, rows, offset)
-
-
-@dataclass(frozen=True)
-class _Way:
-    """The nodes between a producer and a consumer that carry a group's channels, in order."""
-
-    nodes: tuple[int, ...]
-    tensors: frozenset[str]
-    group: ChannelGroup
-    graph: gs.Graph
-    model: onnx.ModelProto
-    facts: GraphFacts
-
-    def values(self, index: int, operand: int) -> Floats | None:
-        """Value of a constant operand for each channel, shape (n,); None where it has no such."""
-        value = self.facts.value(self.graph.nodes[index].inputs[operand].name)
-        if value.size == 1:
-            return np.full(self.group.size, value.astype(np.float64).reshape(()))
-        for place in self.group.followers:
-            if (place.slot.node, place.slot.operand) == (index, operand):
-                return _along(value, place)
-        return None
-
-    def affine(self, index: int) -> Affine | None:
-        """Scale and shift that a node applies to each channel; None where it is not affine."""
-        node, n = self.graph.nodes[index], self.group.size
-        ones, zeros = np.ones(n), np.zeros(n)
-        if node.op in _MOVES:
-            return Affine(ones, zeros)
-        if node.op == "BatchNormalization":
-            parameters = [self.values(index, operand) for operand in range(1, 5)]
-            known = [p for p in parameters if p is not None]
-            if len(known) < len(parameters):
-                return None  # not one scale for all of a channel, as behind a Flatten
-            gamma, beta, mean, var = known
-            with np.errstate(invalid="ignore", divide="ignore"):  # `respond` sees to these
-                scale = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
-            return Affine(scale, beta - scale * mean)
-        if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
-            return None
-        constants = [i for i in (0, 1) if self.facts.is_constant(node.inputs[i].name)]
-        if len(constants) != 1 or (node.op in ("Sub", "Div") and constants != [1]):
-            return None
-        value = self.values(index, constants[0])
-        if value is None:
-            return None
-        if node.op in ("Add", "Sub"):
-            return Affine(ones, value if node.op == "Add" else -value)
-        with np.errstate(divide="ignore"):  # `respond` sees to these
-            return Affine(value if node.op == "Mul" else 1.0 / value, zeros)
 
 
 def producer_rows(
@@ -180,13 +110,13 @@ def respond(
         is negative. Where several rows make a channel (a residual stream, the groups of a grouped
         Conv) they are stacked, each with its folded bias behind it.
     """
-    nodes, producers = _between(graph, channels, group, consumer)
+    nodes, producers = between(graph, channels, group, consumer)
     parts: list[FoldedRows] = []
     folded: set[int] = set()
     for place in producers:
         start = graph.nodes[place.slot.node].outputs[0].name
         tensors = frozenset({start} | {t.name for i in nodes for t in graph.nodes[i].outputs})
-        way = _Way(nodes, tensors, group, graph, model, facts)
+        way = Way(nodes, tensors, group, graph, model, facts)
         single = len(producers) == 1 and place.positions.shape[1] == 1
         part, here = _fold(way, place, consumer, single)
         if part is None:
@@ -199,74 +129,8 @@ def respond(
     return Response(rows, suffix) if finite else None
 
 
-@dataclass(frozen=True)
-class Activation:
-    """The elementwise nodes between one producer's affine prefix and a consumer.
-
-    Parameters
-    ----------
-    tensor
-        What enters them.
-    place
-        Where the channels lie along the producer's output, and along that tensor.
-    """
-
-    tensor: str
-    place: Placement
-    _way: _Way
-    _nodes: tuple[int, ...]
-
-    def __call__(self, values: Floats) -> Floats:
-        """Evaluate them on (points, n) values, channel i in column i; NaN where one cannot be."""
-        known = {self.tensor: values}
-        last = values
-        for index in self._nodes:
-            node = self._way.graph.nodes[index]
-            source = next(known[t.name] for t in node.inputs if t.name in known)
-            step = self._way.affine(index)
-            applied = step.scale * source + step.shift if step else _apply(self._way, index, known)
-            last = np.full_like(source, np.nan) if applied is None else applied
-            known[node.outputs[0].name] = last
-        return last
-
-
-def activation_between(
-    model: onnx.ModelProto,
-    graph: gs.Graph,
-    facts: GraphFacts,
-    channels: ChannelMap,
-    group: ChannelGroup,
-    consumer: Placement,
-) -> Activation | None:
-    """Return the activation between a group and a consumer; None where there is more than that.
-
-    Several producers that meet, a pooling, a depthwise Conv: what is behind those is no function
-    of one channel's value at one place.
-    """
-    nodes, producers = _between(graph, channels, group, consumer)
-    if len(producers) != 1 or producers[0].positions.shape[1] != 1:
-        return None
-    tensor = graph.nodes[producers[0].slot.node].outputs[0].name
-    way = _Way(nodes, frozenset(), group, graph, model, facts)
-    after = list(nodes)
-    while True:
-        readers = [i for i in after if any(t.name == tensor for t in graph.nodes[i].inputs)]
-        if len(readers) != 1 or graph.nodes[readers[0]].op in _MOVES or not way.affine(readers[0]):
-            break
-        after.remove(readers[0])
-        tensor = graph.nodes[readers[0]].outputs[0].name
-    activation = Activation(tensor, producers[0], way, tuple(after))
-    for index in after:
-        op = graph.nodes[index].op
-        if op == "Concat" or not (op in _MOVES or op in ELEMENTWISE or way.affine(index)):
-            return None
-    with np.errstate(all="ignore"):
-        trial = activation(np.zeros((1, group.size)))
-    return activation if trial.shape == (1, group.size) and np.all(np.isfinite(trial)) else None
-
-
 def _fold(
-    way: _Way, place: Placement, consumer: Placement, single: bool
+    way: Way, place: Placement, consumer: Placement, single: bool
 ) -> tuple[FoldedRows | None, frozenset[int]]:
     """Rows of one producer with its prefix, and the nodes that went into them."""
     producer, n = way.graph.nodes[place.slot.node], way.group.size
@@ -310,7 +174,7 @@ def _stacked(parts: Sequence[FoldedRows]) -> FoldedRows:
 
 
 def _through_depthwise(
-    way: _Way, weight: Floats, prefix: Affine, folded: frozenset[int], single: bool
+    way: Way, weight: Floats, prefix: Affine, folded: frozenset[int], single: bool
 ) -> tuple[Floats, Affine, frozenset[int]]:
     """Go on through depthwise Convs: the row of a channel is then the product of both filters.
 
@@ -333,44 +197,7 @@ def _through_depthwise(
     return weight, prefix, folded
 
 
-def _along(value: NDArray[np.generic], place: Placement) -> Floats | None:
-    moved = np.moveaxis(value.astype(np.float64), place.slot.axis, 0)
-    if moved.size != moved.shape[0]:
-        return None  # it also varies along another axis
-    per_tap = moved.reshape(-1)[place.positions]  # (axis,) -> (n, taps)
-    first = np.broadcast_to(per_tap[:, :1], per_tap.shape)
-    return per_tap[:, 0] if np.array_equal(per_tap, first, equal_nan=True) else None
-
-
-def _between(
-    graph: gs.Graph, channels: ChannelMap, group: ChannelGroup, consumer: Placement
-) -> tuple[tuple[int, ...], list[Placement]]:
-    """Nodes on all ways from the producers to the consumer, in graph order; these producers."""
-    index_of = {id(node): i for i, node in enumerate(graph.nodes)}
-    producers = {place.slot.node: place for place in group.producers}
-    found: set[int] = set()
-    reached: set[int] = set()
-    waiting = [graph.nodes[consumer.slot.node].inputs[0]]
-    while waiting:
-        tensor = waiting.pop()
-        if not tensor.inputs:
-            continue
-        index = index_of[id(tensor.inputs[0])]
-        if index in producers:
-            reached.add(index)
-        elif index not in found:
-            found.add(index)
-            inputs = graph.nodes[index].inputs
-            waiting += [t for t in inputs if _carries(channels, group, t.name)]
-    return tuple(sorted(found)), [producers[index] for index in sorted(reached)]
-
-
-def _carries(channels: ChannelMap, group: ChannelGroup, name: str) -> bool:
-    labels = channels.tensors.get(name)
-    return labels is not None and bool(np.any(np.isin(channels.roots[labels], group.units)))
-
-
-def _prefix(way: _Way, tensor: str, start: Affine) -> tuple[Affine, frozenset[int]]:
+def _prefix(way: Way, tensor: str, start: Affine) -> tuple[Affine, frozenset[int]]:
     """Compose the affine nodes that follow the producer, until the way forks or bends."""
     total, folded = start, set[int]()
     while True:
@@ -383,9 +210,7 @@ def _prefix(way: _Way, tensor: str, start: Affine) -> tuple[Affine, frozenset[in
         tensor = way.graph.nodes[readers[0]].outputs[0].name
 
 
-def _suffix(
-    way: _Way, consumer: Placement, folded: frozenset[int]
-) -> tuple[Affine, frozenset[int]]:
+def _suffix(way: Way, consumer: Placement, folded: frozenset[int]) -> tuple[Affine, frozenset[int]]:
     """Compose, from the consumer backwards, the affine nodes behind the activation.
 
     Pooling is passed: averaging commutes with scale and shift, the maximum up to a sign.
@@ -399,7 +224,7 @@ def _suffix(
         if not writers or writers[0] in folded:
             return total, frozenset(after)
         node = way.graph.nodes[writers[0]]
-        step = identity if node.op in _KEEPS_CONSTANT else way.affine(writers[0])
+        step = identity if node.op in KEEPS_CONSTANT else way.affine(writers[0])
         if step is None:
             return total, frozenset(after)
         sources = {t.name for t in node.inputs if t.name in way.tensors}
@@ -411,7 +236,7 @@ def _suffix(
 
 
 def _evaluate(
-    way: _Way,
+    way: Way,
     start: str,
     folded: frozenset[int],
     middle: Sequence[int],
@@ -424,13 +249,13 @@ def _evaluate(
     last: Floats | None = shift
     for index in middle:
         node = way.graph.nodes[index]
-        if node.op in _KEEPS_CONSTANT:
+        if node.op in KEEPS_CONSTANT:
             last = _common([known[t.name] for t in node.inputs if t.name in known])
         elif (step := way.affine(index)) is not None:
             source = next((known[t.name] for t in node.inputs if t.name in known), None)
             last = None if source is None else step.scale * source + step.shift
         else:
-            last = _apply(way, index, known)
+            last = apply(way, index, known)
         if last is None:
             return None
         known[node.outputs[0].name] = last
@@ -441,22 +266,3 @@ def _common(values: Sequence[Floats]) -> Floats | None:
     """Return the value that all ways into a node bring, None where they differ."""
     same = bool(values) and all(np.array_equal(value, values[0]) for value in values)
     return values[0] if same else None
-
-
-def _apply(way: _Way, index: int, known: dict[str, Floats]) -> Floats | None:
-    node = way.graph.nodes[index]
-    if node.op not in ELEMENTWISE:
-        return None
-    inputs: list[NDArray[np.generic] | None] = []
-    for operand, tensor in enumerate(node.inputs):
-        if not tensor.name:
-            inputs.append(None)
-            continue
-        value = known.get(tensor.name)
-        if value is None and way.facts.is_constant(tensor.name):
-            value = way.values(index, operand)
-        if value is None:
-            return None
-        inputs.append(value.astype(np.float32))
-    outputs = evaluate(way.model.graph.node[index], inputs, way.facts.opset)
-    return np.asarray(outputs[0], np.float64)

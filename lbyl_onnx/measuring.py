@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
+from lbyl_onnx.activation import Activation, activation_between
 from lbyl_onnx.calibration import Input, read_calibration
 from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement, Refusal
 from lbyl_onnx.compensate import (
@@ -20,11 +21,10 @@ from lbyl_onnx.costs import count_costs
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.folding import Activation, Response, activation_between, respond
+from lbyl_onnx.folding import Response, respond
 from lbyl_onnx.plan import (
     finite_groups,
 )
-from lbyl_onnx.probe_graph import View
 from lbyl_onnx.repair import repairable
 from lbyl_onnx.runtime import Probe
 from lbyl_onnx.samples import (
@@ -47,6 +47,7 @@ from lbyl_onnx.statistics import (
     rows_wanted,
     sight,
 )
+from lbyl_onnx.views import View
 
 # Bytes of covariances that are held at a time; groups beyond wait for another pass.
 HELD = 1 << 30

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.compensate import Moments
 from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.probe_graph import Target, View
 from lbyl_onnx.restore import Fit, Repair, own_bias
 from lbyl_onnx.rules import PRODUCING
 from lbyl_onnx.statistics import Measured, output_view
+from lbyl_onnx.views import Target, View
 
 Floats = NDArray[np.float64]
 # A gain beyond this is a channel that the compensation has silenced: nothing is left to amplify.

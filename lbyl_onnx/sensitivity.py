@@ -12,8 +12,9 @@ from lbyl_onnx import runtime
 from lbyl_onnx.draft import write_draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
-from lbyl_onnx.probe_graph import PREFIX, View, probe_model
+from lbyl_onnx.probe_graph import PREFIX, probe_model
 from lbyl_onnx.statistics import ProbeRun, feeds_of, free_batch
+from lbyl_onnx.views import View
 
 # Power of the error that is put into a layer's outputs, as a share of their variance.
 POWER = 0.1

@@ -13,17 +13,18 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from lbyl_onnx import runtime
+from lbyl_onnx.activation import Activation
 from lbyl_onnx.channels import ChannelGroup, Placement
 from lbyl_onnx.compensate import Moments
 from lbyl_onnx.draft import write_draft
 from lbyl_onnx.elimination import Reading
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
-from lbyl_onnx.folding import Activation
 from lbyl_onnx.gaussian import behind
-from lbyl_onnx.probe_graph import PREFIX, Noise, Target, View, Window, probe_model
+from lbyl_onnx.probe_graph import PREFIX, probe_model
 from lbyl_onnx.rules import PRODUCING
 from lbyl_onnx.samples import SampleSource
+from lbyl_onnx.views import Noise, Target, View, Window
 
 Floats = NDArray[np.float64]
 # Columns of a window up to which they are told apart, and rows for each column to do so.

@@ -10,8 +10,9 @@ from onnx import ModelProto, numpy_helper
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import ChannelGroup, Placement
 from lbyl_onnx.compensate import Delivery
-from lbyl_onnx.folding import Affine, Response, producer_rows, respond
+from lbyl_onnx.folding import Response, producer_rows, respond
 from lbyl_onnx.rules import ELEMENTWISE
+from lbyl_onnx.ways import Affine
 from tests.models import MODELS
 from tests.net import Net
 from tests.oracle import Interpreted, interpret, make_feeds, run, tap

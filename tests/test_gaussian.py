@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from lbyl_onnx.activation import activation_between
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Selection
 from lbyl_onnx.compensate import Moments
-from lbyl_onnx.folding import activation_between
 from lbyl_onnx.gaussian import behind
 from tests.models import MODELS
 from tests.oracle import interpret

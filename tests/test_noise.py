@@ -12,9 +12,9 @@ from lbyl_onnx import Config, compress
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.draft import write_message
 from lbyl_onnx.external_data import TensorReader
-from lbyl_onnx.probe_graph import View
 from lbyl_onnx.samples import InputSpec, SampleSource
 from lbyl_onnx.statistics import ProbeRun, layer_noises, measure
+from lbyl_onnx.views import View
 from tests.models import MODELS
 from tests.net import Net
 from tests.oracle import interpret

@@ -17,8 +17,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from lbyl_onnx.draft import write_draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
-from lbyl_onnx.probe_graph import PREFIX, Target, View, Window, probe_model
+from lbyl_onnx.probe_graph import PREFIX, probe_model
 from lbyl_onnx.runtime import run_batches
+from lbyl_onnx.views import Target, View, Window
 from tests.files import if_body, initializers_as_inputs
 from tests.models import MODELS
 from tests.net import Net

@@ -22,7 +22,6 @@ from lbyl_onnx.channels import ChannelGroup, Placement, Selection, find_channels
 from lbyl_onnx.compensate import Moments
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
-from lbyl_onnx.probe_graph import View
 from lbyl_onnx.samples import InputSpec, SampleSource, batch_size, rounded, sample_count
 from lbyl_onnx.statistics import (
     Measured,
@@ -34,6 +33,7 @@ from lbyl_onnx.statistics import (
     reading_of,
     rows_wanted,
 )
+from lbyl_onnx.views import View
 from tests.files import initializers_as_inputs
 from tests.models import MODELS
 from tests.net import Net

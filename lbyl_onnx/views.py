@@ -1,0 +1,96 @@
+"""What of a model is measured, and what is done to it meanwhile: values without behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a Conv sees at one place: its kernel, with explicit pads."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A tensor as rows of samples: which of its numbers are the columns.
+
+    Parameters
+    ----------
+    tensor
+        Its name.
+    axis, rank
+        The axis of its channels, 1 or the last; its number of axes.
+    positions
+        (n, places): where channel i lies along that axis.
+    joint
+        Whether the places of a channel are columns of their own, and not more samples of it.
+    window
+        Makes each value that a Conv's window sees a column of its own.
+    stride
+        Only every stride-th place of the plane, or every stride-th row, is a sample.
+    cross
+        Whether all pairs of columns are wanted, or each column alone.
+    """
+
+    tensor: str
+    axis: int
+    rank: int
+    positions: NDArray[np.intp]
+    joint: bool = False
+    window: Window | None = None
+    stride: int = 1
+    cross: bool = True
+
+    @property
+    def taps(self) -> int:
+        """Columns of one channel."""
+        window = 1 if self.window is None else int(np.prod(self.window.kernel))
+        return window * (self.positions.shape[1] if self.joint else 1)
+
+    @property
+    def columns(self) -> int:
+        """Columns of all channels."""
+        return len(self.positions) * self.taps
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Mean and standard deviation, each (channels,), that a tensor is brought to on every batch."""
+
+    axis: int
+    rank: int
+    mean: Floats
+    std: Floats
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise that the probe adds at a Gemm's or MatMul's input, shaped as its weight: xi W.
+
+    Parameters
+    ----------
+    feed
+        Name of the input that brings xi, (samples, outputs), standard normal or zero.
+    outputs
+        Of the layer.
+    transposed
+        Whether the weight is (outputs, inputs).
+    power
+        Mean squared output of the layer on white inputs, which its outputs are scaled to; None
+        where they stay as they are.
+    """
+
+    feed: str
+    outputs: int
+    transposed: bool
+    power: float | None
