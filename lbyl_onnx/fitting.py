@@ -91,6 +91,9 @@ class Fitted:
         What a measured repair needs; None where there is nothing to measure.
     modelled
         Repairs that the moments tell, by node.
+    errors
+        By the group's key, the share of its consumers' outputs that its loss is predicted to take
+        along, before repairs; groups of which no moments tell it are left out.
     """
 
     plan: PruningPlan
@@ -100,6 +103,7 @@ class Fitted:
     restored: tuple[str, ...]
     statistics: Statistics | None
     modelled: Repairs
+    errors: Mapping[int, float]
 
 
 def fit(
@@ -152,6 +156,7 @@ class _Outcome:
     restored: str
     mixture: Mixture | None = None
     parts: tuple[tuple[int, Part], ...] = ()
+    error: float | None = None
 
 
 def _told(entries: Sequence[GroupPlan], step: Step) -> Iterator[GroupPlan]:
@@ -176,6 +181,7 @@ def _gathered(
         tuple(outcome.restored for outcome in done),
         statistics,
         modelled(prepared.stages.graph, prepared.stages.facts, parts),
+        {o.entry.group.key: o.error for o in done if o.error is not None},
     )
 
 
@@ -231,6 +237,7 @@ def _by_statistics(
     moments = round_.moments(group)
     if isinstance(moments, str):
         return _by_weights(stages, entry, config, moments)
+    error: float | None = None
     if config.by_loss:
         way = _way_to_mix(stages, group, moments)
         if config.method == "lbyl+" and way is not None and len(entry.kept) < group.size:
@@ -240,6 +247,7 @@ def _by_statistics(
         if path is None:
             path = eliminate(readings_of(stages, group, moments), len(entry.kept))
         entry = GroupPlan(group, path.kept(len(entry.kept)))
+        error = float(np.mean(np.clip(path.losses[len(entry.removed)], 0.0, 1.0)))
     if config.method != "lbyl+":
         return _by_weights(stages, entry, config)
     fits = [lbyl_plus.deliver(m, entry.kept) for m in moments]
@@ -254,7 +262,7 @@ def _by_statistics(
         for fit, m in zip(whole, moments, strict=True)
         if fit.consumer.slot.node in prepared.modelled
     )
-    return _Outcome(entry, tuple(whole), restored, parts=parts)
+    return _Outcome(entry, tuple(whole), restored, parts=parts, error=error)
 
 
 def _by_rotation(
@@ -272,7 +280,9 @@ def _by_rotation(
     mixing = Mixing(found.mixing, found.shift)
     fits = tuple(Fit(group, place, found.delivery, mixing) for place in group.consumers)
     kept = GroupPlan(group, found.delivery.kept)
-    return _Outcome(kept, fits, "lbyl+, channels mixed", moved)
+    # Of what all consumers lose, each is given the same part.
+    error = min(1.0, found.lost / len(moments))
+    return _Outcome(kept, fits, "lbyl+, channels mixed", moved, error=error)
 
 
 def _by_weights(stages: Stages, entry: GroupPlan, config: Config, why: str = "") -> _Outcome:

@@ -75,7 +75,7 @@ class Reached:
     """What was made, what it costs, and how that compares with the target.
 
     `predicted` is the share of its consumers' outputs that each group's loss takes along, by the
-    group's key, where curves tell it.
+    group's key, where moments or curves tell it.
     """
 
     fitted: Fitted
@@ -172,6 +172,7 @@ class _Reaching:
             for entry in fitted.plan.groups
             if entry.group.key in known
         }
+        predicted |= fitted.errors
         return Reached(fitted, costs, size, target, predicted)
 
     def _cost(self, kind: Kind) -> Reached:

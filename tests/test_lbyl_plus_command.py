@@ -78,6 +78,15 @@ class TestDefault:
         )
         assert by_default.read_bytes() == named.read_bytes()
 
+    def test_it_predicts_the_error_of_each_group(self, sample: Path) -> None:
+        small, large, unknown = (
+            [g.predicted_error for g in compress(sample, config=config).groups]
+            for config in (Config(ratio=0.1), Config(ratio=0.6), Config(ratio=0.1, method="none"))
+        )
+        assert all(0.0 < a < b < 1.0 for a, b in zip(small, large, strict=True) if a and b)
+        assert None not in (*small, *large)
+        assert set(unknown) == {None}
+
 
 class TestModels:
     @pytest.mark.parametrize("name", NAMES)

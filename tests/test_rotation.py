@@ -63,8 +63,9 @@ class TestRotation:
         singular = np.linalg.svd(weight @ np.linalg.cholesky(ridged), compute_uv=False)
         rotation = rotation_of(moments, weight, count)
         expected = float(np.sum(singular[count:] ** 2))
-        got = loss(weight, ridged, whole(rotation))
-        assert got == pytest.approx(expected, rel=1e-9, abs=1e-9 * np.sum(singular**2))
+        slack = 1e-9 * float(np.sum(singular**2))
+        assert loss(weight, ridged, whole(rotation)) == pytest.approx(expected, rel=1e-9, abs=slack)
+        assert rotation.lost == pytest.approx(expected, rel=1e-9, abs=slack)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_no_choice_of_channels_loses_less(self, seed: int) -> None:

@@ -30,12 +30,15 @@ class Rotation:
         Standard deviation of the mixtures.
     delivery : Delivery
         From the mixtures, in the places of the kept channels, to the removed channels.
+    lost : float
+        Squared error of the consumers' outputs, in the units of ``B``.
     """
 
     mixing: Floats
     shift: Floats
     std: Floats
     delivery: Delivery
+    lost: float
 
 
 def rotate(moments: Moments, gram: Floats, count: int) -> Rotation | None:
@@ -66,7 +69,7 @@ def rotate(moments: Moments, gram: Floats, count: int) -> Rotation | None:
     c = moments.covariance
     try:
         factor = np.linalg.cholesky(c + moments.ridge * np.eye(len(c)))
-        _, vectors = np.linalg.eigh(factor.T @ gram @ factor)
+        values, vectors = np.linalg.eigh(factor.T @ gram @ factor)
     except np.linalg.LinAlgError:
         return None
     leading = vectors[:, -count:]
@@ -86,6 +89,7 @@ def rotate(moments: Moments, gram: Floats, count: int) -> Rotation | None:
         mean[kept] - mixing @ mean,
         np.sqrt(np.maximum(variance, 0.0)),
         Delivery(kept, np.ascontiguousarray(rows), shift),
+        float(np.sum(np.maximum(values[:-count], 0.0))),
     )
 
 
