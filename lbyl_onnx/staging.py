@@ -143,8 +143,12 @@ def _claimed(parent: Path, prefix: str) -> Iterator[Path]:
     """Make a folder and hold its lock; remove it in the end."""
     while True:
         folder = Path(tempfile.mkdtemp(SUFFIX, prefix, parent))
-        with _locked(folder):
-            # Between the two lines above another run may have taken it for abandoned.
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_locked(folder))
+            except FileNotFoundError:
+                continue
+            # Until it was locked another run may have taken it for abandoned.
             if not folder.exists():
                 continue
             try:

@@ -163,7 +163,7 @@ scopes = st.sampled_from(["inner", "all"])
 
 
 @settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

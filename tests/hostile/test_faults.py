@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import onnx
@@ -155,6 +156,7 @@ def test_killed_at_200_random_moments(tmp_path: Path) -> None:
 _PUBLISH = """
 import os, sys
 from pathlib import Path
+from tempfile import mkdtemp
 from lbyl_onnx import staging
 left = int(sys.argv[1])
 
@@ -218,6 +220,24 @@ def test_a_folder_in_use_is_not_taken_away(tmp_path: Path) -> None:
         staging.clear(tmp_path / "out.onnx")
         assert stage.parent.is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_taken_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run may take it for abandoned in between."""
+    made: list[str] = []
+
+    def making(suffix: str, prefix: str, parent: Path) -> str:
+        made.append(mkdtemp(suffix, prefix, parent))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr("lbyl_onnx.staging.tempfile.mkdtemp", making)
+    with staging.staged(tmp_path / "out.onnx") as stage:
+        stage.write_bytes(b"whole")
+        assert str(stage.parent) == made[1]
 
 
 @pytest.mark.parametrize(
