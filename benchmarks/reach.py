@@ -205,10 +205,19 @@ def main() -> None:
 
 
 def _merged(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """Put new rows in the place of those of the same models on record."""
+    """Put new rows in the place of those of the same models on record.
+
+    Rivals that were left out are taken from there.
+    """
     measured = {row.model for row in rows}
-    old = json.loads(path.read_text())["rows"] if path.exists() else []
-    kept = [Row(**row) for row in old if row["model"] not in measured]
+    old = [Row(**r) for r in json.loads(path.read_text())["rows"]] if path.exists() else []
+    kept = [row for row in old if row.model not in measured]
+    known = {(row.model, row.removed): (row.nm, row.lbyl) for row in old}
+    rows = [
+        replace(row, nm=nm, lbyl=lbyl) if row.nm is None else row
+        for row in rows
+        for nm, lbyl in [known.get((row.model, row.removed), (None, None))]
+    ]
     order = [aim.title or aim.name for aim in AIMS]
     return sorted([*kept, *rows], key=lambda row: (order.index(row.model), row.removed))
 
