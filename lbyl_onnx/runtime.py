@@ -31,6 +31,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 SAMPLES = 8
 # Latency: at most this many runs, at most about this many seconds, after the warm-up.
 LATENCY_RUNS, LATENCY_SECONDS, WARM_UP = 1000, 0.3, 2
+# Turns of models that are timed together, seconds of each, and of rest before it: ONNX Runtime's
+# threads of the other model go on spinning for a while and would take its cores.
+TURNS, TURN_SECONDS, REST = 6, 0.05, 0.05
 # Sizes tried for a dynamic dimension that is no batch, until the model runs.
 SIZES = (224, 64, 32, 128, 256, 16, 8, 1, 299, 384, 512, 640)
 # Elements that one input may have: an image of 4,700 x 4,700 pixels. Ten such inputs are made.
@@ -469,7 +472,7 @@ def _batch(
 def time_in_turn(
     paths: Sequence[Path], provider: str, feeds: Feeds, optimise: bool = True
 ) -> list[Latency]:
-    """Time models on the same input, a run of each in turn: what slows one slows all.
+    """Time models on the same input, a few runs of each in turn: what slows one slows all.
 
     Raises
     ------
@@ -477,21 +480,32 @@ def time_in_turn(
         When ONNX Runtime does not load one.
     """
     sessions = [_session(path, provider, None if optimise else _as_written()) for path in paths]
-    return _latencies(sessions, feeds)
+    times: list[list[float]] = [[] for _ in sessions]
+    for _ in range(TURNS):
+        for session, own in zip(sessions, times, strict=True):
+            time.sleep(REST)
+            own += _durations(session, feeds, max(1, LATENCY_RUNS // TURNS), TURN_SECONDS)
+    return [_summary(own) for own in times]
 
 
 def _latency(session: ort.InferenceSession, feeds: Feeds) -> Latency:
-    return _latencies([session], feeds)[0]
+    return _summary(_durations(session, feeds, LATENCY_RUNS, LATENCY_SECONDS))
 
 
-def _latencies(sessions: Sequence[ort.InferenceSession], feeds: Feeds) -> list[Latency]:
-    times: list[list[float]] = [[] for _ in sessions]
-    for number in range(LATENCY_RUNS + WARM_UP):
-        for session, own in zip(sessions, times, strict=True):
-            start = time.perf_counter()
-            session.run(None, dict(feeds))
-            if number >= WARM_UP:
-                own.append(1000.0 * (time.perf_counter() - start))
-        if sum(map(sum, times)) > 1000.0 * LATENCY_SECONDS * len(sessions):
+def _durations(
+    session: ort.InferenceSession, feeds: Feeds, runs: int, seconds: float
+) -> list[float]:
+    """Milliseconds of so many runs, or of those that begin within so many seconds."""
+    times: list[float] = []
+    for number in range(runs + WARM_UP):
+        start = time.perf_counter()
+        session.run(None, dict(feeds))
+        if number >= WARM_UP:
+            times.append(1000.0 * (time.perf_counter() - start))
+        if sum(times) > 1000.0 * seconds:
             break
-    return [Latency(statistics.median(t), min(t), max(t), len(t)) for t in times]
+    return times
+
+
+def _summary(times: Sequence[float]) -> Latency:
+    return Latency(statistics.median(times), min(times), max(times), len(times))
