@@ -17,7 +17,9 @@ _AT_A_TIME = 32
 # Of those, channels that make up for each other beyond this wait; and how many more are looked at.
 _COUPLED, _LOOKED_AT = 0.1, 4
 # The arrays shrink when fewer than this share of their channels is left.
-_SHRINK_BELOW = 0.75
+_SHRINK_BELOW = 0.5
+# Eigenvalues below this share of the largest are rounding.
+_ROUNDING = 1e-14
 # Columns above which a channel's taps are taken for samples of one value: the choice would
 # otherwise take longer than the restoration, which tells them apart at any size.
 LARGEST = 1200
@@ -55,50 +57,81 @@ class Reading:
 
 @dataclass
 class _State:
-    """A consumer on the channels that are left: Q = (C + rho I)^-1, and B^T B.
+    """A consumer on the channels that are left: Q = (C + rho I)^-1, and G = B^T B.
 
-    Channels that have gone stay in the arrays as zeros until `shrink`.
+    Both are held as they were, and what has changed since as products of few rows:
+    ``Q - P^T P`` and ``G - U^T P - P^T U``. Only the rows that are asked for are worked out, until
+    `shrink` works out all of them for the channels that are left.
     """
 
     inverse: Floats
     gram: Floats
     taps: int
     total: float
+    carried: Floats  # P, (columns that have gone, columns)
+    crossed: Floats  # U, the same
+    blocks: tuple[Floats, Floats]  # Q and G of each channel with itself, (channels, taps, taps)
+
+    @staticmethod
+    def of(inverse: Floats, gram: Floats, taps: int, total: float) -> _State:
+        """Return the state before any channel goes."""
+        size = len(inverse)
+        none = np.empty((0, size))
+        own = np.arange(size).reshape(-1, taps)  # (channels, taps)
+        at = own[:, :, None], own[:, None, :]
+        return _State(inverse, gram, taps, total, none, none, (inverse[at], gram[at]))
 
     def losses(self, channels: NDArray[np.intp]) -> Floats:
         """Growth of the consumer's squared error for each of these channels, if it went."""
-        index = channels[:, None] * self.taps + np.arange(self.taps)  # (channels, taps)
-        blocks = (index[:, :, None], index[:, None, :])
-        ratio = np.linalg.solve(self.inverse[blocks], self.gram[blocks])
+        inverse, gram = (blocks[channels] for blocks in self.blocks)
+        ratio = np.linalg.solve(inverse, gram)
         return np.asarray(np.trace(ratio, axis1=1, axis2=2) / self.total, dtype=np.float64)
 
-    def remove(self, channels: NDArray[np.intp]) -> None:
-        """Take channels out; what is left takes over, by the rank-m formulas."""
-        gone = self._columns(channels)
-        q, g = self.inverse, self.gram
-        carry = np.linalg.solve(q[np.ix_(gone, gone)], q[gone])  # (gone, D)
-        cross = g[:, gone] @ carry
-        cross -= 0.5 * carry.T @ (g[np.ix_(gone, gone)] @ carry)
-        q -= q[:, gone] @ carry
-        g -= cross
-        g -= cross.T
+    def remove(self, channels: NDArray[np.intp]) -> float:
+        """Take channels out; what is left takes over, by the rank-m formulas.
 
-    def coupling(self, channel: int, others: Sequence[int]) -> float:
-        """How far one channel makes up for others, 0 to 1: a squared partial correlation."""
-        each = [self._columns(np.asarray([c])) for c in (channel, *others)]
-        own, *norms = (np.linalg.norm(self.inverse[np.ix_(c, c)]) for c in each)
-        between = (np.linalg.norm(self.inverse[np.ix_(each[0], c)]) for c in each[1:])
-        return max(float(x * x / (own * norm)) for x, norm in zip(between, norms, strict=True))
+        Returns
+        -------
+        float
+            Growth of the consumer's squared error.
+        """
+        gone = self._columns(channels)
+        p, u = self.carried, self.crossed
+        q = self.inverse[gone] - p[:, gone].T @ p  # (gone, D)
+        g = self.gram[gone] - u[:, gone].T @ p - p[:, gone].T @ u
+        values, vectors = np.linalg.eigh(q[:, gone])
+        values = np.maximum(values, _ROUNDING * values[-1])
+        root = (vectors / np.sqrt(values)).T  # root^T root = Q_gone^-1
+        new = root @ q
+        own = root @ g[:, gone] @ root.T
+        cross = root @ g - 0.5 * own @ new
+        self.carried, self.crossed = np.concatenate([p, new]), np.concatenate([u, cross])
+        each, other = (x.reshape(len(gone), -1, self.taps).transpose(1, 2, 0) for x in (new, cross))
+        between = other @ each.transpose(0, 2, 1)  # (channels, taps, taps)
+        inverse, gram = self.blocks
+        inverse -= each @ each.transpose(0, 2, 1)
+        gram -= between + between.transpose(0, 2, 1)
+        return float(np.trace(own) / self.total)
+
+    def coupling(self, channels: NDArray[np.intp]) -> Floats:
+        """How far channels make up for each other, 0 to 1: squared partial correlations."""
+        columns, p = self._columns(channels), self.carried
+        block = self.inverse[np.ix_(columns, columns)] - p[:, columns].T @ p[:, columns]
+        parts = block.reshape(len(channels), self.taps, len(channels), self.taps)
+        squares = np.einsum("itju,itju->ij", parts, parts)
+        norms = np.sqrt(np.diag(squares))
+        return np.asarray(squares / np.outer(norms, norms), dtype=np.float64)
 
     def shrink(self, channels: NDArray[np.intp]) -> None:
-        """Leave only these channels in the arrays."""
-        left = np.ix_(self._columns(channels), self._columns(channels))
-        self.inverse, self.gram = self.inverse[left], self.gram[left]
-
-    def joint_loss(self, channels: NDArray[np.intp]) -> float:
-        """Growth of the consumer's squared error if all these channels went."""
-        gone = np.ix_(self._columns(channels), self._columns(channels))
-        return float(np.trace(np.linalg.solve(self.inverse[gone], self.gram[gone])) / self.total)
+        """Work out and leave only these channels."""
+        left = self._columns(channels)
+        p, u = self.carried[:, left], self.crossed[:, left]
+        changed = u.T @ p
+        self.inverse = self.inverse[np.ix_(left, left)] - p.T @ p
+        self.gram = self.gram[np.ix_(left, left)] - changed - changed.T
+        self.carried = self.crossed = np.empty((0, len(left)))
+        inverse, gram = self.blocks
+        self.blocks = inverse[channels], gram[channels]
 
     def _columns(self, channels: NDArray[np.intp]) -> NDArray[np.intp]:
         columns = channels[:, None] * self.taps + np.arange(self.taps)  # (channels, taps)
@@ -167,12 +200,10 @@ def eliminate(readings: Sequence[Reading], count: int) -> Elimination:
         picked = _apart(states, at[np.argsort(losses, kind="stable")], many)
         order += held[picked].tolist()
         going = np.sort(picked)
-        together = np.asarray([state.joint_loss(going) for state in states])
+        together = np.asarray([state.remove(going) for state in states])
         parts = np.cumsum(np.maximum(losses[np.searchsorted(at, picked)], 0.0))
         shares = parts / parts[-1] if parts[-1] else np.ones(len(parts))
         lost.append(lost[-1][-1] + shares[:, None] * together)  # (picked, consumers)
-        for state in states:
-            state.remove(going)
         alive[going] = False
         if left - len(going) < _SHRINK_BELOW * len(held):
             for state in states:
@@ -187,13 +218,17 @@ def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> N
 
     Two that are alike cost nothing each, and much together.
     """
-    going = [int(cheapest[0])]
-    for channel in cheapest[1 : _LOOKED_AT * many].tolist():
+    cheapest = cheapest[: _LOOKED_AT * many]
+    if many == 1:
+        return cheapest[:1]
+    coupling = np.max([state.coupling(cheapest) for state in states], axis=0)
+    going = [0]
+    for place in range(1, len(cheapest)):
         if len(going) == many:
             break
-        if all(state.coupling(channel, going) < _COUPLED for state in states):
-            going.append(channel)
-    return np.asarray(going, dtype=np.intp)
+        if np.all(coupling[place, going] < _COUPLED):
+            going.append(place)
+    return cheapest[going]
 
 
 def _begin(reading: Reading) -> _State:
@@ -204,6 +239,6 @@ def _begin(reading: Reading) -> _State:
         inverse = scipy.linalg.cho_solve(factor, np.eye(len(c)))
     except scipy.linalg.LinAlgError:
         inverse = np.asarray(scipy.linalg.pinvh(system), dtype=np.float64)
-    return _State(
-        (inverse + inverse.T) / 2, reading.gram.copy(), reading.moments.taps, reading.total or 1.0
+    return _State.of(
+        (inverse + inverse.T) / 2, reading.gram, reading.moments.taps, reading.total or 1.0
     )
