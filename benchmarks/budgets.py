@@ -34,6 +34,7 @@ from lbyl_onnx import (
     __version__,
     compress,
     runtime,
+    timing,
 )
 
 SHARE = 0.5
@@ -98,7 +99,7 @@ def times(path: Path, folder: Path, rounds: int) -> dict[str, float]:
     result = _rounded(path, output)
     feeds = runtime.probe(path, "CPUExecutionProvider", 0).feeds[0]
     pairs = [
-        runtime.time_in_turn((path, output), "CPUExecutionProvider", feeds) for _ in range(rounds)
+        timing.time_in_turn((path, output), "CPUExecutionProvider", feeds) for _ in range(rounds)
     ]
     ratios = sorted(after.median / before.median for before, after in pairs)
     before, after = pairs[len(pairs) // 2]

@@ -27,7 +27,7 @@ import torch
 from benchmarks.tables import describe_machine, markdown_table, write_pair
 from benchmarks.torch_families import EXPORTERS, FAMILIES, export
 from benchmarks.torch_transformers import WORDS
-from lbyl_onnx import Config, compress, runtime
+from lbyl_onnx import Config, compress, runtime, timing
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import ChannelMap, Scope, Selection, find_channels
 from lbyl_onnx.config import Method
@@ -133,7 +133,7 @@ def _compress(
     """Compress once; return what did not hold, the share of MACs left, and the deviation."""
     try:
         # How fast it is is not asked here.
-        with patch.object(runtime, "LATENCY_RUNS", 2):
+        with patch.object(timing, "LATENCY_RUNS", 2):
             result = compress(path, config=config)
     except LbylOnnxError as error:
         return [f"{type(error).__name__}: {error}"], 1.0, 0.0

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx import model_io, runtime
+from lbyl_onnx import model_io, runtime, timing
 from lbyl_onnx.errors import CalibrationError, VerificationError
 from lbyl_onnx.facts import Array
+from lbyl_onnx.sessions import Signature
 from lbyl_onnx.verify import Fidelity, fidelity
 
 # Samples that are run at once where a model takes as many as it is given.
@@ -46,8 +47,8 @@ class Comparison:
     agreement: float
     original_top1: float | None
     compressed_top1: float | None
-    original: runtime.Latency
-    compressed: runtime.Latency
+    original: timing.Latency
+    compressed: timing.Latency
     inputs: str | None
 
 
@@ -104,7 +105,7 @@ def compare_models(
     before, after = (_outputs(path, name, feeds) for path in (one, two))
     near = fidelity(before, after)
     _check(before, after)
-    times = runtime.time_in_turn((one, two), name, feeds[0])
+    times = timing.time_in_turn((one, two), name, feeds[0])
     agreement = near.cosine if near.top1_agreement is None else near.top1_agreement
     return Comparison(
         name,
@@ -119,7 +120,7 @@ def compare_models(
 
 
 def _read(
-    path: Path, signature: runtime.Signature, labels: str | None
+    path: Path, signature: Signature, labels: str | None
 ) -> tuple[dict[str, Array], NDArray[np.int64] | None]:
     """Arrays for each input, in its type, and the labels."""
     if not zipfile.is_zipfile(path):
@@ -149,9 +150,7 @@ def _read(
     return arrays, stored[labels].astype(np.int64)
 
 
-def _batches(
-    arrays: Mapping[str, Array], signature: runtime.Signature
-) -> Iterator[Mapping[str, Array]]:
+def _batches(arrays: Mapping[str, Array], signature: Signature) -> Iterator[Mapping[str, Array]]:
     """Parts of the samples: of the models' own size where that is fixed."""
     fixed = [dims[0] for _, _, dims in signature.inputs if dims]
     size = next((d for d in fixed if isinstance(d, int) and d > 0), BATCH)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lbyl_onnx import model_io, runtime
+from lbyl_onnx import model_io, runtime, timing
 from lbyl_onnx.assemble import apply_edits
 from lbyl_onnx.costs import Costs, count_costs
 from lbyl_onnx.draft import write_draft
@@ -112,9 +112,9 @@ class Maker:
         first = self.probe.first
         return count_costs(model, GraphFacts(model, first, first, TensorReader(self.stage))), size
 
-    def times(self) -> tuple[runtime.Latency, runtime.Latency]:
+    def times(self) -> tuple[timing.Latency, timing.Latency]:
         """Time the original and what was written, in turn."""
-        one, two = runtime.time_in_turn(
+        one, two = timing.time_in_turn(
             (self.source, self.stage), self.probe.provider, self.probe.feeds[0], self.probe.optimise
         )
         return one, two

@@ -14,7 +14,8 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from lbyl_onnx.runtime import WARM_UP, Feeds
+from lbyl_onnx.sessions import Feeds
+from lbyl_onnx.timing import WARM_UP
 
 # Runs that are profiled: at most so many, for at most about so many seconds.
 RUNS, SECONDS = 50, 1.0

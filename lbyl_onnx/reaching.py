@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lbyl_onnx import runtime
+from lbyl_onnx import runtime, timing
 from lbyl_onnx.config import Allocation
 from lbyl_onnx.costs import Costs
 from lbyl_onnx.counted_costs import Counts, counted_bytes, counted_macs, counted_parameters
@@ -67,7 +67,7 @@ class TargetReport:
     text: str
     allocation: Allocation
     round_to: int
-    latency: runtime.Latency | None = None
+    latency: timing.Latency | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,7 @@ class _Reaching:
         return self.maker.make(self.space.keyed(counts))
 
     def _reached(
-        self, fitted: Fitted, wanted: float, got: float, latency: runtime.Latency | None = None
+        self, fitted: Fitted, wanted: float, got: float, latency: timing.Latency | None = None
     ) -> Reached:
         costs, size = self.maker.costs() if fitted.plan.groups else (self.before.costs, 0)
         allocation = self.maker.prepared.config.allotted
@@ -224,7 +224,7 @@ class _Reaching:
         self.maker.cut(self.space.keyed(counts))
         return self._over()[0] <= aim
 
-    def _over(self) -> tuple[float, runtime.Latency]:
+    def _over(self) -> tuple[float, timing.Latency]:
         """What was written takes as a multiple of what it may; its time."""
         before, after = self.maker.times()
         return after.median / self.goal.budget(before.median), after

@@ -15,8 +15,8 @@ from lbyl_onnx.comparison import Comparison
 from lbyl_onnx.goals import amount
 from lbyl_onnx.inspection import Inspection
 from lbyl_onnx.pipeline import CompressResult, GroupReport
-from lbyl_onnx.runtime import Latency
 from lbyl_onnx.text import count, milliseconds, printable, share, size
+from lbyl_onnx.timing import Latency
 from lbyl_onnx.verify import Fidelity, Verification
 
 # A list in the terminal stops here; the JSON has them all.

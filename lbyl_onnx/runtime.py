@@ -4,52 +4,40 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
 from lbyl_onnx.facts import Array
-from lbyl_onnx.model_io import first_line, stored_bytes
+from lbyl_onnx.sessions import (
+    CPU,
+    RUN_ERRORS,
+    Feeds,
+    Session,
+    Signature,
+    as_needed,
+    as_written,
+    options,
+)
+from lbyl_onnx.timing import Latency, latency
 
 Provider = Literal["auto", "cpu", "cuda"]
-Feeds = Mapping[str, Array]
 Shapes = Mapping[str, tuple[int, ...]]
 
 # Inputs at the first shapes, beside one batch at the second ones.
 SAMPLES = 8
-# Latency: at most this many runs, at most about this many seconds, after the warm-up.
-LATENCY_RUNS, LATENCY_SECONDS, WARM_UP = 1000, 0.3, 2
-# Turns of models that are timed together, seconds of each, and of rest before it: ONNX Runtime's
-# threads of the other model go on spinning for a while and would take its cores.
-TURNS, TURN_SECONDS, REST = 6, 0.05, 0.05
 # Sizes tried for a dynamic dimension that is no batch, until the model runs.
 SIZES = (224, 64, 32, 128, 256, 16, 8, 1, 299, 384, 512, 640)
 # Elements that one input may have: an image of 4,700 x 4,700 pixels. Ten such inputs are made.
 LARGEST_INPUT = 1 << 26
-# Seconds that ONNX Runtime has for one sample of a batch, and as many more for each GiB of model:
-# a graph may hold a loop without end.
-SECONDS = 20.0
-_RUN_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -64,24 +52,6 @@ _DTYPES = {
     "tensor(uint64)": np.uint64,
     "tensor(bool)": np.bool_,
 }
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Name, type and declared shape of each input and output of a model."""
-
-    inputs: tuple[tuple[str, str, tuple[object, ...]], ...]
-    outputs: tuple[tuple[str, str, tuple[object, ...]], ...]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Time of one run at the first input shapes, in milliseconds."""
-
-    median: float
-    fastest: float
-    slowest: float
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -127,13 +97,13 @@ def provider_name(wanted: Provider) -> str:
     OptionError
         When CUDA is asked for and does not initialise.
     """
-    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
+    cuda = "CUDAExecutionProvider"
     if wanted == "cpu":
-        return cpu
+        return CPU
     works = cuda in ort.get_available_providers() and cuda in _initialised(cuda)
     if wanted == "cuda" and not works:
         raise OptionError("CUDA does not initialise in ONNX Runtime here; use --provider cpu")
-    return cuda if works else cpu
+    return cuda if works else CPU
 
 
 def _initialised(provider: str) -> list[str]:
@@ -142,12 +112,10 @@ def _initialised(provider: str) -> list[str]:
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [result])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    options = _options()
-    fallback = "CPUExecutionProvider"
     ort.set_default_logger_severity(4)  # that CUDA is not there is an answer, not an error
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, [provider, fallback])
-    except _RUN_ERRORS:
+        session = ort.InferenceSession(model.SerializeToString(), options(), [provider, CPU])
+    except RUN_ERRORS:
         return []
     finally:
         ort.set_default_logger_severity(2)  # ONNX Runtime's own default
@@ -160,7 +128,7 @@ def channel_step(provider: str) -> int:
     ONNX Runtime's kernels for the CPU work on blocks of a vector register: 16 float32 with
     AVX-512, else 8; tensor cores take multiples of 8.
     """
-    if provider != "CPUExecutionProvider":
+    if provider != CPU:
         return 8
     flags = Path("/proc/cpuinfo")
     return 16 if flags.exists() and "avx512f" in flags.read_text() else 8
@@ -196,16 +164,15 @@ def probe(path: Path, provider: str, seed: int, optimise: bool = True) -> Probe:
     ModelError
         When ONNX Runtime does not load it or runs it on no input that could be made.
     """
-    session = _session(path, provider, None if optimise else _as_written())
-    signature = _signature(session)
-    first, second = _runnable_shapes(session, signature, path)
+    session = Session.of(path, provider, None if optimise else as_written())
+    signature = session.signature
+    first, second = _runnable_shapes(session)
     for uniform in (False, True):
         feeds = _feeds(signature, first, second, np.random.default_rng(seed), uniform)
-        outputs = tuple(_run(session, batch, path) for batch in feeds)
+        outputs = tuple(session.run(batch) for batch in feeds)
         if all(_finite(array) for batch in outputs for array in batch):
             break
-    latency = _latency(session, feeds[0])
-    record = Record(signature, outputs, latency)
+    record = Record(signature, outputs, latency(session, feeds[0]))
     return Probe(provider, first, second, feeds, record, optimise)
 
 
@@ -217,8 +184,8 @@ def input_shapes(path: Path, provider: str) -> tuple[Shapes, Shapes]:
     ModelError
         As `probe` does.
     """
-    session = _session(path, provider, _as_written())
-    return _runnable_shapes(session, _signature(session), path)
+    session = Session.of(path, provider, as_written())
+    return _runnable_shapes(session)
 
 
 def signature(path: Path, provider: str) -> Signature:
@@ -229,7 +196,7 @@ def signature(path: Path, provider: str) -> Signature:
     ModelError
         When ONNX Runtime does not load it.
     """
-    return _signature(_session(path, provider, _as_written()))
+    return Session.of(path, provider, as_written()).signature
 
 
 def dtype_of(kind: str) -> np.dtype[np.generic]:
@@ -253,9 +220,9 @@ def run_model(path: Path, provider: str, feeds: Sequence[Feeds], optimise: bool 
     ModelError
         When ONNX Runtime does not load it or does not run it.
     """
-    session = _session(path, provider, None if optimise else _as_written())
-    outputs = tuple(_run(session, batch, path) for batch in feeds)
-    return Record(_signature(session), outputs, _latency(session, feeds[0]))
+    session = Session.of(path, provider, None if optimise else as_written())
+    outputs = tuple(session.run(batch) for batch in feeds)
+    return Record(session.signature, outputs, latency(session, feeds[0]))
 
 
 def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
@@ -268,9 +235,9 @@ def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
     ModelError
         When ONNX Runtime does not load it or does not run it.
     """
-    session = _session(path, provider, _as_written())
-    outputs = tuple(_run(session, batch, path) for batch in feeds)
-    return Record(_signature(session), outputs, None)
+    session = Session.of(path, provider, as_written())
+    outputs = tuple(session.run(batch) for batch in feeds)
+    return Record(session.signature, outputs, None)
 
 
 def run_batches(
@@ -283,104 +250,22 @@ def run_batches(
     ModelError
         When ONNX Runtime does not load it or does not run it.
     """
-    options = _options()
-    options.enable_cpu_mem_arena = False  # it would hold what all batches together ever needed
-    # In the order of the file: what is measured is let go before the next layer runs. By its own
-    # order ONNX Runtime would hold every layer's activations until the last one is there.
-    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    session = _session(path, provider, options)
-    names = [output.name for output in session.get_outputs()]
+    session = Session.of(path, provider, as_needed())
+    names = [name for name, _, _ in session.signature.outputs]
     for feeds in batches:
         samples = max((len(value) for value in feeds.values() if value.ndim), default=1)
-        yield dict(zip(names, _run(session, feeds, path, samples), strict=True))
-
-
-def _as_written() -> ort.SessionOptions:
-    options = _options()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    return options
-
-
-def _options() -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # failures are raised; what else it says is not for a person
-    return options
-
-
-def _session(
-    path: Path, provider: str, options: ort.SessionOptions | None = None
-) -> ort.InferenceSession:
-    providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
-    try:
-        return ort.InferenceSession(str(path), options or _options(), providers)
-    except _RUN_ERRORS as error:
-        raise ModelError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
-
-
-def _signature(session: ort.InferenceSession) -> Signature:
-    def describe(values: Sequence[Any]) -> tuple[tuple[str, str, tuple[object, ...]], ...]:
-        return tuple((v.name, v.type, tuple(v.shape or ())) for v in values)
-
-    return Signature(describe(session.get_inputs()), describe(session.get_outputs()))
-
-
-def _run(
-    session: ort.InferenceSession, feeds: Feeds, path: Path, samples: int = 1
-) -> tuple[Array, ...]:
-    try:
-        with _bounded(path, samples) as options:
-            outputs = session.run(None, dict(feeds), options)
-    except (*_RUN_ERRORS, ValueError) as error:  # ValueError where an input is not fed
-        raise ModelError(f"ONNX Runtime cannot run {path}: {first_line(error)}") from error
-    return tuple(_as_array(output) for output in outputs)
-
-
-def _seconds(path: Path) -> float:
-    return SECONDS * (1.0 + stored_bytes(path) / (1 << 30))
-
-
-@contextmanager
-def _bounded(path: Path, samples: int) -> Iterator[ort.RunOptions]:
-    """Options for a run that is stopped, between two nodes, when its time is over."""
-    seconds = samples * _seconds(path)
-    options, begun = ort.RunOptions(), time.monotonic()
-
-    def stop() -> None:
-        options.terminate = True
-
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield options
-    except _RUN_ERRORS as error:
-        if time.monotonic() - begun >= seconds:
-            raise TooSlowError(
-                f"ONNX Runtime took more than {seconds:.0f} seconds to run {path} once"
-            ) from error
-        raise
-    finally:
-        timer.cancel()
-
-
-def _as_array(output: object) -> Array:
-    """Return an output as an array; a sequence of maps, as classifiers give, by its values."""
-    if isinstance(output, list) and output and isinstance(output[0], dict):
-        return np.asarray([list(entry.values()) for entry in output])
-    return np.asarray(output)
+        yield dict(zip(names, session.run(feeds, samples), strict=True))
 
 
 def _finite(array: Array) -> bool:
     return array.dtype.kind != "f" or bool(np.all(np.isfinite(array)))
 
 
-def _runnable_shapes(
-    session: ort.InferenceSession, signature: Signature, path: Path
-) -> tuple[Shapes, Shapes]:
+def _runnable_shapes(session: Session) -> tuple[Shapes, Shapes]:
+    signature = session.signature
     failures: list[ModelError] = []
     tried: list[Shapes] = []
-    end = time.monotonic() + _seconds(path)
+    end = time.monotonic() + session.seconds
     for size, batch, together in itertools.product(SIZES, (1, 2), (True, False)):
         first = _shapes(signature, batch, size, together)
         if first in tried:
@@ -388,25 +273,19 @@ def _runnable_shapes(
         if failures and time.monotonic() > end:
             break
         tried.append(first)
-        if not _accepts(session, signature, first, path, failures):
+        if not _accepts(session, first, failures):
             continue
         others = itertools.product((size + 32, 2 * size, size), (batch + 1, batch))
         for other, more in others:  # some models run at one size, whatever they declare
             second = _shapes(signature, more, other, together)
-            if second == first or _accepts(session, signature, second, path, failures):
+            if second == first or _accepts(session, second, failures):
                 return first, second
     raise failures[0]
 
 
-def _accepts(
-    session: ort.InferenceSession,
-    signature: Signature,
-    shapes: Shapes,
-    path: Path,
-    failures: list[ModelError],
-) -> bool:
+def _accepts(session: Session, shapes: Shapes, failures: list[ModelError]) -> bool:
     try:
-        _run(session, _batch(signature, shapes, np.random.default_rng(0), False), path)
+        session.run(_batch(session.signature, shapes, np.random.default_rng(0), False))
     except TooSlowError:
         raise
     except ModelError as error:
@@ -467,45 +346,3 @@ def _batch(
         else:
             batch[name] = rng.standard_normal(shapes[name]).astype(dtype)
     return batch
-
-
-def time_in_turn(
-    paths: Sequence[Path], provider: str, feeds: Feeds, optimise: bool = True
-) -> list[Latency]:
-    """Time models on the same input, a few runs of each in turn: what slows one slows all.
-
-    Raises
-    ------
-    ModelError
-        When ONNX Runtime does not load one.
-    """
-    sessions = [_session(path, provider, None if optimise else _as_written()) for path in paths]
-    times: list[list[float]] = [[] for _ in sessions]
-    for _ in range(TURNS):
-        for session, own in zip(sessions, times, strict=True):
-            time.sleep(REST)
-            own += _durations(session, feeds, max(1, LATENCY_RUNS // TURNS), TURN_SECONDS)
-    return [_summary(own) for own in times]
-
-
-def _latency(session: ort.InferenceSession, feeds: Feeds) -> Latency:
-    return _summary(_durations(session, feeds, LATENCY_RUNS, LATENCY_SECONDS))
-
-
-def _durations(
-    session: ort.InferenceSession, feeds: Feeds, runs: int, seconds: float
-) -> list[float]:
-    """Milliseconds of so many runs, or of those that begin within so many seconds."""
-    times: list[float] = []
-    for number in range(runs + WARM_UP):
-        start = time.perf_counter()
-        session.run(None, dict(feeds))
-        if number >= WARM_UP:
-            times.append(1000.0 * (time.perf_counter() - start))
-        if sum(times) > 1000.0 * seconds:
-            break
-    return times
-
-
-def _summary(times: Sequence[float]) -> Latency:
-    return Latency(statistics.median(times), min(times), max(times), len(times))

@@ -14,7 +14,8 @@ from lbyl_onnx.errors import ModelError, VerificationError
 from lbyl_onnx.facts import Array
 from lbyl_onnx.memory import release
 from lbyl_onnx.model_io import check_fully, first_line
-from lbyl_onnx.runtime import Latency, Probe, Record, run_as_written, run_model
+from lbyl_onnx.runtime import Probe, Record, run_as_written, run_model
+from lbyl_onnx.timing import Latency
 
 # The compressed model and the uncut one with zeroed channels compute the same sums in another
 # order. Bounds on the largest difference, relative to the largest output, by output type: some

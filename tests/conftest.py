@@ -10,7 +10,7 @@ import pytest
 # Tests run side by side: threads of each would only get in the way of the others'.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from lbyl_onnx import runtime
+from lbyl_onnx import timing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,7 +23,7 @@ def _quick() -> Iterator[None]:
     """
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "LATENCY_RUNS", 3)
+        patch.setattr(timing, "LATENCY_RUNS", 3)
         yield
     gc.unfreeze()
 

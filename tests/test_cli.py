@@ -12,7 +12,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from lbyl_onnx import VerificationError, __version__, pipeline, runtime
+from lbyl_onnx import VerificationError, __version__, pipeline, runtime, timing
 from lbyl_onnx.cli import main
 
 
@@ -51,7 +51,7 @@ producer                            channels  reason
 def test_what_a_person_sees(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(runtime, "_latency", lambda *_: runtime.Latency(0.5, 0.5, 0.5, 1))
+    monkeypatch.setattr(runtime, "latency", lambda *_: timing.Latency(0.5, 0.5, 0.5, 1))
     (tmp_path / "digits.onnx").write_bytes(sample.read_bytes())
     options = ("--ratio", "0.25", "--provider", "cpu")
     result = run("compress", "digits.onnx", "small.onnx", *options)

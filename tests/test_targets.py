@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lbyl_onnx import CompressResult, Config, OptionError, TargetError, compress, runtime
+from lbyl_onnx import CompressResult, Config, OptionError, TargetError, compress, runtime, timing
 from tests.architectures import chain, inception, mlp, residual
 from tests.models import MODELS
 
@@ -123,15 +123,15 @@ class TestLatency:
     def per_channel(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A runtime that takes a millisecond for each parameter."""
 
-        def time(paths: tuple[Path, ...], *_: object) -> list[runtime.Latency]:
+        def time(paths: tuple[Path, ...], *_: object) -> list[timing.Latency]:
             found = []
             for path in paths:
                 weights = onnx.load(path).graph.initializer
                 ms = float(sum(np.prod(t.dims) for t in weights if len(t.dims) > 1))
-                found.append(runtime.Latency(ms, ms, ms, 1))
+                found.append(timing.Latency(ms, ms, ms, 1))
             return found
 
-        monkeypatch.setattr(runtime, "time_in_turn", time)
+        monkeypatch.setattr(timing, "time_in_turn", time)
 
     @pytest.mark.usefixtures("per_channel")
     @pytest.mark.parametrize("share", [0.9, 0.6])

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lbyl_onnx import VerificationError
-from lbyl_onnx.runtime import Record, Signature, probe
+from lbyl_onnx.runtime import Record, probe
+from lbyl_onnx.sessions import Signature
 from lbyl_onnx.verify import compare, fidelity, verify
 from tests.architectures import chain
 from tests.net import Net

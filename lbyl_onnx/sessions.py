@@ -1,0 +1,159 @@
+"""A model in ONNX Runtime: opened, run, and stopped where a run has no end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from lbyl_onnx.errors import ModelError, TooSlowError
+from lbyl_onnx.facts import Array
+from lbyl_onnx.model_io import first_line, stored_bytes
+
+Feeds = Mapping[str, Array]
+CPU = "CPUExecutionProvider"
+
+# Seconds that ONNX Runtime has for one sample of a batch, and as many more for each GiB of model:
+# a graph may hold a loop without end.
+SECONDS = 20.0
+RUN_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Name, type and declared shape of each input and output of a model."""
+
+    inputs: tuple[tuple[str, str, tuple[object, ...]], ...]
+    outputs: tuple[tuple[str, str, tuple[object, ...]], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A model that ONNX Runtime has loaded.
+
+    Parameters
+    ----------
+    path
+        Its file.
+    loaded
+        ONNX Runtime's own session.
+    seconds
+        That it has for a run of one sample.
+    """
+
+    path: Path
+    loaded: ort.InferenceSession
+    seconds: float
+
+    @staticmethod
+    def of(path: Path, provider: str, settings: ort.SessionOptions | None = None) -> Session:
+        """Load a model.
+
+        Raises
+        ------
+        ModelError
+            When ONNX Runtime does not load it.
+        """
+        providers = list(dict.fromkeys([provider, CPU]))
+        try:
+            loaded = ort.InferenceSession(str(path), settings or options(), providers)
+        except RUN_ERRORS as error:
+            raise ModelError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
+        return Session(path, loaded, SECONDS * (1.0 + stored_bytes(path) / (1 << 30)))
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+
+        def describe(values: Sequence[Any]) -> tuple[tuple[str, str, tuple[object, ...]], ...]:
+            return tuple((v.name, v.type, tuple(v.shape or ())) for v in values)
+
+        return Signature(describe(self.loaded.get_inputs()), describe(self.loaded.get_outputs()))
+
+    def run(self, feeds: Feeds, samples: int = 1) -> tuple[Array, ...]:
+        """Run it on a batch of so many samples, whose number is the time that it has.
+
+        Raises
+        ------
+        TooSlowError
+            When that time is over.
+        ModelError
+            When ONNX Runtime does not run it.
+        """
+        try:
+            with self._bounded(samples) as run_options:
+                outputs = self.loaded.run(None, dict(feeds), run_options)
+        except (*RUN_ERRORS, ValueError) as error:  # ValueError where an input is not fed
+            raise ModelError(f"ONNX Runtime cannot run {self.path}: {first_line(error)}") from error
+        return tuple(_as_array(output) for output in outputs)
+
+    @contextmanager
+    def _bounded(self, samples: int) -> Iterator[ort.RunOptions]:
+        """Options for a run that is stopped, between two nodes, when its time is over."""
+        seconds = samples * self.seconds
+        run_options, begun = ort.RunOptions(), time.monotonic()
+
+        def stop() -> None:
+            run_options.terminate = True
+
+        timer = threading.Timer(seconds, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield run_options
+        except RUN_ERRORS as error:
+            if time.monotonic() - begun >= seconds:
+                raise TooSlowError(
+                    f"ONNX Runtime took more than {seconds:.0f} seconds to run {self.path} once"
+                ) from error
+            raise
+        finally:
+            timer.cancel()
+
+
+def options() -> ort.SessionOptions:
+    """Return the options of a session that optimises the graph."""
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4  # failures are raised; what else it says is not for a person
+    return settings
+
+
+def as_written() -> ort.SessionOptions:
+    """Return the options of a session that runs the graph node by node and copies no weights."""
+    settings = options()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.add_session_config_entry("session.disable_prepacking", "1")
+    return settings
+
+
+def as_needed() -> ort.SessionOptions:
+    """Return the options of a session that holds no more memory than one run needs."""
+    settings = options()
+    settings.enable_cpu_mem_arena = False  # it would hold what all batches together ever needed
+    # In the order of the file: what is measured is let go before the next layer runs. By its own
+    # order ONNX Runtime would hold every layer's activations until the last one is there.
+    settings.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    return settings
+
+
+def _as_array(output: object) -> Array:
+    """Return an output as an array; a sequence of maps, as classifiers give, by its values."""
+    if isinstance(output, list) and output and isinstance(output[0], dict):
+        return np.asarray([list(entry.values()) for entry in output])
+    return np.asarray(output)
