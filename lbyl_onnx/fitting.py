@@ -35,13 +35,8 @@ from lbyl_onnx.plan import (
 from lbyl_onnx.repair import Part, modelled, part, repairs, targets
 from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair, Repairs
 from lbyl_onnx.rotating import LinearWay, linear_way, mixture
-from lbyl_onnx.statistics import (
-    Measured,
-    ProbeRun,
-    key_of,
-    measure,
-    reading_of,
-)
+from lbyl_onnx.sights import key_of, reading_of
+from lbyl_onnx.statistics import Measured, ProbeRun, measure
 from lbyl_onnx.views import Target, View
 
 Step = Callable[[int, int], None]

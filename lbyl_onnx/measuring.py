@@ -36,23 +36,16 @@ from lbyl_onnx.samples import (
     rounded,
     sample_count,
 )
-from lbyl_onnx.statistics import (
-    Measured,
-    ProbeRun,
-    Sight,
-    key_of,
-    layer_noises,
-    measure,
-    rows_each,
-    rows_wanted,
-    sight,
-)
+from lbyl_onnx.sights import Sight, key_of, rows_each, rows_wanted, sight
+from lbyl_onnx.statistics import Measured, ProbeRun, layer_noises, measure
 from lbyl_onnx.views import View
 
 # Bytes of covariances that are held at a time; groups beyond wait for another pass.
 HELD = 1 << 30
 # Samples to take even where fewer give enough rows.
 FEW_SAMPLES = 256
+# Synthetic samples that tell the mean and variance of a layer's outputs.
+ALONE = 128
 
 
 @dataclass(frozen=True)
@@ -227,14 +220,15 @@ def _run(
     wanted = MOST if noises else wanted
     count = sample_count(macs, wanted)
     size = batch_size(max(sizes, default=1) // batch, count)
-    alone = (replace(view, cross=False, window=None) for view in views)
-    everywhere = {view.tensor: view for view in alone}
+    plain = (replace(view, cross=False, window=None) for view in views)
+    everywhere = {view.tensor: view for view in plain}
     shapes = [(probe.first[name], probe.second[name]) for name in probe.first]
     any_batch = all(one[0] != two[0] for one, two in shapes if one)
     for free in (True, False):
         source = _source(stages, probe, config, count, size, free)
         steady = source.given is None and source.size >= LEAST_BATCH
-        run = ProbeRun(folder, probe.provider, source, steady, noises)
+        alone = ALONE if source.given is None else None  # a person's own may be in any order
+        run = ProbeRun(folder, probe.provider, source, steady, noises, alone)
         if any_batch:
             return run
         trial = replace(run, source=replace(source, count=source.size))

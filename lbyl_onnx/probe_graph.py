@@ -7,63 +7,23 @@ resolution and the number of samples.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from lbyl_onnx.draft import Draft, copy_field
-from lbyl_onnx.facts import Array, GraphFacts, attribute
+from lbyl_onnx.facts import GraphFacts, attribute
+from lbyl_onnx.normalising import bring, each_alone, normalise, normalised, raw_name, unsettled
+from lbyl_onnx.probe_writer import PREFIX, Writer, captured
 from lbyl_onnx.views import Noise, Target, View
 
 Floats = NDArray[np.float64]
-PREFIX = "lbyl_onnx_probe/"
-# Added to the variance of what is brought to a given one; far below that of any activation.
-_EPSILON = 1e-10
-# From these versions on, the axes of ReduceMean are an input.
-_AXES_ARE_AN_INPUT = 18
 # From this version on BatchNormalization may take its batch's statistics, with three outputs.
 _TRAINS = 14
 # Initializers need not be listed among the inputs from this IR version on.
 _UNLISTED = 4
-
-
-@dataclass
-class _Writer:
-    """Nodes and initializers in the making."""
-
-    opset: int
-    trains: bool
-    nodes: list[NodeProto] = field(default_factory=list)
-    initializers: list[TensorProto] = field(default_factory=list)
-
-    def constant(self, value: Array) -> str:
-        name = f"{PREFIX}constant_{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def ints(self, *values: int) -> str:
-        return self.constant(np.asarray(values, np.int64))
-
-    def op(
-        self,
-        op_type: str,
-        inputs: Sequence[str],
-        attributes: Mapping[str, Any] | None = None,
-        output: str | None = None,
-    ) -> str:
-        name = output or f"{PREFIX}{op_type}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op_type, inputs, [name], **(attributes or {})))
-        return name
-
-    def mean(self, x: str, axes: Sequence[int], keepdims: bool) -> str:
-        attributes: dict[str, Any] = {"keepdims": int(keepdims)}
-        if self.opset >= _AXES_ARE_AN_INPUT:
-            return self.op("ReduceMean", [x, self.ints(*axes)], attributes)
-        return self.op("ReduceMean", [x], {"axes": list(axes), **attributes})
 
 
 def probe_model(
@@ -104,10 +64,15 @@ def probe_model(
         A model with these outputs alone, and the nodes that they need.
     """
     # Only the CPU provider has the operator that takes its batch's statistics.
-    writer = _Writer(facts.opset, facts.opset >= _TRAINS and provider == "CPUExecutionProvider")
+    writer = Writer(facts.opset, facts.opset >= _TRAINS and provider == "CPUExecutionProvider")
+    targets = unsettled(model, targets) if batch_statistics else targets
     by_tensor: dict[str, list[str]] = {}
+    told = normalised(model, facts, targets, batch_statistics) if writer.trains else {}
     for key, view in views.items():
-        by_tensor.setdefault(view.tensor, []).append(key)
+        if view.tensor in told and each_alone(view):
+            writer.awaited.setdefault(told[view.tensor], []).append((key, view.columns))
+        else:
+            by_tensor.setdefault(view.tensor, []).append(key)
     for info in model.graph.input:
         _measure(writer, info.name, info.name, views, by_tensor, facts)
     for node in model.graph.node:
@@ -116,19 +81,15 @@ def probe_model(
         _rewritten(writer, changed, facts, targets, batch_statistics)
         for name in node.output:
             if name in targets:
-                _bring(writer, name, targets[name], facts.dtype(name))
-            measured = _raw(name) if name in targets else name
+                bring(writer, name, targets[name], facts.dtype(name))
+            measured = raw_name(name) if name in targets else name
             _measure(writer, name, measured, views, by_tensor, facts)
     names = [f"{PREFIX}{key}/{part}" for key in views for part in ("mean", "moment", "rows")]
     return _assembled(model, writer, names, [*noises.values()])
 
 
-def _raw(name: str) -> str:
-    return f"{PREFIX}raw/{name}"
-
-
 def _rewritten(
-    writer: _Writer,
+    writer: Writer,
     node: NodeProto,
     facts: GraphFacts,
     targets: Collection[str],
@@ -137,67 +98,20 @@ def _rewritten(
     """Add a node as it was, but for what the probe changes in it."""
     copy = NodeProto()
     copy.CopyFrom(node)
-    copy.output[:] = [_raw(name) if name in targets else name for name in node.output]
+    copy.output[:] = [raw_name(name) if name in targets else name for name in node.output]
     shape = facts.shape(node.input[0]) if node.input else None
     if node.op_type != "BatchNormalization" or not batch_statistics or shape is None:
         writer.nodes.append(copy)
         return
     epsilon = attribute(node, "epsilon")
     eps = 1e-5 if epsilon is None else epsilon.f
-    _normalise(
+    normalise(
         writer, node.input[0], (node.input[1], node.input[2]), eps, len(shape), copy.output[0]
     )
 
 
-def _normalise(
-    writer: _Writer, x: str, parameters: tuple[str, str], eps: float, rank: int, output: str
-) -> None:
-    """BatchNormalization by the batch's own mean and variance, channels on axis 1."""
-    if writer.trains:
-        # The running statistics do not matter, but ONNX Runtime writes them over the inputs they
-        # come from: no others may read these.
-        private = [writer.op("Sub", [name, name]) for name in parameters]
-        attributes: dict[str, Any] = {"epsilon": eps, "training_mode": 1}
-        outputs = [output, f"{PREFIX}mean/{output}", f"{PREFIX}var/{output}"]
-        node = helper.make_node(
-            "BatchNormalization", [x, *parameters, *private], outputs, **attributes
-        )
-        writer.nodes.append(node)
-        return
-    axes = [0, *range(2, rank)]
-    centred = writer.op("Sub", [x, writer.mean(x, axes, True)])
-    var = writer.mean(writer.op("Mul", [centred, centred]), axes, False)
-    mean = writer.mean(x, axes, False)
-    writer.op("BatchNormalization", [x, *parameters, mean, var], {"epsilon": eps}, output)
-
-
-def _bring(writer: _Writer, output: str, target: Target, dtype: int) -> None:
-    """Bring a tensor to a mean and deviation on this batch, in float32 whatever its type."""
-    if dtype == TensorProto.FLOAT:
-        _bring_floats(writer, _raw(output), target, output)
-        return
-    brought = f"{PREFIX}brought/{output}"
-    floats = writer.op("Cast", [_raw(output)], {"to": TensorProto.FLOAT})
-    _bring_floats(writer, floats, target, brought)
-    writer.op("Cast", [brought], {"to": dtype}, output)
-
-
-def _bring_floats(writer: _Writer, raw: str, target: Target, output: str) -> None:
-    parameters = (
-        writer.constant(target.std.astype(np.float32)),
-        writer.constant(target.mean.astype(np.float32)),
-    )
-    if target.axis == 1:
-        _normalise(writer, raw, parameters, _EPSILON, target.rank, output)
-        return
-    flat = writer.op("Reshape", [raw, writer.ints(-1, len(target.mean))])  # (.., C) -> (rows, C)
-    normal = f"{PREFIX}normal/{output}"
-    _normalise(writer, flat, parameters, _EPSILON, 2, normal)
-    writer.op("Reshape", [normal, writer.op("Shape", [raw])], output=output)  # -> (.., C)
-
-
 def _measure(
-    writer: _Writer,
+    writer: Writer,
     name: str,
     measured: str,
     views: Mapping[str, View],
@@ -224,15 +138,15 @@ def _measure(
         writer.op("Shape", [rows], output=f"{PREFIX}{key}/rows")
 
 
-def _rows(writer: _Writer, x: str, view: View, channels: int | None) -> str:
+def _rows(writer: Writer, x: str, view: View, channels: int | None) -> str:
     """The (rows, columns) matrix of a view of a tensor with so many channels on its axis."""
     n, places = view.positions.shape
     index = view.positions.reshape(-1)  # (n, places) -> (n * places,)
     spatial = view.axis == 1 and view.rank > 2
-    plane = view.rank - 2
-    if spatial and view.window is None and view.stride > 1:
-        ones = [1] * plane
-        x = writer.op("MaxPool", [x], {"kernel_shape": ones, "strides": [view.stride] * plane})
+    sparse = max(view.strides, default=1) > 1
+    if spatial and view.window is None and sparse:
+        ones = [1] * len(view.strides)
+        x = writer.op("MaxPool", [x], {"kernel_shape": ones, "strides": [*view.strides]})
     if view.window is not None:
         x = _gathered(writer, x, index, channels, 1)
         x = _windows(writer, x, view, n)
@@ -243,9 +157,9 @@ def _rows(writer: _Writer, x: str, view: View, channels: int | None) -> str:
         return writer.op("Reshape", [x, writer.ints(-1, n * places)])  # (.., C) -> (rows, C)
     x = _gathered(writer, x, index, channels, view.rank - 1)
     x = writer.op("Reshape", [x, writer.ints(-1, n * places)])  # (.., C) -> (rows, C)
-    if not spatial and view.stride > 1:
+    if not spatial and sparse:
         x = writer.op("Reshape", [x, writer.ints(1, 1, -1, n * places)])  # -> (1, 1, rows, C)
-        strides = [view.stride, 1]
+        strides = [*view.strides, 1]
         x = writer.op("MaxPool", [x], {"kernel_shape": [1, 1], "strides": strides})
         x = writer.op("Reshape", [x, writer.ints(-1, n * places)])  # -> (rows, C)
     if places == 1 or view.joint:
@@ -256,7 +170,7 @@ def _rows(writer: _Writer, x: str, view: View, channels: int | None) -> str:
 
 
 def _gathered(
-    writer: _Writer, x: str, index: NDArray[np.intp], channels: int | None, axis: int
+    writer: Writer, x: str, index: NDArray[np.intp], channels: int | None, axis: int
 ) -> str:
     """Take some channels; all of them in their order are there already."""
     if channels == index.size and np.array_equal(index, np.arange(index.size)):
@@ -264,16 +178,17 @@ def _gathered(
     return writer.op("Gather", [x, writer.ints(*index.tolist())], {"axis": axis})
 
 
-def _windows(writer: _Writer, x: str, view: View, n: int) -> str:
+def _windows(writer: Writer, x: str, view: View, n: int) -> str:
     """Unfold what a Conv sees: a depthwise Conv whose filters each pick one tap."""
     window = view.window
     assert window is not None
     taps = int(np.prod(window.kernel))
+    strides = view.strides or (1,) * len(window.kernel)
     # (taps, taps) -> (n * taps, 1, *kernel): output i * taps + t is tap t of channel i
     picks = np.tile(np.eye(taps, dtype=np.float32), (n, 1)).reshape(-1, 1, *window.kernel)
     attributes = {
         "kernel_shape": list(window.kernel),
-        "strides": [s * view.stride for s in window.strides],
+        "strides": [a * b for a, b in zip(window.strides, strides, strict=True)],
         "pads": list(window.pads),
         "dilations": list(window.dilations),
         "group": n,
@@ -281,7 +196,7 @@ def _windows(writer: _Writer, x: str, view: View, n: int) -> str:
     return writer.op("Conv", [x, writer.constant(picks)], attributes)
 
 
-def _noisy(writer: _Writer, node: NodeProto, noise: Noise) -> NodeProto:
+def _noisy(writer: Writer, node: NodeProto, noise: Noise) -> NodeProto:
     """A layer that reads its input with noise of the same power along its weight's own rows."""
     x, weight = node.input[0], node.input[1]
     turned = writer.op("Transpose", [weight], {"perm": [1, 0]})
@@ -300,26 +215,26 @@ def _noisy(writer: _Writer, node: NodeProto, noise: Noise) -> NodeProto:
     return copy
 
 
-def _power(writer: _Writer, x: str) -> str:
+def _power(writer: Writer, x: str) -> str:
     """Mean square of a matrix, in float64: it may be beyond float32."""
     wide = writer.op("Cast", [x], {"to": TensorProto.DOUBLE})
     return writer.mean(writer.op("Mul", [wide, wide]), [0, 1], True)
 
 
-def _ratio(writer: _Writer, wanted: str, x: str) -> str:
+def _ratio(writer: Writer, wanted: str, x: str) -> str:
     """What scales a matrix to a power; 0 power stays."""
     least = writer.constant(np.asarray(np.finfo(np.float64).tiny, np.float64))
     own = writer.op("Max", [_power(writer, x), least])
     return writer.op("Sqrt", [writer.op("Div", [wanted, own])])
 
 
-def _scaled(writer: _Writer, x: str, ratio: str) -> str:
+def _scaled(writer: Writer, x: str, ratio: str) -> str:
     wide = writer.op("Cast", [x], {"to": TensorProto.DOUBLE})
     return writer.op("Cast", [writer.op("Mul", [wide, ratio])], {"to": TensorProto.FLOAT})
 
 
 def _assembled(
-    model: onnx.ModelProto, writer: _Writer, outputs: Sequence[str], noises: Sequence[Noise]
+    model: onnx.ModelProto, writer: Writer, outputs: Sequence[str], noises: Sequence[Noise]
 ) -> Draft:
     """Put a model together of the nodes that the outputs need."""
     needed = set(outputs)
@@ -329,7 +244,7 @@ def _assembled(
             continue
         kept.append(node)
         needed |= set(node.input)
-        needed |= _captured(node)
+        needed |= captured(node)
     result = onnx.ModelProto()
     for entry, value in model.ListFields():
         if entry.name != "graph":
@@ -350,11 +265,3 @@ def _assembled(
     for info in gone:
         result.graph.input.remove(info)
     return Draft(result, (*stored, *writer.initializers))
-
-
-def _captured(node: NodeProto) -> set[str]:
-    """Names that the bodies of a node may read from outside."""
-    bodies = [a.g for a in node.attribute if a.HasField("g")]
-    names = {name for body in bodies for inner in body.node for name in inner.input}
-    names |= {out.name for body in bodies for out in body.output}
-    return names.union(*(_captured(inner) for body in bodies for inner in body.node))

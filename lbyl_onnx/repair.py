@@ -18,7 +18,8 @@ from lbyl_onnx.compensate import Moments
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.restore import Fit, Repair, own_bias
 from lbyl_onnx.rules import PRODUCING
-from lbyl_onnx.statistics import Measured, output_view
+from lbyl_onnx.sights import output_view
+from lbyl_onnx.statistics import Measured
 from lbyl_onnx.views import Target, View
 
 Floats = NDArray[np.float64]

@@ -12,7 +12,8 @@ from lbyl_onnx import runtime
 from lbyl_onnx.draft import write_draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
-from lbyl_onnx.probe_graph import PREFIX, probe_model
+from lbyl_onnx.probe_graph import probe_model
+from lbyl_onnx.probe_writer import PREFIX
 from lbyl_onnx.statistics import ProbeRun, feeds_of, free_batch
 from lbyl_onnx.views import View
 

@@ -36,8 +36,9 @@ class View:
         Whether the places of a channel are columns of their own, and not more samples of it.
     window
         Makes each value that a Conv's window sees a column of its own.
-    stride
-        Only every stride-th place of the plane, or every stride-th row, is a sample.
+    strides
+        Only every stride-th place along each axis of the plane is a sample, or where there is no
+        plane every stride-th row; () for all.
     cross
         Whether all pairs of columns are wanted, or each column alone.
     """
@@ -48,7 +49,7 @@ class View:
     positions: NDArray[np.intp]
     joint: bool = False
     window: Window | None = None
-    stride: int = 1
+    strides: tuple[int, ...] = ()
     cross: bool = True
 
     @property

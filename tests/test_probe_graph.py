@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from lbyl_onnx.draft import write_draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
-from lbyl_onnx.probe_graph import PREFIX, probe_model
+from lbyl_onnx.probe_graph import probe_model
+from lbyl_onnx.probe_writer import PREFIX
 from lbyl_onnx.runtime import run_batches
 from lbyl_onnx.views import Target, View, Window
 from tests.files import if_body, initializers_as_inputs
@@ -95,20 +96,20 @@ def rows_of(x: Array, view: View) -> Floats:
     """(rows, columns) of a view, with plain indexing."""
     values: Floats = x.astype(np.float64)
     if view.window is not None:
-        return unfolded(values[:, view.positions[:, 0]], view.window, view.stride)
+        return unfolded(values[:, view.positions[:, 0]], view.window, view.strides)
     last = np.moveaxis(values, view.axis, -1)
     if view.axis == 1 and view.rank > 2:
-        plane = (slice(None, None, view.stride),) * (view.rank - 2)
+        plane = [slice(None, None, s) for s in view.strides or (1,) * (view.rank - 2)]
         rows = last[(slice(None), *plane)].reshape(-1, last.shape[-1])  # -> (rows, C)
     else:
-        rows = last.reshape(-1, last.shape[-1])[:: view.stride]  # -> (rows, C)
+        rows = last.reshape(-1, last.shape[-1])[:: max(view.strides, default=1)]  # -> (rows, C)
     picked = rows[:, view.positions]  # (rows, n, places)
     if view.joint:
         return np.asarray(picked.reshape(len(rows), -1))
     return np.moveaxis(picked, 2, 1).reshape(-1, len(view.positions))  # -> (rows * places, n)
 
 
-def unfolded(x: Floats, window: Window, stride: int) -> Floats:
+def unfolded(x: Floats, window: Window, strides: Sequence[int]) -> Floats:
     """What a window sees at each place: a slice of the padded input for each tap."""
     rank = len(window.kernel)
     pads = [(window.pads[i], window.pads[i + rank]) for i in range(rank)]
@@ -117,7 +118,10 @@ def unfolded(x: Floats, window: Window, stride: int) -> Floats:
     for tap_ in product(*(range(k) for k in window.kernel)):
         slices = []
         for axis, t in enumerate(tap_):
-            step, dilation = window.strides[axis] * stride, window.dilations[axis]
+            step, dilation = (
+                window.strides[axis] * (*strides, 1, 1, 1)[axis],
+                window.dilations[axis],
+            )
             span = dilation * (window.kernel[axis] - 1) + 1
             places = (x.shape[2 + axis] - span) // step + 1
             slices.append(slice(t * dilation, t * dilation + step * (places - 1) + 1, step))
@@ -169,18 +173,18 @@ PAIRS = positions(0, 3, 1, 4, 2, 5, places=2)
 
 class TestWithoutWindow:
     @pytest.mark.parametrize("cross", [True, False])
-    @pytest.mark.parametrize("stride", [1, 2, 3])
+    @pytest.mark.parametrize("strides", [(), (1, 1), (2, 1), (2, 3)])
     @pytest.mark.parametrize("index", [ALL, SOME, PAIRS], ids=["all", "some", "pairs"])
     def test_a_plane(
-        self, tmp_path: Path, index: NDArray[np.intp], stride: int, cross: bool
+        self, tmp_path: Path, index: NDArray[np.intp], strides: tuple[int, ...], cross: bool
     ) -> None:
-        view = View("relu_1_out", 1, 4, index, stride=stride, cross=cross)
+        view = View("relu_1_out", 1, 4, index, strides=strides, cross=cross)
         check(finished(plain()), view, tmp_path)
 
     @pytest.mark.parametrize("plane", [(9,), (5, 4, 3)])
     @pytest.mark.parametrize("stride", [1, 2])
     def test_a_line_and_a_volume(self, tmp_path: Path, plane: tuple[int, ...], stride: int) -> None:
-        view = View("relu_1_out", 1, len(plane) + 2, SOME, stride=stride)
+        view = View("relu_1_out", 1, len(plane) + 2, SOME, strides=(stride,) * len(plane))
         check(finished(plain(plane)), view, tmp_path)
 
     @pytest.mark.parametrize("stride", [1, 4])
@@ -192,7 +196,7 @@ class TestWithoutWindow:
         flat = net.node("Flatten", ["relu_1_out"])
         model = net.model(net.gemm(flat, 24, 5))
         places = np.arange(24).reshape(6, 4)
-        view = View(flat, 1, 2, places[[0, 4, 2]], joint=joint, stride=stride)
+        view = View(flat, 1, 2, places[[0, 4, 2]], joint=joint, strides=(stride,))
         check(model, view, tmp_path, count=40)
 
     @pytest.mark.parametrize("stride", [1, 2, 7])
@@ -201,7 +205,7 @@ class TestWithoutWindow:
         net = Net(("N", *shape))
         x = net.relu(net.node("MatMul", ["x", net.weight("w0", 6, 8)]))
         model = net.model(net.node("MatMul", [x, net.weight("w1", 8, 4)]))
-        view = View(x, len(shape), len(shape) + 1, positions(1, 7, 2), stride=stride)
+        view = View(x, len(shape), len(shape) + 1, positions(1, 7, 2), strides=(stride,))
         check(model, view, tmp_path)
 
     def test_an_input_of_the_model(self, tmp_path: Path) -> None:
@@ -219,10 +223,12 @@ WINDOWS = {
 
 
 class TestWindow:
-    @pytest.mark.parametrize("stride", [1, 2])
+    @pytest.mark.parametrize("strides", [(), (2, 1), (2, 2)])
     @pytest.mark.parametrize("name", WINDOWS)
-    def test_each_tap_is_a_column(self, tmp_path: Path, name: str, stride: int) -> None:
-        view = View("relu_1_out", 1, 4, SOME, window=WINDOWS[name], stride=stride)
+    def test_each_tap_is_a_column(
+        self, tmp_path: Path, name: str, strides: tuple[int, ...]
+    ) -> None:
+        view = View("relu_1_out", 1, 4, SOME, window=WINDOWS[name], strides=strides)
         check(finished(plain()), view, tmp_path)
 
     def test_on_a_line(self, tmp_path: Path) -> None:
@@ -251,7 +257,7 @@ def check(
 
 
 VIEWS = {
-    "plane": View("relu_1_out", 1, 4, PAIRS, stride=2),
+    "plane": View("relu_1_out", 1, 4, PAIRS, strides=(2, 2)),
     "window": View("relu_1_out", 1, 4, SOME, window=WINDOWS["all"]),
     "alone": View("relu_1_out", 1, 4, ALL, cross=False),
 }
@@ -275,7 +281,7 @@ class TestModels:
     def test_double(self, tmp_path: Path, stride: int, opset: int) -> None:
         net = Net(("N", 5, 6), dtype=TensorProto.DOUBLE, opset=opset)
         x = net.relu(net.node("MatMul", ["x", net.weight("w", 6, 6)]))
-        check(finished(net), View(x, 2, 3, SOME, stride=stride), tmp_path)
+        check(finished(net), View(x, 2, 3, SOME, strides=(stride,)), tmp_path)
 
     def test_several_views_of_several_tensors(self, tmp_path: Path) -> None:
         model = MODELS["inception"]()
@@ -439,6 +445,41 @@ class TestBatchStatistics:
         # Rounding of float16, 5e-4 a value, and of the mean of squares.
         np.testing.assert_allclose(found.mean, values["beta1"].astype(float), atol=5e-3)
         np.testing.assert_allclose(found.moment, values["gamma1"].astype(float) ** 2, rtol=5e-3)
+
+    @pytest.mark.parametrize("opset", [11, 17])
+    def test_what_they_read_is_measured_along(self, tmp_path: Path, opset: int) -> None:
+        """The first BatchNormalization's input is what the Conv before it gives."""
+        model = MODELS["chain_2d" if opset == 17 else "opset_11"]()
+        norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+        x, feeds = norm.input[0], feeds_of(model, 20, mean=3.0)
+        values = run(tap(model, x), feeds)[-1]
+        view = View(x, 1, 4, np.arange(values.shape[1])[:, None], cross=False)
+        outputs = raw_probe(model, {"k": view, "again": view}, feeds, tmp_path, {}, True)
+        found = probed(model, {"k": view, "again": view}, feeds, tmp_path, {}, True)
+        for key in ("k", "again"):
+            assert_same(found[key], expected(values, view))
+        assert {name: value.shape for name, value in outputs.items() if "/k/" in name} == {
+            f"{PREFIX}k/mean": (1, values.shape[1]),
+            f"{PREFIX}k/moment": (values.shape[1],),
+            f"{PREFIX}k/rows": (2,),
+        }
+
+    @pytest.mark.parametrize("opset", [11, 17])
+    def test_a_target_that_they_undo_is_left_out(self, opset: int) -> None:
+        model = MODELS["chain_2d" if opset == 17 else "opset_11"]()
+        norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+        x, y = norm.input[0], norm.output[0]
+        target = Target(1, 4, np.zeros(8), np.ones(8))
+        view = View(y, 1, 4, np.arange(8)[:, None], cross=False)
+
+        def nodes(batch_statistics: bool) -> int:
+            provider = "CPUExecutionProvider"
+            facts, views = facts_of(model), {"k": view}
+            draft = probe_model(model, facts, views, {x: target}, batch_statistics, {}, provider)
+            return sum(n.op_type == "BatchNormalization" for n in draft.skeleton.graph.node)
+
+        assert nodes(batch_statistics=True) == 1
+        assert nodes(batch_statistics=False) == 2
 
     def test_a_channel_without_variance_gives_beta(self, tmp_path: Path) -> None:
         model = MODELS["chain_2d"]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from lbyl_onnx import samples, statistics
+from lbyl_onnx import samples, sights
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.calibration import Samples
 from lbyl_onnx.channels import ChannelGroup, Placement, Selection, find_channels
@@ -23,16 +23,15 @@ from lbyl_onnx.compensate import Moments
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.samples import InputSpec, SampleSource, batch_size, rounded, sample_count
-from lbyl_onnx.statistics import (
-    Measured,
-    ProbeRun,
+from lbyl_onnx.sights import (
     input_view,
     key_of,
-    measure,
     output_view,
     reading_of,
+    rows_enough,
     rows_wanted,
 )
+from lbyl_onnx.statistics import Measured, ProbeRun, Running, measure
 from lbyl_onnx.views import View
 from tests.files import initializers_as_inputs
 from tests.models import MODELS
@@ -93,12 +92,13 @@ def measured(
     feeds: Mapping[str, Array],
     folder: Path,
     size: int = 1000,
+    alone: int | None = None,
 ) -> dict[str, Measured]:
     path = folder / "model.onnx"
     onnx.save(model, path)
     probe_folder = folder / "probe"
     probe_folder.mkdir(exist_ok=True)
-    here = ProbeRun(probe_folder, "CPUExecutionProvider", given(feeds, size), False)
+    here = ProbeRun(probe_folder, "CPUExecutionProvider", given(feeds, size), False, alone=alone)
     return measure(model, facts_of(model), TensorReader(path), views, {}, here)
 
 
@@ -189,7 +189,7 @@ class TestWindows:
         seen = see(WINDOWED[name]())
         view = seen.view(ENOUGH)
         assert view.window is not None
-        assert view.stride == 1
+        assert max(view.strides) == 1
         check_prediction(seen, view, ENOUGH, tmp_path)
 
     def test_they_need_rows_for_their_columns(self) -> None:
@@ -200,22 +200,22 @@ class TestWindows:
 
     def test_they_have_at_most_so_many_columns(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = see(conv_net((6, 6), (3, 3), {}))
-        monkeypatch.setattr(statistics, "LARGEST_WINDOW", 36)
+        monkeypatch.setattr(sights, "LARGEST_WINDOW", 36)
         assert seen.view(ENOUGH).taps == 9
-        monkeypatch.setattr(statistics, "LARGEST_WINDOW", 35)
+        monkeypatch.setattr(sights, "LARGEST_WINDOW", 35)
         assert seen.view(ENOUGH).taps == 1
 
     def test_of_one_number_it_is_none(self) -> None:
         assert see(conv_net((6, 6), (1, 1), {})).view(ENOUGH).window is None
 
     def test_of_many_places_only_some_are_taken(self, tmp_path: Path) -> None:
-        """8 rows for a column, or 8,192, are enough; every second place gives them here."""
+        """32,768 rows are enough for a few columns; half of the places give them here."""
         seen = see(conv_net((40, 41), (3, 3), {"pads": [1, 1, 1, 1]}))
-        view = seen.view(24)
-        assert view.stride > 1
-        feeds = {"x": np.random.default_rng(0).standard_normal((24, 3, 40, 41), np.float32)}
+        view = seen.view(60)
+        assert view.strides == (2, 1)
+        feeds = {"x": np.random.default_rng(0).standard_normal((60, 3, 40, 41), np.float32)}
         found = measured(seen.model, {"k": view}, feeds, tmp_path)["k"]
-        assert statistics.FEWEST_ROWS <= found.rows < 24 * 40 * 41 / 3
+        assert sights.CHEAP_ROWS <= found.rows == 60 * 20 * 41
         wanted = expected(run(tap(seen.model, view.tensor), feeds)[-1], view)
         assert found.rows == wanted.rows
         assert_close(found.second, wanted.moment / wanted.rows)
@@ -238,7 +238,7 @@ class TestOtherConsumers:
     def test_the_output_follows_from_the_moments(self, tmp_path: Path, name: str) -> None:
         seen = see(PLAIN[name]())
         view = seen.view(ENOUGH)
-        assert (view.taps, view.stride) == (1, 1)
+        assert (view.taps, max(view.strides, default=1)) == (1, 1)
         check_prediction(seen, view, ENOUGH, tmp_path)
 
     @pytest.mark.parametrize("name", ["flatten_spatial", "reshape_from_shape"])
@@ -246,7 +246,7 @@ class TestOtherConsumers:
         self, tmp_path: Path, name: str
     ) -> None:
         seen = see(MODELS[name]())
-        count = statistics.ROWS_PER_COLUMN * seen.place.positions.size
+        count = sights.ROWS_PER_COLUMN * seen.place.positions.size
         view = seen.view(count)
         assert view.joint
         assert view.taps == seen.place.positions.shape[1] > 1
@@ -255,7 +255,7 @@ class TestOtherConsumers:
     @pytest.mark.parametrize("name", ["flatten_spatial", "reshape_from_shape"])
     def test_with_too_few_samples_places_are_samples(self, tmp_path: Path, name: str) -> None:
         seen = see(MODELS[name]())
-        few = statistics.ROWS_PER_COLUMN * seen.place.positions.size - 1
+        few = sights.ROWS_PER_COLUMN * seen.place.positions.size - 1
         assert not seen.view(few).joint
         check_activation(seen, seen.view(few), tmp_path)
 
@@ -345,19 +345,23 @@ class TestStride:
         sides = [d or 0 for d in (shape[2:] if view.axis == 1 else shape[1:-1])]
         in_plane = view.axis == 1 and bool(sides)
 
-        def rows(stride: int) -> int:
+        def rows(strides: Sequence[int]) -> int:
             if in_plane:
-                return samples * int(np.prod([-(-d // stride) for d in sides]))
-            return samples * int(np.prod(sides)) // stride
+                return samples * int(
+                    np.prod([-(-d // s) for d, s in zip(sides, strides, strict=True)])
+                )
+            return samples * int(np.prod(sides)) // max(strides, default=1)
 
-        enough = max(statistics.FEWEST_ROWS, statistics.ENOUGH_ROWS * view.columns)
-        assert rows(view.stride) >= min(rows(1), enough)
+        enough = rows_enough(view.columns)
+        assert rows(view.strides) >= min(rows((1,) * len(sides)), enough)
         if not sides:
-            assert view.stride == 1  # a row for each sample: all of them count
-        elif not in_plane or view.stride < min(sides):
-            assert rows(view.stride + 1) < enough
+            assert max(view.strides, default=1) == 1  # a row for each sample: all of them count
+        for axis, stride in enumerate(view.strides):
+            wider = [s + (i == axis) for i, s in enumerate(view.strides)]
+            if not in_plane or (stride == min(view.strides) and stride < sides[axis]):
+                assert rows(wider) < enough
         if sides and samples == 50_000:
-            assert view.stride > 1
+            assert max(view.strides) > 1
 
 
 class TestMerging:
@@ -384,26 +388,47 @@ class TestMerging:
         rows = 1e4 + rng.standard_normal((sum(sizes), 4)) * [1.0, 2.0, 3.0, 0.0]
         rows[: sizes[0]] += 50.0
         parts = np.split(rows, np.cumsum(sizes)[:-1])
-        merged = of_rows(parts[0], cross)
+        running = running_of(parts[0], cross)
         for part in parts[1:]:
-            merged = merged.merged(of_rows(part, cross))
-        whole = of_rows(rows, cross)
+            more = running_of(part, cross)
+            running.add(more.rows, more.mean, more.sums)
+        merged, whole = running.measured(), running_of(rows, cross).measured()
         assert merged.rows == whole.rows
         # Means of 1e4 in float64; a difference of raw second moments would lose eight digits.
         np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-14)
         np.testing.assert_allclose(merged.second, whole.second, rtol=1e-11, atol=1e-9)
 
     def test_what_is_not_finite_stays_so(self) -> None:
-        rows = np.ones((3, 2))
-        bad = Measured(3, np.array([np.nan, 1.0]), np.eye(2))
-        assert np.isnan(of_rows(rows, True).merged(bad).mean[0])
-        assert np.isnan(bad.merged(of_rows(rows, True)).mean[0])
+        good = running_of(np.ones((3, 2)), True)
+        bad = Running(3, np.array([np.nan, 1.0]), np.eye(2))
+        good.add(bad.rows, bad.mean, bad.sums)
+        assert np.isnan(good.measured().mean[0])
+        more = running_of(np.ones((3, 2)), True)
+        bad.add(more.rows, more.mean, more.sums)
+        assert np.isnan(bad.measured().mean[0])
 
 
-def of_rows(rows: Floats, cross: bool) -> Measured:
+def running_of(rows: Floats, cross: bool) -> Running:
     centred = rows - rows.mean(axis=0)
-    second = centred.T @ centred / len(rows) if cross else np.mean(centred**2, axis=0)
-    return Measured(len(rows), rows.mean(axis=0), second)
+    sums = centred.T @ centred if cross else np.sum(centred**2, axis=0)
+    return Running(len(rows), rows.mean(axis=0), sums)
+
+
+class TestFewerSamples:
+    def test_columns_that_count_alone_are_measured_on_the_first(self, tmp_path: Path) -> None:
+        seen = see(MODELS["chain_2d"]())
+        output = output_view(seen.graph, seen.facts, seen.place.slot.node)
+        assert output is not None
+        feeds = feeds_of(seen.model, 20, mean=3.0)
+        views = {"in": seen.view(20), "out": output}
+        first = {name: value[:10] for name, value in feeds.items()}
+        few = measured(seen.model, views, feeds, tmp_path, size=5, alone=8)
+        for key, those in (("in", feeds), ("out", first)):
+            wanted = measured(seen.model, {key: views[key]}, those, tmp_path)[key]
+            assert few[key].rows == wanted.rows
+            assert_close(few[key].second, wanted.second)
+        only = measured(seen.model, {"out": output}, feeds, tmp_path, size=5, alone=8)["out"]
+        np.testing.assert_array_equal(only.second, few["out"].second)
 
 
 class TestFiles:

@@ -1,0 +1,68 @@
+"""Nodes and initializers of a probe in the making."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from lbyl_onnx.facts import Array
+
+PREFIX = "lbyl_onnx_probe/"
+# From these versions on, the axes of ReduceMean are an input.
+_AXES_ARE_AN_INPUT = 18
+
+
+@dataclass
+class Writer:
+    """Nodes and initializers in the making.
+
+    `awaited` are the views that a BatchNormalization by its batch's statistics measures along, by
+    the tensor that it reads, with the number of their columns.
+    """
+
+    opset: int
+    trains: bool
+    awaited: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    nodes: list[NodeProto] = field(default_factory=list)
+    initializers: list[TensorProto] = field(default_factory=list)
+
+    def constant(self, value: Array) -> str:
+        """Add an initializer; return its name."""
+        name = f"{PREFIX}constant_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def ints(self, *values: int) -> str:
+        """Add a vector of int64; return its name."""
+        return self.constant(np.asarray(values, np.int64))
+
+    def op(
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        attributes: Mapping[str, Any] | None = None,
+        output: str | None = None,
+    ) -> str:
+        """Add a node of one output; return that."""
+        name = output or f"{PREFIX}{op_type}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, inputs, [name], **(attributes or {})))
+        return name
+
+    def mean(self, x: str, axes: Sequence[int], keepdims: bool) -> str:
+        """Add the mean over some axes; return its name."""
+        attributes: dict[str, Any] = {"keepdims": int(keepdims)}
+        if self.opset >= _AXES_ARE_AN_INPUT:
+            return self.op("ReduceMean", [x, self.ints(*axes)], attributes)
+        return self.op("ReduceMean", [x], {"axes": list(axes), **attributes})
+
+
+def captured(node: NodeProto) -> set[str]:
+    """Names that the bodies of a node may read from outside."""
+    bodies = [a.g for a in node.attribute if a.HasField("g")]
+    names = {name for body in bodies for inner in body.node for name in inner.input}
+    names |= {out.name for body in bodies for out in body.output}
+    return names.union(*(captured(inner) for body in bodies for inner in body.node))
