@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,7 +32,7 @@ from lbyl_onnx.plan import (
     choose_channels,
     not_finite,
 )
-from lbyl_onnx.repair import Part, modelled, part, repairs, targets
+from lbyl_onnx.repair import Part, behind, modelled, part, repairs, targets
 from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair, Repairs
 from lbyl_onnx.rotating import LinearWay, linear_way, mixture
 from lbyl_onnx.sights import key_of, reading_of
@@ -44,14 +44,18 @@ Step = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Where the moments come from, and those of the consumers' outputs before compensation."""
+    """Where the moments come from, and those of the layers' outputs before compensation."""
 
     run: ProbeRun
     outputs: Mapping[int, View]
     before: Mapping[int, Measured]
 
     def repaired(
-        self, stages: Stages, compensated: onnx.ModelProto, read: TensorReader
+        self,
+        stages: Stages,
+        compensated: onnx.ModelProto,
+        read: TensorReader,
+        changed: Collection[int],
     ) -> dict[int, Repair]:
         """Measure the compensated model, and say what brings its layers back.
 
@@ -61,8 +65,13 @@ class Statistics:
             The original.
         compensated, read
             The compensated model in the original's shapes, and what reads its tensors.
+        changed
+            The nodes that it differs in; they and those behind them can need a repair.
         """
-        views = {str(i): view for i, view in self.outputs.items() if i in self.before}
+        nodes = self.before.keys() & {*changed, *behind(stages.graph, changed)}
+        views = {str(i): view for i, view in self.outputs.items() if i in nodes}
+        if not views:
+            return {}
         aims: dict[str, Target] = targets({int(k): v for k, v in views.items()}, self.before)
         measured = measure(compensated, stages.facts, read, views, aims, self.run)
         return repairs(self.before, {int(key): value for key, value in measured.items()})

@@ -91,7 +91,9 @@ class Maker:
             write_draft(apply_edits(stages.model, edits, {}), self.expected, stages.read, "auto")
             self.progress("repairing", 0, 1)
             restored, _ = model_io.load_model(self.expected)
-            found = fitted.statistics.repaired(stages, restored, TensorReader(self.expected))
+            changed = {f.consumer.slot.node for f in fitted.fits if f.delivery.removed.size}
+            read = TensorReader(self.expected)
+            found = fitted.statistics.repaired(stages, restored, read, changed)
         edits = compensated(stages.graph, stages.facts, fitted.fits, fitted.mixtures, found)
         write_draft(apply_edits(stages.model, edits, {}), self.expected, stages.read, "auto")
         release()

@@ -84,7 +84,7 @@ class Prepared:
     prior
         The same on synthetic samples, for what a person's own are too few for; None without such.
     outputs
-        The consumers' outputs that a repair is measured for, by node.
+        The outputs that a repair is measured for, by node.
     modelled
         Nodes whose repair the moments have to tell.
     """
@@ -144,10 +144,12 @@ def prepare(
             prior = _run(stages, probe, synthetic, folder, views)
     outputs = dict[int, View]()
     if run is not None and config.method == "lbyl+":
-        outputs = repairable(stages.graph, stages.facts, _consumers(groups))
-    # Noise follows the weights, so a compensated layer would be measured on another.
-    modelled = frozenset(outputs if run is not None and run.noises else ())
-    outputs = {} if modelled else outputs
+        consumers = _consumers(groups)
+        outputs = repairable(stages.graph, stages.facts, stages.channels, consumers)
+    modelled = frozenset[int]()
+    if run is not None and run.noises:
+        # Noise follows the weights, so a compensated layer would be measured on another.
+        modelled, outputs = frozenset(outputs.keys() & _consumers(groups)), {}
     return Prepared(stages, config, groups, refusals, run, prior, outputs, modelled)
 
 
@@ -156,13 +158,11 @@ def rounds(prepared: Prepared) -> Iterator[Round]:
     stages, run = prepared.stages, prepared.run
     if run is None:
         return
-    done = set[int]()
+    outputs = {str(i): view for i, view in prepared.outputs.items()}
     for groups in _rounds(stages, prepared.groups, prepared.config, run.source.count):
         sights = _sights(stages, groups, prepared.config, run.source.count)
-        nodes = (prepared.outputs.keys() & _consumers(groups)) - done
-        asked = {key: s.view for key, s in sights.items()}
-        asked |= {str(i): view for i, view in prepared.outputs.items() if i in nodes}
-        done |= nodes
+        asked = {key: s.view for key, s in sights.items()} | outputs
+        outputs = {}  # they are all measured in the first round
         found = measure(stages.model, stages.facts, stages.read, asked, {}, run)
         few = {key: s.view for key, s in sights.items() if s.few(found[key])}
         if prepared.prior is not None and few:

@@ -7,15 +7,17 @@ was computed from tell it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from lbyl_onnx.channels import ChannelMap
 from lbyl_onnx.compensate import Moments
 from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.labels import Role
 from lbyl_onnx.restore import Fit, Repair, own_bias
 from lbyl_onnx.rules import PRODUCING
 from lbyl_onnx.sights import output_view
@@ -29,14 +31,24 @@ LARGEST_GAIN = 4.0
 _ROUNDING = 1e-12
 
 
-def repairable(graph: gs.Graph, facts: GraphFacts, consumers: Iterable[int]) -> dict[int, View]:
+def repairable(
+    graph: gs.Graph, facts: GraphFacts, channels: ChannelMap, consumers: Collection[int]
+) -> dict[int, View]:
     """View the outputs that a repair is for, by node.
 
-    Outputs behind which no layer follows are left alone: there the least error counts, and no
+    They are those of the consumers, and of the layers behind them, to which what is lost is passed
+    on. Outputs behind which no layer follows are left alone: there the least error counts, and no
     loss of variance is passed on. So are those whose node has a bias that cannot be scaled.
+
+    Parameters
+    ----------
+    graph, facts, channels
+        The graph, its constants, and where its channels lie.
+    consumers
+        Nodes that read channels of which some go.
     """
     views: dict[int, View] = {}
-    for index in sorted(set(consumers)):
+    for index in sorted({*consumers, *_layers_behind(graph, facts, channels, consumers)}):
         node = graph.nodes[index]
         view = output_view(graph, facts, index)
         if view is None or not _feeds_a_layer(node):
@@ -47,6 +59,38 @@ def repairable(graph: gs.Graph, facts: GraphFacts, consumers: Iterable[int]) -> 
             continue
         views[index] = view
     return views
+
+
+def behind(graph: gs.Graph, nodes: Collection[int]) -> set[int]:
+    """Nodes that read, near or far, what these nodes give; those that do so of these, too."""
+    numbers = {id(node): index for index, node in enumerate(graph.nodes)}
+    for index, node in enumerate(graph.nodes):  # what a body reads, its node reads
+        numbers |= {id(n): index for body in node.subgraphs(recursive=True) for n in body.nodes}
+    found: set[int] = set()
+    waiting = [graph.nodes[index] for index in nodes]
+    while waiting:
+        after = {
+            numbers[id(reader)] for tensor in waiting.pop().outputs for reader in tensor.outputs
+        }
+        waiting += [graph.nodes[index] for index in after - found]
+        found |= after
+    return found
+
+
+def _layers_behind(
+    graph: gs.Graph, facts: GraphFacts, channels: ChannelMap, consumers: Collection[int]
+) -> set[int]:
+    """Layers behind others that have a bias, or could have one, and a weight of their own."""
+    produced = (s for s in channels.slots if s.role is Role.PRODUCER and s.operand == 1)
+    weights = {slot.node: slot for slot in produced}
+    found = set[int]()
+    for index in weights.keys() & behind(graph, consumers):
+        node = graph.nodes[index]
+        dtype = facts.value(node.inputs[1].name).dtype
+        biased = own_bias(facts, node, len(weights[index].labels), dtype) is not None
+        if biased and len(node.inputs[1].outputs) == 1:
+            found.add(index)
+    return found
 
 
 def _feeds_a_layer(node: gs.Node) -> bool:

@@ -63,7 +63,7 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Repair:
-    """Scale and shift, each (out,), that bring a consumer's output back to where it was."""
+    """Scale and shift, each (out,), that bring a layer's output back to where it was."""
 
     gain: Floats
     shift: Floats
@@ -105,6 +105,8 @@ class Change:
 
     Parameters
     ----------
+    input_axis
+        The weight's axis of input channels.
     fits
         The deliveries of the channels that it reads.
     repair
@@ -113,17 +115,10 @@ class Change:
         Of the channels that it produces; None likewise.
     """
 
+    input_axis: int
     fits: tuple[Fit, ...]
     repair: Repair | None
     mixture: Mixture | None
-
-    @property
-    def input_axis(self) -> int:
-        """The weight's axis of input channels."""
-        if self.fits:
-            return self.fits[0].consumer.slot.axis
-        assert self.mixture is not None
-        return 1 - self.mixture.producer.slot.axis  # it has no conv groups
 
     def outputs(self, values: Array, axis: int) -> Floats:
         """Scale and mix what lies along the layer's outputs on an axis."""
@@ -145,7 +140,7 @@ class Change:
 
 
 Repairs = Mapping[int, Repair]
-"""By the index of the consumer's node."""
+"""By the index of the layer's node."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +184,7 @@ def compensated(
     mixtures
         At most one for a layer; consumers read these as they come, without mixing.
     repairs
-        What the outputs of some of these consumers are scaled and shifted by.
+        What the outputs of some layers are scaled and shifted by.
 
     Returns
     -------
@@ -203,7 +198,7 @@ def compensated(
     """
     operands: dict[Operand, Value] = {}
     added: dict[int, Array] = {}
-    for (index, operand), change in _changes(fits, mixtures, repairs).items():
+    for (index, operand), change in _changes(graph, fits, mixtures, repairs).items():
         node = graph.nodes[index]
         name = node.inputs[operand].name
         stored = facts.value(name)
@@ -226,7 +221,7 @@ def compensated(
 
 
 def _changes(
-    fits: Sequence[Fit], mixtures: Sequence[Mixture], repairs: Repairs
+    graph: gs.Graph, fits: Sequence[Fit], mixtures: Sequence[Mixture], repairs: Repairs
 ) -> dict[Operand, Change]:
     at_producer = {mixture.producer.slot.node for mixture in mixtures}
     by_weight: dict[Operand, list[Fit]] = defaultdict(list)
@@ -236,10 +231,23 @@ def _changes(
         by_weight[fit.consumer.slot.node, fit.consumer.slot.operand].append(here)
     mixed = {(m.producer.slot.node, m.producer.slot.operand): m for m in mixtures}
     needed = {i: r for i, r in repairs.items() if np.any(r.gain != 1.0) or np.any(r.shift)}
+    keys = dict.fromkeys([*by_weight, *mixed, *((i, 1) for i in needed)])
     return {
-        key: Change(tuple(by_weight.get(key, ())), needed.get(key[0]), mixed.get(key))
-        for key in [*by_weight, *(key for key in mixed if key not in by_weight)]
+        key: Change(
+            _input_axis(graph.nodes[key[0]]),
+            tuple(by_weight.get(key, ())),
+            needed.get(key[0]),
+            mixed.get(key),
+        )
+        for key in keys
     }
+
+
+def _input_axis(node: gs.Node) -> int:
+    """The axis of a layer's weight along which its input channels lie."""
+    if node.op == "Gemm":
+        return 1 if node.attrs.get("transB", 0) else 0
+    return 1 if node.op == "Conv" else 0
 
 
 def _identity(name: str, change: Change) -> str:
