@@ -50,13 +50,20 @@ def main() -> None:
     sys.exit(code)
 
 
+def environment() -> dict[str, str]:
+    """Return what the child's environment has beside the parent's, its folder apart."""
+    own = {name: os.environ.get(name, value) for name, value in _LARGE_PAGES.items()}
+    return {**own, **_ONE_THREAD}
+
+
 def _supervise(folder: Path) -> int:
     """Run the child with `folder` for its temporary files; return the exit code."""
     file = folder / "notes"
     scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     command = [sys.executable, "-c", _START.format(path=sys.path), *sys.argv[1:]]
-    environment = {**_LARGE_PAGES, **os.environ, **_ONE_THREAD, **scratch}
-    child = subprocess.Popen(command, env={**environment, notes.VARIABLE: str(file)})
+    child = subprocess.Popen(
+        command, env={**os.environ, **environment(), **scratch, notes.VARIABLE: str(file)}
+    )
     try:
         code = child.wait()
     except _StoppedError as stopped:
