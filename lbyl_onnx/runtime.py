@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -242,8 +242,8 @@ def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
 
 def run_batches(
     path: Path, provider: str, batches: Iterable[Feeds]
-) -> Iterator[Mapping[str, Array]]:
-    """Run a model on batch after batch; give its outputs by name.
+) -> Generator[Mapping[str, Array]]:
+    """Run a model on batch after batch; give its outputs by name. Its file is open until the end.
 
     Raises
     ------

@@ -153,6 +153,7 @@ def measure(
                 total[key].add(rows, mean.reshape(-1), sums)  # (1, D) -> (D,)
             else:
                 total[key] = Running(rows, mean.reshape(-1), sums)
+    batches.close()
     for file in run.folder.glob("probe.onnx*"):
         file.unlink()
     return {key: running.measured() for key, running in total.items()}
