@@ -37,7 +37,7 @@ from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair, Repairs
 from lbyl_onnx.rotating import LinearWay, linear_way, mixture
 from lbyl_onnx.sights import key_of, reading_of
 from lbyl_onnx.statistics import Measured, ProbeRun, measure
-from lbyl_onnx.views import Target, View
+from lbyl_onnx.views import View
 
 Step = Callable[[int, int], None]
 
@@ -69,10 +69,11 @@ class Statistics:
             The nodes that it differs in; they and those behind them can need a repair.
         """
         nodes = self.before.keys() & {*changed, *behind(stages.graph, changed)}
-        views = {str(i): view for i, view in self.outputs.items() if i in nodes}
-        if not views:
+        outputs = {i: view for i, view in self.outputs.items() if i in nodes}
+        if not outputs:
             return {}
-        aims: dict[str, Target] = targets({int(k): v for k, v in views.items()}, self.before)
+        views = {str(i): view for i, view in outputs.items()}
+        aims = targets(outputs, self.before)
         measured = measure(compensated, stages.facts, read, views, aims, self.run)
         return repairs(self.before, {int(key): value for key, value in measured.items()})
 

@@ -142,14 +142,13 @@ def prepare(
         if config.calibration:
             synthetic = replace(config, calibration=None, mean=(), std=())
             prior = _run(stages, probe, synthetic, folder, views)
-    outputs = dict[int, View]()
+    outputs, consumers = dict[int, View](), _consumers(groups)
     if run is not None and config.method == "lbyl+":
-        consumers = _consumers(groups)
         outputs = repairable(stages.graph, stages.facts, stages.channels, consumers)
     modelled = frozenset[int]()
     if run is not None and run.noises:
         # Noise follows the weights, so a compensated layer would be measured on another.
-        modelled, outputs = frozenset(outputs.keys() & _consumers(groups)), {}
+        modelled, outputs = frozenset(outputs.keys() & consumers), {}
     return Prepared(stages, config, groups, refusals, run, prior, outputs, modelled)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.probe_writer import PREFIX, Writer, captured
@@ -21,11 +21,18 @@ from lbyl_onnx.views import Target, View
 _EPSILON = 1e-10
 
 
-def unsettled(model: onnx.ModelProto, targets: Mapping[str, Target]) -> dict[str, Target]:
+def can_take_batch(node: NodeProto, facts: GraphFacts) -> bool:
+    """Whether a node is a BatchNormalization that can take the statistics of its batch."""
+    return node.op_type == "BatchNormalization" and facts.shape(node.input[0]) is not None
+
+
+def unsettled(
+    model: onnx.ModelProto, facts: GraphFacts, targets: Mapping[str, Target]
+) -> dict[str, Target]:
     """The targets that matter: what only batch statistics read comes to the same without one."""
     otherwise = {info.name for info in model.graph.output}
     for node in model.graph.node:
-        read = node.input[1:] if node.op_type == "BatchNormalization" else node.input
+        read = node.input[1:] if can_take_batch(node, facts) else node.input
         otherwise |= {*read} | captured(node)
     return {name: target for name, target in targets.items() if name in otherwise}
 
@@ -39,8 +46,7 @@ def normalised(
     """Tensors that batch statistics will be taken of, and the names that they are read by."""
     found = dict[str, str]()
     for node in model.graph.node:
-        is_norm = node.op_type == "BatchNormalization" and batch_statistics
-        if is_norm and facts.shape(node.input[0]) is not None:
+        if batch_statistics and can_take_batch(node, facts):
             found.setdefault(node.input[0], node.input[0])
     found |= {name: raw_name(name) for name, target in targets.items() if target.axis == 1}
     return {name: read for name, read in found.items() if facts.dtype(name) == TensorProto.FLOAT}

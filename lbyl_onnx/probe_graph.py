@@ -15,7 +15,15 @@ from onnx import NodeProto, TensorProto, helper
 
 from lbyl_onnx.draft import Draft, copy_field
 from lbyl_onnx.facts import GraphFacts, attribute
-from lbyl_onnx.normalising import bring, each_alone, normalise, normalised, raw_name, unsettled
+from lbyl_onnx.normalising import (
+    bring,
+    can_take_batch,
+    each_alone,
+    normalise,
+    normalised,
+    raw_name,
+    unsettled,
+)
 from lbyl_onnx.probe_writer import PREFIX, Writer, captured
 from lbyl_onnx.views import Noise, Target, View
 
@@ -65,7 +73,7 @@ def probe_model(
     """
     # Only the CPU provider has the operator that takes its batch's statistics.
     writer = Writer(facts.opset, facts.opset >= _TRAINS and provider == "CPUExecutionProvider")
-    targets = unsettled(model, targets) if batch_statistics else targets
+    targets = unsettled(model, facts, targets) if batch_statistics else targets
     by_tensor: dict[str, list[str]] = {}
     told = normalised(model, facts, targets, batch_statistics) if writer.trains else {}
     for key, view in views.items():
@@ -99,15 +107,13 @@ def _rewritten(
     copy = NodeProto()
     copy.CopyFrom(node)
     copy.output[:] = [raw_name(name) if name in targets else name for name in node.output]
-    shape = facts.shape(node.input[0]) if node.input else None
-    if node.op_type != "BatchNormalization" or not batch_statistics or shape is None:
+    if not batch_statistics or not can_take_batch(node, facts):
         writer.nodes.append(copy)
         return
+    rank = len(facts.shape(node.input[0]) or ())
     epsilon = attribute(node, "epsilon")
     eps = 1e-5 if epsilon is None else epsilon.f
-    normalise(
-        writer, node.input[0], (node.input[1], node.input[2]), eps, len(shape), copy.output[0]
-    )
+    normalise(writer, node.input[0], (node.input[1], node.input[2]), eps, rank, copy.output[0])
 
 
 def _measure(

@@ -7,7 +7,7 @@ was computed from tell it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,14 +48,16 @@ def repairable(
         Nodes that read channels of which some go.
     """
     views: dict[int, View] = {}
-    for index in sorted({*consumers, *_layers_behind(graph, facts, channels, consumers)}):
+    for index in sorted({*consumers, *_layers_behind(graph, channels, consumers)}):
         node = graph.nodes[index]
         view = output_view(graph, facts, index)
         if view is None or not _feeds_a_layer(node):
             continue
         has_bias = len(node.inputs) > 2 and bool(node.inputs[2].name)
         dtype = facts.value(node.inputs[1].name).dtype
-        if has_bias and own_bias(facts, node, len(view.positions), dtype) is None:
+        scaled = own_bias(facts, node, len(view.positions), dtype) is not None
+        # A consumer's offset may need an Add behind it; another layer is not worth a node.
+        if not scaled and (has_bias or index not in consumers):
             continue
         views[index] = view
     return views
@@ -64,47 +66,41 @@ def repairable(
 def behind(graph: gs.Graph, nodes: Collection[int]) -> set[int]:
     """Nodes that read, near or far, what these nodes give; those that do so of these, too."""
     numbers = {id(node): index for index, node in enumerate(graph.nodes)}
-    for index, node in enumerate(graph.nodes):  # what a body reads, its node reads
-        numbers |= {id(n): index for body in node.subgraphs(recursive=True) for n in body.nodes}
-    found: set[int] = set()
-    waiting = [graph.nodes[index] for index in nodes]
+    holders = {
+        id(inner): node
+        for node in graph.nodes
+        for body in node.subgraphs(recursive=True)
+        for inner in body.nodes
+    }
+    starts = [graph.nodes[index] for index in nodes]
+    return {numbers[id(reader)] for reader in _readers(starts, holders)}
+
+
+def _readers(starts: Sequence[gs.Node], holders: Mapping[int, gs.Node]) -> Iterator[gs.Node]:
+    """Yield the nodes that read, near or far, what some nodes give.
+
+    What `holders` has by the id of a node in a body stands for it.
+    """
+    seen: set[int] = set()
+    waiting = [*starts]
     while waiting:
-        after = {
-            numbers[id(reader)] for tensor in waiting.pop().outputs for reader in tensor.outputs
-        }
-        waiting += [graph.nodes[index] for index in after - found]
-        found |= after
-    return found
+        for reader in [x for tensor in waiting.pop().outputs for x in tensor.outputs]:
+            node = holders.get(id(reader), reader)
+            if id(node) not in seen:
+                seen.add(id(node))
+                waiting.append(node)
+                yield node
 
 
-def _layers_behind(
-    graph: gs.Graph, facts: GraphFacts, channels: ChannelMap, consumers: Collection[int]
-) -> set[int]:
-    """Layers behind others that have a bias, or could have one, and a weight of their own."""
-    produced = (s for s in channels.slots if s.role is Role.PRODUCER and s.operand == 1)
-    weights = {slot.node: slot for slot in produced}
-    found = set[int]()
-    for index in weights.keys() & behind(graph, consumers):
-        node = graph.nodes[index]
-        dtype = facts.value(node.inputs[1].name).dtype
-        biased = own_bias(facts, node, len(weights[index].labels), dtype) is not None
-        if biased and len(node.inputs[1].outputs) == 1:
-            found.add(index)
-    return found
+def _layers_behind(graph: gs.Graph, channels: ChannelMap, consumers: Collection[int]) -> set[int]:
+    """Layers behind others whose weight no other reads."""
+    layers = {s.node for s in channels.slots if s.role is Role.PRODUCER and s.operand == 1}
+    found = layers & behind(graph, consumers)
+    return {index for index in found if len(graph.nodes[index].inputs[1].outputs) == 1}
 
 
 def _feeds_a_layer(node: gs.Node) -> bool:
-    seen: set[int] = set()
-    waiting = [reader for tensor in node.outputs for reader in tensor.outputs]
-    while waiting:
-        reader = waiting.pop()
-        if reader.op in PRODUCING:
-            return True
-        if id(reader) in seen:
-            continue
-        seen.add(id(reader))
-        waiting += [after for tensor in reader.outputs for after in tensor.outputs]
-    return False
+    return any(reader.op in PRODUCING for reader in _readers([node], {}))
 
 
 def targets(views: Mapping[int, View], before: Mapping[int, Measured]) -> dict[str, Target]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,10 @@ class Session:
         Its file.
     loaded
         ONNX Runtime's own session.
-    seconds
-        That it has for a run of one sample.
     """
 
     path: Path
     loaded: ort.InferenceSession
-    seconds: float
 
     @staticmethod
     def of(path: Path, provider: str, settings: ort.SessionOptions | None = None) -> Session:
@@ -75,7 +73,12 @@ class Session:
             loaded = ort.InferenceSession(str(path), settings or options(), providers)
         except RUN_ERRORS as error:
             raise ModelError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
-        return Session(path, loaded, SECONDS * (1.0 + stored_bytes(path) / (1 << 30)))
+        return Session(path, loaded)
+
+    @cached_property
+    def seconds(self) -> float:
+        """What it has for a run of one sample."""
+        return SECONDS * (1.0 + stored_bytes(self.path) / (1 << 30))
 
     @property
     def signature(self) -> Signature:

@@ -54,15 +54,15 @@ class Running:
     mean: Floats
     sums: Floats
 
-    def add(self, rows: int, mean: Floats, sums: Floats) -> None:
+    def add(self, other: Running) -> None:
         """Take in more rows (Chan, Golub, LeVeque 1979)."""
         with np.errstate(invalid="ignore", over="ignore"):  # `Moments.finite` tells of it
-            step = mean - self.mean
-            each = self.rows * rows / (self.rows + rows) * step
-            np.add(self.sums, sums, out=self.sums)
+            step = other.mean - self.mean
+            each = self.rows * other.rows / (self.rows + other.rows) * step
+            self.sums += other.sums
             self.sums += np.outer(each, step) if self.sums.ndim == 2 else each * step
-            self.rows += rows
-            self.mean = self.mean + rows / self.rows * step
+            self.rows += other.rows
+            self.mean = self.mean + other.rows / self.rows * step
 
     def measured(self) -> Measured:
         """Return the moments; these sums are spent."""
@@ -144,19 +144,24 @@ def measure(
         if brief and not pairs:
             break
         for key in pairs if brief else views:
-            found = [outputs[f"{PREFIX}{key}/{x}"] for x in ("mean", "moment", "rows")]
-            mean, sums = (value.astype(np.float64) for value in found[:2])
-            rows = int(found[2][0])
-            if not views[key].cross:
-                sums *= rows
+            here = _of_batch(outputs, key, views[key])
             if key in total:
-                total[key].add(rows, mean.reshape(-1), sums)  # (1, D) -> (D,)
+                total[key].add(here)
             else:
-                total[key] = Running(rows, mean.reshape(-1), sums)
+                total[key] = here
     batches.close()
     for file in run.folder.glob("probe.onnx*"):
         file.unlink()
     return {key: running.measured() for key, running in total.items()}
+
+
+def _of_batch(outputs: Mapping[str, Array], key: str, view: View) -> Running:
+    """What a probe's outputs say of a view; of columns alone it gives variances, not sums."""
+    mean, moment, shape = (outputs[f"{PREFIX}{key}/{x}"] for x in ("mean", "moment", "rows"))
+    rows, sums = int(shape[0]), moment.astype(np.float64)
+    if not view.cross:
+        sums *= rows
+    return Running(rows, mean.astype(np.float64).reshape(-1), sums)  # (1, D) -> (D,)
 
 
 def feeds_of(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:

@@ -390,8 +390,7 @@ class TestMerging:
         parts = np.split(rows, np.cumsum(sizes)[:-1])
         running = running_of(parts[0], cross)
         for part in parts[1:]:
-            more = running_of(part, cross)
-            running.add(more.rows, more.mean, more.sums)
+            running.add(running_of(part, cross))
         merged, whole = running.measured(), running_of(rows, cross).measured()
         assert merged.rows == whole.rows
         # Means of 1e4 in float64; a difference of raw second moments would lose eight digits.
@@ -401,10 +400,9 @@ class TestMerging:
     def test_what_is_not_finite_stays_so(self) -> None:
         good = running_of(np.ones((3, 2)), True)
         bad = Running(3, np.array([np.nan, 1.0]), np.eye(2))
-        good.add(bad.rows, bad.mean, bad.sums)
+        good.add(bad)
         assert np.isnan(good.measured().mean[0])
-        more = running_of(np.ones((3, 2)), True)
-        bad.add(more.rows, more.mean, more.sums)
+        bad.add(running_of(np.ones((3, 2)), True))
         assert np.isnan(bad.measured().mean[0])
 
 
