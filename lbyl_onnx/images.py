@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy import fft
 
+from lbyl_onnx.dead_leaves import painted, scattered
+
 Layout = Literal["auto", "nchw", "nhwc"]
 Floats = NDArray[np.float32]
-Ints = NDArray[np.intp]
 
-# Values made at a time: what a block needs stays in the processor's cache.
-BLOCK = 1 << 20
+# Values made at a time, so that what a block needs stays in the processor's cache; and how many
+# blocks at a time at most: each takes memory.
+BLOCK, THREADS = 1 << 19, 4
 # Share of the variance that lies between the means of images; photographs have about as much.
 BRIGHTNESS_SHARE = 0.25
 # Standard deviation of the logarithm of an image's contrast.
 CONTRAST_SPREAD = 0.3
 # Exponents of the amplitude spectrum of the noise; photographs scatter about 1.
 EXPONENTS = (0.8, 1.4)
-# Leaves over a pixel on average: exp(-4), 2 in 100, of the pixels show the ground behind them all.
-COVER = 4.0
-# Largest and smallest radius of a leaf, in sides of the image; no leaf is smaller than a pixel.
-LARGEST, SMALLEST = 1 / 2, 1 / 96
 # Standard deviations on a leaf, where that of colours is 1: linear shading, fine texture (at most).
 SHADING, TEXTURE = 0.2, 0.3
 # Largest weight of each neighbour in the blur.
@@ -74,12 +73,25 @@ def natural_images(count: int, shape: Sequence[int], rng: np.random.Generator) -
     images = np.empty((count, *shape), np.float32)
     at_once = max(1, BLOCK // math.prod(shape))
     kinds: tuple[Callable[..., Floats], ...] = (_dead_leaves, _noise)
-    for parity, make in enumerate(kinds):
-        mine = images[parity::2]
-        for start in range(0, len(mine), at_once):
-            block = mine[start : start + at_once]
-            plain = make(len(block), shape[0], tuple(shape[1:]), rng)
-            block[...] = _photographed(plain, rng).reshape(block.shape)
+    blocks = [
+        (make, mine[start : start + at_once])
+        for parity, make in enumerate(kinds)
+        for mine in [images[parity::2]]
+        for start in range(0, len(mine), at_once)
+    ]
+
+    def fill(block: Floats, make: Callable[..., Floats], own: np.random.Generator) -> None:
+        plain = make(len(block), shape[0], tuple(shape[1:]), own)
+        block[...] = _photographed(plain, own).reshape(block.shape)
+
+    # Each block has random numbers of its own, so that threads do not change the images.
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        made = [
+            pool.submit(fill, block, make, own)
+            for (make, block), own in zip(blocks, rng.spawn(len(blocks)), strict=True)
+        ]
+        for future in made:
+            future.result()
     return images
 
 
@@ -231,32 +243,12 @@ def _power_law(b: int, fields: int, plane: tuple[int, ...], rng: np.random.Gener
     return field.reshape(b, fields, -1)
 
 
-@dataclass(frozen=True)
-class _Leaves:
-    """Leaves of b images, n each; a later one lies over an earlier one.
-
-    Parameters
-    ----------
-    centre, axes : (b, n, d)
-        Where each is, and half its length along its own axes, in pixels.
-    angle : (b, n)
-        By which its last two axes are turned.
-    boxy : (b, n)
-        Whether it is a box; else it is an ellipse.
-    """
-
-    centre: NDArray[np.float64]
-    axes: NDArray[np.float64]
-    angle: NDArray[np.float64]
-    boxy: NDArray[np.bool_]
-
-
 def _dead_leaves(b: int, channels: int, plane: tuple[int, ...], rng: np.random.Generator) -> Floats:
     """Dead leaves (b, channels, pixels): unit variance, mean 0, all in expectation."""
-    leaves = _scattered(b, plane, rng)
+    leaves = scattered(b, plane, rng)
     n, d = leaves.axes.shape[1] + 1, len(plane)
     # (b, pixels): the number of the leaf that is seen, 0 for the ground; then among those of all b.
-    shown = _painted(leaves, plane) + n * np.arange(b)[:, None]
+    shown = painted(leaves, plane) + n * np.arange(b)[:, None]
     # Uniform with unit variance, as reflectances are bounded; (b, channels, n).
     colours = _mixed(rng.uniform(-1.0, 1.0, (b, channels, n)).astype(np.float32), rng)
     colours *= math.sqrt(3.0)
@@ -278,91 +270,6 @@ def _dead_leaves(b: int, channels: int, plane: tuple[int, ...], rng: np.random.G
     # E[rough^2] is TEXTURE^2 / 3.
     image /= math.sqrt(1.0 + SHADING**2 + TEXTURE**2 / 3.0)
     return _blurred(image.reshape(b, channels, *plane), rng).reshape(b, channels, -1)
-
-
-def _scattered(b: int, plane: tuple[int, ...], rng: np.random.Generator) -> _Leaves:
-    """Draw leaves that cover the plane COVER times, with radii by the law r^-(d+1).
-
-    Only leaves that can touch the plane are drawn: of radius r those whose centre is at most r
-    from it, so that the law of the radii gets the factor prod(side + 2 r).
-    """
-    d, sides = len(plane), np.array(plane, float)
-    wide = sides[sides > 1]
-    scale = float(np.exp(np.mean(np.log(wide)))) if len(wide) else 1.0
-    smallest = max(1.0, SMALLEST * scale)
-    radii = np.geomspace(smallest, max(LARGEST * scale, 1.5 * smallest), 256)
-    room = np.prod(sides + 2.0 * radii[:, None], axis=1)
-    chance = radii ** -float(d) * room  # on a geometric grid r^-(d+1) dr is r^-d
-    chance /= chance.sum()
-    ball = math.pi ** (d / 2) / math.gamma(d / 2 + 1)
-    n = math.ceil(COVER / float(np.sum(chance * ball * radii**d / room)))
-    radius = rng.choice(radii, (b, n), p=chance)
-    kind = rng.integers(0, 3, (b, n))  # disc, ellipse, box
-    stretch = 0.35 * rng.standard_normal((b, n, d)) * (kind > 0)[:, :, None]
-    stretch -= stretch.mean(axis=2, keepdims=True)
-    centre = rng.random((b, n, d)) * (sides + 2.0 * radius[:, :, None]) - radius[:, :, None]
-    # Half of them stand upright, as most things do.
-    angle = rng.uniform(0.0, np.pi, (b, n)) * rng.integers(0, 2, (b, n))
-    return _Leaves(centre, radius[:, :, None] * np.exp(stretch), angle, kind == 2)
-
-
-def _painted(leaves: _Leaves, plane: tuple[int, ...]) -> Ints:
-    """Return (b, pixels): the number, from 1, of the last leaf over each pixel, or 0.
-
-    Leaves of about the same size go together, all images at once; a pixel takes a leaf only over
-    one of a lower number, so that the order among sizes does not matter.
-    """
-    b, n, d = leaves.axes.shape
-    reach = np.where(leaves.boxy, np.linalg.norm(leaves.axes, axis=2), leaves.axes.max(axis=2))
-    reach = reach.ravel()
-    step = math.log(1.25)
-    size = np.ceil(np.log(2.0 * reach + 1.0) / step).astype(np.intp)
-    turn = _turns(leaves).reshape(b * n, d, d)
-    centre = leaves.centre.reshape(b * n, d)
-    shown = np.zeros(b * math.prod(plane), np.intp)
-    strides = np.cumprod([1, *plane[:0:-1]])[::-1]
-    kinds = 2 * size + leaves.boxy.ravel()
-    for kind in np.unique(kinds):
-        which = np.flatnonzero(kinds == kind)
-        box = np.minimum(math.ceil(math.exp(step * (kind // 2))), plane)
-        start = np.floor(centre[which] - reach[which, None]).astype(np.intp)
-        start = np.clip(start, 0, np.array(plane) - box)
-        place = np.indices(tuple(box)).reshape(d, -1)  # (d, pixels of the box)
-        inside = _inside(turn[which], start + 0.5 - centre[which], place, bool(kind % 2))
-        leaf, pixel = np.nonzero(inside)
-        base = (which // n) * math.prod(plane) + start @ strides
-        target = base[leaf] + (strides @ place)[pixel]
-        number = (which % n + 1)[leaf]
-        over = shown[target] < number
-        shown[target[over]] = number[over]  # of equal targets the last counts: the highest number
-    return shown.reshape(b, -1)
-
-
-def _turns(leaves: _Leaves) -> NDArray[np.float64]:
-    """Return (b, n, d, d): from an offset in pixels to one in half-lengths on the leaf's axes."""
-    b, n, d = leaves.axes.shape
-    turn = np.zeros((b, n, d, d))
-    turn[:, :, range(d), range(d)] = 1.0
-    if d > 1:
-        cos, sin = np.cos(leaves.angle), np.sin(leaves.angle)
-        turn[:, :, -2, -2], turn[:, :, -2, -1] = cos, sin
-        turn[:, :, -1, -2], turn[:, :, -1, -1] = -sin, cos
-    return turn / leaves.axes[:, :, :, None]
-
-
-def _inside(
-    turn: NDArray[np.float64], start: NDArray[np.float64], place: Ints, boxy: bool
-) -> NDArray[np.bool_]:
-    """Which of the places (d, p), counted from starts (m, d) by the centres, lie on m leaves."""
-    m, d = start.shape
-    first = (turn @ start[:, :, None]).astype(np.float32)  # (m, d, 1)
-    steps = turn.reshape(m * d, d).astype(np.float32) @ place.astype(np.float32)
-    local = steps.reshape(m, d, -1)
-    local += first
-    if boxy:
-        return np.asarray(np.abs(local, out=local).max(axis=1) < 1.0)
-    local *= local
-    return np.asarray(local.sum(axis=1) < 1.0)
 
 
 def _blurred(images: Floats, rng: np.random.Generator) -> Floats:
