@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,8 +124,6 @@ def write_draft(draft: Draft, path: Path, read: Reader, external: ExternalData) 
             draft = _write_data(draft, path, read)
         with path.open("wb") as file:
             _write_draft(draft, file, read)
-            file.flush()
-            os.fsync(file.fileno())
 
 
 @contextmanager
@@ -155,8 +152,6 @@ def _write_data(draft: Draft, path: Path, read: Reader) -> Draft:
             for piece in (memoryview(gap), content.data):
                 file.write(piece)
                 digest.update(piece)
-        file.flush()
-        os.fsync(file.fileno())
     name = data_name(path.name, digest.hexdigest())
     stage.replace(path.with_name(name))
     tensors = list(draft.initializers)

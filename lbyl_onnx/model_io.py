@@ -21,7 +21,7 @@ from lbyl_onnx.staging import scratch
 # Initializers with more elements are left out of what the checker sees; none of them is a shape.
 LARGE = 4096
 # A model's file with more bytes than this holds its weights itself.
-LARGEST_SKELETON = 1 << 26
+LARGEST_SKELETON = 1 << 24
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ def publish(stage: Path, path: Path) -> None:
     """
     new = [file.name for file in stage.parent.iterdir() if file != stage]
     try:
+        for file in stage.parent.iterdir():
+            _settle(file)
         with _locked(path.parent):
             doubtful = [*new, *_data_files(path)]
             (stage.parent / _JOURNAL).write_text("\n".join(doubtful), encoding="utf-8")
@@ -96,6 +98,12 @@ def publish(stage: Path, path: Path) -> None:
             _drop_unnamed(path, doubtful)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _settle(file: Path) -> None:
+    """Have a file on the disk and not only in its cache: what is not there a crash may lose."""
+    with file.open("rb+") as written:
+        os.fsync(written.fileno())
 
 
 def _prefix(path: Path) -> str:
