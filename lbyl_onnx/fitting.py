@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -40,6 +43,8 @@ from lbyl_onnx.statistics import Measured, ProbeRun, measure
 from lbyl_onnx.views import View
 
 Step = Callable[[int, int], None]
+# Groups that are fitted at a time; linear algebra of each has a thread, and takes memory.
+THREADS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +149,10 @@ def fit(
         step(len(outcomes), len(groups))
         keys = round_.measured.keys()
         before |= {i: round_.measured[str(i)] for i in prepared.outputs if str(i) in keys}
-        outcomes += [
-            _by_statistics(prepared, entries[g.key], round_, paths.get(g.key))
-            for g in round_.groups
-        ]
+        by_statistics = partial(_by_statistics, prepared, round_)
+        asked = [(entries[g.key], paths.get(g.key)) for g in round_.groups]
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            outcomes += pool.map(by_statistics, *zip(*asked, strict=True))
     statistics = Statistics(prepared.run, prepared.outputs, before) if before else None
     return _gathered(prepared, outcomes, statistics)
 
@@ -235,7 +240,7 @@ def readings_of(stages: Stages, group: ChannelGroup, moments: Sequence[Moments])
 
 
 def _by_statistics(
-    prepared: Prepared, entry: GroupPlan, round_: Round, path: Elimination | None
+    prepared: Prepared, round_: Round, entry: GroupPlan, path: Elimination | None
 ) -> _Outcome:
     """Choose and fit a group by its moments; by its weights where there are none to go by."""
     stages, config, group = prepared.stages, prepared.config, entry.group
