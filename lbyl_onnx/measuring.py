@@ -45,7 +45,7 @@ HELD = 1 << 30
 # Samples to take even where fewer give enough rows.
 FEW_SAMPLES = 256
 # Synthetic samples that tell the mean and variance of a layer's outputs.
-ALONE = 128
+ALONE = 48
 
 
 @dataclass(frozen=True)

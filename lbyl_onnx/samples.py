@@ -18,7 +18,7 @@ from lbyl_onnx.images import Layout, synthetic_batch
 BUDGET = 100 * 10**9
 FEWEST, MOST = 64, 4096
 # Bytes that the largest activation of a mini-batch may take, and the most samples in one.
-ACTIVATION, LARGEST_BATCH = 128 << 20, 128
+ACTIVATION, LARGEST_BATCH = 64 << 20, 128
 # Bytes of synthetic samples that are kept on disk between passes.
 STORED = 1 << 29
 # Below so many samples in a mini-batch its statistics say little of the others.
@@ -60,7 +60,9 @@ class SampleSource:
     layout: Layout = "auto"
     given: Samples | None = None
 
-    def batches(self, store: Path | None = None) -> Iterator[Mapping[str, Array]]:
+    def batches(
+        self, store: Path | None = None, first: int | None = None
+    ) -> Iterator[Mapping[str, Array]]:
         """Yield the feeds of each mini-batch.
 
         Parameters
@@ -68,13 +70,15 @@ class SampleSource:
         store
             A folder that keeps synthetic samples from one pass to the next, where they are not too
             many; None to make them anew.
+        first
+            How many mini-batches it keeps, from the first on; None for all.
         """
         if self.given is not None:
             yield from self.given.batches(self.size)
             return
         for number in range(self.count // self.size):
-            kept = store if self._few else None
-            yield self._made(number) if kept is None else self._kept(kept, number)
+            again = self._few and (first is None or number < first)
+            yield self._made(number) if store is None or not again else self._kept(store, number)
 
     @property
     def _few(self) -> bool:

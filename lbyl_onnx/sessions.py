@@ -146,9 +146,10 @@ def as_written() -> ort.SessionOptions:
 
 
 def as_needed() -> ort.SessionOptions:
-    """Return the options of a session that holds no more memory than one run needs."""
+    """Return the options of a session that holds little more memory than one run needs."""
     settings = options()
-    settings.enable_cpu_mem_arena = False  # it would hold what all batches together ever needed
+    # A plan of all of a run's memory would be held beside what the first run took without it.
+    settings.enable_mem_pattern = False
     # In the order of the file: what is measured is let go before the next layer runs. By its own
     # order ONNX Runtime would hold every layer's activations until the last one is there.
     settings.execution_order = ort.ExecutionOrder.PRIORITY_BASED

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +25,8 @@ from lbyl_onnx.samples import SampleSource
 from lbyl_onnx.views import Noise, Target, View
 
 Floats = NDArray[np.float64]
+# Blocks of rows whose means are kept before they become one.
+BLOCKS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,26 +53,49 @@ class Measured:
 
 @dataclass(eq=False)
 class Running:
-    """Moments of the rows so far: how many, their mean, and sums of (products of) deviations."""
+    """Moments of the rows so far, block by block.
 
-    rows: int
-    mean: Floats
+    Parameters
+    ----------
+    rows, means
+        Of each block: how many rows it has, and their mean.
+    sums
+        Sums of (products of) the rows' deviations from the mean of their block, over all blocks.
+    """
+
+    rows: list[int]
+    means: list[Floats]
     sums: Floats
 
-    def add(self, other: Running) -> None:
-        """Take in more rows (Chan, Golub, LeVeque 1979)."""
+    @staticmethod
+    def of(columns: int, cross: bool) -> Running:
+        """Return those of no rows."""
+        return Running([], [], np.zeros((columns,) * (2 if cross else 1)))
+
+    def add(self, rows: int, mean: Array, sums: NDArray[np.floating[Any]]) -> None:
+        """Take in a block."""
+        self.rows.append(rows)
+        self.means.append(mean.astype(np.float64).reshape(-1))  # (1, D) -> (D,)
         with np.errstate(invalid="ignore", over="ignore"):  # `Moments.finite` tells of it
-            step = other.mean - self.mean
-            each = self.rows * other.rows / (self.rows + other.rows) * step
-            self.sums += other.sums
-            self.sums += np.outer(each, step) if self.sums.ndim == 2 else each * step
-            self.rows += other.rows
-            self.mean = self.mean + other.rows / self.rows * step
+            self.sums += sums
+        if len(self.rows) == BLOCKS:
+            self._unite()
 
     def measured(self) -> Measured:
         """Return the moments; these sums are spent."""
-        self.sums /= self.rows
-        return Measured(self.rows, self.mean, self.sums)
+        self._unite()
+        self.sums /= self.rows[0]
+        return Measured(self.rows[0], self.means[0], self.sums)
+
+    def _unite(self) -> None:
+        """Make one block of all (Chan, Golub, LeVeque 1979)."""
+        means, rows = np.stack(self.means), np.asarray(self.rows)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = rows @ means / rows.sum()
+            steps = means - mean
+            weighted = steps.T * rows  # (D, blocks)
+            self.sums += weighted @ steps if self.sums.ndim == 2 else rows @ steps**2
+        self.rows, self.means = [int(rows.sum())], [mean]
 
 
 @dataclass(frozen=True)
@@ -95,6 +123,11 @@ class ProbeRun:
     batch_statistics: bool
     noises: Mapping[str, Noise] = field(default_factory=dict)
     alone: int | None = None
+
+    @property
+    def few(self) -> int | None:
+        """Mini-batches that hold the samples for columns alone; None for all."""
+        return None if self.alone is None else math.ceil(self.alone / self.source.size)
 
 
 def measure(
@@ -128,6 +161,8 @@ def measure(
     ModelError
         When ONNX Runtime cannot run the probe.
     """
+    pairs = [key for key, view in views.items() if view.cross]
+    total = {key: Running.of(view.columns, view.cross) for key, view in views.items()}
     path = run.folder / "probe.onnx"
     draft = probe_model(
         model, facts, views, targets, run.batch_statistics, run.noises, run.provider
@@ -136,32 +171,22 @@ def measure(
     for name in run.source.inputs:
         free_batch(draft.skeleton, name)
     write_draft(draft, path, read, "auto")
-    pairs = [key for key, view in views.items() if view.cross]
-    total: dict[str, Running] = {}
     batches = runtime.run_batches(path, run.provider, feeds_of(run, fed))
-    for number, outputs in enumerate(batches):
-        brief = run.alone is not None and number * run.source.size >= run.alone
-        if brief and not pairs:
-            break
+    for number, outputs in enumerate(islice(batches, None if pairs else run.few)):
+        brief = run.few is not None and number >= run.few
         for key in pairs if brief else views:
-            here = _of_batch(outputs, key, views[key])
-            if key in total:
-                total[key].add(here)
-            else:
-                total[key] = here
+            _add(total[key], outputs, f"{PREFIX}{key}")
     batches.close()
     for file in run.folder.glob("probe.onnx*"):
         file.unlink()
     return {key: running.measured() for key, running in total.items()}
 
 
-def _of_batch(outputs: Mapping[str, Array], key: str, view: View) -> Running:
-    """What a probe's outputs say of a view; of columns alone it gives variances, not sums."""
-    mean, moment, shape = (outputs[f"{PREFIX}{key}/{x}"] for x in ("mean", "moment", "rows"))
-    rows, sums = int(shape[0]), moment.astype(np.float64)
-    if not view.cross:
-        sums *= rows
-    return Running(rows, mean.astype(np.float64).reshape(-1), sums)  # (1, D) -> (D,)
+def _add(running: Running, outputs: Mapping[str, Array], start: str) -> None:
+    """Take in what a probe's outputs say of a view; of columns alone these give variances."""
+    mean, moment, shape = (outputs[f"{start}/{x}"] for x in ("mean", "moment", "rows"))
+    rows, sums = int(shape[0]), moment.astype(np.float32, copy=False)
+    running.add(rows, mean, sums if sums.ndim == 2 else rows * sums.astype(np.float64))
 
 
 def feeds_of(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:
@@ -169,7 +194,8 @@ def feeds_of(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array
     asked = sorted(
         (noise for noise in run.noises.values() if noise.feed in fed), key=lambda noise: noise.feed
     )
-    for number, feeds in enumerate(run.source.batches(run.folder)):
+    # Only what a repair is measured on is wanted again.
+    for number, feeds in enumerate(run.source.batches(run.folder, run.few)):
         rows = np.arange(run.source.size) // 2 % 2  # samples alternate in kind, noise in pairs
         more = {
             noise.feed: np.random.default_rng([run.source.seed, number, index])

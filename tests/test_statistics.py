@@ -31,7 +31,7 @@ from lbyl_onnx.sights import (
     rows_enough,
     rows_wanted,
 )
-from lbyl_onnx.statistics import Measured, ProbeRun, Running, measure
+from lbyl_onnx.statistics import BLOCKS, Measured, ProbeRun, Running, measure
 from lbyl_onnx.views import View
 from tests.files import initializers_as_inputs
 from tests.models import MODELS
@@ -382,34 +382,38 @@ class TestMerging:
             assert_close(found[key].second, whole[key].second)
 
     @pytest.mark.parametrize("cross", [True, False])
-    @pytest.mark.parametrize("sizes", [(1, 1), (3, 50), (7, 7, 7), (1, 100, 2, 9)])
+    @pytest.mark.parametrize("sizes", [(1, 1), (3, 50), (7, 7, 7), (1, 100, 2, 9), (2, 3) * 99])
     def test_it_is_the_moments_of_all_rows(self, sizes: tuple[int, ...], cross: bool) -> None:
         rng = np.random.default_rng(0)
         rows = 1e4 + rng.standard_normal((sum(sizes), 4)) * [1.0, 2.0, 3.0, 0.0]
         rows[: sizes[0]] += 50.0
         parts = np.split(rows, np.cumsum(sizes)[:-1])
-        running = running_of(parts[0], cross)
-        for part in parts[1:]:
-            running.add(running_of(part, cross))
-        merged, whole = running.measured(), running_of(rows, cross).measured()
+        merged, whole = running_of(parts, cross).measured(), running_of([rows], cross).measured()
         assert merged.rows == whole.rows
         # Means of 1e4 in float64; a difference of raw second moments would lose eight digits.
         np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-14)
         np.testing.assert_allclose(merged.second, whole.second, rtol=1e-11, atol=1e-9)
 
     def test_what_is_not_finite_stays_so(self) -> None:
-        good = running_of(np.ones((3, 2)), True)
-        bad = Running(3, np.array([np.nan, 1.0]), np.eye(2))
-        good.add(bad)
-        assert np.isnan(good.measured().mean[0])
-        bad.add(running_of(np.ones((3, 2)), True))
-        assert np.isnan(bad.measured().mean[0])
+        good, bad = np.ones((3, 2)), np.array([[np.nan, 1.0], [0.0, 2.0]])
+        for parts in ([good, bad], [bad, good]):
+            found = running_of(parts, True).measured()
+            assert np.isnan(found.mean[0])
+            assert np.isnan(found.second[0, 0])
+            assert np.isfinite(found.second[1, 1])
+
+    def test_the_means_of_many_blocks_are_not_all_kept(self) -> None:
+        running = running_of([np.ones((2, 3))] * 1000, True)
+        assert len(running.rows) == len(running.means) <= BLOCKS
 
 
-def running_of(rows: Floats, cross: bool) -> Running:
-    centred = rows - rows.mean(axis=0)
-    sums = centred.T @ centred if cross else np.sum(centred**2, axis=0)
-    return Running(len(rows), rows.mean(axis=0), sums)
+def running_of(parts: Sequence[Floats], cross: bool) -> Running:
+    running = Running.of(parts[0].shape[1], cross)
+    for rows in parts:
+        centred = rows - rows.mean(axis=0)
+        sums = centred.T @ centred if cross else np.sum(centred**2, axis=0)
+        running.add(len(rows), rows.mean(axis=0), sums)
+    return running
 
 
 class TestFewerSamples:
