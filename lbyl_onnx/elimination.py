@@ -21,6 +21,8 @@ _COUPLED, _LOOKED_AT = 0.1, 4
 _SHRINK_BELOW = 0.5
 # Eigenvalues below this share of the largest are rounding.
 _ROUNDING = 1e-14
+# The least that a variance is taken for where there is none at all.
+_TINY = float(np.finfo(np.float64).tiny) ** 0.5
 # Columns above which a channel's taps are taken for samples of one value: the choice would
 # otherwise take longer than the restoration, which tells them apart at any size.
 LARGEST = 1200
@@ -233,11 +235,14 @@ def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> N
 
 
 def _begin(reading: Reading) -> _State:
-    c = reading.moments.covariance
-    system = c + reading.moments.ridge * np.eye(len(c))
+    c, ridge = reading.moments.covariance, reading.moments.ridge
+    system = c + ridge * np.eye(len(c))
     factor, failed = lapack.dpotrf(system, lower=True)
     if failed:
-        inverse = np.asarray(scipy.linalg.pinvh(system), dtype=np.float64)
+        # Rounding may leave a singular covariance with variances below zero: they are zero.
+        values, vectors = scipy.linalg.eigh(c)
+        spread = np.maximum(values, 0.0) + max(ridge, _ROUNDING * values[-1], _TINY)
+        inverse = (vectors / spread) @ vectors.T
         inverse = (inverse + inverse.T) / 2
     else:
         lower = np.tril(lapack.dpotri(factor, lower=True)[0])

@@ -219,6 +219,17 @@ class TestResult:
         reading = Reading(Moments(np.zeros(8), mix @ mix.T, 100), consumer(8).reading.gram)
         assert len(keep([reading], 3)) == 3
 
+    @pytest.mark.parametrize("below", [1e-8, 1e-3, 0.5])
+    def test_variances_below_zero_count_as_none(self, below: float) -> None:
+        """Sums in float32 leave some; what has none of its own is told from the others."""
+        turned = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+        values = np.array([1.0, 2.0, 3.0, 0.0, 0.0, -below, -below, -below])
+        moments = Moments(np.zeros(8), (turned * values) @ turned.T, 10**9)
+        found = eliminate([Reading(moments, consumer(8).reading.gram)], 3)
+        assert len(found.kept(3)) == 3
+        assert np.all(np.isfinite(found.losses))
+        assert found.losses[-1, 0] < 2e-3  # what the ridge costs
+
     def test_weights_of_zeros_are_no_failure(self) -> None:
         one = consumer(8)
         assert len(kept([replace(one, weight=0.0 * one.weight)], 3)) == 3
