@@ -11,7 +11,7 @@ from pathlib import Path
 from lbyl_onnx.sessions import Feeds, Session, as_written
 
 # Latency: at most this many runs, at most about this many seconds, after the warm-up.
-LATENCY_RUNS, LATENCY_SECONDS, WARM_UP = 300, 0.3, 2
+LATENCY_RUNS, LATENCY_SECONDS, WARM_UP = 300, 0.1, 2
 # Turns of models that are timed together, seconds of each, and of rest before it: ONNX Runtime's
 # threads of the other model go on spinning for a while and would take its cores.
 TURNS, TURN_SECONDS, REST = 6, 0.05, 0.05
