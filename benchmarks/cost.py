@@ -28,6 +28,7 @@ import onnxruntime as ort
 
 from benchmarks.tables import describe_machine, markdown_table, write_pair
 from lbyl_onnx import Config, compress, launch, statistics
+from lbyl_onnx.draft import Draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.samples import SampleSource
@@ -62,7 +63,7 @@ def measure(path: Path) -> Cost:
     sources: list[SampleSource] = []
 
     def noted(
-        model: onnx.ModelProto,
+        draft: Draft,
         facts: GraphFacts,
         read: TensorReader,
         views: Mapping[str, View],
@@ -70,7 +71,7 @@ def measure(path: Path) -> Cost:
         run: ProbeRun,
     ) -> dict[str, Measured]:
         sources.append(run.source)
-        return statistics.measure(model, facts, read, views, targets, run)
+        return statistics.measure(draft, facts, read, views, targets, run)
 
     before = _peak()
     watched = mock.patch("lbyl_onnx.measuring.measure", noted)

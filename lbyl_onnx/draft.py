@@ -45,6 +45,11 @@ class Draft:
     skeleton: onnx.ModelProto
     initializers: tuple[Initializer, ...]
 
+    @staticmethod
+    def of(model: onnx.ModelProto) -> Draft:
+        """Return a model as it is; what it is made of is shared."""
+        return Draft(model, tuple(model.graph.initializer))
+
     @property
     def inline_size(self) -> int:
         """Bytes of the model as one message."""
@@ -71,6 +76,11 @@ class _Reference:
     """An initializer that lies in the new data file."""
 
     message: onnx.TensorProto
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.message.name
 
 
 Initializer = onnx.TensorProto | NamedArray | _Reference
@@ -248,8 +258,11 @@ def _message(tensor: Initializer, read: Reader) -> onnx.TensorProto:
 
 
 def _message_size(tensor: Initializer, read: Reader) -> int:
-    """Size of that message, without computing what was deferred."""
-    if not isinstance(tensor, NamedArray) or not isinstance(tensor.value, Deferred):
+    """Size of that message, without computing what was deferred, or copying what need not be."""
+    whole_bytes = isinstance(tensor, NamedArray) and (
+        isinstance(tensor.value, Deferred) or (tensor.value.dtype.kind == "f" and tensor.value.size)
+    )
+    if not isinstance(tensor, NamedArray) or not whole_bytes:
         return int(_message(tensor, read).ByteSize())
     header = _header(tensor, tensor.value.shape, tensor.value.dtype)
     length = tensor.value.nbytes

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from lbyl_onnx.channels import ChannelGroup, Placement, Refusal
@@ -24,8 +23,8 @@ from lbyl_onnx.compensate import (
     rotation,
 )
 from lbyl_onnx.config import Config
+from lbyl_onnx.draft import Draft
 from lbyl_onnx.elimination import Elimination, Reading, eliminate
-from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.folding import Response
 from lbyl_onnx.measuring import Prepared, Round, Stages
 from lbyl_onnx.plan import (
@@ -58,8 +57,7 @@ class Statistics:
     def repaired(
         self,
         stages: Stages,
-        compensated: onnx.ModelProto,
-        read: TensorReader,
+        compensated: Draft,
         changed: Collection[int],
     ) -> dict[int, Repair]:
         """Measure the compensated model, and say what brings its layers back.
@@ -68,8 +66,8 @@ class Statistics:
         ----------
         stages
             The original.
-        compensated, read
-            The compensated model in the original's shapes, and what reads its tensors.
+        compensated
+            The compensated model in the original's shapes.
         changed
             The nodes that it differs in; they and those behind them can need a repair.
         """
@@ -79,7 +77,7 @@ class Statistics:
             return {}
         views = {str(i): view for i, view in outputs.items()}
         aims = targets(outputs, self.before)
-        measured = measure(compensated, stages.facts, read, views, aims, self.run)
+        measured = measure(compensated, stages.facts, stages.read, views, aims, self.run)
         return repairs(self.before, {int(key): value for key, value in measured.items()})
 
 

@@ -88,12 +88,10 @@ class Maker:
         found = fitted.modelled
         if fitted.statistics is not None:
             edits = compensated(stages.graph, stages.facts, fitted.fits, (), {})
-            write_draft(apply_edits(stages.model, edits, {}), self.expected, stages.read, "auto")
             self.progress("repairing", 0, 1)
-            restored, _ = model_io.load_model(self.expected)
+            restored = apply_edits(stages.model, edits, {})
             changed = {f.consumer.slot.node for f in fitted.fits if f.delivery.removed.size}
-            read = TensorReader(self.expected)
-            found = fitted.statistics.repaired(stages, restored, read, changed)
+            found = fitted.statistics.repaired(stages, restored, changed)
         edits = compensated(stages.graph, stages.facts, fitted.fits, fitted.mixtures, found)
         write_draft(apply_edits(stages.model, edits, {}), self.expected, stages.read, "auto")
         release()

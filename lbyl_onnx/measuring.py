@@ -18,6 +18,7 @@ from lbyl_onnx.compensate import (
 )
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import count_costs
+from lbyl_onnx.draft import Draft
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
@@ -57,6 +58,11 @@ class Stages:
     graph: gs.Graph
     facts: GraphFacts
     channels: ChannelMap
+
+    @property
+    def draft(self) -> Draft:
+        """The model as what a probe is made of."""
+        return Draft.of(self.model)
 
     def respond(self, group: ChannelGroup, consumer: Placement) -> Response | None:
         """How a group's channels reach a consumer."""
@@ -162,10 +168,10 @@ def rounds(prepared: Prepared) -> Iterator[Round]:
         sights = _sights(stages, groups, prepared.config, run.source.count)
         asked = {key: s.view for key, s in sights.items()} | outputs
         outputs = {}  # they are all measured in the first round
-        found = measure(stages.model, stages.facts, stages.read, asked, {}, run)
+        found = measure(stages.draft, stages.facts, stages.read, asked, {}, run)
         few = {key: s.view for key, s in sights.items() if s.few(found[key])}
         if prepared.prior is not None and few:
-            prior = measure(stages.model, stages.facts, stages.read, few, {}, prepared.prior)
+            prior = measure(stages.draft, stages.facts, stages.read, few, {}, prepared.prior)
             found |= {key: found[key].with_prior(prior[key]) for key in few}
         yield Round(tuple(groups), sights, found)
 
@@ -232,7 +238,7 @@ def _run(
             return run
         trial = replace(run, source=replace(source, count=source.size))
         try:
-            measure(stages.model, stages.facts, stages.read, everywhere, {}, trial)
+            measure(stages.draft, stages.facts, stages.read, everywhere, {}, trial)
         except ModelError:
             # A graph may hold the number of samples it was declared for, in a Reshape say.
             if not free:

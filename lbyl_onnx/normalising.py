@@ -79,8 +79,8 @@ def normalise(
             "BatchNormalization", [x, *parameters, *private], outputs, **attributes
         )
         writer.nodes.append(node)
-        for key, columns in writer.awaited.pop(x, []):
-            _tell(writer, key, columns, x, outputs[1:])
+        for told, columns in writer.awaited.pop(x, []):
+            _tell(writer, told, columns, x, outputs[1:])
         return
     axes = [0, *range(2, rank)]
     centred = writer.op("Sub", [x, writer.mean(x, axes, True)])
@@ -89,14 +89,16 @@ def normalise(
     writer.op("BatchNormalization", [x, *parameters, mean, var], {"epsilon": eps}, output)
 
 
-def _tell(writer: Writer, key: str, columns: int, x: str, moments: Sequence[str]) -> None:
+def _tell(
+    writer: Writer, told: Mapping[str, str], columns: int, x: str, moments: Sequence[str]
+) -> None:
     """Emit moments (columns,) of a tensor with the channels on axis 1 as those of a view."""
     mean, var = moments
-    writer.op("Reshape", [mean, writer.ints(1, -1)], output=f"{PREFIX}{key}/mean")
-    writer.op("Identity", [var], output=f"{PREFIX}{key}/moment")
+    writer.op("Reshape", [mean, writer.ints(-1, 1)], output=told["mean"])
+    writer.op("Identity", [var], output=told["0"])
     size = writer.op("Reshape", [writer.op("Size", [x]), writer.ints(1)])
     rows = writer.op("Div", [size, writer.ints(columns)])
-    writer.op("Concat", [rows, writer.ints(columns)], {"axis": 0}, f"{PREFIX}{key}/rows")
+    writer.op("Concat", [writer.ints(columns), rows], {"axis": 0}, told["shape"])
 
 
 def bring(writer: Writer, output: str, target: Target, dtype: int) -> None:

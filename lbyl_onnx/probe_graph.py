@@ -24,7 +24,7 @@ from lbyl_onnx.normalising import (
     raw_name,
     unsettled,
 )
-from lbyl_onnx.probe_writer import PREFIX, Writer, captured
+from lbyl_onnx.probe_writer import PREFIX, Writer, captured, outputs_of
 from lbyl_onnx.views import Noise, Target, View
 
 Floats = NDArray[np.float64]
@@ -35,7 +35,7 @@ _UNLISTED = 4
 
 
 def probe_model(
-    model: onnx.ModelProto,
+    draft: Draft,
     facts: GraphFacts,
     views: Mapping[str, View],
     targets: Mapping[str, Target],
@@ -47,13 +47,14 @@ def probe_model(
 
     Parameters
     ----------
-    model
+    draft
         The model; it is not changed.
     facts
         Its facts.
     views
-        What to measure, by a key: outputs ``KEY/mean``, ``KEY/moment`` and ``KEY/rows`` are the
-        mean of each column, the centred second moment, and the shape (rows, columns).
+        What to measure, by a key. The outputs that `outputs_of` names are the mean of each column,
+        the shape (columns, rows), and the centred second moment: sums over the rows of products
+        of columns, or the variance of each column.
     targets
         Tensors that are brought to a given mean and deviation on every batch, behind their own
         measurement.
@@ -71,6 +72,7 @@ def probe_model(
     Draft
         A model with these outputs alone, and the nodes that they need.
     """
+    model = draft.skeleton
     # Only the CPU provider has the operator that takes its batch's statistics.
     writer = Writer(facts.opset, facts.opset >= _TRAINS and provider == "CPUExecutionProvider")
     targets = unsettled(model, facts, targets) if batch_statistics else targets
@@ -78,7 +80,9 @@ def probe_model(
     told = normalised(model, facts, targets, batch_statistics) if writer.trains else {}
     for key, view in views.items():
         if view.tensor in told and each_alone(view):
-            writer.awaited.setdefault(told[view.tensor], []).append((key, view.columns))
+            writer.awaited.setdefault(told[view.tensor], []).append(
+                (outputs_of(key, view), view.columns)
+            )
         else:
             by_tensor.setdefault(view.tensor, []).append(key)
     for info in model.graph.input:
@@ -92,8 +96,8 @@ def probe_model(
                 bring(writer, name, targets[name], facts.dtype(name))
             measured = raw_name(name) if name in targets else name
             _measure(writer, name, measured, views, by_tensor, facts)
-    names = [f"{PREFIX}{key}/{part}" for key in views for part in ("mean", "moment", "rows")]
-    return _assembled(model, writer, names, [*noises.values()])
+    names = [name for key, view in views.items() for name in outputs_of(key, view).values()]
+    return _assembled(draft, writer, names, [*noises.values()])
 
 
 def _rewritten(
@@ -126,53 +130,50 @@ def _measure(
 ) -> None:
     for key in by_tensor.get(name, ()):
         view = views[key]
-        x = measured
+        x, outputs = measured, outputs_of(key, view)
         if facts.dtype(name) != TensorProto.FLOAT:
             x = writer.op("Cast", [x], {"to": TensorProto.FLOAT})
         shape = facts.shape(name)
-        rows = _rows(writer, x, view, None if shape is None else shape[view.axis])
-        mean = writer.mean(rows, [0], True)
-        writer.op("Identity", [mean], output=f"{PREFIX}{key}/mean")
-        centred = writer.op("Sub", [rows, mean])
-        moment = f"{PREFIX}{key}/moment"
-        if view.cross:
-            turned = writer.op("Transpose", [centred], {"perm": [1, 0]})
-            writer.op("MatMul", [turned, centred], output=moment)
-        else:
+        columns = _columns(writer, x, view, None if shape is None else shape[view.axis])
+        mean = writer.mean(columns, [1], True)
+        writer.op("Identity", [mean], output=outputs["mean"])
+        writer.op("Shape", [columns], output=outputs["shape"])
+        centred = writer.op("Sub", [columns, mean])
+        if not view.cross:
             square = writer.op("Mul", [centred, centred])
-            writer.op("Identity", [writer.mean(square, [0], False)], output=moment)
-        writer.op("Shape", [rows], output=f"{PREFIX}{key}/rows")
+            writer.op("Identity", [writer.mean(square, [1], False)], output=outputs["0"])
+            continue
+        for number, strip in enumerate(view.strips):
+            some, rest = (
+                _gathered(writer, centred, np.arange(view.columns)[part], view.columns, 0)
+                for part in (strip, slice(strip.start, None))
+            )
+            turned = writer.op("Transpose", [rest], {"perm": [1, 0]})
+            writer.op("MatMul", [some, turned], output=outputs[str(number)])
 
 
-def _rows(writer: Writer, x: str, view: View, channels: int | None) -> str:
-    """The (rows, columns) matrix of a view of a tensor with so many channels on its axis."""
-    n, places = view.positions.shape
+def _columns(writer: Writer, x: str, view: View, channels: int | None) -> str:
+    """The (columns, rows) matrix of a view of a tensor with so many channels on its axis."""
     index = view.positions.reshape(-1)  # (n, places) -> (n * places,)
     spatial = view.axis == 1 and view.rank > 2
     sparse = max(view.strides, default=1) > 1
     if spatial and view.window is None and sparse:
         ones = [1] * len(view.strides)
         x = writer.op("MaxPool", [x], {"kernel_shape": ones, "strides": [*view.strides]})
+    x = _gathered(writer, x, index, channels, 1 if spatial else view.rank - 1)
+    if not spatial:
+        x = writer.op("Reshape", [x, writer.ints(-1, index.size)])  # (.., C) -> (rows, C)
+        if sparse:
+            x = writer.op("Reshape", [x, writer.ints(1, 1, -1, index.size)])  # -> (1, 1, rows, C)
+            strides = [*view.strides, 1]
+            x = writer.op("MaxPool", [x], {"kernel_shape": [1, 1], "strides": strides})
+            x = writer.op("Reshape", [x, writer.ints(-1, index.size)])  # -> (rows, C)
     if view.window is not None:
-        x = _gathered(writer, x, index, channels, 1)
-        x = _windows(writer, x, view, n)
-        places *= int(np.prod(view.window.kernel))
-    if spatial:
-        x = writer.op("Transpose", [x], {"perm": [0, *range(2, view.rank), 1]})
-    if view.window is not None:
-        return writer.op("Reshape", [x, writer.ints(-1, n * places)])  # (.., C) -> (rows, C)
-    x = _gathered(writer, x, index, channels, view.rank - 1)
-    x = writer.op("Reshape", [x, writer.ints(-1, n * places)])  # (.., C) -> (rows, C)
-    if not spatial and sparse:
-        x = writer.op("Reshape", [x, writer.ints(1, 1, -1, n * places)])  # -> (1, 1, rows, C)
-        strides = [*view.strides, 1]
-        x = writer.op("MaxPool", [x], {"kernel_shape": [1, 1], "strides": strides})
-        x = writer.op("Reshape", [x, writer.ints(-1, n * places)])  # -> (rows, C)
-    if places == 1 or view.joint:
-        return x
-    x = writer.op("Reshape", [x, writer.ints(-1, n, places)])  # (rows, C) -> (rows, n, places)
-    x = writer.op("Transpose", [x], {"perm": [0, 2, 1]})
-    return writer.op("Reshape", [x, writer.ints(-1, n)])  # -> (rows * places, n)
+        x = _windows(writer, x, view)
+    others = range(2, view.rank) if spatial else ()
+    x = writer.op("Transpose", [x], {"perm": [1, 0, *others]})  # -> (channels, ..)
+    # (channels, ..) -> (columns, rows); places that are not told apart are more rows
+    return writer.op("Reshape", [x, writer.ints(view.columns, -1)])
 
 
 def _gathered(
@@ -184,10 +185,11 @@ def _gathered(
     return writer.op("Gather", [x, writer.ints(*index.tolist())], {"axis": axis})
 
 
-def _windows(writer: Writer, x: str, view: View, n: int) -> str:
+def _windows(writer: Writer, x: str, view: View) -> str:
     """Unfold what a Conv sees: a depthwise Conv whose filters each pick one tap."""
     window = view.window
     assert window is not None
+    n = len(view.positions)
     taps = int(np.prod(window.kernel))
     strides = view.strides or (1,) * len(window.kernel)
     # (taps, taps) -> (n * taps, 1, *kernel): output i * taps + t is tap t of channel i
@@ -240,7 +242,7 @@ def _scaled(writer: Writer, x: str, ratio: str) -> str:
 
 
 def _assembled(
-    model: onnx.ModelProto, writer: Writer, outputs: Sequence[str], noises: Sequence[Noise]
+    draft: Draft, writer: Writer, outputs: Sequence[str], noises: Sequence[Noise]
 ) -> Draft:
     """Put a model together of the nodes that the outputs need."""
     needed = set(outputs)
@@ -251,7 +253,7 @@ def _assembled(
         kept.append(node)
         needed |= set(node.input)
         needed |= captured(node)
-    result = onnx.ModelProto()
+    result, model = onnx.ModelProto(), draft.skeleton
     for entry, value in model.ListFields():
         if entry.name != "graph":
             copy_field(result, entry.name, value)
@@ -265,8 +267,8 @@ def _assembled(
     )
     result.graph.node.extend(reversed(kept))
     result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    stored = [t for t in model.graph.initializer if t.name in needed]
-    names = {tensor.name for tensor in model.graph.initializer} - needed
+    stored = [tensor for tensor in draft.initializers if tensor.name in needed]
+    names = {tensor.name for tensor in draft.initializers} - needed
     gone = [info for info in result.graph.input if info.name in names]
     for info in gone:
         result.graph.input.remove(info)

@@ -10,6 +10,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from lbyl_onnx.facts import Array
+from lbyl_onnx.views import View
 
 PREFIX = "lbyl_onnx_probe/"
 # From these versions on, the axes of ReduceMean are an input.
@@ -21,12 +22,12 @@ class Writer:
     """Nodes and initializers in the making.
 
     `awaited` are the views that a BatchNormalization by its batch's statistics measures along, by
-    the tensor that it reads, with the number of their columns.
+    the tensor that it reads: their outputs and the number of their columns.
     """
 
     opset: int
     trains: bool
-    awaited: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    awaited: dict[str, list[tuple[Mapping[str, str], int]]] = field(default_factory=dict)
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: list[TensorProto] = field(default_factory=list)
 
@@ -58,6 +59,16 @@ class Writer:
         if self.opset >= _AXES_ARE_AN_INPUT:
             return self.op("ReduceMean", [x, self.ints(*axes)], attributes)
         return self.op("ReduceMean", [x], {"axes": list(axes), **attributes})
+
+
+def outputs_of(key: str, view: View) -> dict[str, str]:
+    """Names of the outputs that tell a view's moments, by what they are.
+
+    They are ``mean`` (columns, 1), ``shape`` (columns, rows), and ``0``, ``1``, .. for the strips
+    of the second moment.
+    """
+    parts = ["mean", "shape", *map(str, range(len(view.strips)))]
+    return {part: f"{PREFIX}{key}/{part}" for part in parts}
 
 
 def captured(node: NodeProto) -> set[str]:

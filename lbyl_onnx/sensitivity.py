@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from lbyl_onnx import runtime
-from lbyl_onnx.draft import write_draft
+from lbyl_onnx.draft import Draft, write_draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.probe_graph import probe_model
@@ -61,7 +61,9 @@ def sensitivities(
     known = {key: view for key, view in views.items() if view is not None}
     if not known or not points or run.source.size < 2 or facts.opset < BROADCAST_OPSET:
         return {}
-    draft = probe_model(model, facts, known, {}, run.batch_statistics, run.noises, run.provider)
+    draft = probe_model(
+        Draft.of(model), facts, known, {}, run.batch_statistics, run.noises, run.provider
+    )
     skeleton = draft.skeleton
     named = [view.tensor for view in known.values()]
     del skeleton.graph.output[:]
@@ -71,7 +73,7 @@ def sensitivities(
     for name in run.source.inputs:
         free_batch(skeleton, name)
     path = run.folder / "sensitivity.onnx"
-    write_draft(type(draft)(skeleton, (*draft.initializers, *constants)), path, read, "auto")
+    write_draft(Draft(skeleton, (*draft.initializers, *constants)), path, read, "auto")
     batch = next(iter(feeds_of(run, {i.name for i in skeleton.graph.input})))
     feeds = {name: value[:size] for name, value in batch.items()}
     results = runtime.run_batches(path, run.provider, _switched(feeds, points))

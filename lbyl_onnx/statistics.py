@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,11 +15,11 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from lbyl_onnx import runtime
-from lbyl_onnx.draft import write_draft
+from lbyl_onnx.draft import Draft, write_draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.probe_graph import probe_model
-from lbyl_onnx.probe_writer import PREFIX
+from lbyl_onnx.probe_writer import PREFIX, outputs_of
 from lbyl_onnx.rules import PRODUCING
 from lbyl_onnx.samples import SampleSource
 from lbyl_onnx.views import Noise, Target, View
@@ -61,29 +61,37 @@ class Running:
         Of each block: how many rows it has, and their mean.
     sums
         Sums of (products of) the rows' deviations from the mean of their block, over all blocks.
+    strips
+        Of the sums of products; what lies before them is left out until the end.
     """
 
     rows: list[int]
     means: list[Floats]
     sums: Floats
+    strips: tuple[slice, ...]
 
     @staticmethod
-    def of(columns: int, cross: bool) -> Running:
-        """Return those of no rows."""
-        return Running([], [], np.zeros((columns,) * (2 if cross else 1)))
+    def of(view: View) -> Running:
+        """Return those of no rows of a view."""
+        return Running([], [], np.zeros((view.columns,) * (2 if view.cross else 1)), view.strips)
 
-    def add(self, rows: int, mean: Array, sums: NDArray[np.floating[Any]]) -> None:
-        """Take in a block."""
+    def add(self, rows: int, mean: Array, strips: Sequence[NDArray[np.floating[Any]]]) -> None:
+        """Take in a block: its rows, their mean, and their sums, strip by strip."""
         self.rows.append(rows)
-        self.means.append(mean.astype(np.float64).reshape(-1))  # (1, D) -> (D,)
+        self.means.append(mean.astype(np.float64).reshape(-1))  # (D, 1) -> (D,)
         with np.errstate(invalid="ignore", over="ignore"):  # `Moments.finite` tells of it
-            self.sums += sums
+            for place, sums in zip(self.strips, strips, strict=True):
+                part = self.sums[place]
+                (part[:, place.start :] if part.ndim == 2 else part)[...] += sums
         if len(self.rows) == BLOCKS:
             self._unite()
 
     def measured(self) -> Measured:
         """Return the moments; these sums are spent."""
         self._unite()
+        if self.sums.ndim == 2:
+            for place in self.strips:  # what lies below the diagonal follows from what lies above
+                self.sums[place.stop :, place] = self.sums[place, place.stop :].T
         self.sums /= self.rows[0]
         return Measured(self.rows[0], self.means[0], self.sums)
 
@@ -131,7 +139,7 @@ class ProbeRun:
 
 
 def measure(
-    model: onnx.ModelProto,
+    draft: Draft,
     facts: GraphFacts,
     read: TensorReader,
     views: Mapping[str, View],
@@ -142,7 +150,7 @@ def measure(
 
     Parameters
     ----------
-    model, facts, read
+    draft, facts, read
         The model, its facts, and what reads its tensors.
     views
         What to measure, by a key.
@@ -162,31 +170,34 @@ def measure(
         When ONNX Runtime cannot run the probe.
     """
     pairs = [key for key, view in views.items() if view.cross]
-    total = {key: Running.of(view.columns, view.cross) for key, view in views.items()}
+    total = {key: Running.of(view) for key, view in views.items()}
     path = run.folder / "probe.onnx"
-    draft = probe_model(
-        model, facts, views, targets, run.batch_statistics, run.noises, run.provider
+    probe = probe_model(
+        draft, facts, views, targets, run.batch_statistics, run.noises, run.provider
     )
-    fed = {info.name for info in draft.skeleton.graph.input}
+    fed = {info.name for info in probe.skeleton.graph.input}
     for name in run.source.inputs:
-        free_batch(draft.skeleton, name)
-    write_draft(draft, path, read, "auto")
+        free_batch(probe.skeleton, name)
+    write_draft(probe, path, read, "auto")
     batches = runtime.run_batches(path, run.provider, feeds_of(run, fed))
     for number, outputs in enumerate(islice(batches, None if pairs else run.few)):
         brief = run.few is not None and number >= run.few
         for key in pairs if brief else views:
-            _add(total[key], outputs, f"{PREFIX}{key}")
+            _add(total[key], outputs, key, views[key])
     batches.close()
     for file in run.folder.glob("probe.onnx*"):
         file.unlink()
     return {key: running.measured() for key, running in total.items()}
 
 
-def _add(running: Running, outputs: Mapping[str, Array], start: str) -> None:
+def _add(running: Running, outputs: Mapping[str, Array], key: str, view: View) -> None:
     """Take in what a probe's outputs say of a view; of columns alone these give variances."""
-    mean, moment, shape = (outputs[f"{start}/{x}"] for x in ("mean", "moment", "rows"))
-    rows, sums = int(shape[0]), moment.astype(np.float32, copy=False)
-    running.add(rows, mean, sums if sums.ndim == 2 else rows * sums.astype(np.float64))
+    named = {part: outputs[name] for part, name in outputs_of(key, view).items()}
+    rows = int(named["shape"][1])
+    strips = [named[str(i)].astype(np.float32, copy=False) for i in range(len(view.strips))]
+    if not view.cross:
+        strips = [rows * strip for strip in strips]
+    running.add(rows, named["mean"], strips)
 
 
 def feeds_of(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:

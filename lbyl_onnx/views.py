@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+# Columns to a strip, and strips: more of them save no time.
+STRIP, MOST_STRIPS = 256, 4
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,16 @@ class View:
     def columns(self) -> int:
         """Columns of all channels."""
         return len(self.positions) * self.taps
+
+    @property
+    def strips(self) -> tuple[slice, ...]:
+        """Rows of the second moment that are worked out together, each from its diagonal on.
+
+        The rest follows by symmetry: of many columns that is near half of the work.
+        """
+        count = min(MOST_STRIPS, max(1, self.columns // STRIP)) if self.cross else 1
+        edges = [self.columns * i // count for i in range(count + 1)]
+        return tuple(slice(*pair) for pair in itertools.pairwise(edges))
 
 
 @dataclass(frozen=True, eq=False)

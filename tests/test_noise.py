@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.assemble import to_graph
-from lbyl_onnx.draft import write_message
+from lbyl_onnx.draft import Draft, write_message
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.samples import InputSpec, SampleSource
 from lbyl_onnx.statistics import ProbeRun, layer_noises, measure
@@ -45,7 +45,7 @@ def first_outputs(folder: Path, model: ModelProto, noisy: bool) -> tuple[np.ndar
     tensor = model.graph.node[0].output[0]
     views = {"z": View(tensor, 1, 2, np.arange(20)[:, None])}
     run = run_of(folder, model, noisy)
-    measured = measure(model, found.facts, TensorReader(path), views, {}, run)["z"]
+    measured = measure(Draft.of(model), found.facts, TensorReader(path), views, {}, run)["z"]
     return measured.mean, measured.second
 
 

@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from lbyl_onnx.draft import write_draft
+from lbyl_onnx.draft import Draft, write_draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.probe_graph import probe_model
-from lbyl_onnx.probe_writer import PREFIX
+from lbyl_onnx.probe_writer import outputs_of
 from lbyl_onnx.runtime import run_batches
 from lbyl_onnx.views import Target, View, Window
 from tests.files import if_body, initializers_as_inputs
@@ -68,7 +68,13 @@ def raw_probe(
 ) -> dict[str, Array]:
     """Outputs of the probe by name."""
     draft = probe_model(
-        model, facts_of(model), views, targets or {}, batch_statistics, {}, "CPUExecutionProvider"
+        Draft.of(model),
+        facts_of(model),
+        views,
+        targets or {},
+        batch_statistics,
+        {},
+        "CPUExecutionProvider",
     )
     path = folder / "probe.onnx"
     write_draft(draft, path, numpy_helper.to_array, "never")
@@ -87,8 +93,15 @@ def probed(
     outputs = raw_probe(model, views, feeds, folder, targets, batch_statistics)
     found: dict[str, Moments] = {}
     for key in views:
-        mean, moment, rows = (outputs[f"{PREFIX}{key}/{p}"] for p in ("mean", "moment", "rows"))
-        found[key] = Moments(mean.reshape(-1).astype(float), moment.astype(float), int(rows[0]))
+        named = outputs_of(key, views[key])
+        parts = [outputs[named[str(i)]] for i in range(len(views[key].strips))]
+        moment = np.zeros((views[key].columns,) * parts[0].ndim)
+        for strip, part in zip(views[key].strips, parts, strict=True):
+            moment[(strip, slice(strip.start, None))[: moment.ndim]] = part
+        if moment.ndim == 2:
+            moment = np.triu(moment) + np.triu(moment, 1).T
+        mean = outputs[named["mean"]].reshape(-1).astype(float)
+        found[key] = Moments(mean, moment, int(outputs[named["shape"]][1]))
     return found
 
 
@@ -331,15 +344,21 @@ class TestModels:
         read, shapes = TensorReader(folder / "m.onnx"), input_shapes(outside, 1, 8)
         facts = GraphFacts(outside, shapes, input_shapes(outside, 2, 8), read)
         draft = probe_model(
-            outside, facts, {"k": VIEWS["plane"]}, {}, False, {}, "CPUExecutionProvider"
+            Draft.of(outside),
+            facts,
+            {"k": VIEWS["plane"]},
+            {},
+            False,
+            {},
+            "CPUExecutionProvider",
         )
         write_draft(draft, tmp_path / "probe.onnx", read, "auto")
         session = ort.InferenceSession(
             str(tmp_path / "probe.onnx"), providers=["CPUExecutionProvider"]
         )
         feeds = feeds_of(model)
-        mean, moment, rows = map(np.asarray, session.run(None, feeds))
-        found = Moments(mean.reshape(-1).astype(float), moment.astype(float), int(rows[0]))
+        mean, shape, moment = map(np.asarray, session.run(None, feeds))
+        found = Moments(mean.reshape(-1).astype(float), moment.astype(float), int(shape[1]))
         assert_same(found, probed(model, {"k": VIEWS["plane"]}, feeds, tmp_path)["k"])
 
 
@@ -357,21 +376,38 @@ class TestSize:
         shapes = {key: tuple(value.shape) for key, value in small.items()}
         assert shapes == {key: tuple(value.shape) for key, value in large.items()}
         wanted = {
-            "plane": [(1, 3), (3, 3), (2,)],
-            "window": [(1, 18), (18, 18), (2,)],
-            "alone": [(1, 6), (6,), (2,)],
+            "plane": [(3, 1), (2,), (3, 3)],
+            "window": [(18, 1), (2,), (18, 18)],
+            "alone": [(6, 1), (2,), (6,)],
         }
-        parts = ("mean", "moment", "rows")
         assert shapes == {
-            f"{PREFIX}{key}/{part}": shape
+            name: shape
             for key, each in wanted.items()
-            for part, shape in zip(parts, each, strict=True)
+            for name, shape in zip(outputs_of(key, views[key]).values(), each, strict=True)
         }
+
+    @pytest.mark.parametrize(("columns", "strips"), [(511, 1), (512, 2), (1100, 4), (3000, 4)])
+    def test_of_many_columns_half_is_enough(
+        self, tmp_path: Path, columns: int, strips: int
+    ) -> None:
+        net = Net(("N", 3))
+        x = net.relu(net.node("MatMul", ["x", net.weight("w0", 3, columns)]))
+        model = net.model(net.node("MatMul", [x, net.weight("w1", columns, 2)]))
+        view = View(x, 1, 2, np.arange(columns)[:, None])
+        assert len(view.strips) == strips
+        feeds = feeds_of(model, 20)
+        outputs = raw_probe(model, {"k": view}, feeds, tmp_path)
+        values = [
+            v.size for name, v in outputs.items() if name in [*outputs_of("k", view).values()][2:]
+        ]
+        assert sum(values) <= columns**2 * (strips + 1) / strips / 2 + columns
+        found = probed(model, {"k": view}, feeds, tmp_path)["k"]
+        assert_same(found, expected(run(tap(model, x), feeds)[-1], view))
 
     def test_only_the_nodes_that_it_needs_run(self) -> None:
         model = MODELS["chain_2d"]()
         draft = probe_model(
-            model,
+            Draft.of(model),
             facts_of(model),
             {"k": View("relu_2_out", 1, 4, positions(0, 1))},
             {},
@@ -458,11 +494,9 @@ class TestBatchStatistics:
         found = probed(model, {"k": view, "again": view}, feeds, tmp_path, {}, True)
         for key in ("k", "again"):
             assert_same(found[key], expected(values, view))
-        assert {name: value.shape for name, value in outputs.items() if "/k/" in name} == {
-            f"{PREFIX}k/mean": (1, values.shape[1]),
-            f"{PREFIX}k/moment": (values.shape[1],),
-            f"{PREFIX}k/rows": (2,),
-        }
+        channels = values.shape[1]
+        shapes = [outputs[name].shape for name in outputs_of("k", view).values()]
+        assert shapes == [(channels, 1), (2,), (channels,)]
 
     @pytest.mark.parametrize("opset", [11, 17])
     def test_a_target_that_they_undo_is_left_out(self, opset: int) -> None:
@@ -475,7 +509,9 @@ class TestBatchStatistics:
         def nodes(batch_statistics: bool) -> int:
             provider = "CPUExecutionProvider"
             facts, views = facts_of(model), {"k": view}
-            draft = probe_model(model, facts, views, {x: target}, batch_statistics, {}, provider)
+            draft = probe_model(
+                Draft.of(model), facts, views, {x: target}, batch_statistics, {}, provider
+            )
             return sum(n.op_type == "BatchNormalization" for n in draft.skeleton.graph.node)
 
         assert nodes(batch_statistics=True) == 1

@@ -18,6 +18,7 @@ from onnx import ModelProto, TensorProto, helper
 from lbyl_onnx import CompressResult, Config, compress, making, pipeline, samples
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import ChannelMap, Selection, find_channels
+from lbyl_onnx.draft import Draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.fitting import Fitted, fit
@@ -240,7 +241,7 @@ class TestMeanAndVariance:
         path = tmp_path / "uncut.onnx"
         onnx.save(uncut[0], path)
         views = {str(i): view for i, view in found.outputs.items()}
-        after = measure(uncut[0], facts_of(model), TensorReader(path), views, {}, here)
+        after = measure(Draft.of(uncut[0]), facts_of(model), TensorReader(path), views, {}, here)
         assert set(after) == {str(i) for i in found.before} != set()
         for key, now in after.items():
             was = found.before[int(key)]

@@ -20,6 +20,7 @@ from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.calibration import Samples
 from lbyl_onnx.channels import ChannelGroup, Placement, Selection, find_channels
 from lbyl_onnx.compensate import Moments
+from lbyl_onnx.draft import Draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.samples import InputSpec, SampleSource, batch_size, rounded, sample_count
@@ -99,7 +100,7 @@ def measured(
     probe_folder = folder / "probe"
     probe_folder.mkdir(exist_ok=True)
     here = ProbeRun(probe_folder, "CPUExecutionProvider", given(feeds, size), False, alone=alone)
-    return measure(model, facts_of(model), TensorReader(path), views, {}, here)
+    return measure(Draft.of(model), facts_of(model), TensorReader(path), views, {}, here)
 
 
 def moments(view: View, found: Measured) -> Moments:
@@ -408,11 +409,12 @@ class TestMerging:
 
 
 def running_of(parts: Sequence[Floats], cross: bool) -> Running:
-    running = Running.of(parts[0].shape[1], cross)
+    columns = np.arange(parts[0].shape[1])[:, None]
+    running = Running.of(View("x", 1, 2, columns, cross=cross))
     for rows in parts:
         centred = rows - rows.mean(axis=0)
         sums = centred.T @ centred if cross else np.sum(centred**2, axis=0)
-        running.add(len(rows), rows.mean(axis=0), sums)
+        running.add(len(rows), rows.mean(axis=0), [sums])
     return running
 
 
@@ -490,7 +492,7 @@ class TestFiles:
         shapes = input_shapes(outside, 1, 8), input_shapes(outside, 2, 11)
         facts = GraphFacts(outside, *shapes, read)
         here = ProbeRun(folder, "CPUExecutionProvider", given(feeds, 20), False)
-        found = measure(outside, facts, read, {"k": view}, {}, here)["k"]
+        found = measure(Draft.of(outside), facts, read, {"k": view}, {}, here)["k"]
         np.testing.assert_array_equal(found.second, wanted.second)
         left = sorted(file.name for file in folder.iterdir())
         assert left == ["m.onnx", "w.bin"]  # the probe's own files are gone
