@@ -227,7 +227,9 @@ def _power_law(b: int, fields: int, plane: tuple[int, ...], rng: np.random.Gener
     steps = [np.fft.fftfreq(side) for side in plane[:-1]] + [np.fft.rfftfreq(plane[-1])]
     frequency = np.sqrt(sum(g**2 for g in np.meshgrid(*steps, indexing="ij")))
     frequency.flat[0] = 1.0
-    gain = frequency ** -exponents.reshape(b, *[1] * d)
+    # In float32 exp is several times as fast as a power, and true to a part in a million.
+    logs = np.log(frequency).astype(np.float32)
+    gain = np.exp(-exponents.astype(np.float32).reshape(b, *[1] * d) * logs)
     gain.reshape(b, -1)[:, 0] = 0.0  # brightness is drawn apart
     # The real transform leaves out the mirror image of all columns but the first and, for an even
     # side, the last.
