@@ -18,7 +18,7 @@ from lbyl_onnx.images import Layout, synthetic_batch
 BUDGET = 100 * 10**9
 FEWEST, MOST = 64, 4096
 # Bytes that the largest activation of a mini-batch may take, and the most samples in one.
-ACTIVATION, LARGEST_BATCH = 64 << 20, 128
+ACTIVATION, LARGEST_BATCH = 128 << 20, 128
 # Bytes of synthetic samples that are kept on disk between passes.
 STORED = 1 << 29
 # Below so many samples in a mini-batch its statistics say little of the others.
