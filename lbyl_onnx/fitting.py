@@ -42,8 +42,9 @@ from lbyl_onnx.statistics import Measured, ProbeRun, measure
 from lbyl_onnx.views import View
 
 Step = Callable[[int, int], None]
-# Groups that are fitted at a time; linear algebra of each has a thread, and takes memory.
-THREADS = 4
+# Groups that are fitted at a time: linear algebra of each has one thread, and the memory of several
+# covariances.
+THREADS = 2
 
 
 @dataclass(frozen=True, eq=False)

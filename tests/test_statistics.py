@@ -23,6 +23,7 @@ from lbyl_onnx.compensate import Moments
 from lbyl_onnx.draft import Draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
+from lbyl_onnx.images import synthetic_batch
 from lbyl_onnx.samples import InputSpec, SampleSource, batch_size, rounded, sample_count
 from lbyl_onnx.sights import (
     input_view,
@@ -590,6 +591,29 @@ class TestSamples:
     def test_more_samples_begin_with_the_fewer(self) -> None:
         few, many = (list(SampleSource(self.SPECS, n, 4, seed=0).batches()) for n in (4, 8))
         np.testing.assert_array_equal(few[0]["x"], many[0]["x"])
+
+    @pytest.mark.parametrize(("first", "files"), [(None, 3), (2, 2), (0, 0)])
+    def test_the_first_are_kept_from_one_pass_to_the_next(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int | None, files: int
+    ) -> None:
+        source = SampleSource(self.SPECS, 12, 4, seed=3)
+        made: list[tuple[int, ...]] = []
+
+        def counted(shape: tuple[int, ...], *rest: Any) -> Array:
+            made.append(shape)
+            return synthetic_batch(shape, *rest)
+
+        monkeypatch.setattr(samples, "synthetic_batch", counted)
+        wanted = list(source.batches())
+        made.clear()
+        for passed in (1, 2):
+            found = list(source.batches(tmp_path, first))
+            assert len(list(tmp_path.iterdir())) == files
+            assert len(made) == len(self.SPECS) * (3 + (passed - 1) * (3 - files))
+            for one, two in zip(found, wanted, strict=True):
+                assert one.keys() == two.keys()
+                for name in one:
+                    np.testing.assert_array_equal(one[name], two[name])
 
     def test_a_persons_own_are_all_given(self) -> None:
         x = np.arange(22.0, dtype=np.float32).reshape(11, 2)
