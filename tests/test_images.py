@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import DTypeLike
 
+from lbyl_onnx import images
 from lbyl_onnx.images import (
     Floats,
     Layout,
@@ -48,6 +49,15 @@ def colour() -> Floats:
 def test_the_same_state_gives_the_same_bytes(shape: tuple[int, ...]) -> None:
     assert make(5, *shape).tobytes() == make(5, *shape).tobytes()
     assert not np.array_equal(make(5, *shape), make(5, *shape, seed=1))
+
+
+def test_threads_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "BLOCK", 3 * 20 * 24)  # every image is a block of its own
+    found = []
+    for threads in (1, 4):
+        monkeypatch.setattr(images, "THREADS", threads)
+        found.append(make(9, 3, 20, 24).tobytes())
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("plane", PLANES)
