@@ -194,10 +194,11 @@ def _add(running: Running, outputs: Mapping[str, Array], key: str, view: View) -
     """Take in what a probe's outputs say of a view; of columns alone these give variances."""
     named = {part: outputs[name] for part, name in outputs_of(key, view).items()}
     rows = int(named["shape"][1])
-    strips = [named[str(i)].astype(np.float32, copy=False) for i in range(len(view.strips))]
-    if not view.cross:
-        strips = [rows * strip for strip in strips]
-    running.add(rows, named["mean"], strips)
+    if view.cross:
+        strips = [named[str(i)].astype(np.float32, copy=False) for i in range(len(view.strips))]
+        running.add(rows, named["mean"], strips)
+    else:
+        running.add(rows, named["mean"], [rows * named["0"].astype(np.float64)])
 
 
 def feeds_of(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:
