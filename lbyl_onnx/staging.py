@@ -83,12 +83,12 @@ def publish(stage: Path, path: Path) -> None:
     Raises
     ------
     OutputError
-        When a move fails.
+        When a move fails, or the disk refuses what was written.
     """
     new = [file.name for file in stage.parent.iterdir() if file != stage]
     try:
-        for file in stage.parent.iterdir():
-            _settle(file)
+        for name in [stage.name, *new]:
+            _settle(stage.with_name(name))
         with _locked(path.parent):
             doubtful = [*new, *_data_files(path)]
             (stage.parent / _JOURNAL).write_text("\n".join(doubtful), encoding="utf-8")
