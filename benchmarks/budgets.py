@@ -36,6 +36,7 @@ from lbyl_onnx import (
     runtime,
     timing,
 )
+from lbyl_onnx.hardware import channel_block
 
 SHARE = 0.5
 EXPORTED, STRUCTURE = "efficientnet_lite0", "resnet50_structure"
@@ -98,11 +99,9 @@ def times(path: Path, folder: Path, rounds: int) -> dict[str, float]:
     # The weights do not change the time, so the plain method does.
     result = _rounded(path, output)
     feeds = runtime.probe(path, "CPUExecutionProvider", 0).feeds[0]
-    pairs = [
-        timing.time_in_turn((path, output), "CPUExecutionProvider", feeds) for _ in range(rounds)
-    ]
-    ratios = sorted(after.median / before.median for before, after in pairs)
-    before, after = pairs[len(pairs) // 2]
+    pairs = [timing.paired(path, output, "CPUExecutionProvider", feeds) for _ in range(rounds)]
+    ratios = sorted(pair.ratio for pair in pairs)
+    before, after = pairs[len(pairs) // 2].before, pairs[len(pairs) // 2].after
     return {
         "timed_macs": result.after.macs / result.before.macs,
         "timed_ratio": ratios[len(ratios) // 2],
@@ -177,7 +176,7 @@ def markdown(setting: dict[str, object], rows: Sequence[Row]) -> str:
         ]
         lines += [
             f"Time at {SHARE:.0%} of the multiply-accumulates, groups in multiples of "
-            f"{runtime.channel_step('CPUExecutionProvider')} channels, one sample, both models in "
+            f"{channel_block('host', 'CPUExecutionProvider')} channels, one sample, both models in "
             "turn; the spread is that of the ratio.",
             "",
             markdown_table(header, body, left_columns=1),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,66 @@ def rounded_counts(size: int, least: int, step: int) -> Counts:
     low = min(size, -(-least // step) * step)
     counts = np.arange(low, size + 1, step)
     return np.unique(np.append(counts, size))[::-1].astype(np.int64)
+
+
+def aligned_step(step: int, axes: Iterable[tuple[int, int]]) -> int:
+    """Return the step of a group's counts that keeps its tensors' channels multiples of `step`.
+
+    Parameters
+    ----------
+    step
+        What the numbers of channels along a tensor's axis are to be multiples of.
+    axes
+        Of each axis along which the group lies: how many channels it has there, and how many of
+        them are one channel of the group, as with the groups of a grouped Conv. Axes shorter than
+        a step have no multiple to keep.
+    """
+    parts = [step // math.gcd(step, taps) for length, taps in axes if length >= step]
+    return max(parts, default=step)
+
+
+def nearest(
+    choices: Sequence[Counts],
+    sizes: Sequence[int],
+    wanted: Counts,
+    cost: CountedCost,
+    budget: float,
+) -> Counts:
+    """Return the choices nearest to the counts that are wanted, within a budget as a whole.
+
+    Each group takes its nearest choice. Where all of them together then cost too much, groups go
+    one choice down, those first that move least away from what is wanted for what it saves; where
+    the budget leaves something, one up likewise, to the first choice that has what is wanted. So
+    what one group keeps more, others give.
+
+    Parameters
+    ----------
+    choices
+        What each group may keep, descending.
+    sizes
+        Channels of each group.
+    wanted
+        The counts that are wanted.
+    cost, budget
+        What the model costs at given counts, and what it may cost; what cannot be had is left at
+        the least choices.
+    """
+    choices = [c[c <= c[c >= min(w, c[0])].min()] for c, w in zip(choices, wanted, strict=True)]
+    pairs = zip(choices, sizes, wanted, strict=True)
+    priced = [Choices(allowed, ((allowed - w) / size) ** 2) for allowed, size, w in pairs]
+    at = np.asarray([int(np.argmin(choice.damage)) for choice in priced])
+    last = np.asarray([len(allowed) - 1 for allowed in choices])
+    counts = np.asarray([allowed[i] for allowed, i in zip(choices, at, strict=True)])
+    while not within(cost.at(counts), budget) and np.any(at < last):
+        saved = np.maximum(cost.slopes(counts), _SLACK)
+        price = [
+            choice._slope(i, i + 1) / each if i < end else np.inf
+            for choice, i, end, each in zip(priced, at, last, saved, strict=True)
+        ]
+        one = int(np.argmin(price))
+        at[one] += 1
+        counts[one] = choices[one][at[one]]
+    return _given_back(priced, cost, budget, counts)
 
 
 def uniform(choices: Sequence[Counts], sizes: Sequence[int], ratio: float) -> Counts:

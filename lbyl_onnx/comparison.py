@@ -36,8 +36,8 @@ class Comparison:
         the cosine.
     original_top1, compressed_top1
         Share of labels that are the largest value of the first output; None without labels.
-    original, compressed
-        Latencies, measured in turn.
+    latency
+        Times of both, measured in turns.
     inputs
         Where the inputs are from: a file, or None for random ones.
     """
@@ -47,8 +47,7 @@ class Comparison:
     agreement: float
     original_top1: float | None
     compressed_top1: float | None
-    original: timing.Latency
-    compressed: timing.Latency
+    latency: timing.PairedLatency
     inputs: str | None
 
 
@@ -105,7 +104,7 @@ def compare_models(
     before, after = (_outputs(path, name, feeds) for path in (one, two))
     near = fidelity(before, after)
     _check(before, after)
-    times = timing.time_in_turn((one, two), name, feeds[0])
+    latency = timing.paired(one, two, name, feeds[0])
     agreement = near.cosine if near.top1_agreement is None else near.top1_agreement
     return Comparison(
         name,
@@ -113,8 +112,7 @@ def compare_models(
         agreement,
         None if wanted is None else _top1(before, wanted),
         None if wanted is None else _top1(after, wanted),
-        times[0],
-        times[1],
+        latency,
         None if inputs is None else str(inputs),
     )
 

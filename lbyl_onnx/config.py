@@ -13,6 +13,7 @@ from lbyl_onnx.compensate import lbyl, neuron_merging
 from lbyl_onnx.draft import ExternalData
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.goals import DEFAULT_RATIO, Goal, Kind, parse_goal
+from lbyl_onnx.hardware import Hardware
 from lbyl_onnx.images import Layout
 from lbyl_onnx.importance import Criterion
 
@@ -41,8 +42,10 @@ class Config:
         less; None is `auto` for a target and `uniform` for a ratio. A ratio with `auto` gets the
         multiply-accumulates that it would have with `uniform`.
     round_to
-        Groups keep all or a multiple of it; `auto` is what the processor gains by; None is
-        `auto` for a latency, else 1.
+        Groups keep all or a multiple of it; `auto` is the channel block of the hardware's kernels,
+        or its largest half, quarter .. in which the goal can be had.
+    hardware
+        The machine whose channel block `auto` is: this one (`host`), or another.
     ratio_for, keep_for
         Ratios and numbers of channels of the groups whose producers' names match a glob, whatever
         the target; of several globs the first counts.
@@ -85,7 +88,8 @@ class Config:
     latency: str | float | None = None
     fidelity: float | None = None
     allocation: Allocation | None = None
-    round_to: int | Literal["auto"] | None = None
+    round_to: int | Literal["auto"] = "auto"
+    hardware: Hardware = "host"
     ratio_for: tuple[tuple[str, float], ...] = ()
     keep_for: tuple[tuple[str, int], ...] = ()
     min_channels: int = 1
@@ -133,6 +137,7 @@ class Config:
             ("external_data", self.external_data, get_args(ExternalData)),
             ("allocation", self.allocation, (None, *get_args(Allocation))),
             ("provider", self.provider, get_args(runtime.Provider)),
+            ("hardware", self.hardware, get_args(Hardware)),
         ):
             if value not in allowed:
                 raise OptionError(

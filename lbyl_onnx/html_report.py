@@ -38,12 +38,22 @@ class Origin:
 
 @dataclass(frozen=True)
 class Figure:
-    """A number before and after."""
+    """A number before and after.
+
+    `told` says the ratio in words; `more` is whether it has grown, beyond what is measurable.
+    """
 
     title: str
     before: str
     after: str
     ratio: float
+    told: str
+    more: bool
+
+    @property
+    def left(self) -> float:
+        """What is left, in percent, at most all."""
+        return min(100.0, 100.0 * self.ratio)
 
 
 @dataclass(frozen=True)
@@ -130,14 +140,19 @@ def _figures(result: CompressResult) -> list[Figure]:
         _figure("MACs", before.macs, after.macs, short_count),
         _figure("File size", result.size_before, result.size_after, lambda b: size(int(b))),
     ]
-    old, new = result.verification.before, result.verification.after
-    if old is not None and new is not None:
-        figures.append(_figure("Latency", old.median, new.median, milliseconds))
+    times = result.latency
+    sides = milliseconds(times.before.median), milliseconds(times.after.median)
+    # A difference that is none is drawn as none.
+    ratio = times.ratio if times.faster or times.slower else 1.0
+    figures.append(Figure("Time", *sides, ratio, str(times), times.slower))
     return figures
 
 
 def _figure(title: str, before: float, after: float, form: Callable[[float], str]) -> Figure:
-    return Figure(title, form(before), form(after), after / before if before else 1.0)
+    ratio = after / before if before else 1.0
+    return Figure(
+        title, form(before), form(after), ratio, f"{100 * ratio:.1f}\u202f%", ratio > 1.005
+    )
 
 
 def _latency(before: float | None, after: float | None) -> Figure | None:
@@ -145,7 +160,8 @@ def _latency(before: float | None, after: float | None) -> Figure | None:
         return None
     unit, factor = ("µs", 1000.0) if before < 1.0 else ("ms", 1.0)
     told = f"{factor * before:.3g}", f"{factor * after:.3g} {unit}"
-    return Figure("latency", *told, after / before if before else 1.0)
+    ratio = after / before if before else 1.0
+    return Figure("latency", *told, ratio, f"{100 * ratio:.1f}\u202f%", False)
 
 
 def _rows(result: CompressResult, details: Details) -> list[Row]:

@@ -112,12 +112,15 @@ class Maker:
         first = self.probe.first
         return count_costs(model, GraphFacts(model, first, first, TensorReader(self.stage))), size
 
-    def times(self) -> tuple[timing.Latency, timing.Latency]:
-        """Time the original and what was written, in turn."""
-        one, two = timing.time_in_turn(
-            (self.source, self.stage), self.probe.provider, self.probe.feeds[0], self.probe.optimise
+    def times(self) -> timing.PairedLatency:
+        """Time the original and what was written, in turns."""
+        return timing.paired(
+            self.source,
+            self.stage,
+            self.probe.provider,
+            self.probe.feeds[0],
+            self.probe.optimise,
         )
-        return one, two
 
     def agreement(self) -> float:
         """Return the cosine of the outputs of what was written with the original's."""

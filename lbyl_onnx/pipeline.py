@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
-from lbyl_onnx import model_io, runtime, staging
+from lbyl_onnx import model_io, runtime, staging, timing
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
 from lbyl_onnx.config import Config
@@ -88,6 +88,8 @@ class CompressResult:
         The proof.
     target
         What was wanted, and what was reached.
+    latency
+        Times of the original and of the result, measured in turns.
     details
         The model layer by layer; None unless asked for.
     """
@@ -103,6 +105,7 @@ class CompressResult:
     refusals: tuple[Refusal, ...]
     verification: Verification
     target: TargetReport
+    latency: timing.PairedLatency
     details: Details | None = None
 
 
@@ -196,6 +199,8 @@ def compress(
             rewritten.refusals,
             verification,
             rewritten.reached.target,
+            rewritten.reached.target.latency
+            or timing.paired(source, stage, provider, probe.feeds[0], probe.optimise),
             examine(source, stage, probe) if detailed else None,
         )
         files.check_unchanged()

@@ -15,10 +15,11 @@ import onnx
 import onnxruntime as ort
 
 from lbyl_onnx.sessions import Feeds
-from lbyl_onnx.timing import WARM_UP
 
 # Runs that are profiled: at most so many, for at most about so many seconds.
 RUNS, SECONDS = 50, 1.0
+# Runs before them that do not count.
+WARM_UP = 2
 # What ONNX Runtime's optimisations put around the name of a node or of its output.
 _DECORATION = re.compile(r"^(?:fused )+|_nchwc$|_token_\d+$|_nhwc$")
 _KERNEL = "_kernel_time"

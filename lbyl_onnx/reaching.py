@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from lbyl_onnx import runtime, timing
-from lbyl_onnx.config import Allocation
+from lbyl_onnx.allocation import within
+from lbyl_onnx.config import Allocation, Config
 from lbyl_onnx.costs import Costs
-from lbyl_onnx.counted_costs import Counts, counted_bytes, counted_macs, counted_parameters
+from lbyl_onnx.counted_costs import (
+    CountedCost,
+    Counts,
+    counted_bytes,
+    counted_macs,
+    counted_parameters,
+)
 from lbyl_onnx.curves import Curve, curves, ways_out
 from lbyl_onnx.elimination import Elimination
 from lbyl_onnx.errors import TargetError
 from lbyl_onnx.fitting import Fitted
 from lbyl_onnx.goals import Goal, Kind, amount
+from lbyl_onnx.hardware import channel_block
 from lbyl_onnx.making import Maker, Measurement, Progress
 from lbyl_onnx.measuring import Prepared, rounds
 from lbyl_onnx.targets import (
-    LATENCY_SLACK,
     TRIES,
     Space,
     allowed_counts,
@@ -30,6 +40,8 @@ from lbyl_onnx.targets import (
 
 Files = tuple[Path, Path, Path]
 """The original, the compressed model, and the uncut one that it must equal."""
+# Targets that are measured on models, not counted.
+MEASURED = ("latency", "fidelity")
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class TargetReport:
     allocation, round_to
         How channels were shared out, and what their numbers are multiples of.
     latency
-        The measured times behind a latency; None for other targets.
+        The measured times that a latency was decided by; None for other targets.
     """
 
     kind: Kind
@@ -67,7 +79,7 @@ class TargetReport:
     text: str
     allocation: Allocation
     round_to: int
-    latency: timing.Latency | None = None
+    latency: timing.PairedLatency | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,29 +122,66 @@ def reach(
     """
     config = prepared.config
     goal = config.goal
-    step = _step(prepared, probe)
-    choices = allowed_counts(prepared.groups, config, step)
+    steps = _steps(config, probe.provider)
+    choices = {step: allowed_counts(prepared.groups, config, step) for step in {*steps, 1}}
     again = config.allotted == "auto" or goal.kind not in ("ratio", "macs")
     measured = Measurement(prepared) if again else rounds(prepared)
     ways: Mapping[int, Elimination] = {}
     damage: Mapping[int, Curve] | None = None
     if config.allotted == "auto":
-        least = leasts(prepared.groups, choices)
+        least = leasts(prepared.groups, choices[min(steps)])
         ways = ways_out(prepared, measured, least, partial(progress, "looking for what can go"))
         progress("measuring sensitivities", 0, 1)
         damage = curves(prepared, ways, least)
     stages = prepared.stages
     macs = counted_macs(stages.model, stages.facts, stages.channels, prepared.groups)
-    space = Space(prepared.groups, tuple(choices), damage, macs)
+    spaces = [
+        Space(prepared.groups, step, tuple(choices[step]), tuple(choices[1]), damage, macs)
+        for step in steps
+    ]
     maker = Maker(prepared, probe, measured, ways, *files, progress)
-    return _Reaching(space, maker, goal, before, step).run()
+    cost, budget = _budgeted(prepared, before, macs, goal)
+    space = _space(spaces, goal, cost, budget)
+    return _Reaching(space, maker, goal, before, cost, budget).run()
 
 
-def _step(prepared: Prepared, probe: runtime.Probe) -> int:
-    """What the numbers of channels are multiples of."""
-    config = prepared.config
-    wanted = config.round_to or ("auto" if config.goal.kind == "latency" else 1)
-    return runtime.channel_step(probe.provider) if wanted == "auto" else int(wanted)
+def _steps(config: Config, provider: str) -> list[int]:
+    """What the numbers of channels may be multiples of, the first that serves the goal."""
+    if isinstance(config.round_to, int):
+        return [config.round_to]
+    block = channel_block(config.hardware, provider)
+    return [block >> i for i in range(block.bit_length())]
+
+
+def _space(spaces: Sequence[Space], goal: Goal, cost: CountedCost, budget: float) -> Space:
+    """Return the first space in which a goal can be had; the last where none is."""
+    for space in spaces[:-1]:
+        if goal.kind == "ratio":
+            serves = space.serves(goal.value)
+        else:
+            serves = goal.kind in MEASURED or within(cost.at(space.least), budget)
+        if serves:
+            return space
+    return spaces[-1]
+
+
+def _budgeted(
+    prepared: Prepared, before: Before, macs: CountedCost, goal: Goal
+) -> tuple[CountedCost, float]:
+    """What a target counts, by kept channels, and the most of it that the goal allows."""
+    costs = before.costs
+    if goal.kind not in ("params", "size"):
+        return macs, goal.budget(float(costs.macs)) if goal.kind == "macs" else math.inf
+    stages, groups = prepared.stages, prepared.groups
+    count = counted_parameters if goal.kind == "params" else counted_bytes
+    biases = prepared.config.method == "lbyl+"
+    predicted = count(stages.model, stages.facts, stages.channels, groups, stages.graph, biases)
+    if goal.kind == "params":
+        return predicted, goal.budget(float(costs.parameters))
+    whole = np.asarray([group.size for group in groups])
+    # Names and the graph itself stay.
+    rest = before.size - predicted.at(whole)
+    return replace(predicted, fixed=predicted.fixed + rest), goal.budget(float(before.size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +190,8 @@ class _Reaching:
     maker: Maker
     goal: Goal
     before: Before
-    step: int
+    cost: CountedCost
+    budget: float
 
     def run(self) -> Reached:
         kind = self.goal.kind
@@ -153,18 +203,22 @@ class _Reaching:
             counts = self.space.by_ratio(self.goal.value)
             removed = 1 - counts.sum() / max(1, sum(self.space.sizes))
             return self._reached(self._make(counts), self.goal.value, float(removed))
-        return self._cost(kind)
+        return self._within_budget(kind)
 
     def _make(self, counts: Counts) -> Fitted:
         return self.maker.make(self.space.keyed(counts))
 
     def _reached(
-        self, fitted: Fitted, wanted: float, got: float, latency: timing.Latency | None = None
+        self,
+        fitted: Fitted,
+        wanted: float,
+        got: float,
+        latency: timing.PairedLatency | None = None,
     ) -> Reached:
         costs, size = self.maker.costs() if fitted.plan.groups else (self.before.costs, 0)
         allocation = self.maker.prepared.config.allotted
         target = TargetReport(
-            self.goal.kind, wanted, got, str(self.goal), allocation, self.step, latency
+            self.goal.kind, wanted, got, str(self.goal), allocation, self.space.step, latency
         )
         known = self.space.curves or {}
         predicted = {
@@ -175,30 +229,16 @@ class _Reaching:
         predicted |= fitted.errors
         return Reached(fitted, costs, size, target, predicted)
 
-    def _cost(self, kind: Kind) -> Reached:
+    def _within_budget(self, kind: Kind) -> Reached:
         """Reach a number of multiply-accumulates, parameters or bytes."""
         before = self.before
-        stages, groups = self.maker.prepared.stages, self.space.groups
-        biases = self.maker.prepared.config.method == "lbyl+"
-        original, predicted = float(before.costs.macs), self.space.macs
-        if kind != "macs":
-            count = counted_parameters if kind == "params" else counted_bytes
-            predicted = count(
-                stages.model, stages.facts, stages.channels, groups, stages.graph, biases
-            )
-            original = float(before.costs.parameters if kind == "params" else before.size)
-        if kind == "size":
-            # Names and the graph itself stay.
-            rest = original - predicted.at(self.space.most)
-            predicted = replace(predicted, fixed=predicted.fixed + rest)
-        budget = self.goal.budget(original)
 
         def actual(fitted: Fitted) -> float:
             costs, size = self.maker.costs() if fitted.plan.groups else (before.costs, before.size)
             return float({"macs": costs.macs, "params": costs.parameters, "size": size}[kind])
 
-        fitted = reach_budget(self.space, self.goal, predicted, budget, self._make, actual)
-        return self._reached(fitted, budget, actual(fitted))
+        fitted = reach_budget(self.space, self.goal, self.cost, self.budget, self._make, actual)
+        return self._reached(fitted, self.budget, actual(fitted))
 
     def _latency(self) -> Reached:
         """Reach a latency: find the counts on models that are only cut, then make the model."""
@@ -213,25 +253,26 @@ class _Reaching:
             fitted = self._make(counts)
             if not fitted.plan.groups:
                 return self._reached(fitted, 0.0, 0.0)
-            over, latency = self._over()
-            if over <= 1 + LATENCY_SLACK:
-                return self._reached(fitted, latency.median / over, latency.median, latency)
+            times = self.maker.times()
+            over = _over(self.goal, times)
+            if over <= 1.0:
+                wanted = self.goal.budget(times.before.median)
+                return self._reached(fitted, wanted, times.after.median, times)
             aim /= over
-        raise TargetError(f"{self.goal} is missed: {latency.median:.3g} ms were measured")
+        raise TargetError(
+            f"{self.goal} is missed: {times.after.median:.3g} ms ({times.after.low:.3g} to "
+            f"{times.after.high:.3g}) of {times.before.median:.3g} ms were measured; ask for a "
+            "little more, or give the machine less other work"
+        )
 
     def _fast_enough(self, aim: float, counts: Counts) -> bool:
         self.maker.progress("timing", 0, 1)
         self.maker.cut(self.space.keyed(counts))
-        return self._over()[0] <= aim
-
-    def _over(self) -> tuple[float, timing.Latency]:
-        """What was written takes as a multiple of what it may; its time."""
-        before, after = self.maker.times()
-        return after.median / self.goal.budget(before.median), after
+        return _over(self.goal, self.maker.times()) <= aim
 
     def _cut_time(self) -> str:
-        before, after = self.maker.times()
-        return f"{amount('latency', after.median)} ({after.median / before.median:.0%})"
+        times = self.maker.times()
+        return f"{amount('latency', times.after.median)} ({times.ratio:.0%})"
 
     def _fidelity(self) -> Reached:
         """Reach a fidelity: make models until the smallest is found that has it."""
@@ -251,3 +292,11 @@ class _Reaching:
         if bool((counts == self.space.sizes).all()):
             raise TargetError(f"{self.goal} leaves no channel that can go; ask for less")
         return self._reached(self._make(counts), self.goal.value, found[counts.tobytes()])
+
+
+def _over(goal: Goal, times: timing.PairedLatency) -> float:
+    """Return the upper end of what was measured as a multiple of what a latency goal allows.
+
+    A share of the original's time is held against the ratio, which is steadier than either time.
+    """
+    return (times.high if goal.relative else times.after.high) / goal.value

@@ -16,7 +16,7 @@ from lbyl_onnx.goals import amount
 from lbyl_onnx.inspection import Inspection
 from lbyl_onnx.pipeline import CompressResult, GroupReport
 from lbyl_onnx.text import count, milliseconds, printable, share, size
-from lbyl_onnx.timing import Latency
+from lbyl_onnx.timing import Latency, PairedLatency
 from lbyl_onnx.verify import Fidelity, Verification
 
 # A list in the terminal stops here; the JSON has them all.
@@ -58,11 +58,21 @@ def _target(result: CompressResult) -> str:
         elif target.wanted:
             text += f" of {amount(target.kind, target.wanted)}"
     if target.latency is not None:
-        spread = target.latency
-        text += f" ({spread.fastest:.3g} to {spread.slowest:.3g} in {spread.runs} runs)"
+        after = target.latency.after
+        text += f" ({after.low:.3g} to {after.high:.3g} in {after.runs} runs)"
     if target.allocation != ("uniform" if target.kind == "ratio" else "auto"):
         text += f", allocation {target.allocation}"
-    return text if target.round_to == 1 else f"{text}, rounded to {target.round_to}"
+    return text if target.round_to == 1 else f"{text}, {_rounding(result)}"
+
+
+def _rounding(result: CompressResult) -> str:
+    """What the numbers of channels are multiples of, and why."""
+    config, step = result.config, result.target.round_to
+    text = f"channels in steps of {step}"
+    if config.round_to != "auto":
+        return text
+    machine = "this machine" if config.hardware == "host" else config.hardware
+    return f"{text} ({machine})"
 
 
 def described(result: CompressResult) -> str:
@@ -86,12 +96,16 @@ def _costs(result: CompressResult) -> Table:
     for title, before, after, form in rows:
         ratio = f"{after / before:.1%}" if before else "-"
         table.add_row(title, form(before), form(after), ratio)
-    old, new = result.verification.before, result.verification.after
-    if old is not None and new is not None:
-        ratio = f"{new.median / old.median:.1%}"
-        how = "median" if result.verification.optimised else "median, not optimised"
-        table.add_row(f"latency ({how})", milliseconds(old.median), milliseconds(new.median), ratio)
+    times = result.latency
+    name = "time" if result.verification.optimised else "time, not optimised"
+    sides = (milliseconds(times.before.median), milliseconds(times.after.median))
+    table.add_row(name, *sides, str(times), style=_style(times))
     return table
+
+
+def _style(times: PairedLatency) -> str:
+    """Colour of a time: only of what is outside the interval."""
+    return "green" if times.faster else "yellow" if times.slower else ""
 
 
 def _nearness(near: Fidelity) -> str:
@@ -232,11 +246,9 @@ def print_comparison(found: Comparison, original: str, compressed: str, console:
         kept = found.compressed_top1 / found.original_top1 if found.original_top1 else 0.0
         shares = (f"{found.original_top1:.2%}", f"{found.compressed_top1:.2%}", f"{kept:.1%}")
         table.add_row("top-1", *shares)
-    old, new = found.original, found.compressed
-    times = (milliseconds(old.median), milliseconds(new.median), f"{new.median / old.median:.1%}")
-    table.add_row("latency (median)", *times)
-    spreads = (f"{x.fastest:.3g} to {x.slowest:.3g} ms" for x in (old, new))
-    table.add_row(f"its spread, {new.runs} runs", *spreads, "")
+    old, new = found.latency.before, found.latency.after
+    sides = (milliseconds(old.median), milliseconds(new.median))
+    table.add_row("time", *sides, str(found.latency), style=_style(found.latency))
     console.print(table)
 
 
@@ -267,7 +279,7 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
     version
         The tool's version.
     """
-    proof = result.verification
+    proof, times = result.verification, result.latency
     document: dict[str, Any] = {
         "lbyl_onnx": version,
         "input": source,
@@ -275,8 +287,9 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
         "options": asdict(result.config),
         "target": asdict(result.target),
         "before": _side(result.before.parameters, result.before.macs, result.size_before,
-                        proof.before),
-        "after": _side(result.after.parameters, result.after.macs, result.size_after, proof.after),
+                        times.before),
+        "after": _side(result.after.parameters, result.after.macs, result.size_after, times.after),
+        "time_ratio": {"median": times.ratio, "low": times.low, "high": times.high},
         "verification": {
             "provider": proof.provider,
             "deviation": proof.deviation,
@@ -290,10 +303,10 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def _side(parameters: int, macs: int, size: int, latency: Latency | None) -> dict[str, Any]:
+def _side(parameters: int, macs: int, size: int, latency: Latency) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "macs": macs,
         "file_size": size,
-        "latency_ms": None if latency is None else asdict(latency),
+        "latency_ms": asdict(latency),
     }

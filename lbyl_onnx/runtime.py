@@ -1,4 +1,4 @@
-"""ONNX Runtime: which provider really works, what a model gives on which inputs, how fast."""
+"""ONNX Runtime: which provider really works, what a model gives on which inputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from lbyl_onnx.sessions import (
     as_written,
     options,
 )
-from lbyl_onnx.timing import Latency, latency
 
 Provider = Literal["auto", "cpu", "cuda"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -60,7 +59,6 @@ class Record:
 
     signature: Signature
     outputs: tuple[tuple[Array, ...], ...]
-    latency: Latency | None
 
 
 @dataclass(frozen=True)
@@ -122,18 +120,6 @@ def _initialised(provider: str) -> list[str]:
     return list(session.get_providers())
 
 
-def channel_step(provider: str) -> int:
-    """Return the step in channels that a provider gains by.
-
-    ONNX Runtime's kernels for the CPU work on blocks of a vector register: 16 float32 with
-    AVX-512, else 8; tensor cores take multiples of 8.
-    """
-    if provider != CPU:
-        return 8
-    flags = Path("/proc/cpuinfo")
-    return 16 if flags.exists() and "avx512f" in flags.read_text() else 8
-
-
 def both_distributions() -> bool:
     """Whether onnxruntime and onnxruntime-gpu are both installed: one overwrites the other."""
     names = {d.metadata["Name"].lower().replace("_", "-") for d in metadata.distributions()}
@@ -172,7 +158,7 @@ def probe(path: Path, provider: str, seed: int, optimise: bool = True) -> Probe:
         outputs = tuple(session.run(batch) for batch in feeds)
         if all(_finite(array) for batch in outputs for array in batch):
             break
-    record = Record(signature, outputs, latency(session, feeds[0]))
+    record = Record(signature, outputs)
     return Probe(provider, first, second, feeds, record, optimise)
 
 
@@ -213,7 +199,7 @@ def dtype_of(kind: str) -> np.dtype[np.generic]:
 
 
 def run_model(path: Path, provider: str, feeds: Sequence[Feeds], optimise: bool = True) -> Record:
-    """Run a model on given inputs, as it would be deployed where `optimise` is True, and time it.
+    """Run a model on given inputs, as it would be deployed where `optimise` is True.
 
     Raises
     ------
@@ -222,11 +208,11 @@ def run_model(path: Path, provider: str, feeds: Sequence[Feeds], optimise: bool 
     """
     session = Session.of(path, provider, None if optimise else as_written())
     outputs = tuple(session.run(batch) for batch in feeds)
-    return Record(session.signature, outputs, latency(session, feeds[0]))
+    return Record(session.signature, outputs)
 
 
 def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
-    """Run a model on given inputs node by node, without graph optimisations, and do not time it.
+    """Run a model on given inputs node by node, without graph optimisations.
 
     It needs less than half the memory, and what the optimisations do is checked along with it.
 
@@ -237,7 +223,7 @@ def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
     """
     session = Session.of(path, provider, as_written())
     outputs = tuple(session.run(batch) for batch in feeds)
-    return Record(session.signature, outputs, None)
+    return Record(session.signature, outputs)
 
 
 def run_batches(

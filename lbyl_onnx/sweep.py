@@ -184,19 +184,18 @@ def run_cell(cell: Cell) -> Outcome | Failure:
             found = score(cell.model, output, cell.data, provider)
     except LbylOnnxError as error:
         return Failure(*names, str(error), error.exit_code)
-    proof = result.verification
     before = Measures(
         result.before.parameters,
         result.before.macs,
         result.size_before,
-        None if proof.before is None else proof.before.median,
+        result.latency.before.median,
         found.before,
     )
     after = Measures(
         result.after.parameters,
         result.after.macs,
         result.size_after,
-        None if proof.after is None else proof.after.median,
+        result.latency.after.median,
         found.after,
     )
     return Outcome(*names, found.metric, found.samples, before, after)

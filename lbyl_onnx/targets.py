@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import numpy as np
 
-from lbyl_onnx.allocation import Choices, rounded_counts, spend, uniform, uniform_within, within
+from lbyl_onnx.allocation import (
+    Choices,
+    aligned_step,
+    nearest,
+    rounded_counts,
+    spend,
+    uniform,
+    uniform_within,
+    within,
+)
 from lbyl_onnx.channels import ChannelGroup
 from lbyl_onnx.config import Config
 from lbyl_onnx.counted_costs import CountedCost, Counts
@@ -22,8 +31,8 @@ from lbyl_onnx.importance import kept_count
 TRIES = 4
 # Halvings of the share of the multiply-accumulates that a measured target searches.
 HALVINGS = 7
-# What a model may be slower than its target: what one measurement differs from the next.
-LATENCY_SLACK = 0.05
+# Of the multiply-accumulates that a ratio is to save, rounding may save this many times as much.
+COARSE = 1.5
 Made = TypeVar("Made")
 
 
@@ -35,8 +44,12 @@ class Space:
     ----------
     groups
         The groups, in the order of all counts.
+    step
+        What the numbers of channels are multiples of.
     choices
         The counts that each may keep, descending.
+    exact
+        The same in steps of one channel.
     curves
         Predicted damage by group; None to share a budget out evenly.
     macs
@@ -44,7 +57,9 @@ class Space:
     """
 
     groups: tuple[ChannelGroup, ...]
+    step: int
     choices: tuple[Counts, ...]
+    exact: tuple[Counts, ...]
     curves: Mapping[int, Curve] | None
     macs: CountedCost
 
@@ -68,14 +83,32 @@ class Space:
         return {g.key: int(count) for g, count in zip(self.groups, counts, strict=True)}
 
     def by_ratio(self, ratio: float) -> Counts:
-        """Return the counts for a ratio; with curves, others of the same multiply-accumulates."""
-        counts = uniform(self.choices, self.sizes, ratio)
-        return counts if self.curves is None else self.within(self.macs, self.macs.at(counts))
+        """Return the counts for a ratio; with curves, others of the same multiply-accumulates.
+
+        Rounded to steps, they are the nearest that together have no more multiply-accumulates than
+        the ratio itself would leave.
+        """
+        wanted = uniform(self.exact, self.sizes, ratio)
+        if self.curves is not None:
+            return self.within(self.macs, self.macs.at(wanted))
+        if self.step == 1:
+            return wanted
+        return nearest(self.choices, self.sizes, wanted, self.macs, self.macs.at(wanted))
+
+    def serves(self, ratio: float) -> bool:
+        """Whether rounding leaves about what a ratio asks for: neither more nor far less."""
+        whole = self.macs.at(self.most)
+        wanted = self.macs.at(uniform(self.exact, self.sizes, ratio))
+        got = self.macs.at(self.by_ratio(ratio))
+        return within(got, wanted) and whole - got <= COARSE * (whole - wanted)
 
     def within(self, cost: CountedCost, budget: float) -> Counts:
         """Return the counts that keep a cost within a budget; the least ones must."""
         if self.curves is None:
-            return uniform_within(self.choices, self.sizes, cost, budget)
+            wanted = uniform_within(self.exact, self.sizes, cost, budget)
+            if self.step == 1:
+                return wanted
+            return nearest(self.choices, self.sizes, wanted, cost, budget)
         priced = [
             Choices(counts, self.curves[group.key].damage_at(group.size - counts))
             for group, counts in zip(self.groups, self.choices, strict=True)
@@ -112,7 +145,8 @@ def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) ->
             )
     found = []
     for group in groups:
-        counts = rounded_counts(group.size, min(config.min_channels, group.size), step)
+        least = min(config.min_channels, group.size)
+        counts = rounded_counts(group.size, least, aligned_step(step, _axes(group)))
         for glob, ratio, count in fixed:
             if _matches(group, glob):
                 kept = kept_count(group.size, ratio) if ratio is not None else count or 1
@@ -120,6 +154,12 @@ def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) ->
                 break
         found.append(counts)
     return found
+
+
+def _axes(group: ChannelGroup) -> Iterator[tuple[int, int]]:
+    """Length of each axis on which a group lies, and its positions for one channel."""
+    for place in (*group.producers, *group.consumers):
+        yield place.positions.size, place.positions.shape[1]
 
 
 def _matches(group: ChannelGroup, glob: str) -> bool:
@@ -172,7 +212,7 @@ def reach_budget(
 def _unreachable(goal: Goal, kind: Kind, least: float) -> str:
     return (
         f"{goal} cannot be reached: the least is {amount(kind, least)}; widen --scope, lower "
-        "--min-channels, or leave out fewer layers"
+        "--min-channels or --round-to, or leave out fewer layers"
     )
 
 

@@ -15,7 +15,6 @@ from lbyl_onnx.facts import Array
 from lbyl_onnx.memory import release
 from lbyl_onnx.model_io import check_fully, first_line
 from lbyl_onnx.runtime import Probe, Record, run_as_written, run_model
-from lbyl_onnx.timing import Latency
 
 # The compressed model and the uncut one with zeroed channels compute the same sums in another
 # order. Bounds on the largest difference, relative to the largest output, by output type: some
@@ -69,10 +68,8 @@ class Verification:
         How many different input shapes were run.
     fidelity
         Nearness to the original.
-    before, after
-        Latencies.
     optimised
-        Whether they were measured with ONNX Runtime's graph optimisations.
+        Whether the models ran with ONNX Runtime's graph optimisations.
     """
 
     provider: str
@@ -80,8 +77,6 @@ class Verification:
     values: int
     shapes: int
     fidelity: Fidelity
-    before: Latency | None
-    after: Latency | None
     optimised: bool = True
 
 
@@ -131,8 +126,6 @@ def verify(probe: Probe, compressed: Path, expected: Path) -> Verification:
         values,
         shapes,
         fidelity(before.outputs, after.outputs),
-        before.latency,
-        after.latency,
         probe.optimise,
     )
 

@@ -23,7 +23,13 @@ def _quick() -> Iterator[None]:
     """
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "LATENCY_RUNS", 3)
+        for name, value in (
+            ("ROUNDS", 2),
+            ("FEWEST_ROUNDS", 2),
+            ("LOADED_ROUNDS", 2),
+            ("REST", 0.0),
+        ):
+            patch.setattr(timing, name, value)
         yield
     gc.unfreeze()
 

@@ -385,7 +385,7 @@ class TestInvariant10NothingCompared:
         record = run_model(
             path, "CPUExecutionProvider", probe(path, "CPUExecutionProvider", 0).feeds
         )
-        nothing = type(record)(record.signature, (), None)
+        nothing = type(record)(record.signature, ())
         with pytest.raises(VerificationError, match="no output value"):
             compare(nothing, nothing, nothing)
 

@@ -17,6 +17,7 @@ from lbyl_onnx import making
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import LbylOnnxError
+from lbyl_onnx.hardware import Hardware
 from lbyl_onnx.model_io import first_line
 from lbyl_onnx.notes import note
 from lbyl_onnx.text import check_writable, printable, write_whole
@@ -29,6 +30,33 @@ scope_option = click.option(
     default=Config().scope,
     show_default=True,
     help="all: residual streams and other coupled channels, too.",
+)
+
+
+def step(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
+    """Read a whole number or auto."""
+    if value == "auto":
+        return value
+    try:
+        return int(value)
+    except ValueError as error:
+        raise click.BadParameter("give a whole number or auto") from error
+
+
+round_option = click.option(
+    "--round-to",
+    callback=step,
+    metavar="N|auto",
+    default=Config().round_to,
+    show_default=True,
+    help="Groups keep multiples of N channels; auto: of what the hardware's kernels run at once.",
+)
+hardware_option = click.option(
+    "--hardware",
+    type=click.Choice(get_args(Hardware)),
+    default=Config().hardware,
+    show_default=True,
+    help="What auto rounds for; host is this machine.",
 )
 json_option = click.option(
     "--json",
@@ -73,16 +101,6 @@ def whole_pairs(
     if any(number != int(number) for _, number in found):
         raise click.BadParameter("give GLOB=N with a whole number N")
     return tuple((glob, int(number)) for glob, number in found)
-
-
-def step(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
-    """Read a whole number or auto."""
-    if value is None or value == "auto":
-        return value
-    try:
-        return int(value)
-    except ValueError as error:
-        raise click.BadParameter("give a whole number or auto") from error
 
 
 def write_json_to(text: str, json_path: str | None) -> None:

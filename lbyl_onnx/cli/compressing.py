@@ -16,13 +16,14 @@ from lbyl_onnx.cli.common import (
     console_for,
     debug_option,
     errors_in_one_line,
+    hardware_option,
     json_option,
     numbers,
     pairs,
+    round_option,
     say,
     scope_option,
     shown_progress,
-    step,
     whole_pairs,
     write_json_to,
 )
@@ -47,7 +48,7 @@ _SECTIONS = {
     "Targets in place of a ratio": ("--macs", "--params", "--size", "--latency", "--fidelity"),
     "Which channels": (
         "--include", "--exclude", "--scope", "--allocation", "--round-to", "--ratio-for",
-        "--keep-for", "--min-channels",
+        "--keep-for", "--min-channels", "--hardware",
     ),
     "Samples": ("--calibration", "--mean", "--std", "--layout"),
     "Running and writing": ("--provider", "--external-data", "--dry-run", "--force"),
@@ -87,9 +88,8 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
     type=click.Choice(get_args(Allocation)),
     help="The same share of every group, or by predicted damage (auto: for targets).",
 )
-@click.option(
-    "--round-to", callback=step, metavar="N|auto", help="Groups keep multiples of N channels."
-)
+@round_option
+@hardware_option
 @click.option(
     "--ratio-for", multiple=True, callback=pairs, metavar="GLOB=R", help="Ratio of these producers."
 )

@@ -7,7 +7,7 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import click
 from rich.console import Console
@@ -21,7 +21,9 @@ from lbyl_onnx.cli.common import (
     console_for,
     debug_option,
     errors_in_one_line,
+    hardware_option,
     json_option,
+    round_option,
     say,
     scope_option,
     shown_progress,
@@ -29,6 +31,7 @@ from lbyl_onnx.cli.common import (
 )
 from lbyl_onnx.cli.sections import SectionedCommand
 from lbyl_onnx.config import Choice, Config, Method
+from lbyl_onnx.hardware import Hardware
 from lbyl_onnx.runtime import Provider
 from lbyl_onnx.scoring import ScoringData
 from lbyl_onnx.sweep import (
@@ -47,7 +50,15 @@ _DEFAULT = Config()
 # More ratios than this are a slip of the pen.
 _MOST_RATIOS = 200
 _SECTIONS = {
-    "What": ("--ratios", "--methods", "--criterion", "--scope", "--seed"),
+    "What": (
+        "--ratios",
+        "--methods",
+        "--criterion",
+        "--scope",
+        "--round-to",
+        "--hardware",
+        "--seed",
+    ),
     "Scoring": ("--inputs", "--labels"),
     "Where it runs": ("--workers", "--scheduler", "--provider"),
     "Telling": ("--out", "--json", "--quiet", "--debug"),
@@ -111,6 +122,8 @@ def _methods(context: click.Context, parameter: click.Parameter, value: str) -> 
     help="Which channels are kept, as for compress.",
 )
 @scope_option
+@round_option
+@hardware_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
 @click.option(
     "--inputs",
@@ -160,6 +173,8 @@ def sweep(
     methods: tuple[Method, ...],
     criterion: Choice,
     scope: Scope,
+    round_to: int | Literal["auto"],
+    hardware: Hardware,
     seed: int,
     inputs: Path | None,
     labels: str | None,
@@ -182,6 +197,8 @@ def sweep(
                 method=method,
                 criterion=criterion,
                 scope=scope,
+                round_to=round_to,
+                hardware=hardware,
                 seed=seed,
                 provider=provider,
             )

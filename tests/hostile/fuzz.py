@@ -97,7 +97,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     gc.freeze()  # the pipeline collects garbage between its stages; the imports' objects are none
-    timing.LATENCY_RUNS, sessions.SECONDS = 3, 3.0
+    timing.FEWEST_ROUNDS = timing.ROUNDS = 2
+    sessions.SECONDS = 3.0
     samples.FEWEST, samples.MOST = 8, 16
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, last, step):
