@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lbyl_onnx import runtime, timing
-from lbyl_onnx.allocation import within
+from lbyl_onnx.allocation import uniform, within
 from lbyl_onnx.config import Allocation, Config
 from lbyl_onnx.costs import Costs
 from lbyl_onnx.counted_costs import (
@@ -34,6 +34,7 @@ from lbyl_onnx.targets import (
     Space,
     allowed_counts,
     leasts,
+    near_choices,
     reach_budget,
     search,
 )
@@ -124,25 +125,40 @@ def reach(
     goal = config.goal
     steps = _steps(config, probe.provider)
     choices = {step: allowed_counts(prepared.groups, config, step) for step in {*steps, 1}}
-    again = config.allotted == "auto" or goal.kind not in ("ratio", "macs")
+    even = config.allotted == "uniform"
+    # What rounding takes from one group and leaves to another is told by damage, too.
+    weighed = not even or (steps[0] > 1 and config.by_loss and prepared.run is not None)
+    again = weighed or goal.kind not in ("ratio", "macs")
     measured = Measurement(prepared) if again else rounds(prepared)
     ways: Mapping[int, Elimination] = {}
     damage: Mapping[int, Curve] | None = None
-    if config.allotted == "auto":
-        least = leasts(prepared.groups, choices[min(steps)])
-        ways = ways_out(prepared, measured, least, partial(progress, "looking for what can go"))
+    if weighed:
+        lowest = _lowest(prepared, choices, steps)
+        ways = ways_out(prepared, measured, lowest, partial(progress, "looking for what can go"))
         progress("measuring sensitivities", 0, 1)
-        damage = curves(prepared, ways, least)
+        damage = curves(prepared, ways, lowest)
     stages = prepared.stages
     macs = counted_macs(stages.model, stages.facts, stages.channels, prepared.groups)
     spaces = [
-        Space(prepared.groups, step, tuple(choices[step]), tuple(choices[1]), damage, macs)
+        Space(prepared.groups, step, tuple(choices[step]), tuple(choices[1]), damage, even, macs)
         for step in steps
     ]
     maker = Maker(prepared, probe, measured, ways, *files, progress)
     cost, budget = _budgeted(prepared, before, macs, goal)
     space = _space(spaces, goal, cost, budget)
     return _Reaching(space, maker, goal, before, cost, budget).run()
+
+
+def _lowest(
+    prepared: Prepared, choices: Mapping[int, Sequence[Counts]], steps: Sequence[int]
+) -> dict[int, int]:
+    """Return the least that each group may come to keep, by its key: where its curve ends."""
+    config, groups = prepared.config, prepared.groups
+    if config.allotted == "auto" or config.goal.kind != "ratio":
+        return leasts(groups, choices[min(steps)])
+    sizes = [group.size for group in groups]
+    wanted = uniform(choices[1], sizes, config.goal.value)
+    return leasts(groups, near_choices(choices[steps[0]], wanted))
 
 
 def _steps(config: Config, provider: str) -> list[int]:

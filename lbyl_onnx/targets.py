@@ -51,7 +51,9 @@ class Space:
     exact
         The same in steps of one channel.
     curves
-        Predicted damage by group; None to share a budget out evenly.
+        Predicted damage by group; None where it is not known.
+    even
+        Whether each group loses the same share, but for rounding.
     macs
         Multiply-accumulates by counts.
     """
@@ -61,6 +63,7 @@ class Space:
     choices: tuple[Counts, ...]
     exact: tuple[Counts, ...]
     curves: Mapping[int, Curve] | None
+    even: bool
     macs: CountedCost
 
     @property
@@ -83,17 +86,17 @@ class Space:
         return {g.key: int(count) for g, count in zip(self.groups, counts, strict=True)}
 
     def by_ratio(self, ratio: float) -> Counts:
-        """Return the counts for a ratio; with curves, others of the same multiply-accumulates.
+        """Return the counts for a ratio, which have no more multiply-accumulates than it leaves.
 
-        Rounded to steps, they are the nearest that together have no more multiply-accumulates than
-        the ratio itself would leave.
+        Where they are not even, they are any others that have no more.
         """
         wanted = uniform(self.exact, self.sizes, ratio)
-        if self.curves is not None:
-            return self.within(self.macs, self.macs.at(wanted))
-        if self.step == 1:
-            return wanted
-        return nearest(self.choices, self.sizes, wanted, self.macs, self.macs.at(wanted))
+        budget = self.macs.at(wanted)
+        return (
+            self._rounded(wanted, self.macs, budget)
+            if self.even
+            else self._spent(self.choices, self.macs, budget)
+        )
 
     def serves(self, ratio: float) -> bool:
         """Whether rounding leaves about what a ratio asks for: neither more nor far less."""
@@ -104,16 +107,42 @@ class Space:
 
     def within(self, cost: CountedCost, budget: float) -> Counts:
         """Return the counts that keep a cost within a budget; the least ones must."""
+        if not self.even:
+            return self._spent(self.choices, cost, budget)
+        return self._rounded(uniform_within(self.exact, self.sizes, cost, budget), cost, budget)
+
+    def _rounded(self, wanted: Counts, cost: CountedCost, budget: float) -> Counts:
+        """Return even counts in steps, within a budget.
+
+        Which groups give what others keep more is told by the predicted damage where that is known,
+        by how far they are moved where it is not.
+        """
+        if self.step == 1:
+            return wanted
         if self.curves is None:
-            wanted = uniform_within(self.exact, self.sizes, cost, budget)
-            if self.step == 1:
-                return wanted
             return nearest(self.choices, self.sizes, wanted, cost, budget)
+        return self._spent(near_choices(self.choices, wanted), cost, budget)
+
+    def _spent(self, choices: Sequence[Counts], cost: CountedCost, budget: float) -> Counts:
+        """Return the choices of least predicted damage within a budget."""
+        curves = self.curves or {}
         priced = [
-            Choices(counts, self.curves[group.key].damage_at(group.size - counts))
-            for group, counts in zip(self.groups, self.choices, strict=True)
+            Choices(counts, curves[group.key].damage_at(group.size - counts))
+            for group, counts in zip(self.groups, choices, strict=True)
         ]
         return spend(priced, cost, budget)
+
+
+def near_choices(choices: Sequence[Counts], wanted: Counts) -> tuple[Counts, ...]:
+    """Return the choices that rounding takes a group to: the next below what is wanted, and above.
+
+    Predicted damage decides between these two, and no further: where it misleads, a wide group
+    still loses about its share.
+    """
+    return tuple(
+        c[(c >= c[c <= w].max(initial=c[-1])) & (c <= c[c >= w].min(initial=c[0]))]
+        for c, w in zip(choices, wanted, strict=True)
+    )
 
 
 def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) -> list[Counts]:
