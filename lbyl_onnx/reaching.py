@@ -158,7 +158,8 @@ def _lowest(
         return leasts(groups, choices[min(steps)])
     sizes = [group.size for group in groups]
     wanted = uniform(choices[1], sizes, config.goal.value)
-    return leasts(groups, near_choices(choices[steps[0]], wanted))
+    near = [leasts(groups, near_choices(choices[step], wanted)) for step in steps]
+    return {group.key: min(least[group.key] for least in near) for group in groups}
 
 
 def _steps(config: Config, provider: str) -> list[int]:

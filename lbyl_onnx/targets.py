@@ -33,6 +33,9 @@ TRIES = 4
 HALVINGS = 7
 # Of the multiply-accumulates that a ratio is to save, rounding may save this many times as much.
 COARSE = 1.5
+# Groups of so many blocks or fewer keep multiples of half a block: kernels fill these up to whole
+# ones, which costs no more time than was there, and a whole block would be half of their channels.
+NARROW = 2
 Made = TypeVar("Made")
 
 
@@ -175,7 +178,7 @@ def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) ->
     found = []
     for group in groups:
         least = min(config.min_channels, group.size)
-        counts = rounded_counts(group.size, least, aligned_step(step, _axes(group)))
+        counts = rounded_counts(group.size, least, _step(group, step, config.round_to == "auto"))
         for glob, ratio, count in fixed:
             if _matches(group, glob):
                 kept = kept_count(group.size, ratio) if ratio is not None else count or 1
@@ -183,6 +186,16 @@ def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) ->
                 break
         found.append(counts)
     return found
+
+
+def _step(group: ChannelGroup, step: int, halved: bool) -> int:
+    """What a group's counts are multiples of.
+
+    Half blocks are filled up only in tensors of their own: a Concat of such is copied.
+    """
+    alone = all(len(place.slot.labels) == place.positions.size for place in group.consumers)
+    narrow = halved and alone and group.size <= NARROW * step
+    return aligned_step(max(1, step // 2) if narrow else step, _axes(group))
 
 
 def _axes(group: ChannelGroup) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,12 +168,12 @@ def summary(before: Sequence[float], after: Sequence[float], runs: int) -> Paire
     one, two = np.asarray(before), np.asarray(after)
     ratios = two / one
     return PairedLatency(
-        _latency(one, runs), _latency(two, runs), statistics.median(ratios), *_interval(ratios)
+        _latency(one, runs), _latency(two, runs), float(np.median(ratios)), *_interval(ratios)
     )
 
 
 def _latency(times: Floats, runs: int) -> Latency:
-    return Latency(statistics.median(times), *_interval(times), runs)
+    return Latency(float(np.median(times)), *_interval(times), runs)
 
 
 def _interval(values: Floats) -> tuple[float, float]:
