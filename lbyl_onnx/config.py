@@ -15,6 +15,7 @@ from lbyl_onnx.errors import OptionError
 from lbyl_onnx.goals import DEFAULT_RATIO, Goal, Kind, parse_goal
 from lbyl_onnx.images import Layout
 from lbyl_onnx.importance import Criterion
+from lbyl_onnx.input_shapes import check_shapes
 
 Method = Literal["none", "nm", "lbyl", "lbyl+"]
 Choice = Literal["auto", "obs", "l2", "l1", "gm", "random"]
@@ -76,6 +77,9 @@ class Config:
         Where an image has its channels.
     external_data
         Whether the output's weights lie in a file beside it; `auto`: as the input's do.
+    input_shape
+        Shapes of inputs, by name, at which the model is measured, counted, timed and first
+        verified; the name may be empty where there is one input.
     """
 
     ratio: float = DEFAULT_RATIO
@@ -105,6 +109,7 @@ class Config:
     std: tuple[float, ...] = ()
     layout: Layout = "auto"
     external_data: ExternalData = "auto"
+    input_shape: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -115,6 +120,7 @@ class Config:
             For one that is outside what it may be.
         """
         self._check_counts()
+        check_shapes(self.input_shape)
         for name in ("lambda1", "lambda2"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0.0):

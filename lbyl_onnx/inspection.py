@@ -30,6 +30,7 @@ from lbyl_onnx.curves import curves, ways_out
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.importance import kept_count
+from lbyl_onnx.input_shapes import Given
 from lbyl_onnx.measuring import Stages, prepare, rounds
 
 # Shares of a group's channels whose loss is predicted.
@@ -101,6 +102,7 @@ def inspect(
     scope: Scope = "inner",
     provider: runtime.Provider = "auto",
     sensitivity: bool = False,
+    input_shape: Given = (),
 ) -> Inspection:
     """Find a model's channel groups.
 
@@ -114,6 +116,9 @@ def inspect(
         Where ONNX Runtime finds input shapes that the model accepts.
     sensitivity
         Whether to predict what pruning each group does; it takes as long as pruning.
+    input_shape
+        Shapes of inputs, by name, at which the model is counted and measured; the name may be empty
+        where there is one input.
 
     Returns
     -------
@@ -128,8 +133,12 @@ def inspect(
     with model_io.on_disk(model) as path:
         model_io.check_source(path)
         name = runtime.provider_name(provider)
-        probe = runtime.probe(path, name, 0) if sensitivity else None
-        shapes = runtime.input_shapes(path, name) if probe is None else (probe.first, probe.second)
+        probe = runtime.probe(path, name, 0, given=input_shape) if sensitivity else None
+        shapes = (
+            runtime.input_shapes(path, name, input_shape)
+            if probe is None
+            else (probe.first, probe.second)
+        )
         proto, _ = model_io.load_model(path)
         facts = GraphFacts(proto, *shapes, TensorReader(path))
         graph = to_graph(proto)

@@ -178,7 +178,9 @@ def compress(
         if target is not None and not dry_run:
             files.check_apart(target)
         release()
-        probe = runtime.probe(source, provider, config.seed, optimise=files.size <= LARGE)
+        probe = runtime.probe(
+            source, provider, config.seed, files.size <= LARGE, config.input_shape
+        )
         release()
         rewritten = _rewrite(source, files.size, stage, expected, probe, config, progress)
         release()

@@ -21,6 +21,7 @@ from lbyl_onnx.cli.common import (
     console_for,
     debug_option,
     errors_in_one_line,
+    input_shape_option,
     json_option,
     say,
     scope_option,
@@ -29,6 +30,7 @@ from lbyl_onnx.cli.common import (
 )
 from lbyl_onnx.cli.sections import SectionedCommand
 from lbyl_onnx.config import Choice, Config, Method
+from lbyl_onnx.input_shapes import Given
 from lbyl_onnx.runtime import Provider
 from lbyl_onnx.scoring import ScoringData
 from lbyl_onnx.sweep import (
@@ -49,7 +51,7 @@ _MOST_RATIOS = 200
 _SECTIONS = {
     "What": ("--ratios", "--methods", "--criterion", "--scope", "--seed"),
     "Scoring": ("--inputs", "--labels"),
-    "Where it runs": ("--workers", "--scheduler", "--provider"),
+    "Where it runs": ("--workers", "--scheduler", "--provider", "--input-shape"),
     "Telling": ("--out", "--json", "--quiet", "--debug"),
 }
 _EXAMPLES = """\b
@@ -143,6 +145,7 @@ def _methods(context: click.Context, parameter: click.Parameter, value: str) -> 
     show_default=True,
     help="Where ONNX Runtime runs.",
 )
+@input_shape_option
 @click.option(
     "--out",
     "folder",
@@ -166,6 +169,7 @@ def sweep(
     workers: int,
     scheduler: str | None,
     provider: Provider,
+    input_shape: Given,
     folder: Path,
     quiet: bool,
     json_path: str | None,
@@ -184,6 +188,7 @@ def sweep(
                 scope=scope,
                 seed=seed,
                 provider=provider,
+                input_shape=tuple(input_shape),
             )
             for method in methods
             for ratio in ratios
@@ -192,7 +197,7 @@ def sweep(
         cells = plan_cells(
             [Path(model) for model in dict.fromkeys(models)],
             configs,
-            ScoringData(inputs, labels, seed),
+            ScoringData(inputs, labels, seed, tuple(input_shape)),
             __version__,
         )
         make_folder(folder)
