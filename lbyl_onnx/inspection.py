@@ -32,6 +32,7 @@ from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.importance import kept_count
 from lbyl_onnx.input_shapes import Given
 from lbyl_onnx.measuring import Stages, prepare, rounds
+from lbyl_onnx.quantised import refuse_quantised
 
 # Shares of a group's channels whose loss is predicted.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -128,7 +129,7 @@ def inspect(
     Raises
     ------
     LbylOnnxError
-        When the model cannot be read or run.
+        When the model cannot be read or run, or it is quantised.
     """
     with model_io.on_disk(model) as path:
         model_io.check_source(path)
@@ -142,6 +143,7 @@ def inspect(
         proto, _ = model_io.load_model(path)
         facts = GraphFacts(proto, *shapes, TensorReader(path))
         graph = to_graph(proto)
+        refuse_quantised(graph)
         channels = find_channels(graph, facts, Selection(scope=scope))
         views = tuple(_view(proto, graph, facts, group) for group in channels.groups)
         if probe is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +25,13 @@ from lbyl_onnx.making import Progress
 from lbyl_onnx.measuring import Stages, prepare
 from lbyl_onnx.memory import release
 from lbyl_onnx.plan import GroupPlan
+from lbyl_onnx.quantised import refuse_quantised
 from lbyl_onnx.reaching import Before, Reached, TargetReport, reach
 from lbyl_onnx.verify import Verification, verify
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 # Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
 LARGE = 1 << 30
-# Operators of quantised models, of ONNX and of ONNX Runtime's own domain.
-QUANTISED = re.compile(r"Quantize|^QLinear|^QGemm|Integer$|NBits$|^QAttention|^QEmbed")
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,7 @@ def _rewrite(
     read = TensorReader(source)
     facts = GraphFacts(model, probe.first, probe.second, read)
     graph = to_graph(model)
-    _refuse_quantised(graph)
+    refuse_quantised(graph)
     channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))
     stages = Stages(model, read, graph, facts, channels)
     prepared = prepare(stages, probe, config, expected.parent, measured=config.allotted == "auto")
@@ -239,15 +237,6 @@ def _rewrite(
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
     return _Rewritten(before.costs, groups, refusals, reached)
-
-
-def _refuse_quantised(graph: gs.Graph) -> None:
-    quantised = [node_name(node) for node in graph.nodes if QUANTISED.search(node.op)]
-    if quantised:
-        raise NothingToPruneError(
-            f"nothing could be pruned: the model is quantised ({quantised[0]} and "
-            f"{len(quantised) - 1} other nodes); prune first, quantise after"
-        )
 
 
 def _report(
