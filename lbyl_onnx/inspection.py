@@ -17,6 +17,7 @@ from lbyl_onnx import model_io, runtime
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import (
     ChannelGroup,
+    ChannelMap,
     Placement,
     Refusal,
     Scope,
@@ -26,6 +27,7 @@ from lbyl_onnx.channels import (
 )
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs, node_macs
+from lbyl_onnx.counted_costs import counted_macs, counted_parameters
 from lbyl_onnx.curves import curves, ways_out
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
@@ -89,10 +91,25 @@ class GroupView:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """The shares of a model that would go if each group that can be pruned kept one channel.
+
+    Parameters
+    ----------
+    parameters, macs
+        In [0, 1]; each constant and each product counts once, whatever groups it lies between.
+    """
+
+    parameters: float
+    macs: float
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """The channel groups and refusals of a model, and what the whole model costs."""
+    """What a model costs, what of that is within reach, its channel groups and its refusals."""
 
     costs: Costs
+    reach: Reach
     groups: tuple[GroupView, ...]
     refusals: tuple[Refusal, ...]
 
@@ -151,7 +168,22 @@ def inspect(
             found = _predicted(stages, probe, Config(scope=scope, provider=provider))
             pairs = zip(channels.groups, views, strict=True)
             views = tuple(replace(view, predicted=found.get(g.key, ())) for g, view in pairs)
-        return Inspection(count_costs(proto, facts), views, channels.refusals)
+        reach = _reach(proto, graph, facts, channels)
+        return Inspection(count_costs(proto, facts), reach, views, channels.refusals)
+
+
+def _reach(
+    model: onnx.ModelProto, graph: gs.Graph, facts: GraphFacts, channels: ChannelMap
+) -> Reach:
+    groups = channels.groups
+    whole = np.asarray([group.size for group in groups], dtype=np.int64)
+    parameters = counted_parameters(model, facts, channels, groups, graph, with_biases=False)
+    macs = counted_macs(model, facts, channels, groups)
+    shares = [
+        1.0 - cost.at(np.ones_like(whole)) / cost.at(whole) if cost.at(whole) else 0.0
+        for cost in (parameters, macs)
+    ]
+    return Reach(*shares)
 
 
 def _predicted(

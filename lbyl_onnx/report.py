@@ -164,7 +164,21 @@ def print_inspection(found: Inspection, source: str, console: Console) -> None:
     costs = found.costs
     console.print(Text(printable(source), style="bold"))
     console.print(f"{count(costs.parameters)} parameters, {count(costs.macs)} MACs")
+    console.print(
+        f"within reach: {found.reach.parameters:.1%} of parameters, {found.reach.macs:.1%} of MACs "
+        "(each group at one channel)"
+    )
     console.print(f"\n{_many(len(found.groups), 'channel group')}", style="bold")
+    if found.groups:
+        console.print(_group_table(found))
+        _print_rest(len(found.groups), console)
+    if any(group.predicted for group in found.groups):
+        _print_predicted(found, console)
+    _print_refusals(found.refusals, console)
+
+
+def _group_table(found: Inspection) -> Table:
+    costs = found.costs
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("producers", "channels", "parameters", "MACs", "followers", "consumers"):
         numeric = title in ("channels", "parameters", "MACs")
@@ -178,11 +192,7 @@ def print_inspection(found: Inspection, source: str, console: Console) -> None:
             Text(printable(", ".join(group.followers))),
             Text(printable(", ".join(group.consumers))),
         )
-    console.print(table)
-    _print_rest(len(found.groups), console)
-    if any(group.predicted for group in found.groups):
-        _print_predicted(found, console)
-    _print_refusals(found.refusals, console)
+    return table
 
 
 def _print_predicted(found: Inspection, console: Console) -> None:
