@@ -21,6 +21,7 @@ from lbyl_onnx.details import Details, examine
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.input_range import InputRange
 from lbyl_onnx.making import Progress
 from lbyl_onnx.measuring import Stages, prepare
 from lbyl_onnx.memory import release
@@ -88,6 +89,8 @@ class CompressResult:
         What was wanted, and what was reached.
     details
         The model layer by layer; None unless asked for.
+    input_ranges
+        The inputs whose range of pixels was read off the graph, for the synthetic samples.
     """
 
     output: Path | None
@@ -102,6 +105,7 @@ class CompressResult:
     verification: Verification
     target: TargetReport
     details: Details | None = None
+    input_ranges: tuple[InputRange, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class _Rewritten:
     groups: tuple[GroupReport, ...]
     refusals: tuple[Refusal, ...]
     reached: Reached
+    input_ranges: tuple[InputRange, ...]
 
 
 def compress(
@@ -197,6 +202,7 @@ def compress(
             verification,
             rewritten.reached.target,
             examine(source, stage, probe) if detailed else None,
+            rewritten.input_ranges,
         )
         files.check_unchanged()
         if target is not None and not dry_run:
@@ -236,7 +242,7 @@ def _rewrite(
         raise NothingToPruneError(_why_nothing(refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
-    return _Rewritten(before.costs, groups, refusals, reached)
+    return _Rewritten(before.costs, groups, refusals, reached, prepared.ranges)
 
 
 def _report(

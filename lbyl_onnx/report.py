@@ -13,6 +13,7 @@ from rich.text import Text
 from lbyl_onnx.channels import Refusal
 from lbyl_onnx.comparison import Comparison
 from lbyl_onnx.goals import amount
+from lbyl_onnx.input_range import InputRange
 from lbyl_onnx.inspection import Inspection
 from lbyl_onnx.pipeline import CompressResult, GroupReport
 from lbyl_onnx.text import count, milliseconds, printable, share, size
@@ -41,6 +42,8 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
     target = "(dry run: nothing written)" if result.output is None else str(result.output)
     console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
     console.print(described(result))
+    for found in result.input_ranges:
+        console.print(Text(printable(told(found))))
     console.print(_costs(result))
     console.print(_fidelity(proof))
     _print_groups(result.groups, console)
@@ -72,6 +75,12 @@ def described(result: CompressResult) -> str:
         f"{_target(result)}, method {config.method}, criterion {config.chosen_by}; "
         f"ran on {result.verification.provider}"
     )
+
+
+def told(found: InputRange) -> str:
+    """Return in one line what the graph tells of an input, for the samples made for it."""
+    nodes = ", ".join(found.nodes)
+    return f"samples for {found.name}: pixels of {found.low:g} to {found.high:g}, as {nodes} tell"
 
 
 def _costs(result: CompressResult) -> Table:
@@ -294,6 +303,7 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
             "input_shapes": proof.shapes,
             "fidelity": asdict(proof.fidelity),
         },
+        "input_ranges": [asdict(found) for found in result.input_ranges],
         "groups": [asdict(group) for group in result.groups],
         "refusals": [asdict(refusal) for refusal in result.refusals],
     }  # fmt: skip

@@ -12,10 +12,13 @@ import onnx
 from numpy.typing import NDArray
 
 from lbyl_onnx import model_io, runtime
+from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.calibration import Input, Samples, read_calibration
 from lbyl_onnx.errors import CalibrationError
-from lbyl_onnx.facts import Array
-from lbyl_onnx.images import synthetic_batch
+from lbyl_onnx.external_data import TensorReader
+from lbyl_onnx.facts import Array, GraphFacts
+from lbyl_onnx.input_range import input_ranges
+from lbyl_onnx.samples import InputSpec, synthetic_input
 from lbyl_onnx.verify import fidelity
 
 # Synthetic samples on which two models are compared, and samples in a mini-batch of a person's.
@@ -184,12 +187,18 @@ def _nearness(
 
 
 def _synthetic(path: Path, provider: str, data: ScoringData) -> Iterator[Feeds]:
-    inputs = _inputs(path, provider, data)
-    first, _ = runtime.input_shapes(path, provider, data.input_shape)
+    first, second = runtime.input_shapes(path, provider, data.input_shape)
+    model, _ = model_io.load_model(path)
+    facts = GraphFacts(model, first, second, TensorReader(path))
+    ranges = input_ranges(to_graph(model), facts, "auto")
+    specs = {
+        i.name: InputSpec(i.dtype, first[i.name], ranges.get(i.name))
+        for i in _inputs(path, provider, data)
+    }
     batch = max((shape[0] for shape in first.values() if shape), default=1)
     for number in range(-(-SYNTHETIC // max(1, batch))):
         rng = np.random.default_rng([_STREAM, data.seed, number])
-        yield {i.name: synthetic_batch(first[i.name], i.dtype, rng, "auto") for i in inputs}
+        yield {name: synthetic_input(spec, rng, "auto") for name, spec in specs.items()}
 
 
 def _inputs(path: Path, provider: str, data: ScoringData) -> list[Input]:
