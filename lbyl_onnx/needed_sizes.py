@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 
+from lbyl_onnx.facts import DEFAULT_DOMAINS
+
 Dims = tuple[int, ...]
+# Of ONNX, and of ONNX Runtime's fused operators.
+_DOMAINS = (*DEFAULT_DOMAINS, "com.microsoft")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ def needed_sizes(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
 
 
 def _visit(trace: _Trace, node: NodeProto) -> None:
+    if node.domain not in _DOMAINS or not node.output:
+        return
     if node.op_type == "Constant":
         tensor = next((a.t for a in node.attribute if a.type == AttributeProto.TENSOR), None)
         if tensor is not None:
@@ -101,8 +107,7 @@ def _constant(trace: _Trace, node: NodeProto, dims: Dims) -> None:
     if node.op_type in ("Cast", "CastLike", "DequantizeLinear", "Identity"):
         trace.dims[node.output[0]] = dims
     elif node.op_type == "Transpose":
-        order = trace.ints(node, "perm", 1) or range(len(dims))[::-1]
-        trace.dims[node.output[0]] = tuple(dims[axis] for axis in order)
+        trace.dims[node.output[0]] = tuple(dims[axis] for axis in _order(trace, node, len(dims)))
 
 
 Traced = Sequence[Axes | None]
@@ -126,7 +131,7 @@ def _elementwise(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
 
 
 def _conv(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
-    weight = trace.dims.get(node.input[1])
+    weight = trace.dims.get(trace.operand(node, 1))
     if traced[0] is not None and weight is not None and len(weight) > 1:
         groups = (trace.ints(node, "group", len(node.input)) or [1])[0]
         channels = weight[0] if node.op_type == "ConvTranspose" else weight[1] * groups
@@ -138,14 +143,14 @@ def _gemm(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
     first, second = (
         bool((trace.ints(node, name, len(node.input)) or [0])[0]) for name in ("transA", "transB")
     )
-    weight = trace.dims.get(node.input[1])
+    weight = trace.dims.get(trace.operand(node, 1))
     if traced[0] is not None and weight is not None and len(weight) == 2:
         trace.needs(traced[0], 0 if first else 1, weight[1 if second else 0])
     return None
 
 
 def _matmul(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
-    axes, weight = traced[0], trace.dims.get(node.input[1])
+    axes, weight = traced[0], trace.dims.get(trace.operand(node, 1))
     if axes is None or weight is None or len(weight) < 2:
         return None
     trace.needs(axes, -1, weight[-2])
@@ -153,21 +158,21 @@ def _matmul(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
 
 
 def _recurrent(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
-    weight = trace.dims.get(node.input[1])
+    weight = trace.dims.get(trace.operand(node, 1))
     if traced[0] is not None and weight is not None and len(weight) == 3:
         trace.needs(traced[0], 2, weight[2])
     return None
 
 
 def _per_channel(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
-    scale = trace.dims.get(node.input[1])
+    scale = trace.dims.get(trace.operand(node, 1))
     if traced[0] is not None and scale is not None and len(scale) == 1:
         trace.needs(traced[0], 1, scale[0])
     return traced[0]
 
 
 def _layer_norm(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
-    scale = trace.dims.get(node.input[1])
+    scale = trace.dims.get(trace.operand(node, 1))
     if traced[0] is not None and scale is not None and scale != (1,):
         for axis, size in enumerate(scale, -len(scale)):
             trace.needs(traced[0], axis, size)
@@ -176,8 +181,13 @@ def _layer_norm(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
 
 def _transpose(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
     axes = traced[0] or ()
-    order = trace.ints(node, "perm", len(node.input)) or range(len(axes))[::-1]
-    return tuple(axes[axis] for axis in order) if len(order) == len(axes) else None
+    return tuple(axes[axis] for axis in _order(trace, node, len(axes)))
+
+
+def _order(trace: _Trace, node: NodeProto, rank: int) -> Sequence[int]:
+    """Return the order of a Transpose's axes; that of all backwards is the default."""
+    order = trace.ints(node, "perm", len(node.input)) or range(rank)[::-1]
+    return order if sorted(order) == list(range(rank)) else ()
 
 
 def _unsqueeze(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
@@ -257,7 +267,7 @@ def _gather(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
             return None
         place = axis % len(table)
         return (None,) * place + axes + (None,) * (len(table) - place - 1)
-    chosen, dims = trace.ints(node, "", 1), trace.dims.get(node.input[1])
+    chosen, dims = trace.ints(node, "", 1), trace.dims.get(trace.operand(node, 1))
     if chosen is None or dims is None or not -len(traced[0]) <= axis < len(traced[0]):
         return None
     place = axis % len(traced[0])

@@ -146,6 +146,12 @@ def test_other_weights_tell_it_too(model: ModelProto, sizes: dict[tuple[str, int
     assert needed_sizes(model) == sizes
 
 
+def test_a_namesake_of_another_domain_says_nothing() -> None:
+    model = front(lambda net: "x", 5)
+    model.graph.node[0].domain = "somewhere"
+    assert needed_sizes(model) == {}
+
+
 class TestAllDynamic:
     def test_the_channels_are_those_of_the_weight(self, tmp_path: Path) -> None:
         onnx.save(network(), tmp_path / "m.onnx")
@@ -386,3 +392,15 @@ def test_an_input_that_is_no_tensor_of_numbers_is_named(kind: str, tmp_path: Pat
         assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
         assert "input s is " in result.stderr
         assert "only tensors of numbers can be fed" in result.stderr
+
+
+def test_a_sequence_of_tensors_that_differ_is_compared(tmp_path: Path) -> None:
+    net = Net((5, 3))
+    node = helper.make_node("SplitToSequence", ["x", net.ints(2, 3)], ["y"], axis=0)
+    value = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, ["a", 3])
+    graph = helper.make_graph([node], "g", net.inputs, [value], net.initializers)
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    found = compare_models(tmp_path / "m.onnx", tmp_path / "m.onnx", provider="cpu")
+    assert found.fidelity.relative_error == 0.0
+    assert inspect(tmp_path / "m.onnx", provider="cpu").groups == ()
