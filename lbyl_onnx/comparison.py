@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lbyl_onnx import model_io, runtime, timing
 from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
 from lbyl_onnx.facts import Array
-from lbyl_onnx.input_shapes import Given
+from lbyl_onnx.input_shapes import Given, shapes_given
 from lbyl_onnx.sessions import Signature
 from lbyl_onnx.verify import Fidelity, fidelity
 
@@ -91,7 +91,8 @@ def compare_models(
     VerificationError
         When the models' inputs or outputs differ, or nothing could be compared.
     """
-    if inputs is not None and input_shape:
+    given = shapes_given(input_shape)
+    if inputs is not None and given:
         raise OptionError("input shapes are of random inputs; leave them out beside a file")
     one, two = Path(original), Path(compressed)
     name = runtime.provider_name(provider)
@@ -106,7 +107,7 @@ def compare_models(
     if inputs is None:
         if labels is not None:
             raise CalibrationError("labels need inputs; give --inputs DATA.npz")
-        feeds = list(runtime.probe(one, name, seed, given=input_shape).feeds)
+        feeds = list(runtime.probe(one, name, seed, given=given).feeds)
     else:
         arrays, wanted = _read(Path(inputs), first, labels)
         feeds = list(_batches(arrays, first))

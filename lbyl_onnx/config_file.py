@@ -12,7 +12,7 @@ from typing import Any
 
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.input_shapes import parse_shapes
+from lbyl_onnx.input_shapes import read_shapes
 
 Read = Callable[[object], Any]
 """Gives a value its type; raises TypeError for another one."""
@@ -58,8 +58,6 @@ def read_options(path: Path) -> dict[str, Any]:
             options[name] = _READ[name](value)
         except TypeError as error:
             raise OptionError(f"{path}: {key} is {value!r}; give {error}") from error
-        except OptionError as error:
-            raise OptionError(f"{path}: {error}") from error
     return options
 
 
@@ -107,19 +105,12 @@ def _table(read: Read) -> Read:
     return pairs
 
 
-def _shapes(value: object) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    if isinstance(value, Mapping):
-        return tuple((str(name), _list(_whole)(dims)) for name, dims in value.items())
-    texts = [value] if isinstance(value, str) else _list(_text)(value)
-    return tuple(shape for text in texts for shape in parse_shapes(text))
-
-
 _TYPES: dict[str, Read] = {
     **dict.fromkeys(("seed", "min_channels"), _whole),
     **dict.fromkeys(("macs", "params", "size", "latency"), _amount),
     **dict.fromkeys(("include", "exclude"), _list(_text)),
     **dict.fromkeys(("mean", "std"), _list(_number)),
-    "input_shape": _shapes,
+    "input_shape": read_shapes,
     "round_to": _step,
     "ratio_for": _table(_number),
     "keep_for": _table(_whole),

@@ -8,41 +8,89 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
 from lbyl_onnx.sessions import Signature
 
 Shapes = Mapping[str, tuple[int, ...]]
-Given = Sequence[tuple[str, tuple[int, ...]]]
+Given = tuple[tuple[str, tuple[int, ...]], ...]
 """Shapes that the user gave, by input; the name may be empty where a model has one input."""
 Sizes = Mapping[tuple[str, int], int]
 """Sizes of dimensions, by input and axis."""
 
 # Sizes tried for a dynamic dimension that is no batch, until the model runs.
 SIZES = (224, 64, 32, 128, 256, 16, 8, 1, 299, 384, 512, 640)
-# How much larger a dimension becomes at the second shapes.
-_GROWTHS: tuple[Callable[[int], int], ...] = (lambda d: d + 32, lambda d: 2 * d)
+# What a dimension becomes at the second shapes; it may be the largest that the model takes.
+_CHANGES: tuple[Callable[[int], int], ...] = (
+    lambda d: d + 32,
+    lambda d: 2 * d,
+    lambda d: (d + 1) // 2,
+)
 _SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<dims>\d+(?:,\d+)*)", re.ASCII | re.DOTALL)
 # A name may hold spaces; what parts two shapes follows a size.
 _BETWEEN = re.compile(r"(?<=\d)\s+", re.ASCII)
+_WANTED = "[NAME:]1,3,48,320, or whole numbers by name"
+# Names of inputs that an error lists.
+_MOST_NAMES = 8
 # Digits of a size: more are no size of any tensor.
 _LONGEST = 18
 
 
-def parse_shapes(text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Read NAME:1,3,48,320, or several with spaces between; the name may be left out.
+def read_shapes(value: object) -> Given:
+    """Read shapes as a command line, a file of options or Python may give them.
+
+    Parameters
+    ----------
+    value
+        NAME:1,3,48,320, or several with spaces between, or a list of such; the name may be left
+        out. Or sizes by name, as a mapping or pairs.
+
+    Raises
+    ------
+    TypeError
+        For anything else; it says what to give.
+    """
+    if isinstance(value, str):
+        return tuple(map(_parsed, _BETWEEN.split(value.strip())))
+    if isinstance(value, Mapping):
+        return tuple(map(_pair, value.items()))
+    if not isinstance(value, list | tuple):
+        raise TypeError(_WANTED)
+    if all(isinstance(part, str) for part in value):
+        return tuple(shape for part in value for shape in read_shapes(part))
+    return tuple(map(_pair, value))
+
+
+def _parsed(text: str) -> tuple[str, tuple[int, ...]]:
+    match = _SHAPE.fullmatch(text)
+    if match is None or any(len(d) > _LONGEST for d in match["dims"].split(",")):
+        raise TypeError(_WANTED)
+    return match["name"] or "", tuple(int(d) for d in match["dims"].split(","))
+
+
+def _pair(value: object) -> tuple[str, tuple[int, ...]]:
+    match value:
+        case [str(name), list() | tuple() as dims]:
+            if all(isinstance(d, int | np.integer) and not isinstance(d, bool) for d in dims):
+                return name, tuple(map(int, dims))
+    raise TypeError(_WANTED)
+
+
+def shapes_given(value: object) -> Given:
+    """Read shapes, and check them.
 
     Raises
     ------
     OptionError
-        For anything else.
+        For what are none.
     """
-    found = []
-    for part in _BETWEEN.split(text.strip()):
-        match = _SHAPE.fullmatch(part)
-        if match is None or any(len(d) > _LONGEST for d in match["dims"].split(",")):
-            raise OptionError(f"input_shape is {text!r}; give NAME:1,3,48,320")
-        found.append((match["name"] or "", tuple(int(d) for d in match["dims"].split(","))))
-    return tuple(found)
+    try:
+        given = read_shapes(value)
+    except TypeError as error:
+        raise OptionError(f"input_shape is {value!r}; give {error}") from error
+    check_shapes(given)
+    return given
 
 
 def check_shapes(given: Given) -> None:
@@ -180,7 +228,7 @@ def _nowhere(signature: Signature, failure: ModelError, tried: int) -> ModelErro
     example = [
         f"{name}:{','.join(str(d) if _is_fixed(d) else '?' for d in dims)}"
         for name, _, dims in signature.inputs
-        if not all(map(_is_fixed, dims)) or not dims
+        if not all(map(_is_fixed, dims))
     ]
     if not example:
         return failure
@@ -230,26 +278,27 @@ def _checked(signature: Signature, given: Given) -> dict[str, tuple[int, ...]]:
     """The given shapes by the names of the inputs, once they fit what is declared."""
     check_shapes(given)
     declared = {name: dims for name, _, dims in signature.inputs}
+    names = ", ".join(
+        [*list(declared)[:_MOST_NAMES], *(["..."] if len(declared) > _MOST_NAMES else [])]
+    )
     wanted: dict[str, tuple[int, ...]] = {}
     for name, dims in given:
         if not name and len(declared) != 1:
             raise OptionError(
-                f"--input-shape {_text(name, dims)} names no input; the model has "
-                f"{', '.join(declared) or 'none'}"
+                f"--input-shape {_text(name, dims)} names no input; the model has {names or 'none'}"
             )
         input_name = name or next(iter(declared))
         if input_name not in declared:
             raise OptionError(
                 f"--input-shape {_text(name, dims)}: the model has no input {name}, but "
-                f"{', '.join(declared) or 'none'}"
+                f"{names or 'none'}"
             )
         if input_name in wanted:
             raise OptionError("--input-shape gives one input twice; give each once")
         own = declared[input_name]
         differs = any(_is_fixed(d) and d != size for d, size in zip(own, dims, strict=False))
-        # An input that declares no rank looks like a scalar.
-        if differs or (own and len(own) != len(dims)):
-            shown = ",".join(str(d) if _is_fixed(d) else "?" for d in own)
+        if differs or len(own) != len(dims):
+            shown = ",".join(str(d) if _is_fixed(d) else "?" for d in own) or "a scalar"
             raise OptionError(
                 f"--input-shape {_text(name, dims)} does not fit input {input_name}, which is "
                 f"declared as {shown}"
@@ -266,34 +315,33 @@ def _varied(signature: Signature, search: _Search, first: Shapes, prescribed: Si
             if not _is_fixed(d) and (name, axis) not in prescribed:
                 alike.setdefault(d if isinstance(d, str) else (name, axis), []).append((name, axis))
     groups = list(alike.values())
-    for growth in _GROWTHS:
-        second = _larger(first, groups, growth)
-        if second == first or search.accepts(second):
+    for change in _CHANGES:
+        second = _changed(first, groups, change)
+        if second != first and search.accepts(second):
             return second
     found = first
-    for group, growth in itertools.product(groups, _GROWTHS):  # one name after the other
-        second = _larger(found, [group], growth)
+    for group, change in itertools.product(groups, _CHANGES):  # one name after the other
         if search.over:
             break
-        if all(found[name][axis] == first[name][axis] for name, axis in group) and search.accepts(
-            second
-        ):
+        second = _changed(found, [group], change)
+        done = any(found[name][axis] != first[name][axis] for name, axis in group)
+        if not done and second != found and search.accepts(second):
             found = second
     return found
 
 
-def _larger(
-    shapes: Shapes, groups: Sequence[Sequence[tuple[str, int]]], growth: Callable[[int], int]
+def _changed(
+    shapes: Shapes, groups: Sequence[Sequence[tuple[str, int]]], change: Callable[[int], int]
 ) -> Shapes:
-    """The shapes with the dimensions of some names larger: batches by one, others as told."""
-    grown = {
-        place: size + 1 if any(axis == 0 for _, axis in group) else growth(size)
+    """The shapes with the dimensions of some names changed: batches by one, others as told."""
+    new = {
+        place: size + 1 if any(axis == 0 for _, axis in group) else change(size)
         for group in groups
         for place in group
         for size in [shapes[place[0]][place[1]]]
     }
     return {
-        name: tuple(grown.get((name, axis), size) for axis, size in enumerate(dims))
+        name: tuple(new.get((name, axis), size) for axis, size in enumerate(dims))
         for name, dims in shapes.items()
     }
 

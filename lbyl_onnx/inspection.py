@@ -32,7 +32,7 @@ from lbyl_onnx.curves import curves, ways_out
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.importance import kept_count
-from lbyl_onnx.input_shapes import Given
+from lbyl_onnx.input_shapes import Given, shapes_given
 from lbyl_onnx.measuring import Stages, prepare, rounds
 from lbyl_onnx.quantised import refuse_quantised
 
@@ -148,12 +148,13 @@ def inspect(
     LbylOnnxError
         When the model cannot be read or run, or it is quantised.
     """
+    given = shapes_given(input_shape)
     with model_io.on_disk(model) as path:
         model_io.check_source(path)
         name = runtime.provider_name(provider)
-        probe = runtime.probe(path, name, 0, given=input_shape) if sensitivity else None
+        probe = runtime.probe(path, name, 0, given=given) if sensitivity else None
         shapes = (
-            runtime.input_shapes(path, name, input_shape)
+            runtime.input_shapes(path, name, given)
             if probe is None
             else (probe.first, probe.second)
         )

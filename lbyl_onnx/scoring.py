@@ -18,6 +18,7 @@ from lbyl_onnx.errors import CalibrationError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.input_range import input_ranges
+from lbyl_onnx.input_shapes import Given
 from lbyl_onnx.samples import InputSpec, synthetic_input
 from lbyl_onnx.verify import fidelity
 
@@ -46,7 +47,7 @@ class ScoringData:
     inputs: Path | None = None
     labels: str | None = None
     seed: int = 0
-    input_shape: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    input_shape: Given = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lbyl_onnx import Config, ModelError, OptionError, compare_models, compress,
 from lbyl_onnx.cli import main
 from lbyl_onnx.config_file import read_options
 from lbyl_onnx.images import synthetic_batch
-from lbyl_onnx.input_shapes import parse_shapes
+from lbyl_onnx.input_shapes import Given, read_shapes
 from lbyl_onnx.needed_sizes import needed_sizes
 from tests.net import Dims, Net
 
@@ -183,23 +183,34 @@ class TestAllDynamic:
 
 
 @pytest.mark.parametrize(
-    ("text", "shapes"),
+    ("value", "shapes"),
     [
         ("1,3,48,320", [("", (1, 3, 48, 320))]),
         ("x:1,3", [("x", (1, 3))]),
         ("x:0:1,3", [("x:0", (1, 3))]),
         ("a:1,3 b:7", [("a", (1, 3)), ("b", (7,))]),
         ("serving in:1,3", [("serving in", (1, 3))]),
+        (["a:1,3", "b:7"], [("a", (1, 3)), ("b", (7,))]),
+        ({"a": [1, 3], "b": (np.int64(7),)}, [("a", (1, 3)), ("b", (7,))]),
+        ([("a", (1, 3))], [("a", (1, 3))]),
+        ((), []),
     ],
 )
-def test_the_syntax(text: str, shapes: Sequence[tuple[str, tuple[int, ...]]]) -> None:
-    assert list(parse_shapes(text)) == shapes
+def test_the_syntax(value: object, shapes: list[tuple[str, tuple[int, ...]]]) -> None:
+    assert list(read_shapes(value)) == shapes
+    assert Config(input_shape=value).input_shape == tuple(shapes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "x", "x:", "x:1,", "x:1x3", "x:-1,3", "x:²"])
-def test_what_is_no_shape(text: str) -> None:
-    with pytest.raises(OptionError, match="give NAME:1,3,48,320"):
-        parse_shapes(text)
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "x", "x:", "x:1,", "x:1x3", "x:-1,3", "x:²", f"x:{'9' * 5000}"),
+        *(3, None, [3], {"x": 3}, {"x": "1,3"}, {"x": [1.5]}, {"x": [True]}, [("x", [1], 2)]),
+    ],
+)
+def test_what_is_no_shape(value: object) -> None:
+    with pytest.raises(OptionError, match=r"give \[NAME:\]1,3,48,320"):
+        Config(input_shape=value)  # type: ignore[arg-type]
 
 
 class TestGiven:
@@ -217,7 +228,7 @@ class TestGiven:
         self, declared: Dims, given: tuple[int, ...], second: tuple[int, ...], tmp_path: Path
     ) -> None:
         onnx.save(network(declared), tmp_path / "m.onnx")
-        shapes = runtime.input_shapes(tmp_path / "m.onnx", CPU, [("x", given)])
+        shapes = runtime.input_shapes(tmp_path / "m.onnx", CPU, (("x", given),))
         assert shapes == ({"x": given}, {"x": second})
 
     def test_what_cannot_change_stays_and_the_rest_changes(self, tmp_path: Path) -> None:
@@ -225,37 +236,47 @@ class TestGiven:
         net = Net(["n", "h", "w"])
         rows = net.node("Reshape", ["x", net.ints(0, 0, 9)])
         onnx.save(net.model(net.node("MatMul", [rows, net.weight("w", 9, 4)])), tmp_path / "m.onnx")
-        shapes = runtime.input_shapes(tmp_path / "m.onnx", CPU, [("", (1, 5, 9))])
+        shapes = runtime.input_shapes(tmp_path / "m.onnx", CPU, (("", (1, 5, 9)),))
         assert shapes == ({"x": (1, 5, 9)}, {"x": (2, 37, 9)})
+
+    def test_the_largest_size_that_runs_is_halved(self, tmp_path: Path) -> None:
+        # As of a text encoder with a table of 12 positions.
+        net = Net(["n", "t", 4])
+        ends = net.node("Shape", ["x"], {"start": 1, "end": 2})
+        table = net.constant("table", np.zeros((12, 4), np.float32))
+        rows = net.node("Slice", [table, net.ints(0), ends, net.ints(0)])
+        onnx.save(net.model(net.node("Add", ["x", rows])), tmp_path / "m.onnx")
+        shapes = runtime.input_shapes(tmp_path / "m.onnx", CPU, (("x", (1, 12, 4)),))
+        assert shapes == ({"x": (1, 12, 4)}, {"x": (2, 6, 4)})
 
     def test_the_channels_stay_where_no_weight_tells_them(self, tmp_path: Path) -> None:
         net = Net(ANY)
         shape = net.node("Shape", ["x"])
         x = net.node("Reshape", ["x", shape])  # where the sizes come from is not followed
         onnx.save(net.model(net.head(net.block(x, (3, 8)), 8)), tmp_path / "m.onnx")
-        shapes = runtime.input_shapes(tmp_path / "m.onnx", CPU, [("x", (1, 3, 20, 24))])
+        shapes = runtime.input_shapes(tmp_path / "m.onnx", CPU, (("x", (1, 3, 20, 24)),))
         assert shapes == ({"x": (1, 3, 20, 24)}, {"x": (2, 3, 52, 56)})
 
     def test_other_inputs_take_the_sizes_of_the_same_name(self, tmp_path: Path) -> None:
         net = Net(["n", "t"])
         net.inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["n", "t"]))
         onnx.save(net.model(net.node("Mul", ["x", "mask"])), tmp_path / "m.onnx")
-        first, second = runtime.input_shapes(tmp_path / "m.onnx", CPU, [("mask", (3, 11))])
+        first, second = runtime.input_shapes(tmp_path / "m.onnx", CPU, (("mask", (3, 11)),))
         assert first == {"x": (3, 11), "mask": (3, 11)}
         assert second == {"x": (4, 43), "mask": (4, 43)}
 
     @pytest.mark.parametrize(
         ("given", "words"),
         [
-            ([("y", (1, 3, 32, 32))], "the model has no input y, but x"),
-            ([("x", (1, 4, 32, 32))], "does not fit input x, which is declared as ?,3,?,?"),
-            ([("x", (1, 3, 32))], "does not fit input x"),
-            ([("x", (1, 3, 32, 0))], "sizes of at least 1"),
-            ([("x", (1, 3, 32, 32)), ("", (1, 3, 32, 32))], "one input twice"),
+            ((("y", (1, 3, 32, 32)),), "the model has no input y, but x"),
+            ((("x", (1, 4, 32, 32)),), "does not fit input x, which is declared as ?,3,?,?"),
+            ((("x", (1, 3, 32)),), "does not fit input x"),
+            ((("x", (1, 3, 32, 0)),), "sizes of at least 1"),
+            ((("x", (1, 3, 32, 32)), ("", (1, 3, 32, 32))), "one input twice"),
         ],
     )
     def test_what_does_not_fit_is_an_option_error(
-        self, given: list[tuple[str, tuple[int, ...]]], words: str, tmp_path: Path
+        self, given: Given, words: str, tmp_path: Path
     ) -> None:
         onnx.save(network(("n", 3, "h", "w")), tmp_path / "m.onnx")
         with pytest.raises(OptionError) as caught:
@@ -267,13 +288,13 @@ class TestGiven:
         net.inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["n", "t"]))
         onnx.save(net.model(net.node("Mul", ["x", "mask"])), tmp_path / "m.onnx")
         with pytest.raises(OptionError, match="names no input; the model has x, mask"):
-            runtime.input_shapes(tmp_path / "m.onnx", CPU, [("", (1, 3))])
+            runtime.input_shapes(tmp_path / "m.onnx", CPU, (("", (1, 3)),))
 
     @pytest.mark.parametrize("given", [(1, 5, 20, 20), (1, 3, 100_000, 100_000)])
     def test_where_the_model_does_not_run(self, given: tuple[int, ...], tmp_path: Path) -> None:
         onnx.save(network(), tmp_path / "m.onnx")
         with pytest.raises(ModelError) as caught:
-            runtime.input_shapes(tmp_path / "m.onnx", CPU, [("x", given)])
+            runtime.input_shapes(tmp_path / "m.onnx", CPU, (("x", given),))
         assert "give another --input-shape than x:1," in str(caught.value)
         assert "\n" not in str(caught.value)
 

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from lbyl_onnx import making
 from lbyl_onnx.channels import Scope
 from lbyl_onnx.config import Config
-from lbyl_onnx.errors import LbylOnnxError, OptionError
-from lbyl_onnx.input_shapes import Given, parse_shapes
+from lbyl_onnx.errors import LbylOnnxError
+from lbyl_onnx.input_shapes import Given, read_shapes
 from lbyl_onnx.model_io import first_line
 from lbyl_onnx.notes import note
 from lbyl_onnx.text import check_writable, printable, write_whole
@@ -36,9 +36,9 @@ scope_option = click.option(
 def _shapes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Given:
     """Read NAME:1,3,48,320, as often as it is given."""
     try:
-        return tuple(shape for value in values for shape in parse_shapes(value))
-    except OptionError as error:
-        raise click.BadParameter(str(error)) from error
+        return read_shapes(values)
+    except TypeError as error:
+        raise click.BadParameter(f"{' '.join(values)!r}: give {error}") from error
 
 
 input_shape_option = click.option(

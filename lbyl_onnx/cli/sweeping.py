@@ -188,7 +188,7 @@ def sweep(
                 scope=scope,
                 seed=seed,
                 provider=provider,
-                input_shape=tuple(input_shape),
+                input_shape=input_shape,
             )
             for method in methods
             for ratio in ratios
@@ -197,7 +197,7 @@ def sweep(
         cells = plan_cells(
             [Path(model) for model in dict.fromkeys(models)],
             configs,
-            ScoringData(inputs, labels, seed, tuple(input_shape)),
+            ScoringData(inputs, labels, seed, input_shape),
             __version__,
         )
         make_folder(folder)
