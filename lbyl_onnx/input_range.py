@@ -70,13 +70,22 @@ class InputRange:
 
 @dataclass(frozen=True, eq=False)
 class _Chain:
-    """What has been followed: y = scale x + shift, (channels,) each; the axis of the channels."""
+    """What has been followed: y = scale x + shift for each channel of the input.
+
+    `order` are the input's channels as they lie on the axis now.
+    """
 
     axis: int
     scale: Floats
     shift: Floats
+    order: NDArray[np.intp]
     clip: tuple[float, float] | None = None
     nodes: tuple[str, ...] = field(default=())
+
+    @staticmethod
+    def of(axis: int, channels: int) -> _Chain:
+        """The input itself."""
+        return _Chain(axis, np.ones(channels), np.zeros(channels), np.arange(channels))
 
     @property
     def unchanged(self) -> bool:
@@ -106,7 +115,7 @@ def _input_range(tensor: gs.Tensor, facts: GraphFacts, layout: Layout) -> InputR
     channels = shape[axis]
     if where is None or channels is None:
         return None
-    chain = _followed(tensor, facts, _Chain(axis, np.ones(channels), np.zeros(channels)))
+    chain = _followed(tensor, facts, _Chain.of(axis, channels))
     limits = _limits(chain, dtype == TensorProto.UINT8)
     if limits is None:
         return None
@@ -133,6 +142,9 @@ def _step(node: gs.Node, tensor: gs.Tensor, facts: GraphFacts, chain: _Chain) ->
         return chain
     if node.op == "Transpose" and "perm" in node.attrs:
         return replace(chain, axis=list(node.attrs["perm"]).index(chain.axis))
+    if node.op in ("Gather", "Slice"):
+        chosen = _reordered(node, facts, chain)
+        return None if chosen is None else replace(chain, order=chain.order[chosen])
     if facts.dtype(tensor.name) not in FLOATS:
         return None  # whole numbers wrap around
     named = replace(chain, nodes=(*chain.nodes, node_name(node)))
@@ -161,7 +173,10 @@ def _affine(op_type: str, first: bool, constant: Floats, chain: _Chain) -> _Chai
 
 
 def _per_channel(tensor: gs.Tensor, facts: GraphFacts, chain: _Chain) -> Floats | None:
-    """Return a constant operand as (channels,); None where it is none, or varies otherwise."""
+    """Return a constant operand as (channels,), in the order of the input's channels.
+
+    None where it is no constant, or varies otherwise.
+    """
     shape, channels = facts.shape(tensor.name), len(chain.scale)
     if shape is None or len(shape) > 4 or not facts.is_constant(tensor.name):
         return None
@@ -171,7 +186,28 @@ def _per_channel(tensor: gs.Tensor, facts: GraphFacts, chain: _Chain) -> Floats 
     ):
         return None
     value = np.asarray(facts.value(tensor.name), np.float64).reshape(-1)  # (1, c, 1, 1) -> (c,)
-    return np.broadcast_to(value, (channels,)) if np.all(np.isfinite(value)) else None
+    if not np.all(np.isfinite(value)):
+        return None
+    ordered = np.empty(channels)
+    ordered[chain.order] = value
+    return ordered
+
+
+def _reordered(node: gs.Node, facts: GraphFacts, chain: _Chain) -> NDArray[np.intp] | None:
+    """Return the order that a Gather or Slice brings the channels into; None for anything else."""
+    numbers = np.arange(len(chain.order))
+    if any(not facts.is_constant(tensor.name) for tensor in node.inputs[1:]):
+        return None
+    values = [facts.value(tensor.name).reshape(-1).tolist() for tensor in node.inputs[1:]]
+    if node.op == "Gather":
+        axes, chosen = [node.attrs.get("axis", 0)], [int(i) % len(numbers) for i in values[0]]
+    elif len(values) == 4 and all(len(value) == 1 for value in values):
+        (start,), (end,), axes, (step,) = values
+        chosen = numbers[start:end:step].tolist()
+    else:
+        return None
+    whole = sorted(chosen) == numbers.tolist() and axes[0] % 4 == chain.axis
+    return np.asarray(chosen) if whole else None
 
 
 def _clip_limits(node: gs.Node, facts: GraphFacts) -> tuple[float, float] | None:

@@ -146,6 +146,25 @@ def test_channels_are_followed_through_a_transpose() -> None:
     np.testing.assert_allclose(told.mean, np.multiply(MEAN, 255), rtol=1e-5)
 
 
+@pytest.mark.parametrize("by", ["Gather", "Slice"])
+def test_channels_are_followed_where_their_order_changes(by: str) -> None:
+    """As Keras turns RGB to BGR before it takes the means of BGR away."""
+    net = Net(IMAGE)
+    if by == "Gather":
+        x = net.node("Gather", ["x", net.ints(2, 1, 0)], {"axis": 1})
+    else:
+        x = net.node("Slice", ["x", net.ints(-1), net.ints(-99), net.ints(1), net.ints(-1)])
+    told = found(net.model(net.conv(normalised(net, x, [("Sub", (103.9, 116.8, 123.7))]), (3, 4))))
+    assert told is not None
+    np.testing.assert_allclose(told.mean, (123.7, 116.8, 103.9), rtol=1e-6)
+
+
+def test_a_crop_ends_the_chain() -> None:
+    net = Net(IMAGE)
+    x = net.node("Slice", ["x", net.ints(1), net.ints(9), net.ints(2), net.ints(1)])
+    assert found(net.model(net.conv(normalised(net, x, PIXELS), (3, 4)))) is None
+
+
 def test_a_constant_for_each_row_ends_the_chain() -> None:
     net = Net(IMAGE)
     rows = net.constant("rows", np.linspace(0.5, 1.5, 24, dtype=np.float32).reshape(1, 1, 24, 1))
