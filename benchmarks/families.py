@@ -33,6 +33,7 @@ from lbyl_onnx.channels import ChannelMap, Scope, Selection, find_channels
 from lbyl_onnx.config import Method
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.input_shapes import Shapes
 from tests.oracle import Feeds, Interpreted, deviation, masked, run
 
 RATIOS = (0.1, 0.25, 0.5)
@@ -128,7 +129,7 @@ def _coverage(channels: ChannelMap, macs: Mapping[str, float]) -> Coverage:
 
 
 def _compress(
-    path: Path, found: Interpreted, config: Config, shapes: runtime.Shapes
+    path: Path, found: Interpreted, config: Config, shapes: Shapes
 ) -> tuple[list[str], float, float]:
     """Compress once; return what did not hold, the share of MACs left, and the deviation."""
     try:
@@ -154,7 +155,7 @@ def _compress(
     return said, result.after.macs / result.before.macs, off
 
 
-def _feeds(model: onnx.ModelProto, shapes: runtime.Shapes) -> Feeds:
+def _feeds(model: onnx.ModelProto, shapes: Shapes) -> Feeds:
     """Draw other inputs than verification: uniform numbers, or words."""
     rng = np.random.default_rng(7)
     types = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}

@@ -16,7 +16,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -122,10 +122,14 @@ def measure(
         statistics.mean(top1(r.model, images) for r in found if r.model is not None)
         for found in (exact, results)
     ]
-    return Row(
-        *(getattr(row, field) for field in ("model", "ratio", "first", "macs", "parameters")),
-        *(row.time, row.low, row.high, seeds, len(images.labels), base, *scores),
-        exact[0].after.macs / exact[0].before.macs,
+    return replace(
+        row,
+        seeds=seeds,
+        images=len(images.labels),
+        base=base,
+        exact=scores[0],
+        rounded=scores[1],
+        exact_macs=exact[0].after.macs / exact[0].before.macs,
     )
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx import model_io, runtime, timing
-from lbyl_onnx.errors import CalibrationError, VerificationError
+from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
 from lbyl_onnx.facts import Array
+from lbyl_onnx.input_shapes import Given, shapes_given
 from lbyl_onnx.sessions import Signature
 from lbyl_onnx.verify import Fidelity, fidelity
 
@@ -59,6 +60,7 @@ def compare_models(
     labels: str | None = None,
     provider: runtime.Provider = "auto",
     seed: int = 0,
+    input_shape: Given = (),
 ) -> Comparison:
     """Run two models on the same inputs.
 
@@ -74,16 +76,23 @@ def compare_models(
         Where ONNX Runtime runs them.
     seed
         Of random inputs.
+    input_shape
+        Their shapes, by the names of the inputs; the name may be empty where there is one.
 
     Raises
     ------
     CalibrationError
         When the inputs cannot be read or do not fit.
+    OptionError
+        When a shape does not fit the models, or is given beside inputs.
     ModelError
         When a model does not run.
     VerificationError
         When the models' inputs or outputs differ, or nothing could be compared.
     """
+    given = shapes_given(input_shape)
+    if inputs is not None and given:
+        raise OptionError("input shapes are of random inputs; leave them out beside a file")
     one, two = Path(original), Path(compressed)
     name = runtime.provider_name(provider)
     for path in (one, two):
@@ -97,7 +106,7 @@ def compare_models(
     if inputs is None:
         if labels is not None:
             raise CalibrationError("labels need inputs; give --inputs DATA.npz")
-        feeds = list(runtime.probe(one, name, seed).feeds)
+        feeds = list(runtime.probe(one, name, seed, given=given).feeds)
     else:
         arrays, wanted = _read(Path(inputs), first, labels)
         feeds = list(_batches(arrays, first))

@@ -16,6 +16,7 @@ from lbyl_onnx.goals import DEFAULT_RATIO, Goal, Kind, parse_goal
 from lbyl_onnx.hardware import Hardware
 from lbyl_onnx.images import Layout
 from lbyl_onnx.importance import Criterion
+from lbyl_onnx.input_shapes import Given, shapes_given
 
 Method = Literal["none", "nm", "lbyl", "lbyl+"]
 Choice = Literal["auto", "obs", "l2", "l1", "gm", "random"]
@@ -79,6 +80,9 @@ class Config:
         Where an image has its channels.
     external_data
         Whether the output's weights lie in a file beside it; `auto`: as the input's do.
+    input_shape
+        Shapes of inputs, by name, at which the model is measured, counted, timed and first
+        verified; the name may be empty where there is one input. Also as "x:1,3,48,320".
     """
 
     ratio: float = DEFAULT_RATIO
@@ -109,6 +113,7 @@ class Config:
     std: tuple[float, ...] = ()
     layout: Layout = "auto"
     external_data: ExternalData = "auto"
+    input_shape: Given = ()
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -119,6 +124,7 @@ class Config:
             For one that is outside what it may be.
         """
         self._check_counts()
+        object.__setattr__(self, "input_shape", shapes_given(self.input_shape))
         for name in ("lambda1", "lambda2"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0.0):

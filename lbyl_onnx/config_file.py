@@ -12,6 +12,7 @@ from typing import Any
 
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import OptionError
+from lbyl_onnx.input_shapes import read_shapes
 
 Read = Callable[[object], Any]
 """Gives a value its type; raises TypeError for another one."""
@@ -109,6 +110,7 @@ _TYPES: dict[str, Read] = {
     **dict.fromkeys(("macs", "params", "size", "latency"), _amount),
     **dict.fromkeys(("include", "exclude"), _list(_text)),
     **dict.fromkeys(("mean", "std"), _list(_number)),
+    "input_shape": read_shapes,
     "round_to": _step,
     "ratio_for": _table(_number),
     "keep_for": _table(_whole),

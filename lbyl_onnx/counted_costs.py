@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from lbyl_onnx.channels import ChannelGroup, ChannelMap
-from lbyl_onnx.costs import FLOATS, constants, node_macs
+from lbyl_onnx.costs import FLOATS, constants, macs_in_parts
 from lbyl_onnx.facts import GraphFacts, attribute
 from lbyl_onnx.labels import Labels, Role, Slot, varying_axes
 
+# Operators that sum over the channels which they read.
+SUMMED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 """How many channels each group keeps, in the order of the groups."""
@@ -125,12 +127,14 @@ def counted_macs(
     slots = {(s.node, s.operand, s.axis): s for s in channels.slots}
     fixed = 0.0
     for index, node in enumerate(model.graph.node):
-        macs = node_macs(node, facts)
+        # Of several products only the last meets channels that pass, as Attention's values do.
+        *others, macs = macs_in_parts(node, facts) or (0,)
         along = list(_multiplied(node, index, channels, slots)) if macs else []
         if along:
             terms.add(macs, along)
         else:
             fixed += macs
+        fixed += sum(others)
     return terms.cost(fixed)
 
 
@@ -143,6 +147,8 @@ def _multiplied(
     """Labels along each axis that a node's multiply-accumulates are the product of."""
     output, data = channels.tensors.get(node.output[0]), channels.tensors.get(node.input[0])
     yield from [] if output is None else _axes(output)
+    if node.op_type not in SUMMED:
+        return
     if node.op_type == "Conv":
         if (index, 1, 1) in slots:
             yield slots[index, 1, 1].labels

@@ -13,7 +13,7 @@ from lbyl_onnx.channels import Refusal
 from lbyl_onnx.charts import STYLE, Axis, scatter
 from lbyl_onnx.details import Details, Layer
 from lbyl_onnx.pipeline import CompressResult, GroupReport
-from lbyl_onnx.report import described
+from lbyl_onnx.report import described, told
 from lbyl_onnx.text import count, milliseconds, printable, share, short_count, size
 
 
@@ -117,6 +117,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         origin=origin,
         target="dry run: nothing written" if result.output is None else str(result.output),
         described=described(result),
+        ranges=[told(found) for found in result.input_ranges],
         proof=result.verification,
         figures=_figures(result),
         rows=_rows(result, details),

@@ -17,6 +17,7 @@ from lbyl_onnx import model_io, runtime
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import (
     ChannelGroup,
+    ChannelMap,
     Placement,
     Refusal,
     Scope,
@@ -26,11 +27,14 @@ from lbyl_onnx.channels import (
 )
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs, node_macs
+from lbyl_onnx.counted_costs import counted_macs, counted_parameters
 from lbyl_onnx.curves import curves, ways_out
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.importance import kept_count
+from lbyl_onnx.input_shapes import Given, shapes_given
 from lbyl_onnx.measuring import Stages, prepare, rounds
+from lbyl_onnx.quantised import refuse_quantised
 
 # Shares of a group's channels whose loss is predicted.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -87,10 +91,25 @@ class GroupView:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """The shares of a model that would go if each group that can be pruned kept one channel.
+
+    Parameters
+    ----------
+    parameters, macs
+        In [0, 1]; each constant and each product counts once, whatever groups it lies between.
+    """
+
+    parameters: float
+    macs: float
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """The channel groups and refusals of a model, and what the whole model costs."""
+    """What a model costs, what of that is within reach, its channel groups and its refusals."""
 
     costs: Costs
+    reach: Reach
     groups: tuple[GroupView, ...]
     refusals: tuple[Refusal, ...]
 
@@ -101,6 +120,7 @@ def inspect(
     scope: Scope = "inner",
     provider: runtime.Provider = "auto",
     sensitivity: bool = False,
+    input_shape: Given = (),
 ) -> Inspection:
     """Find a model's channel groups.
 
@@ -114,6 +134,9 @@ def inspect(
         Where ONNX Runtime finds input shapes that the model accepts.
     sensitivity
         Whether to predict what pruning each group does; it takes as long as pruning.
+    input_shape
+        Shapes of inputs, by name, at which the model is counted and measured; the name may be empty
+        where there is one input.
 
     Returns
     -------
@@ -123,16 +146,22 @@ def inspect(
     Raises
     ------
     LbylOnnxError
-        When the model cannot be read or run.
+        When the model cannot be read or run, or it is quantised.
     """
+    given = shapes_given(input_shape)
     with model_io.on_disk(model) as path:
         model_io.check_source(path)
         name = runtime.provider_name(provider)
-        probe = runtime.probe(path, name, 0) if sensitivity else None
-        shapes = runtime.input_shapes(path, name) if probe is None else (probe.first, probe.second)
+        probe = runtime.probe(path, name, 0, given=given) if sensitivity else None
+        shapes = (
+            runtime.input_shapes(path, name, given)
+            if probe is None
+            else (probe.first, probe.second)
+        )
         proto, _ = model_io.load_model(path)
         facts = GraphFacts(proto, *shapes, TensorReader(path))
         graph = to_graph(proto)
+        refuse_quantised(graph)
         channels = find_channels(graph, facts, Selection(scope=scope))
         views = tuple(_view(proto, graph, facts, group) for group in channels.groups)
         if probe is not None:
@@ -140,7 +169,22 @@ def inspect(
             found = _predicted(stages, probe, Config(scope=scope, provider=provider))
             pairs = zip(channels.groups, views, strict=True)
             views = tuple(replace(view, predicted=found.get(g.key, ())) for g, view in pairs)
-        return Inspection(count_costs(proto, facts), views, channels.refusals)
+        reach = _reach(proto, graph, facts, channels)
+        return Inspection(count_costs(proto, facts), reach, views, channels.refusals)
+
+
+def _reach(
+    model: onnx.ModelProto, graph: gs.Graph, facts: GraphFacts, channels: ChannelMap
+) -> Reach:
+    groups = channels.groups
+    whole = np.asarray([group.size for group in groups], dtype=np.int64)
+    parameters = counted_parameters(model, facts, channels, groups, graph, with_biases=False)
+    macs = counted_macs(model, facts, channels, groups)
+    shares = [
+        1.0 - cost.at(np.ones_like(whole)) / cost.at(whole) if cost.at(whole) else 0.0
+        for cost in (parameters, macs)
+    ]
+    return Reach(*shares)
 
 
 def _predicted(

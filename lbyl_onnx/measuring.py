@@ -23,6 +23,7 @@ from lbyl_onnx.errors import ModelError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.folding import Response, respond
+from lbyl_onnx.input_range import InputRange, input_ranges
 from lbyl_onnx.plan import (
     finite_groups,
 )
@@ -103,6 +104,14 @@ class Prepared:
     prior: ProbeRun | None
     outputs: Mapping[int, View]
     modelled: frozenset[int]
+
+    @property
+    def ranges(self) -> tuple[InputRange, ...]:
+        """What the graph tells of the pixels that the synthetic samples are made of."""
+        if self.run is None or self.run.source.given is not None:
+            return ()
+        specs = self.run.source.inputs.values()
+        return tuple(spec.pixels for spec in specs if spec.pixels is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,8 +270,11 @@ def _source(
         dynamic, size = set(), max(fixed, default=1)
     elif not dynamic:
         dynamic = {name for name, shape in probe.first.items() if shape}
+    ranges = input_ranges(stages.graph, stages.facts, config.layout)
     inputs = {
-        name: InputSpec(dtypes[name], (size, *shape[1:]) if name in dynamic else shape)
+        name: InputSpec(
+            dtypes[name], (size, *shape[1:]) if name in dynamic else shape, ranges.get(name)
+        )
         for name, shape in probe.first.items()
     }
     if config.calibration is None:

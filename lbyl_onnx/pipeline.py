@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +21,18 @@ from lbyl_onnx.details import Details, examine
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.input_range import InputRange
 from lbyl_onnx.making import Progress
 from lbyl_onnx.measuring import Stages, prepare
 from lbyl_onnx.memory import release
 from lbyl_onnx.plan import GroupPlan
+from lbyl_onnx.quantised import refuse_quantised
 from lbyl_onnx.reaching import Before, Reached, TargetReport, reach
 from lbyl_onnx.verify import Verification, verify
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 # Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
 LARGE = 1 << 30
-# Operators of quantised models, of ONNX and of ONNX Runtime's own domain.
-QUANTISED = re.compile(r"Quantize|^QLinear|^QGemm|Integer$|NBits$|^QAttention|^QEmbed")
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,8 @@ class CompressResult:
         Times of the original and of the result, measured in turns.
     details
         The model layer by layer; None unless asked for.
+    input_ranges
+        The inputs whose range of pixels was read off the graph, for the synthetic samples.
     """
 
     output: Path | None
@@ -107,6 +108,7 @@ class CompressResult:
     target: TargetReport
     latency: timing.PairedLatency
     details: Details | None = None
+    input_ranges: tuple[InputRange, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class _Rewritten:
     groups: tuple[GroupReport, ...]
     refusals: tuple[Refusal, ...]
     reached: Reached
+    input_ranges: tuple[InputRange, ...]
 
 
 def compress(
@@ -181,7 +184,9 @@ def compress(
         if target is not None and not dry_run:
             files.check_apart(target)
         release()
-        probe = runtime.probe(source, provider, config.seed, optimise=files.size <= LARGE)
+        probe = runtime.probe(
+            source, provider, config.seed, files.size <= LARGE, config.input_shape
+        )
         release()
         rewritten = _rewrite(source, files.size, stage, expected, probe, config, progress)
         release()
@@ -202,6 +207,7 @@ def compress(
             rewritten.reached.target.latency
             or timing.paired(source, stage, provider, probe.feeds[0], probe.optimise),
             examine(source, stage, probe) if detailed else None,
+            rewritten.input_ranges,
         )
         files.check_unchanged()
         if target is not None and not dry_run:
@@ -227,7 +233,7 @@ def _rewrite(
     read = TensorReader(source)
     facts = GraphFacts(model, probe.first, probe.second, read)
     graph = to_graph(model)
-    _refuse_quantised(graph)
+    refuse_quantised(graph)
     channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))
     stages = Stages(model, read, graph, facts, channels)
     prepared = prepare(stages, probe, config, expected.parent, measured=config.allotted == "auto")
@@ -241,16 +247,7 @@ def _rewrite(
         raise NothingToPruneError(_why_nothing(refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
-    return _Rewritten(before.costs, groups, refusals, reached)
-
-
-def _refuse_quantised(graph: gs.Graph) -> None:
-    quantised = [node_name(node) for node in graph.nodes if QUANTISED.search(node.op)]
-    if quantised:
-        raise NothingToPruneError(
-            f"nothing could be pruned: the model is quantised ({quantised[0]} and "
-            f"{len(quantised) - 1} other nodes); prune first, quantise after"
-        )
+    return _Rewritten(before.costs, groups, refusals, reached, prepared.ranges)
 
 
 def _report(

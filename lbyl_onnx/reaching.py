@@ -43,6 +43,8 @@ Files = tuple[Path, Path, Path]
 """The original, the compressed model, and the uncut one that it must equal."""
 # Targets that are measured on models, not counted.
 MEASURED = ("latency", "fidelity")
+# Steps in a group below which rounding it is coarse.
+FEW_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,7 @@ def reach(
     steps = _steps(config, probe.provider)
     choices = {step: allowed_counts(prepared.groups, config, step) for step in {*steps, 1}}
     even = config.allotted == "uniform"
-    # What rounding takes from one group and leaves to another is told by damage, too.
-    weighed = not even or (steps[0] > 1 and config.by_loss and prepared.run is not None)
+    weighed = not even or _coarse(prepared, steps[0])
     again = weighed or goal.kind not in ("ratio", "macs")
     measured = Measurement(prepared) if again else rounds(prepared)
     ways: Mapping[int, Elimination] = {}
@@ -147,6 +148,16 @@ def reach(
     cost, budget = _budgeted(prepared, before, macs, goal)
     space = _space(spaces, goal, cost, budget)
     return _Reaching(space, maker, goal, before, cost, budget).run()
+
+
+def _coarse(prepared: Prepared, step: int) -> bool:
+    """Whether predicted damage is to tell which groups give what rounding leaves to others.
+
+    Where a step is a small part of most groups, it moves none by much, and is not worth measuring.
+    """
+    if step == 1 or prepared.run is None or not prepared.config.by_loss:
+        return False
+    return bool(np.median([group.size for group in prepared.groups]) < FEW_STEPS * step)
 
 
 def _lowest(

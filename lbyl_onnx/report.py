@@ -13,6 +13,7 @@ from rich.text import Text
 from lbyl_onnx.channels import Refusal
 from lbyl_onnx.comparison import Comparison
 from lbyl_onnx.goals import amount
+from lbyl_onnx.input_range import InputRange
 from lbyl_onnx.inspection import Inspection
 from lbyl_onnx.pipeline import CompressResult, GroupReport
 from lbyl_onnx.text import count, milliseconds, printable, share, size
@@ -41,6 +42,8 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
     target = "(dry run: nothing written)" if result.output is None else str(result.output)
     console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
     console.print(described(result))
+    for found in result.input_ranges:
+        console.print(Text(printable(told(found))))
     console.print(_costs(result))
     console.print(_fidelity(proof))
     _print_groups(result.groups, console)
@@ -82,6 +85,12 @@ def described(result: CompressResult) -> str:
         f"{_target(result)}, method {config.method}, criterion {config.chosen_by}; "
         f"ran on {result.verification.provider}"
     )
+
+
+def told(found: InputRange) -> str:
+    """Return in one line what the graph tells of an input, for the samples made for it."""
+    nodes = ", ".join(found.nodes)
+    return f"samples for {found.name}: pixels of {found.low:g} to {found.high:g}, as {nodes} tell"
 
 
 def _costs(result: CompressResult) -> Table:
@@ -178,7 +187,21 @@ def print_inspection(found: Inspection, source: str, console: Console) -> None:
     costs = found.costs
     console.print(Text(printable(source), style="bold"))
     console.print(f"{count(costs.parameters)} parameters, {count(costs.macs)} MACs")
+    console.print(
+        f"within reach: {found.reach.parameters:.1%} of parameters, {found.reach.macs:.1%} of MACs "
+        "(each group at one channel)"
+    )
     console.print(f"\n{_many(len(found.groups), 'channel group')}", style="bold")
+    if found.groups:
+        console.print(_group_table(found))
+        _print_rest(len(found.groups), console)
+    if any(group.predicted for group in found.groups):
+        _print_predicted(found, console)
+    _print_refusals(found.refusals, console)
+
+
+def _group_table(found: Inspection) -> Table:
+    costs = found.costs
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("producers", "channels", "parameters", "MACs", "followers", "consumers"):
         numeric = title in ("channels", "parameters", "MACs")
@@ -192,11 +215,7 @@ def print_inspection(found: Inspection, source: str, console: Console) -> None:
             Text(printable(", ".join(group.followers))),
             Text(printable(", ".join(group.consumers))),
         )
-    console.print(table)
-    _print_rest(len(found.groups), console)
-    if any(group.predicted for group in found.groups):
-        _print_predicted(found, console)
-    _print_refusals(found.refusals, console)
+    return table
 
 
 def _print_predicted(found: Inspection, console: Console) -> None:
@@ -297,6 +316,7 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
             "input_shapes": proof.shapes,
             "fidelity": asdict(proof.fidelity),
         },
+        "input_ranges": [asdict(found) for found in result.input_ranges],
         "groups": [asdict(group) for group in result.groups],
         "refusals": [asdict(refusal) for refusal in result.refusals],
     }  # fmt: skip

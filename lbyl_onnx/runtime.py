@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,8 +13,11 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
+from lbyl_onnx.errors import ModelError, OptionError
 from lbyl_onnx.facts import Array
+from lbyl_onnx.input_shapes import Given, Shapes, runnable_shapes
+from lbyl_onnx.model_io import load_model
+from lbyl_onnx.needed_sizes import needed_sizes
 from lbyl_onnx.sessions import (
     CPU,
     RUN_ERRORS,
@@ -29,12 +30,9 @@ from lbyl_onnx.sessions import (
 )
 
 Provider = Literal["auto", "cpu", "cuda"]
-Shapes = Mapping[str, tuple[int, ...]]
 
 # Inputs at the first shapes, beside one batch at the second ones.
 SAMPLES = 8
-# Sizes tried for a dynamic dimension that is no batch, until the model runs.
-SIZES = (224, 64, 32, 128, 256, 16, 8, 1, 299, 384, 512, 640)
 # Elements that one input may have: an image of 4,700 x 4,700 pixels. Ten such inputs are made.
 LARGEST_INPUT = 1 << 26
 _DTYPES = {
@@ -126,7 +124,7 @@ def both_distributions() -> bool:
     return {"onnxruntime", "onnxruntime-gpu"} <= names
 
 
-def probe(path: Path, provider: str, seed: int, optimise: bool = True) -> Probe:
+def probe(path: Path, provider: str, seed: int, optimise: bool = True, given: Given = ()) -> Probe:
     """Run a model as it came: find input shapes it accepts, record what it gives.
 
     Parameters
@@ -139,6 +137,8 @@ def probe(path: Path, provider: str, seed: int, optimise: bool = True) -> Probe:
         Of the random inputs.
     optimise
         Whether ONNX Runtime may optimise the graph, for which it copies the weights.
+    given
+        Input shapes that the user gave, for the first set.
 
     Returns
     -------
@@ -149,10 +149,12 @@ def probe(path: Path, provider: str, seed: int, optimise: bool = True) -> Probe:
     ------
     ModelError
         When ONNX Runtime does not load it or runs it on no input that could be made.
+    OptionError
+        When a given shape does not fit the model.
     """
     session = Session.of(path, provider, None if optimise else as_written())
     signature = session.signature
-    first, second = _runnable_shapes(session)
+    first, second = _runnable_shapes(session, given)
     for uniform in (False, True):
         feeds = _feeds(signature, first, second, np.random.default_rng(seed), uniform)
         outputs = tuple(session.run(batch) for batch in feeds)
@@ -162,16 +164,18 @@ def probe(path: Path, provider: str, seed: int, optimise: bool = True) -> Probe:
     return Probe(provider, first, second, feeds, record, optimise)
 
 
-def input_shapes(path: Path, provider: str) -> tuple[Shapes, Shapes]:
+def input_shapes(path: Path, provider: str, given: Given = ()) -> tuple[Shapes, Shapes]:
     """Two sets of input shapes that a model accepts; they differ in the dynamic dimensions.
+
+    The first has the shapes that are given.
 
     Raises
     ------
-    ModelError
+    ModelError, OptionError
         As `probe` does.
     """
     session = Session.of(path, provider, as_written())
-    return _runnable_shapes(session)
+    return _runnable_shapes(session, given)
 
 
 def signature(path: Path, provider: str) -> Signature:
@@ -180,9 +184,9 @@ def signature(path: Path, provider: str) -> Signature:
     Raises
     ------
     ModelError
-        When ONNX Runtime does not load it.
+        When ONNX Runtime does not load it, or an input is no tensor of numbers.
     """
-    return Session.of(path, provider, as_written()).signature
+    return _fed(Session.of(path, provider, as_written()).signature)
 
 
 def dtype_of(kind: str) -> np.dtype[np.generic]:
@@ -247,54 +251,23 @@ def _finite(array: Array) -> bool:
     return array.dtype.kind != "f" or bool(np.all(np.isfinite(array)))
 
 
-def _runnable_shapes(session: Session) -> tuple[Shapes, Shapes]:
-    signature = session.signature
-    failures: list[ModelError] = []
-    tried: list[Shapes] = []
-    end = time.monotonic() + session.seconds
-    for size, batch, together in itertools.product(SIZES, (1, 2), (True, False)):
-        first = _shapes(signature, batch, size, together)
-        if first in tried:
-            continue
-        if failures and time.monotonic() > end:
-            break
-        tried.append(first)
-        if not _accepts(session, first, failures):
-            continue
-        others = itertools.product((size + 32, 2 * size, size), (batch + 1, batch))
-        for other, more in others:  # some models run at one size, whatever they declare
-            second = _shapes(signature, more, other, together)
-            if second == first or _accepts(session, second, failures):
-                return first, second
-    raise failures[0]
+def _runnable_shapes(session: Session, given: Given) -> tuple[Shapes, Shapes]:
+    signature = _fed(session.signature)
+    return runnable_shapes(
+        signature,
+        lambda shapes: session.run(_batch(signature, shapes, np.random.default_rng(0), False)),
+        session.seconds,
+        lambda: needed_sizes(load_model(session.path)[0]),
+        given,
+    )
 
 
-def _accepts(session: Session, shapes: Shapes, failures: list[ModelError]) -> bool:
-    try:
-        session.run(_batch(session.signature, shapes, np.random.default_rng(0), False))
-    except TooSlowError:
-        raise
-    except ModelError as error:
-        failures.append(error)
-        return False
-    return True
-
-
-def _shapes(signature: Signature, batch: int, size: int, together: bool) -> Shapes:
-    """Fill dynamic dimensions: the first axis with `batch`, others with `size`.
-
-    Inputs after the first may be states, whose dynamic dimensions are batches on any axis; unless
-    `together` is True they are filled so.
-    """
-    return {
-        name: tuple(
-            d if isinstance(d, int) and d >= 0 else batch if axis == 0 or state else size
-            for axis, d in enumerate(dims)
-        )
-        for (name, _, dims), state in zip(
-            signature.inputs, itertools.chain([False], itertools.repeat(not together)), strict=False
-        )
-    }
+def _fed(signature: Signature) -> Signature:
+    """The signature itself, once each input is a tensor of numbers."""
+    for name, kind, _ in signature.inputs:
+        if kind not in _DTYPES:
+            raise ModelError(f"input {name} is {kind}; only tensors of numbers can be fed")
+    return signature
 
 
 def _feeds(
@@ -322,8 +295,6 @@ def _batch(
                 f"input {name} of shape {shapes[name]} is larger than the {LARGEST_INPUT:,} values "
                 "that it may have; export the model with a smaller one"
             )
-        if kind not in _DTYPES:
-            raise ModelError(f"input {name} is a {kind}; only tensors of numbers can be verified")
         dtype: np.dtype[np.generic] = np.dtype(_DTYPES[kind])
         if dtype.kind != "f":
             batch[name] = rng.integers(0, 2, shapes[name]).astype(dtype)

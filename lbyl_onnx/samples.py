@@ -13,6 +13,7 @@ import numpy as np
 from lbyl_onnx.calibration import Samples
 from lbyl_onnx.facts import Array
 from lbyl_onnx.images import Layout, synthetic_batch
+from lbyl_onnx.input_range import InputRange
 
 # Multiply-accumulates that one pass over the synthetic samples may take, if FEWEST allow.
 BUDGET = 100 * 10**9
@@ -27,10 +28,11 @@ LEAST_BATCH = 8
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a model: type, and shape with the batch first."""
+    """One input of a model: type, shape with the batch first, and the range of pixels if known."""
 
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
+    pixels: InputRange | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +89,7 @@ class SampleSource:
 
     def _made(self, number: int) -> dict[str, Array]:
         rng = np.random.default_rng([self.seed, number])
-        return {
-            name: synthetic_batch(spec.shape, spec.dtype, rng, self.layout)
-            for name, spec in self.inputs.items()
-        }
+        return {name: synthetic_input(spec, rng, self.layout) for name, spec in self.inputs.items()}
 
     def _kept(self, store: Path, number: int) -> dict[str, Array]:
         shapes = repr([spec.shape for spec in self.inputs.values()])
@@ -101,6 +100,14 @@ class SampleSource:
             return made
         with np.load(path, allow_pickle=False) as kept:
             return {name: kept[f"arr_{i}"] for i, name in enumerate(self.inputs)}
+
+
+def synthetic_input(spec: InputSpec, rng: np.random.Generator, layout: Layout) -> Array:
+    """Make a batch for one input, in the range of pixels that it takes where that is known."""
+    if spec.pixels is None:
+        return synthetic_batch(spec.shape, spec.dtype, rng, layout)
+    images = synthetic_batch(spec.shape, np.float32, rng, layout)
+    return spec.pixels.pictured(images, spec.dtype)
 
 
 def batch_size(largest: int, wanted: int) -> int:

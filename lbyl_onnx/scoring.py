@@ -12,10 +12,14 @@ import onnx
 from numpy.typing import NDArray
 
 from lbyl_onnx import model_io, runtime
+from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.calibration import Input, Samples, read_calibration
 from lbyl_onnx.errors import CalibrationError
-from lbyl_onnx.facts import Array
-from lbyl_onnx.images import synthetic_batch
+from lbyl_onnx.external_data import TensorReader
+from lbyl_onnx.facts import Array, GraphFacts
+from lbyl_onnx.input_range import input_ranges
+from lbyl_onnx.input_shapes import Given
+from lbyl_onnx.samples import InputSpec, synthetic_input
 from lbyl_onnx.verify import fidelity
 
 # Synthetic samples on which two models are compared, and samples in a mini-batch of a person's.
@@ -36,11 +40,14 @@ class ScoringData:
         The name of an array in `inputs`, or a .npy file; None for the agreement with the original.
     seed
         Of the synthetic samples.
+    input_shape
+        Shapes that the user gave for inputs, by name.
     """
 
     inputs: Path | None = None
     labels: str | None = None
     seed: int = 0
+    input_shape: Given = ()
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,10 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
         When a model does not run on them.
     """
     if data.inputs is None:
-        feeds = list(_synthetic(original, provider, data.seed))
+        feeds = list(_synthetic(original, provider, data))
         return _nearness(original, compressed, feeds, feeds, provider)
-    given = read_calibration(data.inputs, _inputs(original, provider), limit=_ALL)
-    batch = _batch(original, provider)
+    given = read_calibration(data.inputs, _inputs(original, provider, data), limit=_ALL)
+    batch = _batch(original, provider, data)
     if data.labels is None:
         return _nearness(original, compressed, given.batches(batch), given.batches(batch), provider)
     labels = read_labels(data.inputs, data.labels)
@@ -180,16 +187,23 @@ def _nearness(
     return Score(metric, 1.0, weighted / samples, samples)
 
 
-def _synthetic(path: Path, provider: str, seed: int) -> Iterator[Feeds]:
-    inputs, first = _inputs(path, provider), runtime.input_shapes(path, provider)[0]
+def _synthetic(path: Path, provider: str, data: ScoringData) -> Iterator[Feeds]:
+    first, second = runtime.input_shapes(path, provider, data.input_shape)
+    model, _ = model_io.load_model(path)
+    facts = GraphFacts(model, first, second, TensorReader(path))
+    ranges = input_ranges(to_graph(model), facts, "auto")
+    specs = {
+        i.name: InputSpec(i.dtype, first[i.name], ranges.get(i.name))
+        for i in _inputs(path, provider, data)
+    }
     batch = max((shape[0] for shape in first.values() if shape), default=1)
     for number in range(-(-SYNTHETIC // max(1, batch))):
-        rng = np.random.default_rng([_STREAM, seed, number])
-        yield {i.name: synthetic_batch(first[i.name], i.dtype, rng, "auto") for i in inputs}
+        rng = np.random.default_rng([_STREAM, data.seed, number])
+        yield {name: synthetic_input(spec, rng, "auto") for name, spec in specs.items()}
 
 
-def _inputs(path: Path, provider: str) -> list[Input]:
-    first, second = runtime.input_shapes(path, provider)
+def _inputs(path: Path, provider: str, data: ScoringData) -> list[Input]:
+    first, second = runtime.input_shapes(path, provider, data.input_shape)
     model, _ = model_io.load_model(path)
     kinds = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
     return [
@@ -202,8 +216,8 @@ def _inputs(path: Path, provider: str) -> list[Input]:
     ]
 
 
-def _batch(path: Path, provider: str) -> int:
+def _batch(path: Path, provider: str, data: ScoringData) -> int:
     """Samples in a mini-batch: what the model declares, else `BATCH`."""
-    first, second = runtime.input_shapes(path, provider)
+    first, second = runtime.input_shapes(path, provider, data.input_shape)
     fixed = [a[0] for name, a in first.items() if a and a[0] == second[name][0]]
     return max(fixed, default=BATCH)

@@ -157,7 +157,12 @@ def as_needed() -> ort.SessionOptions:
 
 
 def _as_array(output: object) -> Array:
-    """Return an output as an array; a sequence of maps, as classifiers give, by its values."""
+    """Return an output as an array; a sequence of maps, as classifiers give, by its values.
+
+    Of a sequence of tensors that differ in shape, all values in a row.
+    """
     if isinstance(output, list) and output and isinstance(output[0], dict):
         return np.asarray([list(entry.values()) for entry in output])
+    if isinstance(output, list) and len({np.shape(part) for part in output}) > 1:
+        return np.concatenate([np.ravel(part) for part in output])
     return np.asarray(output)

@@ -159,7 +159,7 @@ def declared(model: ModelProto, *shape: int | str) -> ModelProto:
     return model
 
 
-def across_channels(op_type: str, **attributes: int) -> ModelProto:
+def across_channels(op_type: str, **attributes: int | list[int]) -> ModelProto:
     """An operator that sums over channels, or picks one of them, between two blocks."""
     net = Net(IMAGE)
     x = net.node(op_type, [net.conv("x", (3, 8))], attributes)
@@ -169,15 +169,22 @@ def across_channels(op_type: str, **attributes: int) -> ModelProto:
     return finish(net, x, 8)
 
 
-def decomposed_layer_norm() -> ModelProto:
+def decomposed_norm(centred: bool = True, square: str = "Pow", divide: str = "Div") -> ModelProto:
     """Means over channels, subtracted and divided by: as opset 11 has LayerNorm."""
     net = Net(("N", TOKENS, 6))
     x = linear(net, "x", (6, 8))
-    centred = net.node("Sub", [x, net.node("ReduceMean", [x], {"axes": [-1]})])
-    square = net.node("Pow", [centred, net.constant("two", np.float32(2.0))])
-    variance = net.node("ReduceMean", [square], {"axes": [-1]})
-    root = net.node("Sqrt", [net.node("Add", [variance, net.constant("eps", np.float32(1e-5))])])
-    x = net.node("Div", [centred, root])
+    if centred:
+        x = net.node("Sub", [x, net.node("ReduceMean", [x], {"axes": [-1]})])
+    other = x if square == "Mul" else net.constant("two", np.float32(2.0))
+    variance = net.node("ReduceMean", [net.node(square, [x, other])], {"axes": [-1]})
+    total = net.node("Add", [variance, net.constant("eps", np.float32(1e-5))])
+    if divide == "Pow":
+        root = net.node("Pow", [total, net.constant("half", np.float32(-0.5))])
+    else:
+        root = net.node("Cast", [net.node("Sqrt", [total])], {"to": TensorProto.FLOAT})
+    if divide == "Reciprocal":
+        root = net.node("Reciprocal", [root])
+    x = net.node("Div" if divide == "Div" else "Mul", [x, root])
     return net.model(linear(net, net.relu(linear(net, x, (8, 6))), (6, 3)))
 
 
@@ -343,7 +350,10 @@ OPERATORS: dict[str, tuple[Callable[[], ModelProto], int, int]] = {
     "softmax": (partial(across_channels, "Softmax", axis=1), 6, 6),
     "lp_normalization": (partial(across_channels, "LpNormalization", axis=1), 6, 6),
     "arg_max": (partial(across_channels, "ArgMax", axis=1), 6, 6),
-    "layer_norm_decomposed": (decomposed_layer_norm, 6, 6),
+    "reduce_mean_channels": (partial(across_channels, "ReduceMean", axes=[1]), 6, 6),
+    "layer_norm_decomposed": (decomposed_norm, 6, 6),
+    "layer_norm_by_power": (lambda: decomposed_norm(square="Mul", divide="Pow"), 6, 6),
+    "rms_norm_decomposed": (lambda: decomposed_norm(False, divide="Reciprocal"), 6, 6),
     "where_self": (partial(where, "self"), 14, 14),
     "where_constant": (partial(where, "constant"), 14, 14),
     "where_other": (partial(where, "other"), 14, 14),

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import ModelProto, helper, numpy_helper
 
 from lbyl_onnx import Config, LbylOnnxError, ModelError, NothingToPruneError, compress
+from lbyl_onnx.cli import main
 from tests.models import MODELS
 
 CPU = Config(ratio=0.5, provider="cpu")
@@ -127,7 +129,7 @@ def test_weights_that_are_not_finite_are_refused(bad: float, method: str) -> Non
         compress(model, config=Config(ratio=0.5, provider="cpu", method=method))  # type: ignore[arg-type]
 
 
-def test_a_quantised_model_is_told_to_be_pruned_first() -> None:
+def quantised() -> ModelProto:
     model = chain()
     first = model.graph.node[0]
     scale = numpy_helper.from_array(np.array(0.1, np.float32), "scale")
@@ -141,5 +143,20 @@ def test_a_quantised_model_is_told_to_be_pruned_first() -> None:
     nodes = [*pair, *(onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    return model
+
+
+def test_a_quantised_model_is_told_to_be_pruned_first() -> None:
     with pytest.raises(NothingToPruneError, match="prune first, quantise after"):
-        compress(model, config=CPU)
+        compress(quantised(), config=CPU)
+
+
+def test_inspect_says_of_a_quantised_model_what_compress_says(tmp_path: Path) -> None:
+    path = tmp_path / "in.onnx"
+    onnx.save(quantised(), path)
+    told = []
+    for arguments in (["inspect", str(path)], ["compress", str(path), "--dry-run"]):
+        result = CliRunner().invoke(main, arguments)
+        assert (result.exit_code, result.stdout) == (4, "")
+        told.append(result.stderr)
+    assert told[0] == told[1]

@@ -12,8 +12,16 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from lbyl_onnx import VerificationError, __version__, pipeline, timing
+from lbyl_onnx import (
+    Config,
+    VerificationError,
+    __version__,
+    compress,
+    pipeline,
+    timing,
+)
 from lbyl_onnx.cli import main
+from tests.net import Net
 
 
 def run(*arguments: str | Path) -> Result:
@@ -262,6 +270,25 @@ class TestInspect:
         share = f"{(288 + 128 + 18432) / 174314:.1%}"
         assert ["/stem/conv/Conv", "32", share] in [line[:3] for line in lines]
         assert "they lie on a residual stream (/block/Add)" in result.stdout
+
+    def test_what_is_within_reach_is_told(self, sample: Path, tmp_path: Path) -> None:
+        result = run("inspect", sample, "--json", tmp_path / "report.json")
+        reach = json.loads((tmp_path / "report.json").read_text())["reach"]
+        # The least model by hand: a channel each of stem, unit1 and top, and of the hidden layer.
+        least = compress(sample, config=Config(ratio=0.999, method="none", provider="cpu")).after
+        assert reach["parameters"] == pytest.approx(1 - least.parameters / 174_314)
+        assert reach["macs"] == pytest.approx(1 - least.macs / 3_287_680)
+        line = f"within reach: {reach['parameters']:.1%} of parameters, {reach['macs']:.1%} of MACs"
+        assert line in " ".join(result.stderr.split())
+
+    def test_nothing_is_within_reach_where_nothing_can_go(self, tmp_path: Path) -> None:
+        net = Net((1, 4))
+        onnx.save(net.model(net.gemm("x", 4, 10)), tmp_path / "m.onnx")
+        result = run("inspect", tmp_path / "m.onnx")
+        assert result.exit_code == 0
+        assert "within reach: 0.0% of parameters, 0.0% of MACs" in result.stdout
+        assert "0 channel groups" in result.stdout
+        assert "producers" not in result.stdout
 
     def test_scope_all_takes_the_residual_stream(self, sample: Path) -> None:
         report = json.loads(run("inspect", sample, "--scope", "all", "--json", "-").stdout)

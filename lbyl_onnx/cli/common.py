@@ -18,6 +18,7 @@ from lbyl_onnx.channels import Scope
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.hardware import Hardware
+from lbyl_onnx.input_shapes import Given, read_shapes
 from lbyl_onnx.model_io import first_line
 from lbyl_onnx.notes import note
 from lbyl_onnx.text import check_writable, printable, write_whole
@@ -57,6 +58,23 @@ hardware_option = click.option(
     default=Config().hardware,
     show_default=True,
     help="What auto rounds for; host is this machine.",
+)
+
+
+def _shapes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Given:
+    """Read NAME:1,3,48,320, as often as it is given."""
+    try:
+        return read_shapes(values)
+    except TypeError as error:
+        raise click.BadParameter(f"{' '.join(values)!r}: give {error}") from error
+
+
+input_shape_option = click.option(
+    "--input-shape",
+    multiple=True,
+    callback=_shapes,
+    metavar="[NAME:]1,3,48,320",
+    help="Shape of an input, for what runs and is counted; repeat it for others.",
 )
 json_option = click.option(
     "--json",

@@ -17,6 +17,7 @@ from lbyl_onnx.cli.common import (
     debug_option,
     errors_in_one_line,
     hardware_option,
+    input_shape_option,
     json_option,
     numbers,
     pairs,
@@ -50,7 +51,7 @@ _SECTIONS = {
         "--include", "--exclude", "--scope", "--allocation", "--round-to", "--ratio-for",
         "--keep-for", "--min-channels", "--hardware",
     ),
-    "Samples": ("--calibration", "--mean", "--std", "--layout"),
+    "Samples": ("--calibration", "--mean", "--std", "--layout", "--input-shape"),
     "Running and writing": ("--provider", "--external-data", "--dry-run", "--force"),
     "Telling": ("--report", "--json", "--quiet", "--debug"),
 }  # fmt: skip
@@ -159,6 +160,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
     show_default=True,
     help="Where images have their channels.",
 )
+@input_shape_option
 @click.option("--include", multiple=True, metavar="GLOB", help="Prune only these producers.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these producers alone.")
 @click.option(

@@ -11,14 +11,20 @@ from lbyl_onnx.cli.common import (
     console_for,
     debug_option,
     errors_in_one_line,
+    input_shape_option,
     json_option,
     scope_option,
     write_json_to,
 )
 from lbyl_onnx.cli.sections import SectionedCommand
+from lbyl_onnx.input_shapes import Given
 from lbyl_onnx.report import inspection_as_json, print_inspection
 
-_SECTIONS = {"Which channels": ("--scope", "--sensitivity"), "Telling": ("--json", "--debug")}
+_SECTIONS = {
+    "Which channels": ("--scope", "--sensitivity"),
+    "Running": ("--input-shape",),
+    "Telling": ("--json", "--debug"),
+}
 _EXAMPLES = """\b
 Examples:
   lbyl-onnx inspect model.onnx
@@ -32,14 +38,22 @@ Examples:
 @click.option(
     "--sensitivity", is_flag=True, help="Predict what pruning 10 to 70 % of each group does."
 )
+@input_shape_option
 @json_option
 @debug_option
 def inspect(
-    model: str, scope: Scope, sensitivity: bool, json_path: str | None, debug: bool
+    model: str,
+    scope: Scope,
+    sensitivity: bool,
+    input_shape: Given,
+    json_path: str | None,
+    debug: bool,
 ) -> None:
     """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
     with errors_in_one_line(debug, model):
         check_json_path(json_path)
-        found = inspection.inspect(model, scope=scope, sensitivity=sensitivity)
+        found = inspection.inspect(
+            model, scope=scope, sensitivity=sensitivity, input_shape=input_shape
+        )
         print_inspection(found, model, console_for(json_path))
         write_json_to(inspection_as_json(found, model, __version__), json_path)

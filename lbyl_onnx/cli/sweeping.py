@@ -22,6 +22,7 @@ from lbyl_onnx.cli.common import (
     debug_option,
     errors_in_one_line,
     hardware_option,
+    input_shape_option,
     json_option,
     round_option,
     say,
@@ -32,6 +33,7 @@ from lbyl_onnx.cli.common import (
 from lbyl_onnx.cli.sections import SectionedCommand
 from lbyl_onnx.config import Choice, Config, Method
 from lbyl_onnx.hardware import Hardware
+from lbyl_onnx.input_shapes import Given
 from lbyl_onnx.runtime import Provider
 from lbyl_onnx.scoring import ScoringData
 from lbyl_onnx.sweep import (
@@ -60,7 +62,7 @@ _SECTIONS = {
         "--seed",
     ),
     "Scoring": ("--inputs", "--labels"),
-    "Where it runs": ("--workers", "--scheduler", "--provider"),
+    "Where it runs": ("--workers", "--scheduler", "--provider", "--input-shape"),
     "Telling": ("--out", "--json", "--quiet", "--debug"),
 }
 _EXAMPLES = """\b
@@ -156,6 +158,7 @@ def _methods(context: click.Context, parameter: click.Parameter, value: str) -> 
     show_default=True,
     help="Where ONNX Runtime runs.",
 )
+@input_shape_option
 @click.option(
     "--out",
     "folder",
@@ -181,6 +184,7 @@ def sweep(
     workers: int,
     scheduler: str | None,
     provider: Provider,
+    input_shape: Given,
     folder: Path,
     quiet: bool,
     json_path: str | None,
@@ -201,6 +205,7 @@ def sweep(
                 hardware=hardware,
                 seed=seed,
                 provider=provider,
+                input_shape=input_shape,
             )
             for method in methods
             for ratio in ratios
@@ -209,7 +214,7 @@ def sweep(
         cells = plan_cells(
             [Path(model) for model in dict.fromkeys(models)],
             configs,
-            ScoringData(inputs, labels, seed),
+            ScoringData(inputs, labels, seed, input_shape),
             __version__,
         )
         make_folder(folder)

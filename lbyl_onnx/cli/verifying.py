@@ -12,18 +12,20 @@ from lbyl_onnx.cli.common import (
     check_json_path,
     debug_option,
     errors_in_one_line,
+    input_shape_option,
     json_option,
     write_json_to,
 )
 from lbyl_onnx.cli.sections import SectionedCommand
 from lbyl_onnx.comparison import compare_models
 from lbyl_onnx.errors import VerificationError
+from lbyl_onnx.input_shapes import Given
 from lbyl_onnx.report import comparison_as_json, print_comparison
 from lbyl_onnx.runtime import Provider
 
 _SECTIONS = {
     "What it is held against": ("--inputs", "--labels", "--min-agreement"),
-    "Running": ("--provider",),
+    "Running": ("--provider", "--input-shape"),
     "Telling": ("--json", "--debug"),
 }
 _EXAMPLES = """\b
@@ -56,6 +58,7 @@ Examples:
     show_default=True,
     help="Where ONNX Runtime runs both.",
 )
+@input_shape_option
 @json_option
 @debug_option
 def verify(
@@ -65,6 +68,7 @@ def verify(
     labels: str | None,
     min_agreement: float | None,
     provider: Provider,
+    input_shape: Given,
     json_path: str | None,
     debug: bool,
 ) -> None:
@@ -72,7 +76,12 @@ def verify(
     with errors_in_one_line(debug, compressed):
         check_json_path(json_path)
         found = compare_models(
-            original, compressed, inputs=inputs, labels=labels, provider=provider
+            original,
+            compressed,
+            inputs=inputs,
+            labels=labels,
+            provider=provider,
+            input_shape=input_shape,
         )
         console = Console(stderr=json_path is not None, highlight=False)
         print_comparison(found, original, compressed, console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lbyl_onnx.labels import Labels, Role, varying_axes
+from lbyl_onnx.rules.normalisations import normalisation_of
 from lbyl_onnx.rules.view import NodeView, Sizes
 
 
@@ -84,7 +85,9 @@ def arg_reduce(view: NodeView) -> list[Labels | None]:
 
 def _reduced(view: NodeView, labels: Labels, axes: set[int]) -> list[Labels | None]:
     if any(labels.shape[axis] > 1 for axis in axes):
-        return view.freeze_inputs(f"{view.op_type} sums over them")
+        part_of = normalisation_of(view.node, view.facts) if view.op_type == "ReduceMean" else None
+        reason = f"{part_of} averages over them" if part_of else f"{view.op_type} sums over them"
+        return view.freeze_inputs(reason)
     if view.int_attribute("keepdims", 1):
         return [labels]
     return [np.squeeze(labels, tuple(axes))]
