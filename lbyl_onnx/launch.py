@@ -96,7 +96,8 @@ def _told(told: dict[str, str], what: str, while_doing: bool) -> int:
     if staging.is_published(told):
         _say(f"warning: {where}{what} after the output was written; it is whole")
         return 0
-    _say(f"error: {where}{what}{while_what}; no output was written")
+    nothing = "; no output was written" if "output" in told else ""
+    _say(f"error: {where}{what}{while_what}{nothing}")
     return 1
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.complexity import check_count
 from lbyl_onnx.draft import LARGEST_MESSAGE, copy_field, write_message
 from lbyl_onnx.errors import ModelError, OutputError
@@ -94,8 +95,9 @@ def check_fully(path: Path) -> None:
     onnx.shape_inference.InferenceError
         When the shapes it declares are not those that follow.
     """
-    model, _ = load_model(path)
-    onnx.checker.check_model(_checkable(path, model), full_check=True)
+    model, size = load_model(path)
+    with bounded(f"checking {path.name}", seconds_for(size)):
+        onnx.checker.check_model(_checkable(path, model), full_check=True)
 
 
 def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
@@ -187,9 +189,10 @@ def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn what reading a model raises into one clear error."""
+    """Turn what reading a model raises into one clear error; bound the time that it takes."""
     try:
-        yield
+        with bounded(f"reading {path.name}", seconds_for(path.stat().st_size)):
+            yield
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except DecodeError as error:

@@ -14,6 +14,8 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
+from lbyl_onnx.bounds import LATE, bounded, seconds_for
+from lbyl_onnx.model_io import stored_bytes
 from lbyl_onnx.sessions import Feeds
 from lbyl_onnx.timing import WARM_UP
 
@@ -53,10 +55,13 @@ def kernel_times(
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
-        session = ort.InferenceSession(str(path), options, providers)
+        what, seconds = f"profiling {path.name}", seconds_for(stored_bytes(path)) + LATE
+        with bounded(what, seconds):
+            session = ort.InferenceSession(str(path), options, providers)
         end = time.perf_counter() + SECONDS
         for run in range(RUNS + WARM_UP):
-            session.run(None, dict(feeds))
+            with bounded(what, seconds):
+                session.run(None, dict(feeds))
             if run >= WARM_UP and time.perf_counter() > end:
                 break
         events = json.loads(Path(session.end_profiling()).read_bytes())

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lbyl_onnx.bounds import LATE, bounded
 from lbyl_onnx.sessions import Feeds, Session, as_written
 
 # Latency: at most this many runs, at most about this many seconds, after the warm-up.
@@ -55,10 +56,12 @@ def _durations(session: Session, feeds: Feeds, runs: int, seconds: float) -> lis
     """Milliseconds of so many runs, or of those that begin within so many seconds."""
     times: list[float] = []
     for number in range(runs + WARM_UP):
-        start = time.perf_counter()
-        session.loaded.run(None, dict(feeds))
+        with bounded(f"timing {session.path.name}", session.seconds + LATE):
+            start = time.perf_counter()
+            session.loaded.run(None, dict(feeds))
+            taken = 1000.0 * (time.perf_counter() - start)
         if number >= WARM_UP:
-            times.append(1000.0 * (time.perf_counter() - start))
+            times.append(taken)
         if sum(times) > 1000.0 * seconds:
             break
     return times

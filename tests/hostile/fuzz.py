@@ -23,7 +23,7 @@ from pathlib import Path
 
 import onnx
 
-from lbyl_onnx import Config, LbylOnnxError, compress, samples, sessions, timing
+from lbyl_onnx import Config, LbylOnnxError, bounds, compress, samples, timing
 from lbyl_onnx.config import Method
 from tests.conftest import ROOT
 from tests.hostile.mutations import mutant
@@ -97,7 +97,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     gc.freeze()  # the pipeline collects garbage between its stages; the imports' objects are none
-    timing.LATENCY_RUNS, sessions.SECONDS = 3, 3.0
+    timing.LATENCY_RUNS, bounds.SECONDS = 3, 3.0
     samples.FEWEST, samples.MOST = 8, 16
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, last, step):
