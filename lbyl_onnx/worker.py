@@ -15,6 +15,7 @@ from types import FrameType
 from typing import BinaryIO, NoReturn
 
 from lbyl_onnx import bounds, notes, processes
+from lbyl_onnx.text import discard
 
 if sys.platform != "win32":
     import resource
@@ -25,29 +26,37 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Prepare the process for strangers' models, then run the command line."""
-    _prepare()
-    code: int | str | None = 0
     try:
+        _prepare()
         signal.signal(signal.SIGINT, _interrupt_once)
-        _run_command()
+        code = _run_command()
+        if not _flushed(told=bool(code)):
+            code = code or 1
     except KeyboardInterrupt:
         _say("interrupted; no output was left half written")
         code = _INTERRUPTED
-    except SystemExit as ended:
-        code = ended.code
-    if not _flushed() and not code:
-        code = 1
-    bounds.end()
+    finally:
+        bounds.end()
     sys.exit(code)
 
 
-def _run_command() -> None:
+def _run_command() -> int | str | None:
+    """Run the command line; return the exit code."""
     try:
         from lbyl_onnx.cli import main as command  # imports for half a second
     except (ImportError, MemoryError, OSError) as error:
         _say(f"error: {_of_libraries(error)}")
-        sys.exit(1)
-    command(prog_name="lbyl-onnx")
+        return 1
+    try:
+        command(prog_name="lbyl-onnx")
+    except SystemExit as ended:
+        return ended.code
+    except OSError as error:  # of what no command guards, as --help
+        if "--debug" in sys.argv:
+            raise
+        _say(f"error: standard output cannot be written: {error.strerror}")
+        return 1
+    return 0
 
 
 def _of_libraries(error: BaseException) -> str:
@@ -61,25 +70,20 @@ def _of_libraries(error: BaseException) -> str:
     )
 
 
-def _flushed() -> bool:
-    """Send off what was printed; say where that fails, and leave nothing for Python to send."""
+def _flushed(told: bool) -> bool:
+    """Send off what was printed; where that fails say so, unless an error was told already."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        discard(sys.stderr)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # who read has gone, as `head` does
-        discard_output()
-        return False
     except OSError as error:
-        _say(f"error: standard output cannot be written: {error.strerror}")
-        discard_output()
+        if not (told or isinstance(error, BrokenPipeError)):  # who read has gone, as `head` does
+            _say(f"error: standard output cannot be written: {error.strerror}")
+        discard(sys.stdout)
         return False
     return True
-
-
-def discard_output() -> None:
-    """Lead standard output to nowhere: Python would complain once more as it flushes it."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def serve() -> None:

@@ -41,5 +41,5 @@ def inspect(
     with errors_in_one_line(debug, model):
         check_json_path(json_path)
         found = inspection.inspect(model, scope=scope, sensitivity=sensitivity)
-        print_inspection(found, model, console_for(json_path))
         write_json_to(inspection_as_json(found, model, __version__), json_path)
+        print_inspection(found, model, console_for(json_path))
