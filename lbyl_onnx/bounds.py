@@ -152,17 +152,16 @@ class Watch:
     Parameters
     ----------
     file
-        The process's file of notes; the records lie beside it.
-
-    Raises
-    ------
-    OSError
-        When the file for the records cannot be made.
+        The process's file of notes; the records lie beside it. Where they cannot be made the
+        process is not watched: it cannot write either, and will say so.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = _beside(file)
-        self._file.write_bytes(bytes((_PLACES + 1) * _RECORD.size))
+        try:
+            self._file.write_bytes(bytes((_PLACES + 1) * _RECORD.size))
+        except OSError:
+            self._file.unlink(missing_ok=True)
         self._looked = time.monotonic()
         # For how long each piece of work has been seen, by its number.
         self._seen: dict[int, float] = {}
@@ -172,7 +171,7 @@ class Watch:
         now = time.monotonic()
         passed = min(now - self._looked, _LONGEST_STEP)
         self._looked = now
-        records = self._file.read_bytes()[: _PLACES * _RECORD.size]
+        records = self._read()[: _PLACES * _RECORD.size]
         seen: dict[int, float] = {}
         late = None
         for number, seconds, text in _RECORD.iter_unpack(records):
@@ -185,5 +184,8 @@ class Watch:
         return late
 
     def has_ended(self) -> bool:
-        """Whether the process has told that it ends by itself."""
-        return any(self._file.read_bytes()[_PLACES * _RECORD.size :])
+        """Whether the process has told that it ends by itself; True where that is not known."""
+        return not self._file.exists() or any(self._read()[_PLACES * _RECORD.size :])
+
+    def _read(self) -> bytes:
+        return self._file.read_bytes() if self._file.exists() else b""

@@ -57,6 +57,8 @@ ARGUMENTS = [*COMMAND, "compress", "in.onnx", "out.onnx", "--force", *OPTIONS]
         ("os.abort()", "crashed (SIGABRT)"),
         ("os.kill(os.getpid(), signal.SIGBUS)", "crashed (SIGBUS)"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "was killed (SIGKILL)"),
+        ("os._exit(0)", "ended in native code"),
+        ("os.write(2, b'no room') and os._exit(1)", "ended in native code (no room)"),
         ("os.write(2, b'double free or corruption') and os.abort()", "crashed (SIGABRT)"),
     ],
 )
