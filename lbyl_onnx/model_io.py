@@ -78,6 +78,8 @@ def check_source(path: Path) -> Source:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ModelError(f"{path} {what}; give the path of an .onnx file")
+    if not _is_text(path):
+        raise ModelError(f"the name of {path} is not UTF-8, as onnx wants it; rename it")
     model, files = _load(path)
     marked = tuple((file, _state(file)) for file in sorted(files))
     with _explained(path):
@@ -207,6 +209,14 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_output(path: Path, source: Path | None, force: bool) -> None:
     """Refuse an output path before any work is done.
 
@@ -216,6 +226,8 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
         When it is the input, a folder or no regular file, when it exists and `force` is False,
         or when its folder does not exist.
     """
+    if not _is_text(path):
+        raise OutputError(f"the name {path} is not UTF-8, as onnx wants it; give another")
     try:
         path.lstat()
     except FileNotFoundError:
