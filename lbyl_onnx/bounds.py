@@ -39,6 +39,9 @@ _PLACES = 64
 # A look that comes later than this many seconds after the last one says that the parent itself was
 # stopped, as by Ctrl-Z, and most likely its child with it.
 _LONGEST_STEP = 1.0
+# What part of the time counts in which a process has no processor: it may have to wait for one, on
+# a machine with much other work to do, or it may hang.
+_WAITING = 0.25
 
 
 @dataclass(frozen=True)
@@ -163,14 +166,24 @@ class Watch:
         except OSError:
             self._file.unlink(missing_ok=True)
         self._looked = time.monotonic()
+        self._spent = 0.0
         # For how long each piece of work has been seen, by its number.
         self._seen: dict[int, float] = {}
 
-    def overdue(self) -> Overdue | None:
-        """Look once; return a piece of work that is late."""
+    def overdue(self, spent: float | None = None) -> Overdue | None:
+        """Look once; return a piece of work that is late.
+
+        Parameters
+        ----------
+        spent
+            Seconds of processor time that the process has had; None where it is not known.
+        """
         now = time.monotonic()
         passed = min(now - self._looked, _LONGEST_STEP)
         self._looked = now
+        if spent is not None:
+            passed = min(passed, max(spent - self._spent, _WAITING * passed))
+            self._spent = spent
         records = self._read()[: _PLACES * _RECORD.size]
         seen: dict[int, float] = {}
         late = None

@@ -110,7 +110,7 @@ class _Worker:
         ended.put((self, None))
 
     def end_if_late(self) -> None:
-        late = self._watch.overdue()
+        late = self._watch.overdue(processes.spent(self._process.pid))
         if late is not None and self._late is None:
             self._late = late
             self._process.kill()

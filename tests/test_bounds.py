@@ -104,6 +104,23 @@ def test_the_time_in_which_the_parent_was_stopped_does_not_count(
         assert look_for(watch, clock, 4.0) is not None
 
 
+def test_a_process_that_waits_for_a_processor_has_more_time(watch: Watch, clock: Clock) -> None:
+    """A tenth of a processor, or none; several count as one."""
+    for share, least in ((0.1, 8.0), (0.0, 8.0), (0.5, 4.0), (1.0, 2.0), (4.0, 2.0)):
+        spent = begun = clock.now
+        watch.overdue(spent)
+        with bounded("a run", 2.0):
+            watch.overdue(spent)
+            late = None
+            while late is None:
+                clock.now, spent = clock.now + 0.5, spent + 0.5 * share
+                late = watch.overdue(spent)
+        assert clock.now - begun == pytest.approx(least, abs=2.1)
+        assert clock.now - begun > least
+        clock.now, spent = 2 * clock.now, 2 * clock.now
+        watch.overdue(spent)
+
+
 def test_names_that_are_long_or_no_text_are_told_in_part(watch: Watch, clock: Clock) -> None:
     with bounded("\udcff" + "é" * 10_000, 1.0):
         late = look_for(watch, clock, 4.0)

@@ -60,7 +60,7 @@ def processes_in(folder: Path) -> list[str]:
     return found
 
 
-def all_gone(folder: Path, seconds: float = 10.0) -> bool:
+def all_gone(folder: Path, seconds: float = 30.0) -> bool:
     """Whether no process works in a folder any more, soon."""
     end = time.monotonic() + seconds
     while processes_in(folder):

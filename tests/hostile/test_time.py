@@ -27,7 +27,7 @@ if "LBYL_ONNX_NOTES" in os.environ:
     {more}
 """
 # Of the clock, start, imports and a machine with other work to do included.
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 
 def model(
