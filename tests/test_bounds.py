@@ -25,7 +25,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(bounds.time, "monotonic", clock)
+    monkeypatch.setattr("lbyl_onnx.bounds.time.monotonic", clock)
     return clock
 
 

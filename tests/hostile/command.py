@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,15 @@ def environment(scratch: Path) -> dict[str, str]:
     scratch.mkdir(exist_ok=True)
     settings = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"}
     return {**os.environ, **settings, "TMPDIR": str(scratch)}
+
+
+def heed_signals() -> None:
+    """Let a process that is being started end by signals, also where a shell in the back has not.
+
+    What runs in the background of a shell without job control ignores Ctrl-C, and so do its own.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def processes_in(folder: Path) -> list[str]:

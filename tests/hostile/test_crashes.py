@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.command import COMMAND, OPTIONS, contents, environment
+from tests.hostile.command import COMMAND, OPTIONS, contents, environment, heed_signals
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 
@@ -80,8 +80,9 @@ def test_a_crash_is_one_line_and_leaves_nothing(
 def started(folder: Path, env: dict[str, str]) -> subprocess.Popen[str]:
     """The command, once its child runs the original."""
     process = subprocess.Popen(
-        ARGUMENTS, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        ARGUMENTS, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_signals,
+    )  # fmt: skip
     while not list(folder.glob(".out.onnx.*")):
         time.sleep(0.01)
         assert process.poll() is None

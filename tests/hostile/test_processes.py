@@ -18,6 +18,7 @@ from tests.hostile.command import (
     all_gone,
     contents,
     environment,
+    heed_signals,
     processes_in,
 )
 
@@ -137,7 +138,7 @@ def started(folder: Path, processes: int) -> subprocess.Popen[bytes]:
     command = [*COMMAND, *SWEEP, "--ratios", "0.1:0.7:0.1"]
     process = subprocess.Popen(
         command, cwd=folder, env=patched(folder, _SLEEP),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=heed_signals,
     )  # fmt: skip
     end = time.monotonic() + 300.0
     while len(processes_in(folder)) < processes:

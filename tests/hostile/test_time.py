@@ -88,7 +88,7 @@ def one_long_node() -> ModelProto:
 
 def backtracking() -> ModelProto:
     """A pattern that Python's `re` tries in 2^40 ways; ONNX Runtime's takes no time."""
-    text = helper.make_tensor("text", TensorProto.STRING, [1], [b"a" * 40 + b"!"])
+    text = numpy_helper.from_array(np.array(["a" * 40 + "!"], object), "text")
     return model(
         [
             helper.make_node("Constant", [], ["text"], value=text),
