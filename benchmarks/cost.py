@@ -27,7 +27,7 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.tables import describe_machine, markdown_table, write_pair
-from lbyl_onnx import Config, compress, launch, statistics
+from lbyl_onnx import Config, compress, processes, statistics
 from lbyl_onnx.draft import Draft
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
@@ -139,7 +139,7 @@ def main() -> None:
     costs = []
     for model in options.models:
         command = [sys.executable, "-m", "benchmarks.cost", "--here", str(model)]
-        environment = {**os.environ, **launch.environment()}
+        environment = {**os.environ, **processes.settings()}
         out = subprocess.run(
             command, check=True, capture_output=True, text=True, env=environment
         ).stdout

@@ -1,10 +1,18 @@
 """Prune channels from any ONNX model and repair it in closed form, without data."""
 
-from __future__ import annotations
+import sys
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+# `python -m lbyl_onnx` would look for every module in the current folder first, and a model's
+# folder may hold a stranger's `typing.py`. So nothing is imported in this file before, nor a
+# future. While Python looks for the module to run, `-m` stands in place of its path.
+_AS_MODULE = sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] in (
+    *("lbyl_onnx", "-mlbyl_onnx"),
+    *("lbyl_onnx.__main__", "-mlbyl_onnx.__main__"),
+)
+if _AS_MODULE and not sys.flags.safe_path:
+    sys.path.pop(0)
 
+TYPE_CHECKING = False  # to type checkers it is True
 if TYPE_CHECKING:
     from lbyl_onnx.channels import Refusal
     from lbyl_onnx.comparison import Comparison, compare_models
@@ -76,6 +84,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import a public name where it is first used."""
+    from importlib import import_module
+
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{module}"), name)

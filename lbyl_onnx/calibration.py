@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.facts import Array
 from lbyl_onnx.image_files import find_images, form_of, open_images
@@ -167,7 +168,8 @@ def read_calibration(
         raise CalibrationError(f"{path} does not exist; give an .npz, an .npy or a folder")
     if not path.is_file() or path.suffix.lower() not in (".npz", ".npy"):
         raise CalibrationError(f"{path} is no .npz, .npy or folder of images; give one of these")
-    return _open_arrays(path, inputs, limit, seed)
+    with bounded(f"reading {path.name}", seconds_for(path.stat().st_size)):
+        return _open_arrays(path, inputs, limit, seed)
 
 
 def _choose(

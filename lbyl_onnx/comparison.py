@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx import model_io, runtime, timing
+from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
 from lbyl_onnx.facts import Array
 from lbyl_onnx.input_shapes import Given, shapes_given
@@ -108,7 +109,8 @@ def compare_models(
             raise CalibrationError("labels need inputs; give --inputs DATA.npz")
         feeds = list(runtime.probe(one, name, seed, given=given).feeds)
     else:
-        arrays, wanted = _read(Path(inputs), first, labels)
+        with bounded(f"reading {Path(inputs).name}", seconds_for(0)):
+            arrays, wanted = _read(Path(inputs), first, labels)
         feeds = list(_batches(arrays, first))
     before, after = (_outputs(path, name, feeds) for path in (one, two))
     near = fidelity(before, after)

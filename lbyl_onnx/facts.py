@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.inference import SEQUENCES, TensorFact, from_type, infer, sequence_fact
 
@@ -28,6 +29,8 @@ Reader = Callable[[TensorProto], Array]
 # Values up to this many elements are computed on the walk: shapes, axes, scalars. Weights are
 # larger and are read only where they are changed.
 SMALL = 4096
+# Seconds to compute shapes and small constants: for each node, beside those for a small model.
+NODE_SECONDS = 0.01
 DEFAULT_DOMAINS = ("", "ai.onnx")
 _RANDOM_OPS = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
@@ -105,8 +108,11 @@ class GraphFacts:
         self._opset = default_opset(model)
         self._initializers = {t.name: t for t in model.graph.initializer}
         self._producers = {name: n for n in model.graph.node for name in n.output if name}
-        self._first = _walk(model, first, self._opset, read)
-        self._second = self._first if first == second else _walk(model, second, self._opset, read)
+        seconds = seconds_for(0) + NODE_SECONDS * len(model.graph.node)
+        with bounded("computing shapes and constants", seconds):
+            self._first = _walk(model, first, self._opset, read)
+            same = first == second
+            self._second = self._first if same else _walk(model, second, self._opset, read)
 
     def dtype(self, name: str) -> int:
         """ONNX element type of a tensor, 0 where unknown."""
@@ -176,11 +182,13 @@ class GraphFacts:
             return known.value
         if not known.constant:
             raise KeyError(name)
+        with bounded(f"computing the constant {name}", seconds_for(0)):
+            return self._computed(name, known.dtype)
+
+    def _computed(self, name: str, dtype: int) -> Array:
         node = self._producers[name]
         if node.op_type == "CastLike":  # what it is like may be an activation
-            return evaluate(_as_cast(node, known.dtype), [self.value(node.input[0])], self._opset)[
-                0
-            ]
+            return evaluate(_as_cast(node, dtype), [self.value(node.input[0])], self._opset)[0]
         inputs = [self.value(i) if i else None for i in node.input]
         return evaluate(node, inputs, self._opset)[list(node.output).index(name)]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.facts import Array
 from lbyl_onnx.images import Layout, image_layout
@@ -206,6 +207,13 @@ def _pixels(file: Path, form: ImageForm) -> Array:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Picture]:
+    """Open an image, for as long as work on it may take."""
+    with bounded(f"decoding {file.name}", seconds_for(0)), _decoded(file) as picture:
+        yield picture
+
+
+@contextmanager
+def _decoded(file: Path) -> Iterator[Picture]:
     """Open an image; what its decoder raises while it is open becomes one clear error."""
     library = _pillow()
     try:

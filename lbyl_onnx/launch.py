@@ -1,9 +1,9 @@
 """The command as a person starts it: a parent that outlives what native code does to its child.
 
 Models come from strangers, and onnx and ONNX Runtime parse and run them in native code, where a
-fault ends the process. So the work is done in a child: the parent tells its end in one line, takes
-away what it left, and passes signals on. Only the standard library is imported here, so that this
-costs some hundredths of a second.
+fault ends the process. So the work is done in a child: the parent tells its end in one line, ends
+it where it takes too long, takes away what it left, and passes signals on. Only the standard
+library is imported here, so that this costs some hundredths of a second.
 """
 
 from __future__ import annotations
@@ -18,20 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from lbyl_onnx import notes, staging
+from lbyl_onnx import notes, processes, staging
+from lbyl_onnx.bounds import Watch
 
 # Seconds that a child has to end by itself after Ctrl-C; native code may not look for so long.
 GRACE = 3.0
-# The child gets the parent's own path: what `python -c` would put before it, the current folder,
-# may hold a stranger's modules.
-_START = "import sys; sys.path[:] = {path!r}; from lbyl_onnx.worker import main; main()"
-# More threads add up the same numbers in another order: with one the bytes that the command writes
-# do not depend on the cores of the machine. ONNX Runtime, whose sums do not, keeps its threads.
-_ONE_THREAD = dict.fromkeys(
-    ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
-# Activations are large and short-lived: with large pages glibc spends a tenth less time on them.
-_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 class _StoppedError(Exception):
@@ -42,30 +33,39 @@ class _StoppedError(Exception):
 
 def main() -> None:
     """Run the command line in a child process and exit as it did."""
+    _open_streams()
     try:
         with _signals_raised(), staging.scratch() as folder:
             code = _supervise(folder)
     except _StoppedError as stopped:  # before there was a child, or after
         code = 128 + stopped.number
+    except OSError as error:  # no place for temporary files, no more processes
+        where = f" ({error.filename})" if error.filename else ""
+        _say(f"error: the work cannot be started here: {error.strerror or error}{where}")
+        code = 1
     sys.exit(code)
 
 
-def environment() -> dict[str, str]:
-    """Return what the child's environment has beside the parent's, its folder apart."""
-    own = {name: os.environ.get(name, value) for name, value in _LARGE_PAGES.items()}
-    return {**own, **_ONE_THREAD}
+def _open_streams() -> None:
+    """Open what was closed (`2>&-`): else the next file, a model, would get that number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # The child gets them as they are; here Python has looked before.
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115 - open to the end
 
 
 def _supervise(folder: Path) -> int:
     """Run the child with `folder` for its temporary files; return the exit code."""
     file = folder / "notes"
-    scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
-    command = [sys.executable, "-c", _START.format(path=sys.path), *sys.argv[1:]]
+    watch = Watch(file)
     child = subprocess.Popen(
-        command, env={**os.environ, **environment(), **scratch, notes.VARIABLE: str(file)}
+        processes.command("main", sys.argv[1:]), env=processes.environment(file)
     )
     try:
-        code = child.wait()
+        late = processes.wait(child, watch)
     except _StoppedError as stopped:
         code = _stop(child, stopped.number)
         if code < 0:
@@ -74,25 +74,39 @@ def _supervise(folder: Path) -> int:
             if stopped.number == signal.SIGINT:
                 _say("interrupted; no output was left half written")
         return code
-    # Windows gives a crash as a large number, others as a negative one.
-    if 0 <= code <= 255:
+    told, code = notes.read(file), child.returncode
+    # Native code may call exit: then nothing has been said. Windows gives a crash as a large
+    # number, others as a negative one.
+    if late is None and 0 <= code <= 255 and watch.has_ended():
         return code
-    told = notes.read(file)
     _clear(told)
+    if late is not None:
+        what = str(late)
+    elif 0 <= code <= 255:
+        what = f"the work ended in native code{_last_line(folder)}"
+    else:
+        what = processes.cause(code)
+    return _told(told, what, while_doing=late is None)
+
+
+def _told(told: dict[str, str], what: str, while_doing: bool) -> int:
+    """Tell an end that the child did not tell; return the exit code."""
     where = f"{told['model']}: " if "model" in told else ""
-    while_what = f" while {told['doing']}" if "doing" in told else ""
-    _say(f"error: {where}{_cause(code)}{while_what}; no output was written")
+    while_what = f" while {told['doing']}" if while_doing and "doing" in told else ""
+    if staging.is_published(told):
+        _say(f"warning: {where}{what} after the output was written; it is whole")
+        return 0
+    nothing = "; no output was written" if "output" in told else ""
+    _say(f"error: {where}{what}{while_what}{nothing}")
     return 1
 
 
-def _cause(code: int) -> str:
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = hex(code)
-    if name == "SIGKILL":
-        return "the work was killed (SIGKILL), most often for want of memory,"
-    return f"onnx or ONNX Runtime crashed ({name}) on this model"
+def _last_line(folder: Path) -> str:
+    """The last that native code said, where it said something."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = (folder / "notes.stderr").read_text(errors="replace").splitlines()[-1:]
+    return "".join(f" ({line.strip()})" for line in lines)
 
 
 def _clear(told: dict[str, str]) -> None:
@@ -128,4 +142,6 @@ def _signals_raised() -> Iterator[None]:
 
 def _say(message: str) -> None:
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-    sys.stderr.write(f"lbyl-onnx: {text}\n")
+    with contextlib.suppress(OSError):  # nobody can be told
+        sys.stderr.write(f"lbyl-onnx: {text}\n")
+        sys.stderr.flush()

@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.complexity import check_count
 from lbyl_onnx.draft import LARGEST_MESSAGE, copy_field, write_message
 from lbyl_onnx.errors import ModelError, OutputError
@@ -77,6 +78,8 @@ def check_source(path: Path) -> Source:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ModelError(f"{path} {what}; give the path of an .onnx file")
+    if not _is_text(path):
+        raise ModelError(f"the name of {path} is not UTF-8, as onnx wants it; rename it")
     model, files = _load(path)
     marked = tuple((file, _state(file)) for file in sorted(files))
     with _explained(path):
@@ -94,8 +97,9 @@ def check_fully(path: Path) -> None:
     onnx.shape_inference.InferenceError
         When the shapes it declares are not those that follow.
     """
-    model, _ = load_model(path)
-    onnx.checker.check_model(_checkable(path, model), full_check=True)
+    model, size = load_model(path)
+    with bounded(f"checking {path.name}", seconds_for(size)):
+        onnx.checker.check_model(_checkable(path, model), full_check=True)
 
 
 def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
@@ -187,9 +191,10 @@ def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn what reading a model raises into one clear error."""
+    """Turn what reading a model raises into one clear error; bound the time that it takes."""
     try:
-        yield
+        with bounded(f"reading {path.name}", seconds_for(path.stat().st_size)):
+            yield
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except DecodeError as error:
@@ -204,6 +209,14 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_output(path: Path, source: Path | None, force: bool) -> None:
     """Refuse an output path before any work is done.
 
@@ -213,6 +226,8 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
         When it is the input, a folder or no regular file, when it exists and `force` is False,
         or when its folder does not exist.
     """
+    if not _is_text(path):
+        raise OutputError(f"the name {path} is not UTF-8, as onnx wants it; give another")
     try:
         path.lstat()
     except FileNotFoundError:

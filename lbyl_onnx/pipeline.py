@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +129,7 @@ def compress(
     force: bool = False,
     progress: Progress | None = None,
     detailed: bool = False,
+    before_writing: Callable[[CompressResult], None] | None = None,
 ) -> CompressResult:
     """Prune a model's channels, restore what they carried, verify the result, write it.
 
@@ -148,6 +149,9 @@ def compress(
         Told of each stage as it begins.
     detailed
         Whether to describe each layer before and after, too, and time it.
+    before_writing
+        Called with the result before the output takes its place; what it raises keeps the output
+        from being written.
 
     Returns
     -------
@@ -209,6 +213,8 @@ def compress(
             examine(source, stage, probe) if detailed else None,
             rewritten.input_ranges,
         )
+        if before_writing is not None:
+            before_writing(result)
         files.check_unchanged()
         if target is not None and not dry_run:
             staging.publish(stage, target)

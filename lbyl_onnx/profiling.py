@@ -14,14 +14,18 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
+from lbyl_onnx.bounds import LATE, bounded, seconds_for
+from lbyl_onnx.model_io import stored_bytes
 from lbyl_onnx.sessions import Feeds
 
 # Runs that are profiled: at most so many, for at most about so many seconds.
 RUNS, SECONDS = 50, 1.0
 # Runs before them that do not count.
 WARM_UP = 2
-# What ONNX Runtime's optimisations put around the name of a node or of its output.
-_DECORATION = re.compile(r"^(?:fused )+|_nchwc$|_token_\d+$|_nhwc$")
+# What ONNX Runtime's optimisations put around the name of a node or of its output; after the last
+# of these there is a number.
+_BEFORE = re.compile(r"(?:fused )+")
+_AFTER, _COUNTED = ("_nchwc", "_nhwc"), "_token_"
 _KERNEL = "_kernel_time"
 
 
@@ -54,10 +58,13 @@ def kernel_times(
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
-        session = ort.InferenceSession(str(path), options, providers)
+        what, seconds = f"profiling {path.name}", seconds_for(stored_bytes(path)) + LATE
+        with bounded(what, seconds):
+            session = ort.InferenceSession(str(path), options, providers)
         end = time.perf_counter() + SECONDS
         for run in range(RUNS + WARM_UP):
-            session.run(None, dict(feeds))
+            with bounded(what, seconds):
+                session.run(None, dict(feeds))
             if run >= WARM_UP and time.perf_counter() > end:
                 break
         events = json.loads(Path(session.end_profiling()).read_bytes())
@@ -115,9 +122,24 @@ def layer_times(
 
 
 def _bare(kernel: str) -> str:
-    while (shorter := _DECORATION.sub("", kernel)) != kernel:
-        kernel = shorter
-    return kernel
+    """Take away the decorations, in one walk: a name may consist of thousands."""
+    before = _BEFORE.match(kernel)
+    start, end = before.end() if before else 0, len(kernel)
+    while (shorter := _without_one(kernel, start, end)) != end:
+        end = shorter
+    return kernel[start:end]
+
+
+def _without_one(kernel: str, start: int, end: int) -> int:
+    """Return where the name ends without its last decoration."""
+    for suffix in _AFTER:
+        if kernel.endswith(suffix, start, end):
+            return end - len(suffix)
+    number = end
+    while number > start and kernel[number - 1].isdecimal():
+        number -= 1
+    counted = number < end and kernel.endswith(_COUNTED, start, number)
+    return number - len(_COUNTED) if counted else end
 
 
 def _nearest(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
 from lbyl_onnx.errors import OptionError
+from lbyl_onnx.pool import run_in_processes
 from lbyl_onnx.sweep import Cell, Failure, Outcome, Scheduler, run_cell
 
 # Seconds to wait for a Dask scheduler, and for the first of its workers.
@@ -19,40 +17,14 @@ PATIENCE = 30
 def local(workers: int) -> Scheduler:
     """Run cells in processes of this machine, `workers` at a time.
 
-    A process that dies takes only its own cell with it.
+    A process that dies, or takes too long, takes only its own cell with it.
     """
 
     def run(cells: Sequence[Cell]) -> Iterator[Outcome | Failure]:
-        done: set[str] = set()
-        try:
-            for result in _pooled(cells, workers):
-                done.add(result.key)
-                yield result
-        except BrokenProcessPool:
-            # The pool does not tell whose process died: each gets one of its own.
-            for cell in (cell for cell in cells if cell.key not in done):
-                yield _alone(cell)
+        for done in run_in_processes(run_cell, cells, min(workers, len(cells))):
+            yield done.result or _lost(done.task, done.reason or "")
 
     return run
-
-
-def _pooled(cells: Sequence[Cell], workers: int) -> Iterator[Outcome | Failure]:
-    # ONNX Runtime has threads, which do not survive a fork.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(cells)), mp_context=spawn) as pool:
-        futures = [pool.submit(run_cell, cell) for cell in cells]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _alone(cell: Cell) -> Outcome | Failure:
-    try:
-        return next(_pooled([cell], 1))
-    except BrokenProcessPool:
-        return _lost(cell, "its process died, most often for want of memory")
 
 
 def _lost(cell: Cell, reason: str) -> Failure:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from lbyl_onnx.bounds import LATE, bounded, seconds_for
 from lbyl_onnx.errors import ModelError, TooSlowError
 from lbyl_onnx.facts import Array
 from lbyl_onnx.model_io import first_line, stored_bytes
@@ -22,9 +22,6 @@ from lbyl_onnx.model_io import first_line, stored_bytes
 Feeds = Mapping[str, Array]
 CPU = "CPUExecutionProvider"
 
-# Seconds that ONNX Runtime has for one sample of a batch, and as many more for each GiB of model:
-# a graph may hold a loop without end.
-SECONDS = 20.0
 RUN_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -54,10 +51,13 @@ class Session:
         Its file.
     loaded
         ONNX Runtime's own session.
+    seconds
+        What it has for a run of one sample: a graph may hold a loop without end.
     """
 
     path: Path
     loaded: ort.InferenceSession
+    seconds: float
 
     @staticmethod
     def of(path: Path, provider: str, settings: ort.SessionOptions | None = None) -> Session:
@@ -69,16 +69,14 @@ class Session:
             When ONNX Runtime does not load it.
         """
         providers = list(dict.fromkeys([provider, CPU]))
+        seconds = seconds_for(stored_bytes(path))
         try:
-            loaded = ort.InferenceSession(str(path), settings or options(), providers)
+            # It computes what is constant while it loads, however long that takes.
+            with bounded(f"loading {path.name} in ONNX Runtime", seconds):
+                loaded = ort.InferenceSession(str(path), settings or options(), providers)
         except RUN_ERRORS as error:
             raise ModelError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
-        return Session(path, loaded)
-
-    @cached_property
-    def seconds(self) -> float:
-        """What it has for a run of one sample."""
-        return SECONDS * (1.0 + stored_bytes(self.path) / (1 << 30))
+        return Session(path, loaded, seconds)
 
     @property
     def signature(self) -> Signature:
@@ -108,7 +106,10 @@ class Session:
 
     @contextmanager
     def _bounded(self, samples: int) -> Iterator[ort.RunOptions]:
-        """Options for a run that is stopped, between two nodes, when its time is over."""
+        """Options for a run that is stopped, between two nodes, when its time is over.
+
+        Where one node alone takes longer, the process is.
+        """
         seconds = samples * self.seconds
         run_options, begun = ort.RunOptions(), time.monotonic()
 
@@ -119,7 +120,8 @@ class Session:
         timer.daemon = True
         timer.start()
         try:
-            yield run_options
+            with bounded(f"running {self.path.name} once in ONNX Runtime", seconds + LATE):
+                yield run_options
         except RUN_ERRORS as error:
             if time.monotonic() - begun >= seconds:
                 raise TooSlowError(

@@ -14,10 +14,11 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from lbyl_onnx import notes
 from lbyl_onnx.errors import OutputError
 
 if os.name == "posix":
@@ -29,6 +30,8 @@ PREFIX, SUFFIX = "lbyl-onnx-", ".tmp"
 DIGITS = 16
 # Seconds to wait for a lock: those of this tool are held for moments only.
 PATIENCE = 10.0
+# Seconds in which what this run has killed lets go of its files.
+LINGER = 2.0
 # In a staging folder: the data files beside the output that may turn out to belong to no model.
 _JOURNAL = "data-files"
 
@@ -46,6 +49,16 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
     with _claimed(parent, PREFIX) as folder:
         yield folder
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; processes that are being killed may still write into it for a moment."""
+    end = time.monotonic() + LINGER
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists() or time.monotonic() > end:
+            return
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -94,10 +107,24 @@ def publish(stage: Path, path: Path) -> None:
             (stage.parent / _JOURNAL).write_text("\n".join(doubtful), encoding="utf-8")
             for name in new:
                 stage.with_name(name).replace(path.with_name(name))
+            notes.note(published=_identity(stage))
             stage.replace(path)
             _drop_unnamed(path, doubtful)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _identity(file: Path) -> str:
+    found = file.stat()
+    return f"{found.st_dev}:{found.st_ino}"
+
+
+def is_published(told: Mapping[str, str]) -> bool:
+    """Whether the output of a run that has ended is the one that its notes tell of."""
+    try:
+        return _identity(Path(told["output"])) == told["published"]
+    except (KeyError, OSError):
+        return False
 
 
 def _settle(file: Path) -> None:
@@ -162,7 +189,7 @@ def _claimed(parent: Path, prefix: str) -> Iterator[Path]:
             try:
                 yield folder
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
             return
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
+from lbyl_onnx import staging
 from lbyl_onnx.errors import OutputError
 
 
@@ -98,6 +103,55 @@ def _begins(path: Path, opening: bytes) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class StagedText:
+    """A text file that is written in a folder of its own, and put in its place later.
+
+    Parameters
+    ----------
+    stage, path
+        Where it is written, and where it goes.
+    """
+
+    stage: Path
+    path: Path
+
+    def write(self, text: str) -> None:
+        """Write it whole; raise OutputError where that fails."""
+        with _explained(self.path):
+            # A file's name may be no text of Unicode.
+            self.stage.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+    def put(self) -> None:
+        """Put it in its place in one step; raise OutputError where that fails."""
+        with _explained(self.path):
+            self.stage.replace(self.path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def staged_text(path: Path) -> Iterator[StagedText]:
+    """Give a text file to write; what was not put in its place goes in the end.
+
+    The folder that it is written in has a name that nobody can foresee and is nobody else's, so
+    that no link lies in wait there; the next run takes away what a killed one leaves.
+
+    Raises
+    ------
+    OutputError
+        When the folder cannot be made.
+    """
+    with staging.staged(path) as stage:
+        yield StagedText(stage, path)
+
+
 def write_whole(text: str, path: Path) -> None:
     """Write a text file so that it appears whole or not at all.
 
@@ -106,12 +160,13 @@ def write_whole(text: str, path: Path) -> None:
     OutputError
         When it cannot be written.
     """
-    stage = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            stage.write_text(text, encoding="utf-8")
-            stage.replace(path)
-        finally:
-            stage.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    with staged_text(path) as file:
+        file.write(text)
+        file.put()
+
+
+def discard(stream: TextIO) -> None:
+    """Lead a stream that cannot be written to nowhere: in the end Python flushes it once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lbyl_onnx.bounds import LATE, bounded
 from lbyl_onnx.sessions import Feeds, Session, as_written
 
 # Rounds in which both models have their turn, fewer of slow models: as many as about so many
@@ -155,11 +156,12 @@ class _Turn:
 def _turn(session: Session, feeds: Feeds) -> _Turn:
     """Run a model a few times in a row, not counting the first."""
     begun, times = time.perf_counter(), list[float]()
-    session.loaded.run(None, dict(feeds))
-    while len(times) < RUNS and (not times or time.perf_counter() - begun < TURN_SECONDS):
-        start = time.perf_counter()
+    with bounded(f"timing {session.path.name}", (1 + RUNS) * session.seconds + LATE):
         session.loaded.run(None, dict(feeds))
-        times.append(1000.0 * (time.perf_counter() - start))
+        while len(times) < RUNS and (not times or time.perf_counter() - begun < TURN_SECONDS):
+            start = time.perf_counter()
+            session.loaded.run(None, dict(feeds))
+            times.append(1000.0 * (time.perf_counter() - start))
     return _Turn(min(times), len(times), time.perf_counter() - begun)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import get_args
 
@@ -21,7 +20,7 @@ from lbyl_onnx.hardware import Hardware
 from lbyl_onnx.input_shapes import Given, read_shapes
 from lbyl_onnx.model_io import first_line
 from lbyl_onnx.notes import note
-from lbyl_onnx.text import check_writable, printable, write_whole
+from lbyl_onnx.text import check_writable, discard, printable, write_whole
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 
@@ -158,7 +157,8 @@ def console_for(json_path: str | None) -> Console:
 
 def say(message: str) -> None:
     """Tell a person one line, on stderr."""
-    click.echo(f"lbyl-onnx: {printable(message)}", err=True)
+    with suppress(OSError):  # nobody can be told
+        click.echo(f"lbyl-onnx: {printable(message)}", err=True)
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def errors_in_one_line(debug: bool, model: str | None, output: str | None = None
         sys.exit(1)
     except BrokenPipeError:
         # Who read the tables has gone; Python would complain once more as it flushes them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         sys.exit(1)
     except OSError as error:
         # The disk is full, a temporary file cannot be written: no fault of ours.
@@ -205,9 +205,28 @@ def errors_in_one_line(debug: bool, model: str | None, output: str | None = None
         # The last resort of a command line: a fault of ours is told in one line too.
         if debug:
             raise
+        if "start new thread" in str(error):
+            say(f"error: {_named(model, 'no more threads can be started; allow more processes')}")
+            sys.exit(1)
         what = f"internal error: {type(error).__name__}: {first_line(error)}"
         say(f"{_named(model, what)}; run with --debug and report what it shows")
         sys.exit(1)
+
+
+@contextmanager
+def failures_as_warnings() -> Iterator[None]:
+    """Tell what fails once the work is done: it is no less done for that."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read the tables has gone
+        discard(sys.stdout)
+    except OSError as error:
+        say(f"warning: the work is done, but not all could be told: {error.strerror or error}")
+        discard(sys.stdout)
+    except Exception as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        say(f"warning: the work is done, but not all could be told: {what}")
 
 
 def _named(model: str | None, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -16,6 +17,7 @@ from lbyl_onnx.cli.common import (
     console_for,
     debug_option,
     errors_in_one_line,
+    failures_as_warnings,
     hardware_option,
     input_shape_option,
     json_option,
@@ -38,7 +40,7 @@ from lbyl_onnx.html_report import Origin, as_html
 from lbyl_onnx.images import Layout
 from lbyl_onnx.report import as_json, print_result
 from lbyl_onnx.runtime import Provider, both_distributions
-from lbyl_onnx.text import write_whole
+from lbyl_onnx.text import StagedText, staged_text
 from lbyl_onnx.versions import versions
 
 _DEFAULT = Config()
@@ -215,22 +217,41 @@ def compress(
         check_json_path(json_path, model, output, report_path)
         check_page_path(report_path, model, output)
         config = _config(context, config_path)
-        with shown_progress(quiet) as progress:
-            result = pipeline.compress(
-                model,
-                output,
-                config=config,
-                dry_run=dry_run,
-                force=force,
-                progress=progress,
-                detailed=report_path is not None,
-            )
-        if report_path is not None:
-            page = as_html(result, Origin(model, command_line(), versions()))
-            write_whole(page, Path(report_path))
-        if not quiet:
-            print_result(result, model, console_for(json_path))
-        write_json_to(as_json(result, model, __version__), json_path)
+        with ExitStack() as stack:
+            page, document = (_staged(path, stack) for path in (report_path, json_path))
+
+            def tell(result: pipeline.CompressResult) -> None:
+                """Write before the output is: a disk that is full then leaves all as it was."""
+                if page is not None:
+                    page.write(as_html(result, Origin(model, command_line(), versions())))
+                if document is not None:
+                    document.write(as_json(result, model, __version__))
+
+            with shown_progress(quiet) as progress:
+                result = pipeline.compress(
+                    model,
+                    output,
+                    config=config,
+                    dry_run=dry_run,
+                    force=force,
+                    progress=progress,
+                    detailed=report_path is not None,
+                    before_writing=tell,
+                )
+            for staged in (page, document):
+                if staged is not None:
+                    with failures_as_warnings():
+                        staged.put()
+        with failures_as_warnings():
+            if not quiet:
+                print_result(result, model, console_for(json_path))
+            if json_path == "-":
+                write_json_to(as_json(result, model, __version__), json_path)
+
+
+def _staged(path: str | None, stack: ExitStack) -> StagedText | None:
+    """A report's file until the end of `stack`; None for none, and for standard output."""
+    return None if path in (None, "-") else stack.enter_context(staged_text(Path(str(path))))
 
 
 def _config(context: click.Context, path: Path | None) -> Config:

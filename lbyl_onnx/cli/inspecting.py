@@ -55,5 +55,5 @@ def inspect(
         found = inspection.inspect(
             model, scope=scope, sensitivity=sensitivity, input_shape=input_shape
         )
-        print_inspection(found, model, console_for(json_path))
         write_json_to(inspection_as_json(found, model, __version__), json_path)
+        print_inspection(found, model, console_for(json_path))

@@ -21,6 +21,7 @@ from lbyl_onnx.cli.common import (
     console_for,
     debug_option,
     errors_in_one_line,
+    failures_as_warnings,
     hardware_option,
     input_shape_option,
     json_option,
@@ -231,12 +232,17 @@ def _write(found: Sweep, folder: Path, quiet: bool, json_path: str | None) -> No
     if found.outcomes:
         write_whole(as_csv(found), folder / "sweep.csv")
         write_whole(as_svg(found), folder / "sweep.svg")
-    if not quiet:
-        _print(found, folder, console_for(json_path))
+    document = {"lbyl_onnx": __version__, **asdict(found)}
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    if json_path != "-":
+        write_json_to(text, json_path)
+    with failures_as_warnings():
+        if not quiet:
+            _print(found, folder, console_for(json_path))
+        if json_path == "-":
+            write_json_to(text, json_path)
     for failure in found.failures:
         say(f"error: {_cell_name(failure)}: {failure.reason}")
-    document = {"lbyl_onnx": __version__, **asdict(found)}
-    write_json_to(json.dumps(document, indent=2, allow_nan=False) + "\n", json_path)
 
 
 def _cell_name(cell: Outcome | Failure) -> str:

@@ -83,9 +83,9 @@ def verify(
             provider=provider,
             input_shape=input_shape,
         )
+        write_json_to(comparison_as_json(found, original, compressed, __version__), json_path)
         console = Console(stderr=json_path is not None, highlight=False)
         print_comparison(found, original, compressed, console)
-        write_json_to(comparison_as_json(found, original, compressed, __version__), json_path)
         if min_agreement is not None and not found.agreement >= min_agreement:
             raise VerificationError(
                 f"the agreement is {found.agreement:.4f}, below {min_agreement:g}"

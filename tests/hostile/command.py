@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +44,40 @@ class Ran:
 def environment(scratch: Path) -> dict[str, str]:
     """The environment of a run whose temporary files go to a folder of their own."""
     scratch.mkdir(exist_ok=True)
-    return {**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    settings = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, **settings, "TMPDIR": str(scratch)}
+
+
+def heed_signals() -> None:
+    """Let a process that is being started end by signals, also where a shell in the back has not.
+
+    What runs in the background of a shell without job control ignores Ctrl-C, and so do its own.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def processes_in(folder: Path) -> list[str]:
+    """The numbers of the processes that work in a folder, this one apart."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            here = link.readlink() == folder
+        except OSError:  # it has ended, or is another person's
+            continue
+        if here and link.parent.name != str(os.getpid()):
+            found.append(link.parent.name)
+    return found
+
+
+def all_gone(folder: Path, seconds: float = 30.0) -> bool:
+    """Whether no process works in a folder any more, soon."""
+    end = time.monotonic() + seconds
+    while processes_in(folder):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def run(arguments: Sequence[str | Path], folder: Path, seconds: float = 2 * SECONDS) -> Ran:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import onnx
 
-from lbyl_onnx import Config, LbylOnnxError, compress, samples, sessions, timing
+from lbyl_onnx import Config, LbylOnnxError, bounds, compress, samples, timing
 from lbyl_onnx.config import Method
 from tests.conftest import ROOT
 from tests.hostile.mutations import mutant
@@ -98,7 +98,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     gc.freeze()  # the pipeline collects garbage between its stages; the imports' objects are none
     timing.FEWEST_ROUNDS = timing.ROUNDS = 2
-    sessions.SECONDS = 3.0
+    bounds.SECONDS = 3.0
     samples.FEWEST, samples.MOST = 8, 16
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, last, step):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.command import COMMAND, OPTIONS, contents, environment
+from tests.hostile.command import COMMAND, OPTIONS, contents, environment, heed_signals
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 
@@ -57,6 +57,8 @@ ARGUMENTS = [*COMMAND, "compress", "in.onnx", "out.onnx", "--force", *OPTIONS]
         ("os.abort()", "crashed (SIGABRT)"),
         ("os.kill(os.getpid(), signal.SIGBUS)", "crashed (SIGBUS)"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "was killed (SIGKILL)"),
+        ("os._exit(0)", "ended in native code"),
+        ("os.write(2, b'no room') and os._exit(1)", "ended in native code (no room)"),
         ("os.write(2, b'double free or corruption') and os.abort()", "crashed (SIGABRT)"),
     ],
 )
@@ -66,7 +68,7 @@ def test_a_crash_is_one_line_and_leaves_nothing(
     env = faulty(tmp_path, fault)
     before = contents(tmp_path)
     done = subprocess.run(
-        ARGUMENTS, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=60
+        ARGUMENTS, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"lbyl-onnx: error: in\.onnx: [^\n]*\n", done.stderr)
@@ -78,8 +80,9 @@ def test_a_crash_is_one_line_and_leaves_nothing(
 def started(folder: Path, env: dict[str, str]) -> subprocess.Popen[str]:
     """The command, once its child runs the original."""
     process = subprocess.Popen(
-        ARGUMENTS, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        ARGUMENTS, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_signals,
+    )  # fmt: skip
     while not list(folder.glob(".out.onnx.*")):
         time.sleep(0.01)
         assert process.poll() is None
