@@ -263,12 +263,12 @@ WRONG_ARRAYS: dict[str, tuple[Make, Sequence[Input], str]] = {
     "beyond memory": (
         header(b"(2, 4), }" + 13 * b" ", b"(99999999999999, 4), }"),
         [VECTORS],
-        "allocate",
+        "unpacks to",
     ),
     "empty file": (written("x.npy", b""), [VECTORS], "cannot be read"),
     "empty archive": (written("x.npz", b""), [VECTORS], "cannot be read"),
     "other bytes": (written("x.npz", b"\x80\x04 no archive"), [VECTORS], "cannot be read"),
-    "no array in an archive": (not_an_array, [VECTORS], "no array for input x"),
+    "no array in an archive": (not_an_array, [VECTORS], "holds no array, but other"),
 }
 
 
