@@ -123,8 +123,9 @@ def inspect(
     Raises
     ------
     LbylOnnxError
-        When the model cannot be read or run.
+        When the model cannot be read or run, or an option's value is outside what it may be.
     """
+    config = Config(scope=scope, provider=provider)
     with model_io.on_disk(model) as path:
         model_io.check_source(path)
         name = runtime.provider_name(provider)
@@ -137,7 +138,7 @@ def inspect(
         views = tuple(_view(proto, graph, facts, group) for group in channels.groups)
         if probe is not None:
             stages = Stages(proto, TensorReader(path), graph, facts, channels)
-            found = _predicted(stages, probe, Config(scope=scope, provider=provider))
+            found = _predicted(stages, probe, config)
             pairs = zip(channels.groups, views, strict=True)
             views = tuple(replace(view, predicted=found.get(g.key, ())) for g, view in pairs)
         return Inspection(count_costs(proto, facts), views, channels.refusals)

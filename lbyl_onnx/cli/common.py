@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.model_io import first_line
 from lbyl_onnx.notes import note
+from lbyl_onnx.option_types import shown
 from lbyl_onnx.text import check_writable, printable, write_whole
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
@@ -44,9 +46,12 @@ def numbers(
 ) -> tuple[float, ...]:
     """Read numbers that commas part."""
     try:
-        return tuple(float(part) for part in value.split(",")) if value else ()
+        found = tuple(float(part) for part in value.split(",")) if value else ()
     except ValueError as error:
         raise click.BadParameter("give numbers with commas between, as 0.5,0.5,0.5") from error
+    if not all(map(math.isfinite, found)):
+        raise click.BadParameter("give finite numbers")
+    return found
 
 
 def pairs(
@@ -59,9 +64,9 @@ def pairs(
         try:
             found.append((glob, float(number)))
         except ValueError as error:
-            raise click.BadParameter(f"{value!r}: give GLOB=NUMBER") from error
-        if not (glob and equals):
-            raise click.BadParameter(f"{value!r}: give GLOB=NUMBER")
+            raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER") from error
+        if not (glob and equals and math.isfinite(found[-1][1])):
+            raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER, a finite one")
     return tuple(found)
 
 
@@ -70,7 +75,7 @@ def whole_pairs(
 ) -> tuple[tuple[str, int], ...]:
     """Read GLOB=WHOLE NUMBER, as often as it is given."""
     found = pairs(context, parameter, values)
-    if any(number != int(number) for _, number in found):
+    if not all(number.is_integer() for _, number in found):
         raise click.BadParameter("give GLOB=N with a whole number N")
     return tuple((glob, int(number)) for glob, number in found)
 
