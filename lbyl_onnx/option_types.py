@@ -36,8 +36,8 @@ def _number(value: object) -> float:
         raise TypeError("a number")
     try:
         return float(value)  # what is NaN or infinite is refused by the option's own bounds
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+    except OverflowError:  # a whole number of hundreds of digits, whatever its sign
+        return math.inf
 
 
 def _finite(value: object) -> float:

@@ -9,6 +9,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from lbyl_onnx.channels import Selection
+from lbyl_onnx.errors import OptionError
 from tests.architectures import chain
 from tests.models import MODELS
 from tests.net import Net
