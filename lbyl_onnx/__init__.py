@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.config import Config
     from lbyl_onnx.errors import (
         CompensationError,
+        InstallationError,
         LbylOnnxError,
         ModelError,
         NothingToPruneError,
@@ -35,6 +36,7 @@ __all__ = [
     "GroupReport",
     "GroupView",
     "Inspection",
+    "InstallationError",
     "LbylOnnxError",
     "ModelError",
     "NothingToPruneError",
@@ -59,6 +61,7 @@ _HOMES = {
     "config": ("Config",),
     "errors": (
         "CompensationError",
+        "InstallationError",
         "LbylOnnxError",
         "ModelError",
         "NothingToPruneError",

@@ -89,8 +89,7 @@ def compare_models(
     """
     one, two = Path(original), Path(compressed)
     name = runtime.provider_name(provider)
-    for path in (one, two):
-        model_io.check_source(path)
+    sources = [model_io.check_source(path) for path in (one, two)]
     first, second = (runtime.signature(path, name) for path in (one, two))
     if [kind[:2] for kind in first.inputs] != [kind[:2] for kind in second.inputs] or [
         kind[:2] for kind in first.outputs
@@ -108,6 +107,8 @@ def compare_models(
     near = fidelity(before, after)
     _check(before, after)
     times = timing.time_in_turn((one, two), name, feeds[0])
+    for source in sources:
+        source.check_unchanged()
     agreement = near.cosine if near.top1_agreement is None else near.top1_agreement
     return Comparison(
         name,

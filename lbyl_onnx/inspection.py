@@ -27,7 +27,6 @@ from lbyl_onnx.channels import (
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs, node_macs
 from lbyl_onnx.curves import curves, ways_out
-from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.importance import kept_count
 from lbyl_onnx.measuring import Stages, prepare, rounds
@@ -127,20 +126,21 @@ def inspect(
     """
     config = Config(scope=scope, provider=provider)
     with model_io.on_disk(model) as path:
-        model_io.check_source(path)
+        files = model_io.check_source(path)
         name = runtime.provider_name(provider)
         probe = runtime.probe(path, name, 0) if sensitivity else None
         shapes = runtime.input_shapes(path, name) if probe is None else (probe.first, probe.second)
-        proto, _ = model_io.load_model(path)
-        facts = GraphFacts(proto, *shapes, TensorReader(path))
+        proto = files.load()
+        facts = GraphFacts(proto, *shapes, files.reader)
         graph = to_graph(proto)
         channels = find_channels(graph, facts, Selection(scope=scope))
         views = tuple(_view(proto, graph, facts, group) for group in channels.groups)
         if probe is not None:
-            stages = Stages(proto, TensorReader(path), graph, facts, channels)
+            stages = Stages(proto, files.reader, graph, facts, channels)
             found = _predicted(stages, probe, config)
             pairs = zip(channels.groups, views, strict=True)
             views = tuple(replace(view, predicted=found.get(g.key, ())) for g, view in pairs)
+        files.check_unchanged()
         return Inspection(count_costs(proto, facts), views, channels.refusals)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
-import onnxruntime as ort
 
+from lbyl_onnx.onnx_runtime import ort
 from lbyl_onnx.sessions import Feeds
 from lbyl_onnx.timing import WARM_UP
 

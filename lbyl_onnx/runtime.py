@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
 from lbyl_onnx.facts import Array
+from lbyl_onnx.onnx_runtime import ort
 from lbyl_onnx.sessions import (
     CPU,
     RUN_ERRORS,

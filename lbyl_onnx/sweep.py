@@ -16,6 +16,7 @@ from lbyl_onnx.charts import Axis, GridRow, Series, grid_of_curves
 from lbyl_onnx.config import Config
 from lbyl_onnx.details import model_files, sha256
 from lbyl_onnx.errors import LbylOnnxError, ModelError, OutputError
+from lbyl_onnx.model_io import open_source
 from lbyl_onnx.pipeline import compress
 from lbyl_onnx.scoring import ScoringData, score
 from lbyl_onnx.text import write_whole
@@ -153,14 +154,7 @@ def _scoring_files(data: ScoringData) -> list[Path]:
 
 
 def _model_digest(model: Path) -> str:
-    if not model.is_file():
-        raise ModelError(f"{model} is not a file; give the path of an .onnx file")
-    try:
-        return _digest(model_files(model))
-    except LbylOnnxError:
-        raise
-    except Exception as error:  # protobuf's own errors; `compress` explains what is wrong with it
-        raise ModelError(f"{model} is not an ONNX model: its bytes cannot be parsed") from error
+    return _digest(model_files(model))
 
 
 def _digest(paths: Sequence[Path]) -> str:
@@ -175,6 +169,7 @@ def run_cell(cell: Cell) -> Outcome | Failure:
     config = cell.config
     names = cell.key, str(cell.model), config.method, config.ratio
     try:
+        files = open_source(cell.model)
         if _model_digest(cell.model) != cell.digest:
             raise ModelError(f"{cell.model} is not the file here that the sweep began with")
         with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
@@ -182,6 +177,7 @@ def run_cell(cell: Cell) -> Outcome | Failure:
             result = compress(cell.model, output, config=config)
             provider = runtime.provider_name(config.provider)
             found = score(cell.model, output, cell.data, provider)
+        files.check_unchanged()
     except LbylOnnxError as error:
         return Failure(*names, str(error), error.exit_code)
     proof = result.verification

@@ -119,10 +119,19 @@ def check_writable(
         raise OutputError(f"{option} {path} cannot be written; give a file in an existing folder")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{option} {path} cannot be written; its folder is read-only")
-    if any(path.resolve() == other.resolve() for other in others):
+    if any(_resolved(option, path) == _resolved(option, other) for other in others):
         raise OutputError(f"{option} {path} is another file of this command; give its own")
     if path.exists() and not _begins(path, opening):
         raise OutputError(f"{option} {path} exists and is no report; give another file")
+
+
+def _resolved(option: str, path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError before Python 3.13
+        raise OutputError(
+            f"{option}: {path} is a link that leads to itself; give another file"
+        ) from error
 
 
 def _begins(path: Path, opening: bytes) -> bool:

@@ -6,11 +6,14 @@ import ctypes
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from lbyl_onnx import notes
+from lbyl_onnx.errors import LbylOnnxError
+from lbyl_onnx.text import printable
 
 if sys.platform != "win32":
     import resource
@@ -27,9 +30,15 @@ def main() -> None:
             _limit()
             _hide_native_output()
         signal.signal(signal.SIGINT, _interrupt_once)
+        if not sys.warnoptions:
+            # What NumPy warns of is looked at where it matters; the user gets lines of ours alone.
+            warnings.simplefilter("ignore")
         from lbyl_onnx.cli import main as command  # imports for half a second
 
         command(prog_name="lbyl-onnx")
+    except LbylOnnxError as error:  # a package is broken, so that the command cannot be imported
+        sys.stderr.write(f"lbyl-onnx: error: {printable(str(error))}\n")
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("lbyl-onnx: interrupted; no output was left half written\n")
         sys.exit(_INTERRUPTED)
