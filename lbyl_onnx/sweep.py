@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,6 +19,7 @@ from lbyl_onnx.details import model_files, sha256
 from lbyl_onnx.errors import LbylOnnxError, ModelError, OutputError
 from lbyl_onnx.model_io import open_source
 from lbyl_onnx.pipeline import compress
+from lbyl_onnx.reading import read_bounded
 from lbyl_onnx.scoring import ScoringData, score
 from lbyl_onnx.text import write_whole
 
@@ -224,7 +226,7 @@ def run_sweep(
     """
     # The same model may be there under two names: its cells have the same keys.
     unique = {cell.key: cell for cell in cells}
-    kept = {key: found for key in unique if (found := _read(folder, key)) is not None}
+    kept = {key: found for key, c in unique.items() if (found := _read(folder, c)) is not None}
     missing = [cell for key, cell in unique.items() if key not in kept]
     failures: dict[str, Failure] = {}
     progress(len(kept), len(unique))
@@ -257,22 +259,53 @@ def make_folder(folder: Path) -> None:
 
 
 _CELLS = "cells"
+# Bytes of a cell's file; it takes about a thousand.
+LARGEST_CELL = 1 << 16
 
 
 def _place(folder: Path, key: str) -> Path:
     return folder / _CELLS / f"{key}.json"
 
 
-def _read(folder: Path, key: str) -> Outcome | None:
-    """Return the outcome that is kept of a cell."""
+def _read(folder: Path, cell: Cell) -> Outcome | None:
+    """Return the outcome that is kept of a cell; None where there is none that can be believed."""
     try:
-        held = json.loads(_place(folder, key).read_text(encoding="utf-8"))
+        held = json.loads(read_bounded(_place(folder, cell.key), LARGEST_CELL))
         before, after = (Measures(**held.pop(side)) for side in ("before", "after"))
-        return Outcome(**held, before=before, after=after)
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError, AttributeError):
+        found = Outcome(**held, before=before, after=after)
+    except OSError:
+        return None  # it is not there, or no regular file
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # damaged, or of another form: it is run again
+    return found if _sound(found, cell) else None
+
+
+def _sound(found: Outcome, cell: Cell) -> bool:
+    """Whether an outcome is one that `run_cell` could have given for a cell."""
+    config = cell.config
+    return (
+        (found.key, found.method, found.ratio) == (cell.key, config.method, config.ratio)
+        and isinstance(found.model, str)
+        and isinstance(found.metric, str)
+        and found.metric in _METRICS
+        and _counts(found.samples)
+        and all(map(_measured, (found.before, found.after)))
+    )
+
+
+def _measured(side: Measures) -> bool:
+    """Whether measures are of their types, finite, and within what they may be."""
+    numbers = [side.score, *([] if side.latency is None else [side.latency])]
+    return (
+        all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+        and -1.0 - 1e-6 <= side.score <= 1.0 + 1e-6  # cosines are rounded
+        and (side.latency is None or side.latency >= 0)
+        and all(map(_counts, (side.parameters, side.macs, side.file_size)))
+    )
+
+
+def _counts(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def as_csv(sweep: Sweep) -> str:
