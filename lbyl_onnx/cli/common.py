@@ -21,9 +21,10 @@ from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.model_io import first_line
 from lbyl_onnx.notes import note
 from lbyl_onnx.option_types import shown
-from lbyl_onnx.text import check_writable, printable, write_whole
+from lbyl_onnx.text import check_writable, printable, short, write_whole
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+_LONGEST_LINE = 1800  # characters; names in an error are the model's
 
 scope_option = click.option(
     "--scope",
@@ -126,8 +127,9 @@ def console_for(json_path: str | None) -> Console:
 
 
 def say(message: str) -> None:
-    """Tell a person one line, on stderr."""
-    click.echo(f"lbyl-onnx: {printable(message)}", err=True)
+    """Tell a person one line, on stderr, without its middle where a name in it is too long."""
+    text = short(printable(short(message, _LONGEST_LINE)), _LONGEST_LINE)
+    click.echo(f"lbyl-onnx: {text}", err=True)
 
 
 @contextmanager
