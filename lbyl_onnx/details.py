@@ -16,6 +16,7 @@ from lbyl_onnx.costs import node_macs
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.profiling import kernel_times, layer_times
+from lbyl_onnx.reading import open_regular
 from lbyl_onnx.runtime import Probe, run_batches
 
 # Pairs of output values that are kept for the scatter.
@@ -181,9 +182,9 @@ def model_files(path: Path) -> Sequence[Path]:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a regular file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
