@@ -8,6 +8,7 @@ import io
 import json
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -174,7 +175,11 @@ def run_cell(cell: Cell) -> Outcome | Failure:
         files = open_source(cell.model)
         if _model_digest(cell.model) != cell.digest:
             raise ModelError(f"{cell.model} is not the file here that the sweep began with")
-        with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
+        with (
+            # A worker's stderr is the user's: only what is raised is told there.
+            warnings.catch_warnings(action="ignore"),
+            tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder,
+        ):
             output = Path(folder) / "compressed.onnx"
             result = compress(cell.model, output, config=config)
             provider = runtime.provider_name(config.provider)
