@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.config import Config
     from lbyl_onnx.errors import (
         CompensationError,
+        InstallationError,
         LbylOnnxError,
         ModelError,
         NothingToPruneError,
@@ -43,6 +44,7 @@ __all__ = [
     "GroupReport",
     "GroupView",
     "Inspection",
+    "InstallationError",
     "LbylOnnxError",
     "ModelError",
     "NothingToPruneError",
@@ -67,6 +69,7 @@ _HOMES = {
     "config": ("Config",),
     "errors": (
         "CompensationError",
+        "InstallationError",
         "LbylOnnxError",
         "ModelError",
         "NothingToPruneError",

@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from lbyl_onnx.arrays import open_arrays
 from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.facts import Array
 from lbyl_onnx.image_files import find_images, form_of, open_images
 from lbyl_onnx.images import Layout
-from lbyl_onnx.model_io import first_line
+from lbyl_onnx.text import listed
 
 # More samples than this are left out: moments gain little beyond a few hundred images.
 LIMIT = 512
 # Values looked at together when arrays are checked.
 BLOCK = 1 << 22
-# Bytes to which the arrays of an .npz may unpack.
-LARGEST_ARCHIVE = 1 << 30
-# What NumPy raises for a file that is damaged or holds Python objects: of its header, of archives
-# (RuntimeError where one is encrypted or packed in an unknown way), of a shape beyond the memory.
-_ARRAY_ERRORS = (
-    ValueError,
-    EOFError,
-    OSError,
-    MemoryError,
-    RuntimeError,
-    SyntaxError,
-    TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -228,40 +210,13 @@ def _open_arrays(path: Path, inputs: Sequence[Input], limit: int, seed: int) -> 
 
 def _load(path: Path, inputs: Sequence[Input]) -> dict[str, Array]:
     """Return the arrays by the names of the inputs, whatever they are like."""
-    try:
-        if path.suffix.lower() == ".npy":
-            return _named(path, np.load(path, mmap_mode="r", allow_pickle=False), inputs)
-        with path.open("rb") as file:  # numpy would leave a damaged archive open
-            return _named(path, np.load(file, allow_pickle=False), inputs)
-    except _ARRAY_ERRORS as error:
-        raise CalibrationError(
-            f"{path} cannot be read: {first_line(error)}; if it is not damaged, write it anew with "
-            "numpy.savez or numpy.save, as arrays of numbers, not of Python objects"
-        ) from error
+    file = open_arrays(path)
+    wanted = _wanted(path, file.names, inputs)
+    found = file.read(set(wanted.values()))
+    return {name: found[held] for name, held in wanted.items()}
 
 
-def _named(path: Path, loaded: Array | NpzFile, inputs: Sequence[Input]) -> dict[str, Array]:
-    if isinstance(loaded, np.ndarray):
-        return dict.fromkeys(_wanted(path, [""], inputs), loaded)
-    with loaded as file:
-        wanted = _wanted(path, file.files, inputs)
-        _check_unpacked(path, file, set(wanted.values()))
-        return {name: file[held] for name, held in wanted.items()}
-
-
-def _check_unpacked(path: Path, archive: NpzFile, names: set[str]) -> None:
-    """Refuse arrays too large to unpack: zeros shrink a thousandfold."""
-    entries = [] if archive.zip is None else archive.zip.infolist()
-    members = {entry.filename: entry.file_size for entry in entries}
-    size = sum(members.get(f"{name}.npy", 0) + members.get(name, 0) for name in names)
-    if size > LARGEST_ARCHIVE:
-        raise CalibrationError(
-            f"{path} unpacks to {size:,} bytes, of {LARGEST_ARCHIVE:,} at most; take fewer "
-            "samples, or save an .npy, which is not read as a whole"
-        )
-
-
-def _wanted(path: Path, held: list[str], inputs: Sequence[Input]) -> dict[str, str]:
+def _wanted(path: Path, held: Sequence[str], inputs: Sequence[Input]) -> dict[str, str]:
     """Return the name of the array for each input."""
     if not held:
         raise CalibrationError(f"{path} holds no arrays; give one for each input of the model")
@@ -269,7 +224,7 @@ def _wanted(path: Path, held: list[str], inputs: Sequence[Input]) -> dict[str, s
         return {inputs[0].name: held[0]}
     missing = [i.name for i in inputs if i.name not in held]
     if missing:
-        names = ", ".join(held) if held != [""] else "one array without a name"
+        names = listed(held) if tuple(held) != ("",) else "one array without a name"
         raise CalibrationError(
             f"{path} holds no array for {', '.join(missing)}, but {names}; give an .npz with the "
             "arrays named after the model's inputs"
@@ -277,10 +232,8 @@ def _wanted(path: Path, held: list[str], inputs: Sequence[Input]) -> dict[str, s
     return {i.name: i.name for i in inputs}
 
 
-def _check_array(path: Path, i: Input, array: object) -> None:
+def _check_array(path: Path, i: Input, array: Array) -> None:
     """Refuse an array whose shape or type is not what the input takes."""
-    if not isinstance(array, np.ndarray):
-        raise CalibrationError(f"{path} holds no array for input {i.name}; write it with numpy")
     sides = zip(array.shape[1:], i.shape[1:], strict=False)
     if array.ndim != len(i.shape) or any(s not in (None, given) for given, s in sides):
         wanted = ", ".join(["samples", *("any" if s is None else str(s) for s in i.shape[1:])])

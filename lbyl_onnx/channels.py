@@ -13,8 +13,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from lbyl_onnx.counting import count_channels, counted, freeze_unsized
+from lbyl_onnx.errors import OptionError
 from lbyl_onnx.facts import DEFAULT_DOMAINS, GraphFacts
 from lbyl_onnx.labels import FIXED, Freeze, Labels, Role, Slot
+from lbyl_onnx.option_types import shown
 from lbyl_onnx.rules import PRODUCING, RULES, LabelFlow, NodeView, Sizes, no_rule
 
 Scope = Literal["inner", "all"]
@@ -162,6 +164,11 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
     -------
     ChannelMap
         Groups whose channels can be removed, refusals for all others.
+
+    Raises
+    ------
+    OptionError
+        Where a glob of the selection matches no producer.
     """
     flow = LabelFlow()
     tensors: dict[str, Labels] = {}
@@ -178,6 +185,7 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
             labels = np.unique(tensors[output.name])
             flow.freezes.append(Freeze(labels, "they are an output of the graph", producer))
     freeze_unsized(graph, flow, tensors)
+    _check_globs(graph, flow, selection)
     groups, refusals = _gather(graph, flow, selection)
     return ChannelMap(
         tuple(groups),
@@ -187,6 +195,21 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
         tensors,
         flow.coupling.roots(),
     )
+
+
+def _check_globs(graph: gs.Graph, flow: LabelFlow, selection: Selection) -> None:
+    """Refuse a glob that means no layer: a slip of the pen would prune another selection."""
+    if not (selection.include or selection.exclude):
+        return
+    slots = (slot for slot in flow.slots if slot.role is Role.PRODUCER)
+    names = {node_name(graph.nodes[slot.node]) for slot in slots}
+    for option, globs in (("include", selection.include), ("exclude", selection.exclude)):
+        for glob in globs:
+            if not any(fnmatchcase(name, glob) for name in names):
+                raise OptionError(
+                    f"--{option} {shown(glob)} matches no layer that produces channels; "
+                    "lbyl-onnx inspect lists them"
+                )
 
 
 def _interpret(

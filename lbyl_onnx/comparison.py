@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx import model_io, runtime, timing
+from lbyl_onnx.arrays import open_arrays
 from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
 from lbyl_onnx.facts import Array
 from lbyl_onnx.input_shapes import Given, shapes_given
 from lbyl_onnx.sessions import Signature
+from lbyl_onnx.text import listed, short
 from lbyl_onnx.verify import Fidelity, fidelity
 
 # Samples that are run at once where a model takes as many as it is given.
@@ -96,8 +98,7 @@ def compare_models(
         raise OptionError("input shapes are of random inputs; leave them out beside a file")
     one, two = Path(original), Path(compressed)
     name = runtime.provider_name(provider)
-    for path in (one, two):
-        model_io.check_source(path)
+    sources = [model_io.check_source(path) for path in (one, two)]
     first, second = (runtime.signature(path, name) for path in (one, two))
     if [kind[:2] for kind in first.inputs] != [kind[:2] for kind in second.inputs] or [
         kind[:2] for kind in first.outputs
@@ -116,6 +117,8 @@ def compare_models(
     near = fidelity(before, after)
     _check(before, after)
     latency = timing.paired(one, two, name, feeds[0])
+    for source in sources:
+        source.check_unchanged()
     agreement = near.cosine if near.top1_agreement is None else near.top1_agreement
     return Comparison(
         name,
@@ -132,31 +135,45 @@ def _read(
     path: Path, signature: Signature, labels: str | None
 ) -> tuple[dict[str, Array], NDArray[np.int64] | None]:
     """Arrays for each input, in its type, and the labels."""
-    if not zipfile.is_zipfile(path):
-        raise CalibrationError(f"{path} is no .npz; give one with an array for each input")
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            stored = {name: data[name] for name in data.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CalibrationError(f"{path} cannot be read as .npz: {error}") from error
+    file = open_arrays(path)
     names = [name for name, _, _ in signature.inputs]
-    missing = [name for name in (*names, *([labels] if labels else [])) if name not in stored]
-    if missing:
-        raise CalibrationError(
-            f"{path} holds {', '.join(sorted(stored)) or 'nothing'}, but not {', '.join(missing)}"
-        )
     used = [*names, *([labels] if labels else [])]
-    lengths = {len(stored[name]) if stored[name].ndim else 0 for name in used}
+    missing = [name for name in used if name not in file.names]
+    if missing:
+        held = "one array without a name" if file.mapped else listed(file.names) or "nothing"
+        raise CalibrationError(
+            f"{path} holds {held}, but not {listed(missing)}; give an .npz with an array for each "
+            "input, by its name"
+        )
+    headers = {name: file.header(name) for name in used}
+    lengths = {header.shape[0] if header.shape else 0 for header in headers.values()}
     if len(lengths) != 1 or 0 in lengths:
-        raise CalibrationError(f"{path}: {', '.join(used)} must have the same number of samples")
+        raise CalibrationError(f"{path}: {listed(used)} must have the same number of samples")
+    if labels and (len(headers[labels].shape) != 1 or headers[labels].dtype.kind not in "iu"):
+        raise CalibrationError(f"{path}: {labels} must be one whole number for each sample")
+    stored = file.read(used)
     arrays = {
-        name: stored[name].astype(runtime.dtype_of(kind)) for name, kind, _ in signature.inputs
+        name: _cast(path, name, stored[name], runtime.dtype_of(kind))
+        for name, kind, _ in signature.inputs
     }
     if labels is None:
         return arrays, None
-    if stored[labels].ndim != 1 or stored[labels].dtype.kind not in "iu":
-        raise CalibrationError(f"{path}: {labels} must be one whole number for each sample")
     return arrays, stored[labels].astype(np.int64)
+
+
+def _cast(path: Path, name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return an array in an input's type, which must hold its values."""
+    if array.dtype.kind not in "biuf":
+        raise CalibrationError(f"{path}: {short(name)} holds {array.dtype}; give numbers")
+    with np.errstate(all="ignore"):  # what does not fit is refused
+        cast = array.astype(dtype)
+        fits = np.isfinite(cast) | ~np.isfinite(array) if dtype.kind == "f" else cast == array
+    if not np.all(fits):
+        raise CalibrationError(
+            f"{path}: {short(name)} holds values that do not fit {dtype}, which the model takes; "
+            "leave these samples out"
+        )
+    return cast
 
 
 def _batches(arrays: Mapping[str, Array], signature: Signature) -> Iterator[Mapping[str, Array]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,6 +17,7 @@ from lbyl_onnx.hardware import Hardware
 from lbyl_onnx.images import Layout
 from lbyl_onnx.importance import Criterion
 from lbyl_onnx.input_shapes import Given, shapes_given
+from lbyl_onnx.option_types import READERS, shown
 
 Method = Literal["none", "nm", "lbyl", "lbyl+"]
 Choice = Literal["auto", "obs", "l2", "l1", "gm", "random"]
@@ -26,6 +27,9 @@ Allocation = Literal["uniform", "auto"]
 @dataclass(frozen=True)
 class Config:
     """What a person can choose.
+
+    Values of another type become their own where the meaning is obvious: one glob for a tuple of
+    globs, a dict for pairs, NumPy's numbers for Python's. Others raise OptionError.
 
     Parameters
     ----------
@@ -121,8 +125,9 @@ class Config:
         Raises
         ------
         OptionError
-            For one that is outside what it may be.
+            For one that is outside what it may be, or of another type.
         """
+        self._read_types()
         self._check_counts()
         object.__setattr__(self, "input_shape", shapes_given(self.input_shape))
         for name in ("lambda1", "lambda2"):
@@ -157,12 +162,25 @@ class Config:
         if (self.mean or self.std) and self.calibration is None:
             raise OptionError("mean and std are of calibration images; give calibration too")
 
+    def _read_types(self) -> None:
+        """Give each value its type where its meaning is obvious: a single glob becomes a tuple."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
+            try:
+                object.__setattr__(self, field.name, READERS[field.name](value))
+            except TypeError as error:
+                raise OptionError(f"{field.name} is {shown(value)}; give {error}") from error
+
     def _check_counts(self) -> None:
         """Check what says how many channels go."""
         goal = self.goal
-        for ratio in (goal.value if goal.kind == "ratio" else 0.0, *dict(self.ratio_for).values()):
+        ratios = [("ratio", goal.value if goal.kind == "ratio" else 0.0)]
+        ratios += [(f"ratio_for {shown(glob)}", ratio) for glob, ratio in self.ratio_for]
+        for name, ratio in ratios:
             if not 0.0 <= ratio < 1.0:
-                raise OptionError(f"ratio is {ratio}; give a number from 0 to below 1")
+                raise OptionError(f"{name} is {ratio}; give a number from 0 to below 1")
         if goal.kind == "fidelity" and not 0.0 < goal.value < 1.0:
             raise OptionError(f"fidelity is {goal.value}; give a number above 0 and below 1")
         for name, count in (("min_channels", self.min_channels), *self.keep_for):

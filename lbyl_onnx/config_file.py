@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,10 +13,16 @@ from typing import Any
 
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.input_shapes import read_shapes
+from lbyl_onnx.model_io import first_line
+from lbyl_onnx.option_types import READERS, shown
+from lbyl_onnx.reading import read_bounded
+from lbyl_onnx.text import short
 
-Read = Callable[[object], Any]
-"""Gives a value its type; raises TypeError for another one."""
+# Bytes of a file of options; a hundred globs take a few thousand.
+LARGEST = 1 << 16
+# Dots outside of texts, in numbers and between the parts of keys.
+MOST_DOTS = 2000
+_NAMES = tuple(field.name for field in fields(Config))
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -37,86 +44,49 @@ def read_options(path: Path) -> dict[str, Any]:
         When the file cannot be read, or holds a key or a type that it may not.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        document = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        document = _parsed(path, read_bounded(path, LARGEST).decode("utf-8"))
     except OSError as error:
         raise OptionError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # of both parsers, and of text that is not UTF-8
-        raise OptionError(f"{path} cannot be read: {error}") from error
+        raise OptionError(f"{path} cannot be read: {short(first_line(error))}") from error
     if not isinstance(document, Mapping):
         raise OptionError(f"{path} holds no table of options")
     options: dict[str, Any] = {}
     for key, value in document.items():
         name = str(key).replace("-", "_")
-        if name not in _READ:
-            near = get_close_matches(name, _READ, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it may hold {', '.join(_READ)}"
-            raise OptionError(f"{path}: unknown key {key!r}; {hint}")
+        if name not in _NAMES:
+            near = get_close_matches(short(name), _NAMES, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it may hold {', '.join(_NAMES)}"
+            raise OptionError(f"{path}: unknown key {shown(key)}; {hint}")
         if name in options:
             raise OptionError(f"{path}: {name} is given twice")
         try:
-            options[name] = _READ[name](value)
+            options[name] = READERS[name](value)
         except TypeError as error:
-            raise OptionError(f"{path}: {key} is {value!r}; give {error}") from error
+            raise OptionError(f"{path}: {key} is {shown(value)}; give {error}") from error
     return options
 
 
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("a number")
-    return float(value)
+def _parsed(path: Path, text: str) -> object:
+    """Parse a file's text, of bounded depth: both parsers call themselves at each level."""
+    try:
+        if path.suffix.lower() == ".json":
+            return json.loads(text, object_pairs_hook=_once)
+        # A key of n parts takes tomllib n^2 steps; options are parts of one table.
+        if _STRING.sub("", text).count(".") > MOST_DOTS:
+            raise ValueError(f"it holds more than {MOST_DOTS:,} dots")
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
-def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError("a whole number")
-    return value
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {shown(twice)} is given twice")
+    return found
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("a text")
-    return value
-
-
-def _amount(value: object) -> str | float:
-    return value if isinstance(value, str) else _number(value)
-
-
-def _step(value: object) -> int | str:
-    return value if isinstance(value, str) else _whole(value)
-
-
-def _list(read: Read) -> Read:
-    def items(value: object) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise TypeError("a list")
-        return tuple(read(item) for item in value)
-
-    return items
-
-
-def _table(read: Read) -> Read:
-    def pairs(value: object) -> tuple[tuple[str, Any], ...]:
-        if not isinstance(value, Mapping):
-            raise TypeError("a table by glob")
-        return tuple((str(glob), read(item)) for glob, item in value.items())
-
-    return pairs
-
-
-_TYPES: dict[str, Read] = {
-    **dict.fromkeys(("seed", "min_channels"), _whole),
-    **dict.fromkeys(("macs", "params", "size", "latency"), _amount),
-    **dict.fromkeys(("include", "exclude"), _list(_text)),
-    **dict.fromkeys(("mean", "std"), _list(_number)),
-    "input_shape": read_shapes,
-    "round_to": _step,
-    "ratio_for": _table(_number),
-    "keep_for": _table(_whole),
-}
-_NUMBERS = ("ratio", "fidelity", "lambda1", "lambda2", "cosine_threshold", "cosine_weight")
-_READ: dict[str, Read] = {
-    field.name: _TYPES.get(field.name, _number if field.name in _NUMBERS else _text)
-    for field in fields(Config)
-}
+_STRING = re.compile(r"""'[^'\n]*'|"(?:[^"\\\n]|\\.)*\"""")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from lbyl_onnx import model_io
 from lbyl_onnx.costs import node_macs
-from lbyl_onnx.external_data import TensorReader, all_tensors, is_external
+from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.profiling import kernel_times, layer_times
+from lbyl_onnx.reading import open_regular
 from lbyl_onnx.runtime import Probe, run_batches
 
 # Pairs of output values that are kept for the scatter.
@@ -176,20 +177,14 @@ def file_hashes(path: Path) -> tuple[FileHash, ...]:
 
 def model_files(path: Path) -> Sequence[Path]:
     """Return the files that a model lies in, its own first."""
-    model = onnx.load(path, load_external_data=False)
-    read = TensorReader(path)
-    data = {read.region(t).file for t in _external(model)}
-    return [path, *sorted(data)]
-
-
-def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    return (tensor for tensor in all_tensors(model) if is_external(tensor))
+    files = [file for file, _ in model_io.open_source(path).files]
+    return [path, *(file for file in files if file != path)]
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a regular file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -9,6 +9,10 @@ class LbylOnnxError(Exception):
     exit_code = 1
 
 
+class InstallationError(LbylOnnxError):
+    """A package that the tool needs is broken."""
+
+
 class ModelError(LbylOnnxError):
     """The input is not a model that can be read, checked or run."""
 

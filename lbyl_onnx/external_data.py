@@ -8,7 +8,8 @@ to; all links resolved (onnxruntime, `ValidateExternalDataPath`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lbyl_onnx.errors import ModelError
+from lbyl_onnx.reading import open_regular
 
 Array = NDArray[np.generic]
 # A file of external data may be read this many times over, for weights that are tied.
@@ -28,6 +30,24 @@ LONGEST_NUMBER = 20
 LONGEST_LOCATION = 1024
 # Types of less than a byte are packed: their size is no multiple of the item size.
 _PACKED = {"INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"}
+
+
+State = tuple[int, ...]
+"""What tells a file from another, and from itself before a change."""
+
+
+def file_state(found: os.stat_result) -> State:
+    """Return what tells whether a file has been changed or replaced.
+
+    The time of the last change of the inode is among it: nobody can set it, and it moves when a
+    file is renamed, so that one which was put aside and back is noticed, too.
+    """
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def changed(model: Path, file: Path) -> ModelError:
+    """Return the error for a file of a model that is no longer what it was."""
+    return ModelError(f"{model}: {file.name} changed while it was read; run it again")
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -58,9 +78,13 @@ class TensorReader:
     ----------
     model
         Path of the model's file.
+    known
+        What each file of external data was when the model was first read; a file that is another
+        one now is not read. None to read whatever is there.
     """
 
     model: Path
+    known: Mapping[Path, State] | None = None
 
     def __call__(self, tensor: TensorProto) -> Array:
         """Return a tensor's values; those of external data are mapped, not copied.
@@ -68,7 +92,8 @@ class TensorReader:
         Raises
         ------
         ModelError
-            When its external data lies where it may not, or is not what its shape says.
+            When its external data lies where it may not, is not what its shape says, or is not
+            what it was.
         """
         if not is_external(tensor):
             try:
@@ -82,7 +107,18 @@ class TensorReader:
         shape = tuple(tensor.dims)
         if region.length == 0:
             return np.empty(shape, dtype)
-        return np.memmap(region.file, dtype, "r", region.offset, shape)
+        try:
+            with open_regular(region.file) as stream:
+                self._check_known(region.file, file_state(os.fstat(stream.fileno())))
+                return np.memmap(stream, dtype, "r", region.offset, shape)
+        except OSError as error:
+            raise self._wrong(tensor.name, f"cannot be read: {error.strerror}") from error
+        except ValueError as error:  # what is mapped lies behind the end
+            raise changed(self.model, region.file) from error
+
+    def _check_known(self, file: Path, state: State) -> None:
+        if self.known is not None and self.known.get(file) != state:
+            raise changed(self.model, file)
 
     def region(self, tensor: TensorProto) -> Region:
         """Return where a tensor's bytes lie, once it is known that they may be read.
@@ -94,7 +130,9 @@ class TensorReader:
         """
         entries = {entry.key: entry.value for entry in tensor.external_data}
         file = self._file(tensor.name, entries.get("location", ""))
-        size = file.stat().st_size
+        found = file.stat()
+        self._check_known(file, file_state(found))
+        size = found.st_size
         needed = self._bytes(tensor)
         offset = self._number(tensor.name, "offset", entries.get("offset", "0"))
         length = self._number(tensor.name, "length", entries.get("length", str(needed)))
@@ -122,8 +160,13 @@ class TensorReader:
             raise self._wrong(name, f"has location {location!r}, which is no relative path")
         if len(location) > LONGEST_LOCATION:
             raise self._wrong(name, f"has location {location[:40]!r}.., which is no file")
-        file = (self.model.parent / location).resolve()
-        folders = {self.model.parent.resolve(), self.model.resolve().parent}
+        try:
+            file = (self.model.parent / location).resolve()
+            folders = {self.model.parent.resolve(), self.model.resolve().parent}
+        except (OSError, RuntimeError) as error:  # RuntimeError before Python 3.13
+            raise self._wrong(
+                name, f"has location {location!r}, a link that leads to itself"
+            ) from error
         if not any(file.is_relative_to(folder) for folder in folders):
             raise self._wrong(name, f"has location {location!r}, which leads out of its folder")
         if not file.is_file():

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from lbyl_onnx.onnx_runtime import ort
 from lbyl_onnx.sessions import CPU, RUN_ERRORS, options
 
 Hardware = Literal["host", "avx2", "avx512", "neon", "cuda", "tensorrt-fp16", "tensorrt-int8"]

@@ -9,12 +9,24 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lbyl_onnx.channels import Refusal
 from lbyl_onnx.charts import STYLE, Axis, scatter
 from lbyl_onnx.details import Details, Layer
 from lbyl_onnx.pipeline import CompressResult, GroupReport
 from lbyl_onnx.report import described, told
-from lbyl_onnx.text import count, milliseconds, printable, share, short_count, size
+from lbyl_onnx.text import (
+    LONGEST_GROUP,
+    count,
+    listed,
+    milliseconds,
+    printable,
+    share,
+    short,
+    short_count,
+    size,
+)
+
+# Characters of any one text of the page: a list of names, the command line.
+_LONGEST_TEXT = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(count=count, size=size, share=share)
+    environment.globals.update(count=count, size=size, share=share, listed=listed, named=_named)
     return environment.get_template("report.html.j2").render(
         result=result,
         details=details,
@@ -129,9 +141,17 @@ def as_html(result: CompressResult, origin: Origin) -> str:
     )
 
 
+def _named(names: str) -> str:
+    """Return a group's or a layer's name, shortened."""
+    return short(names, LONGEST_GROUP)
+
+
 def _harmless(value: object) -> object:
-    """Spell out control characters of whatever text enters the page; it is escaped after that."""
-    return printable(value) if type(value) is str else value
+    """Make whatever text enters the page harmless: of bounded length, control characters spelled.
+
+    It is escaped after that.
+    """
+    return printable(short(value, _LONGEST_TEXT)) if type(value) is str else value
 
 
 def _figures(result: CompressResult) -> list[Figure]:
@@ -167,7 +187,7 @@ def _latency(before: float | None, after: float | None) -> Figure | None:
 
 def _rows(result: CompressResult, details: Details) -> list[Row]:
     widest = max((layer.channels_before for layer in details.layers), default=1) or 1
-    rows = []
+    rows, states = [], _states(result)
     for layer in details.layers:
         # By the square root of the width: the narrow layers at a network's start stay visible.
         length = 100 * math.sqrt(layer.channels_before / widest)
@@ -177,7 +197,7 @@ def _rows(result: CompressResult, details: Details) -> list[Row]:
                 layer,
                 length * kept,
                 length * (1 - kept),
-                *_state(layer, result.groups, result.refusals),
+                *states.get(layer.name, ("reads", "")),
                 _figure("MACs", layer.macs_before, layer.macs_after, short_count),
                 _latency(layer.ms_before, layer.ms_after),
             )
@@ -185,22 +205,22 @@ def _rows(result: CompressResult, details: Details) -> list[Row]:
     return rows
 
 
-def _state(
-    layer: Layer, groups: Sequence[GroupReport], refusals: Sequence[Refusal]
-) -> tuple[str, str]:
-    for group in groups:
-        if _names(group.name, layer.name):
-            restored = "not restored" if group.restored == "none" else f"by {group.restored}"
-            return "pruned", restored
-    for refusal in refusals:
-        if _names(refusal.name, layer.name):
-            return "left", refusal.reason
-    return "reads", ""
+def _states(result: CompressResult) -> dict[str, tuple[str, str]]:
+    """State and note of each layer that is named by a group or a refusal, by its name."""
+    found: dict[str, tuple[str, str]] = {}
+    for group in result.groups:
+        restored = "not restored" if group.restored == "none" else f"by {group.restored}"
+        for name in _producers(group.name):
+            found.setdefault(name, ("pruned", restored))
+    for refusal in result.refusals:
+        for name in _producers(refusal.name):
+            found.setdefault(name, ("left", refusal.reason))
+    return found
 
 
-def _names(names: str, name: str) -> bool:
-    """Whether a group's name, the names of its producers with commas between, has one name."""
-    return f", {name}, " in f", {names}, "
+def _producers(names: str) -> tuple[str, ...]:
+    """Return the names in a group's name, which has commas between them; one may hold commas."""
+    return (names, *names.split(", "))
 
 
 def _predicted(groups: Sequence[GroupReport]) -> list[tuple[GroupReport, float]]:

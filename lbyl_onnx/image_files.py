@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.bounds import bounded, seconds_for
-from lbyl_onnx.errors import CalibrationError, OptionError
+from lbyl_onnx.errors import CalibrationError, LbylOnnxError, OptionError
 from lbyl_onnx.facts import Array
 from lbyl_onnx.images import Layout, image_layout
 from lbyl_onnx.model_io import first_line
+from lbyl_onnx.reading import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -29,8 +29,9 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pixels are known before a picture is decoded; decoded it takes up to twelve bytes for each.
 MOST_PIXELS = 1 << 26
-# What decoders raise for a damaged file, beside Pillow's own DecompressionBombError.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+# Pixels of all images that are read together: 512 of 33 megapixels. A few kilobytes unpack to
+# MOST_PIXELS, and they are decoded several times.
+MOST_IN_ALL = 1 << 34
 # The tag of EXIF that says how a picture lies, and its values for one on its side.
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
 # Modes of 8 bits a channel, and those that Pillow makes 8 bits without loss.
@@ -167,15 +168,23 @@ def open_images(files: Sequence[Path], form: ImageForm) -> ImageFiles:
     Raises
     ------
     CalibrationError
-        When Pillow is missing, a file is no image, or a side is open and the images differ.
+        When Pillow is missing, a file is no image, they hold more than `MOST_IN_ALL` pixels, or a
+        side is open and the images differ.
     """
     sizes: dict[tuple[int, int], Path] = {}
+    pixels = 0
     for file in files:
         with _opened(file) as picture:
             width, height = picture.size
             if picture.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
                 width, height = height, width
             sizes.setdefault((width, height), file)
+            pixels += width * height
+        if pixels > MOST_IN_ALL:
+            raise CalibrationError(
+                f"{file} and those before it have {pixels:,} pixels, of {MOST_IN_ALL:,} at most; "
+                "make the images smaller, or take fewer"
+            )
     if len(sizes) > 1 and None in (form.height, form.width):
         (one, first), (other, second) = list(sizes.items())[:2]
         raise CalibrationError(
@@ -217,10 +226,11 @@ def _decoded(file: Path) -> Iterator[Picture]:
     """Open an image; what its decoder raises while it is open becomes one clear error."""
     library = _pillow()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", library.DecompressionBombWarning)
-            opened = library.open(file, formats=FORMATS)
-        with opened as picture:
+        with (
+            warnings.catch_warnings(action="ignore"),  # of large images, of odd metadata
+            open_regular(file) as stream,
+            library.open(stream, formats=FORMATS) as picture,
+        ):
             if picture.width * picture.height > MOST_PIXELS:
                 raise CalibrationError(
                     f"{file} has {picture.width} x {picture.height} pixels, of {MOST_PIXELS:,} at "
@@ -231,7 +241,9 @@ def _decoded(file: Path) -> Iterator[Picture]:
                     f"{file} has pixels of mode {picture.mode}; save it with 8 bits a channel"
                 )
             yield picture
-    except (*_DECODING_ERRORS, library.DecompressionBombError) as error:
+    except LbylOnnxError:
+        raise
+    except Exception as error:  # decoders raise what they like for a damaged file
         raise CalibrationError(
             f"{file} cannot be decoded: {first_line(error)}; mend it or take it away"
         ) from error

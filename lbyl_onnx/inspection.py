@@ -29,7 +29,6 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs, node_macs
 from lbyl_onnx.counted_costs import counted_macs, counted_parameters
 from lbyl_onnx.curves import curves, ways_out
-from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.importance import kept_count
 from lbyl_onnx.input_shapes import Given, shapes_given
@@ -146,11 +145,13 @@ def inspect(
     Raises
     ------
     LbylOnnxError
-        When the model cannot be read or run, or it is quantised.
+        When the model cannot be read or run, it is quantised, or an option's value is outside what
+        it may be.
     """
     given = shapes_given(input_shape)
+    config = Config(scope=scope, provider=provider)
     with model_io.on_disk(model) as path:
-        model_io.check_source(path)
+        files = model_io.check_source(path)
         name = runtime.provider_name(provider)
         probe = runtime.probe(path, name, 0, given=given) if sensitivity else None
         shapes = (
@@ -158,17 +159,18 @@ def inspect(
             if probe is None
             else (probe.first, probe.second)
         )
-        proto, _ = model_io.load_model(path)
-        facts = GraphFacts(proto, *shapes, TensorReader(path))
+        proto = files.load()
+        facts = GraphFacts(proto, *shapes, files.reader)
         graph = to_graph(proto)
         refuse_quantised(graph)
         channels = find_channels(graph, facts, Selection(scope=scope))
         views = tuple(_view(proto, graph, facts, group) for group in channels.groups)
         if probe is not None:
-            stages = Stages(proto, TensorReader(path), graph, facts, channels)
-            found = _predicted(stages, probe, Config(scope=scope, provider=provider))
+            stages = Stages(proto, files.reader, graph, facts, channels)
+            found = _predicted(stages, probe, config)
             pairs = zip(channels.groups, views, strict=True)
             views = tuple(replace(view, predicted=found.get(g.key, ())) for g, view in pairs)
+        files.check_unchanged()
         reach = _reach(proto, graph, facts, channels)
         return Inspection(count_costs(proto, facts), reach, views, channels.refusals)
 

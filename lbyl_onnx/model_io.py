@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,17 @@ from google.protobuf.message import DecodeError
 from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.complexity import check_count
 from lbyl_onnx.draft import LARGEST_MESSAGE, copy_field, write_message
-from lbyl_onnx.errors import ModelError, OutputError
-from lbyl_onnx.external_data import TensorReader, all_tensors, check_regions, is_external
+from lbyl_onnx.errors import LbylOnnxError, ModelError, OutputError
+from lbyl_onnx.external_data import (
+    State,
+    TensorReader,
+    all_tensors,
+    changed,
+    check_regions,
+    file_state,
+    is_external,
+)
+from lbyl_onnx.reading import open_regular
 from lbyl_onnx.staging import scratch
 
 # Initializers with more elements are left out of what the checker sees; none of them is a shape.
@@ -41,15 +50,28 @@ class Source:
 
     path: Path
     size: int
-    files: tuple[tuple[Path, tuple[int, ...]], ...]
+    files: tuple[tuple[Path, State], ...]
+
+    def load(self) -> onnx.ModelProto:
+        """Read the model again; see `load_model`.
+
+        Raises
+        ------
+        ModelError
+            When its file is no longer what was read at first.
+        """
+        return _load(self.path, dict(self.files))[0]
+
+    @property
+    def reader(self) -> TensorReader:
+        """Reads the tensors of the files that were read at first, and of no others."""
+        return TensorReader(self.path, dict(self.files))
 
     def check_unchanged(self) -> None:
         """Raise ModelError where a file is no longer what was read at first."""
         for file, before in self.files:
             if _state(file) != before:
-                raise ModelError(
-                    f"{self.path}: {file.name} changed while it was read; run it again"
-                )
+                raise changed(self.path, file)
 
     def check_apart(self, output: Path) -> None:
         """Raise OutputError where an output would take the place of a file of the model."""
@@ -58,12 +80,11 @@ class Source:
                 raise OutputError(f"{output} holds weights of {self.path}; give another output")
 
 
-def _state(file: Path) -> tuple[int, ...]:
+def _state(file: Path) -> State:
     try:
-        found = file.stat()
+        return file_state(file.stat())
     except OSError:
         return ()
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def check_source(path: Path) -> Source:
@@ -75,16 +96,41 @@ def check_source(path: Path) -> Source:
         When it is no file, onnx's checker rejects what it holds, or its external data lies where it
         may not.
     """
+    source, model = _opened(path)
+    with _explained(path):
+        onnx.checker.check_model(_checkable(path, model))
+    return source
+
+
+def open_source(path: Path) -> Source:
+    """Return a model's files as they are now, without onnx's checker.
+
+    Raises
+    ------
+    ModelError
+        When it is no file, cannot be parsed, or its external data lies where it may not.
+    """
+    return _opened(path)[0]
+
+
+def _opened(path: Path) -> tuple[Source, onnx.ModelProto]:
+    check_name(path, ModelError)
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ModelError(f"{path} {what}; give the path of an .onnx file")
-    if not _is_text(path):
-        raise ModelError(f"the name of {path} is not UTF-8, as onnx wants it; rename it")
-    model, files = _load(path)
-    marked = tuple((file, _state(file)) for file in sorted(files))
-    with _explained(path):
-        onnx.checker.check_model(_checkable(path, model))
-    return Source(path, sum(file.stat().st_size for file in files), marked)
+    model, states = _load(path)
+    size = sum(file.stat().st_size for file in states)
+    return Source(path, size, tuple(sorted(states.items()))), model
+
+
+def check_name(path: Path, kind: type[LbylOnnxError]) -> None:
+    """Raise an error of this kind for a path that onnx and ONNX Runtime cannot be given."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # bytes that are no text: Python holds them as surrogates
+        raise kind(
+            f"{path}: its name is not UTF-8, as onnx and ONNX Runtime take it; rename it"
+        ) from error
 
 
 def check_fully(path: Path) -> None:
@@ -123,8 +169,8 @@ def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
         When the file cannot be read, holds no nodes or too many, or has external data where it
         may not.
     """
-    model, files = _load(path)
-    return model, sum(file.stat().st_size for file in files)
+    model, states = _load(path)
+    return model, sum(file.stat().st_size for file in states)
 
 
 def stored_bytes(path: Path) -> int:
@@ -133,27 +179,33 @@ def stored_bytes(path: Path) -> int:
     return size if size > LARGEST_SKELETON else load_model(path)[1]
 
 
-def _load(path: Path) -> tuple[onnx.ModelProto, set[Path]]:
-    """Read a model; return it and the files that hold it."""
+def _load(
+    path: Path, known: Mapping[Path, State] | None = None
+) -> tuple[onnx.ModelProto, dict[Path, State]]:
+    """Read a model; return it and the files that hold it, which must be those that are known."""
     with _explained(path):
-        if path.stat().st_size > LARGEST_MESSAGE:
-            raise ModelError(
-                f"{path} is larger than 2 GiB, the most one message can hold; export it with "
-                "external data"
-            )
-        model = onnx.load(path, load_external_data=False)
+        with open_regular(path) as file:
+            state = file_state(os.fstat(file.fileno()))
+            if known is not None and known.get(path) != state:
+                raise changed(path, path)
+            if os.fstat(file.fileno()).st_size > LARGEST_MESSAGE:
+                raise ModelError(
+                    f"{path} is larger than 2 GiB, the most one message can hold; export it with "
+                    "external data"
+                )
+            model = onnx.ModelProto.FromString(file.read())
         check_count(path, model)
-        read = TensorReader(path)
+        read = TensorReader(path, known)
         external = [tensor for tensor in all_tensors(model) if is_external(tensor)]
         regions = [(tensor.name, read.region(tensor)) for tensor in external]
-        files = {path} | check_regions(path, regions)
+        states = {file: _state(file) for file in check_regions(path, regions)} | {path: state}
         stored = {id(tensor) for tensor in model.graph.initializer}
         for tensor in external:
             if id(tensor) not in stored:
                 _make_inline(tensor, read)
     if not model.graph.node:
         raise ModelError(f"{path} is not a valid ONNX model: it holds no nodes")
-    return model, files
+    return model, states
 
 
 def _make_inline(tensor: onnx.TensorProto, read: TensorReader) -> None:
@@ -209,14 +261,6 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _is_text(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def check_output(path: Path, source: Path | None, force: bool) -> None:
     """Refuse an output path before any work is done.
 
@@ -226,8 +270,7 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
         When it is the input, a folder or no regular file, when it exists and `force` is False,
         or when its folder does not exist.
     """
-    if not _is_text(path):
-        raise OutputError(f"the name {path} is not UTF-8, as onnx wants it; give another")
+    check_name(path, OutputError)
     try:
         path.lstat()
     except FileNotFoundError:

@@ -19,7 +19,6 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
 from lbyl_onnx.details import Details, examine
 from lbyl_onnx.errors import NothingToPruneError
-from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.input_range import InputRange
 from lbyl_onnx.making import Progress
@@ -192,7 +191,7 @@ def compress(
             source, provider, config.seed, files.size <= LARGE, config.input_shape
         )
         release()
-        rewritten = _rewrite(source, files.size, stage, expected, probe, config, progress)
+        rewritten = _rewrite(files, stage, expected, probe, config, progress)
         release()
         progress("verifying", 0, 1)
         verification = verify(probe, stage, expected)
@@ -222,8 +221,7 @@ def compress(
 
 
 def _rewrite(
-    source: Path,
-    size: int,
+    files: model_io.Source,
     stage: Path,
     expected: Path,
     probe: runtime.Probe,
@@ -235,8 +233,7 @@ def _rewrite(
     The models live only in here: ONNX Runtime loads its own copies afterwards.
     """
     progress("finding channel groups", 0, 1)
-    model, _ = model_io.load_model(source)
-    read = TensorReader(source)
+    model, read = files.load(), files.reader
     facts = GraphFacts(model, probe.first, probe.second, read)
     graph = to_graph(model)
     refuse_quantised(graph)
@@ -245,8 +242,8 @@ def _rewrite(
     prepared = prepare(stages, probe, config, expected.parent, measured=config.allotted == "auto")
     if not prepared.groups:
         raise NothingToPruneError(_why_nothing((*channels.refusals, *prepared.refusals)))
-    before = Before(count_costs(model, facts), size)
-    reached = reach(prepared, probe, before, (source, stage, expected), progress)
+    before = Before(count_costs(model, facts), files.size)
+    reached = reach(prepared, probe, before, (files.path, stage, expected), progress)
     plan = reached.fitted.plan
     refusals = (*channels.refusals, *reached.fitted.refusals)
     if not plan.groups:

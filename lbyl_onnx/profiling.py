@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
-import onnxruntime as ort
 
 from lbyl_onnx.bounds import LATE, bounded, seconds_for
 from lbyl_onnx.model_io import stored_bytes
+from lbyl_onnx.onnx_runtime import ort
 from lbyl_onnx.sessions import Feeds
 
 # Runs that are profiled: at most so many, for at most about so many seconds.

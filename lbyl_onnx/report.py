@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +17,17 @@ from lbyl_onnx.goals import amount
 from lbyl_onnx.input_range import InputRange
 from lbyl_onnx.inspection import Inspection
 from lbyl_onnx.pipeline import CompressResult, GroupReport
-from lbyl_onnx.text import count, milliseconds, printable, share, size
+from lbyl_onnx.text import (
+    LONGEST_GROUP,
+    count,
+    listed,
+    milliseconds,
+    printable,
+    share,
+    short,
+    shortened,
+    size,
+)
 from lbyl_onnx.timing import Latency, PairedLatency
 from lbyl_onnx.verify import Fidelity, Verification
 
@@ -147,8 +158,8 @@ def _print_groups(groups: tuple[GroupReport, ...], console: Console) -> None:
     table.add_column("restored by", overflow="fold")
     table.add_column("consumers", overflow="fold")
     for group in groups[:LONGEST_LIST]:
-        consumers = Text(printable(", ".join(group.consumers)))
-        name = Text(printable(group.name))
+        consumers = _listed(group.consumers)
+        name = _group_name(group.name)
         ratio = (f"{group.ratio:.0%}",) if uneven > EVEN else ()
         numbers = (str(group.channels), str(group.kept), *ratio)
         table.add_row(name, *numbers, Text(group.restored), consumers)
@@ -165,9 +176,10 @@ def _print_refusals(refusals: tuple[Refusal, ...], console: Console) -> None:
     table.add_column("channels", justify="right")
     table.add_column("reason", overflow="fold")
     for refusal in refusals[:LONGEST_LIST]:
-        where = f" ({', '.join(refusal.nodes)})" if refusal.nodes else ""
-        name = Text(printable(refusal.name))
-        table.add_row(name, str(refusal.channels), Text(printable(refusal.reason + where)))
+        where = f" ({listed(refusal.nodes)})" if refusal.nodes else ""
+        reason = short(refusal.reason, LONGEST_GROUP) + where
+        name = _group_name(refusal.name)
+        table.add_row(name, str(refusal.channels), Text(printable(reason)))
     console.print(table)
     _print_rest(len(refusals), console)
 
@@ -208,12 +220,12 @@ def _group_table(found: Inspection) -> Table:
         table.add_column(title, justify="right" if numeric else "left", overflow="fold")
     for group in found.groups[:LONGEST_LIST]:
         table.add_row(
-            Text(printable(", ".join(group.producers))),
+            _listed(group.producers),
             str(group.channels),
             share(group.parameters, costs.parameters),
             share(group.macs, costs.macs),
-            Text(printable(", ".join(group.followers))),
-            Text(printable(", ".join(group.consumers))),
+            _listed(group.followers),
+            _listed(group.consumers),
         )
     return table
 
@@ -229,14 +241,14 @@ def _print_predicted(found: Inspection, console: Console) -> None:
         table.add_column(f"{entry.removed:.0%}", justify="right", no_wrap=True)
     for group in found.groups[:LONGEST_LIST]:
         cells = [f"{entry.output_error:.1%}" for entry in group.predicted]
-        table.add_row(Text(printable(", ".join(group.producers))), *cells)
+        table.add_row(_listed(group.producers), *cells)
     console.print(table)
     _print_rest(len(found.groups), console)
 
 
 def inspection_as_json(found: Inspection, source: str, version: str) -> str:
     """Return an inspection as JSON, keys in a fixed order."""
-    document = {"lbyl_onnx": version, "input": source, **asdict(found)}
+    document = {"lbyl_onnx": version, "input": source, **_bounded(asdict(found))}
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
@@ -275,6 +287,27 @@ def comparison_as_json(found: Comparison, original: str, compressed: str, versio
     """Return a comparison as JSON, keys in a fixed order."""
     document = {"lbyl_onnx": version, "models": [original, compressed], **asdict(found)}
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _listed(names: Sequence[str]) -> Text:
+    return Text(printable(listed(names)))
+
+
+def _group_name(name: str) -> Text:
+    return Text(printable(short(name, LONGEST_GROUP)))
+
+
+def _bounded(value: Any) -> Any:
+    """Return what goes into JSON with names and lists of them no longer than in the table."""
+    if isinstance(value, str):
+        return short(value, LONGEST_GROUP)
+    if isinstance(value, dict):
+        return {key: _bounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        if all(isinstance(item, str) for item in value):
+            return list(shortened(value))
+        return [_bounded(item) for item in value]
+    return value
 
 
 def _many(count: int, noun: str) -> str:
@@ -317,8 +350,8 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
             "fidelity": asdict(proof.fidelity),
         },
         "input_ranges": [asdict(found) for found in result.input_ranges],
-        "groups": [asdict(group) for group in result.groups],
-        "refusals": [asdict(refusal) for refusal in result.refusals],
+        "groups": [_bounded(asdict(group)) for group in result.groups],
+        "refusals": [_bounded(asdict(refusal)) for refusal in result.refusals],
     }  # fmt: skip
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 

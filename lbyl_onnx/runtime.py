@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from lbyl_onnx.errors import ModelError, OptionError
@@ -18,6 +17,7 @@ from lbyl_onnx.facts import Array
 from lbyl_onnx.input_shapes import Given, Shapes, runnable_shapes
 from lbyl_onnx.model_io import load_model
 from lbyl_onnx.needed_sizes import needed_sizes
+from lbyl_onnx.onnx_runtime import ort
 from lbyl_onnx.sessions import (
     CPU,
     RUN_ERRORS,

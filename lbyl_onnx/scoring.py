@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from lbyl_onnx import model_io, runtime
+from lbyl_onnx.arrays import open_arrays
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.calibration import Input, Samples, read_calibration
 from lbyl_onnx.errors import CalibrationError
@@ -20,6 +20,7 @@ from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.input_range import input_ranges
 from lbyl_onnx.input_shapes import Given
 from lbyl_onnx.samples import InputSpec, synthetic_input
+from lbyl_onnx.text import listed, short
 from lbyl_onnx.verify import fidelity
 
 # Synthetic samples on which two models are compared, and samples in a mini-batch of a person's.
@@ -101,12 +102,7 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
     batch = _batch(original, provider, data)
     if data.labels is None:
         return _nearness(original, compressed, given.batches(batch), given.batches(batch), provider)
-    labels = read_labels(data.inputs, data.labels)
-    if len(labels) != given.count:
-        raise CalibrationError(
-            f"{data.labels} holds {len(labels)} labels for {given.count} samples of {data.inputs} "
-            "in whole batches; give one for each"
-        )
+    labels = read_labels(data.inputs, data.labels, given.count)
     before, after = (
         _accuracy(path, given, labels, batch, provider) for path in (original, compressed)
     )
@@ -116,33 +112,31 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
 _ALL = 1 << 40
 
 
-def read_labels(inputs: Path, labels: str) -> NDArray[np.integer]:
-    """Return the labels: an array of the samples' .npz file, or a .npy file.
+def read_labels(inputs: Path, labels: str, samples: int) -> Array:
+    """Return the labels of so many samples: an array of their .npz file, or a .npy file.
 
     Raises
     ------
     CalibrationError
-        When there are none, or they are no whole numbers.
+        When there are none, they are no whole numbers, or not one for each sample.
     """
     path = Path(labels) if labels.endswith(".npy") else inputs
-    try:
-        # A file that is opened here is closed even where NumPy finds it damaged.
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            found = loaded if isinstance(loaded, np.ndarray) else loaded[labels]
-    except KeyError as error:
-        held = ", ".join(loaded.files)
-        raise CalibrationError(f"{path} holds {held}, but no array {labels}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CalibrationError(f"{path} cannot be read: {model_io.first_line(error)}") from error
-    if found.dtype.kind not in "iu" or found.ndim < 1:
-        raise CalibrationError(f"the labels in {path} are {found.dtype}; give whole numbers")
-    return found
+    file = open_arrays(path)
+    name = "" if path.suffix == ".npy" else labels
+    if name not in file.names:
+        raise CalibrationError(f"{path} holds {listed(file.names)}, but no array {short(labels)}")
+    header = file.header(name)
+    if header.dtype.kind not in "iu" or not header.shape:
+        raise CalibrationError(f"the labels in {path} are {header.dtype}; give whole numbers")
+    if header.shape[0] != samples:
+        raise CalibrationError(
+            f"{labels} holds {header.shape[0]} labels for {samples} samples of {inputs} in whole "
+            "batches; give one for each"
+        )
+    return file.read([name])[name]
 
 
-def _accuracy(
-    path: Path, given: Samples, labels: NDArray[np.integer], batch: int, provider: str
-) -> float:
+def _accuracy(path: Path, given: Samples, labels: Array, batch: int, provider: str) -> float:
     right = total = start = 0
     for outputs in runtime.run_batches(path, provider, given.batches(batch)):
         chosen = _classes(path, outputs.values())

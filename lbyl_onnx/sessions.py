@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from lbyl_onnx.bounds import LATE, bounded, seconds_for
 from lbyl_onnx.errors import ModelError, TooSlowError
 from lbyl_onnx.facts import Array
 from lbyl_onnx.model_io import first_line, stored_bytes
+from lbyl_onnx.onnx_runtime import ort, ort_errors
 
 Feeds = Mapping[str, Array]
 CPU = "CPUExecutionProvider"

@@ -6,7 +6,9 @@ import csv
 import hashlib
 import io
 import json
+import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +18,9 @@ from lbyl_onnx.charts import Axis, GridRow, Series, grid_of_curves
 from lbyl_onnx.config import Config
 from lbyl_onnx.details import model_files, sha256
 from lbyl_onnx.errors import LbylOnnxError, ModelError, OutputError
+from lbyl_onnx.model_io import open_source
 from lbyl_onnx.pipeline import compress
+from lbyl_onnx.reading import read_bounded
 from lbyl_onnx.scoring import ScoringData, score
 from lbyl_onnx.text import write_whole
 
@@ -153,14 +157,7 @@ def _scoring_files(data: ScoringData) -> list[Path]:
 
 
 def _model_digest(model: Path) -> str:
-    if not model.is_file():
-        raise ModelError(f"{model} is not a file; give the path of an .onnx file")
-    try:
-        return _digest(model_files(model))
-    except LbylOnnxError:
-        raise
-    except Exception as error:  # protobuf's own errors; `compress` explains what is wrong with it
-        raise ModelError(f"{model} is not an ONNX model: its bytes cannot be parsed") from error
+    return _digest(model_files(model))
 
 
 def _digest(paths: Sequence[Path]) -> str:
@@ -175,13 +172,19 @@ def run_cell(cell: Cell) -> Outcome | Failure:
     config = cell.config
     names = cell.key, str(cell.model), config.method, config.ratio
     try:
+        files = open_source(cell.model)
         if _model_digest(cell.model) != cell.digest:
             raise ModelError(f"{cell.model} is not the file here that the sweep began with")
-        with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
+        with (
+            # A worker's stderr is the user's: only what is raised is told there.
+            warnings.catch_warnings(action="ignore"),
+            tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder,
+        ):
             output = Path(folder) / "compressed.onnx"
             result = compress(cell.model, output, config=config)
             provider = runtime.provider_name(config.provider)
             found = score(cell.model, output, cell.data, provider)
+        files.check_unchanged()
     except LbylOnnxError as error:
         return Failure(*names, str(error), error.exit_code)
     before = Measures(
@@ -227,7 +230,7 @@ def run_sweep(
     """
     # The same model may be there under two names: its cells have the same keys.
     unique = {cell.key: cell for cell in cells}
-    kept = {key: found for key in unique if (found := _read(folder, key)) is not None}
+    kept = {key: found for key, c in unique.items() if (found := _read(folder, c)) is not None}
     missing = [cell for key, cell in unique.items() if key not in kept]
     failures: dict[str, Failure] = {}
     progress(len(kept), len(unique))
@@ -260,22 +263,53 @@ def make_folder(folder: Path) -> None:
 
 
 _CELLS = "cells"
+# Bytes of a cell's file; it takes about a thousand.
+LARGEST_CELL = 1 << 16
 
 
 def _place(folder: Path, key: str) -> Path:
     return folder / _CELLS / f"{key}.json"
 
 
-def _read(folder: Path, key: str) -> Outcome | None:
-    """Return the outcome that is kept of a cell."""
+def _read(folder: Path, cell: Cell) -> Outcome | None:
+    """Return the outcome that is kept of a cell; None where there is none that can be believed."""
     try:
-        held = json.loads(_place(folder, key).read_text(encoding="utf-8"))
+        held = json.loads(read_bounded(_place(folder, cell.key), LARGEST_CELL))
         before, after = (Measures(**held.pop(side)) for side in ("before", "after"))
-        return Outcome(**held, before=before, after=after)
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError, AttributeError):
+        found = Outcome(**held, before=before, after=after)
+    except OSError:
+        return None  # it is not there, or no regular file
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # damaged, or of another form: it is run again
+    return found if _sound(found, cell) else None
+
+
+def _sound(found: Outcome, cell: Cell) -> bool:
+    """Whether an outcome is one that `run_cell` could have given for a cell."""
+    config = cell.config
+    return (
+        (found.key, found.method, found.ratio) == (cell.key, config.method, config.ratio)
+        and isinstance(found.model, str)
+        and isinstance(found.metric, str)
+        and found.metric in _METRICS
+        and _counts(found.samples)
+        and all(map(_measured, (found.before, found.after)))
+    )
+
+
+def _measured(side: Measures) -> bool:
+    """Whether measures are of their types, finite, and within what they may be."""
+    numbers = [side.score, *([] if side.latency is None else [side.latency])]
+    return (
+        all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+        and -1.0 - 1e-6 <= side.score <= 1.0 + 1e-6  # cosines are rounded
+        and (side.latency is None or side.latency >= 0)
+        and all(map(_counts, (side.parameters, side.macs, side.file_size)))
+    )
+
+
+def _counts(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def as_csv(sweep: Sweep) -> str:

@@ -26,6 +26,7 @@ from lbyl_onnx.curves import Curve
 from lbyl_onnx.errors import OptionError, TargetError
 from lbyl_onnx.goals import Goal, Kind, amount
 from lbyl_onnx.importance import kept_count
+from lbyl_onnx.option_types import shown
 
 # Times that a budget is tightened by what the written model is above it.
 TRIES = 4
@@ -172,7 +173,7 @@ def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) ->
         if not any(_matches(group, glob) for group in groups):
             option = "keep-for" if ratio is None else "ratio-for"
             raise OptionError(
-                f"--{option} {glob!r} matches no group that can be pruned; "
+                f"--{option} {shown(glob)} matches no group that can be pruned; "
                 "lbyl-onnx inspect lists their producers"
             )
     found = []

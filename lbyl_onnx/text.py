@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,11 @@ from typing import TextIO
 
 from lbyl_onnx import staging
 from lbyl_onnx.errors import OutputError
+
+# Characters of a name in a report, and of the names of a group of layers together; names in a list.
+# Models name their nodes as they like, and a report names each where it matters: without a bound
+# it would grow with the square of the model.
+LONGEST_NAME, LONGEST_GROUP, MOST_NAMES = 256, 1024, 64
 
 
 def printable(text: str) -> str:
@@ -22,6 +27,38 @@ def printable(text: str) -> str:
     conv\x1b[31m
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(text: str, most: int = LONGEST_NAME) -> str:
+    """Return a text of at most so many characters: what is longer lacks its middle.
+
+    Examples
+    --------
+    >>> short("features.denseblock1.conv", 14)
+    'features...onv'
+    """
+    if len(text) <= most:
+        return text
+    kept = most - 3
+    return f"{text[: kept - kept // 3]}...{text[len(text) - kept // 3 :]}"
+
+
+def shortened(names: Sequence[str], most: int = MOST_NAMES) -> tuple[str, ...]:
+    """Return the first names of a list, each shortened, and how many there are beyond.
+
+    Examples
+    --------
+    >>> shortened(["a", "b", "c"], 2)
+    ('a', '... and 2 more')
+    """
+    if len(names) <= most:
+        return tuple(map(short, names))
+    return (*map(short, names[: most - 1]), f"... and {len(names) - most + 1:,} more")
+
+
+def listed(names: Sequence[str], most: int = MOST_NAMES) -> str:
+    """Return names with commas between, shortened as by `shortened`."""
+    return ", ".join(shortened(names, most))
 
 
 def count(value: int) -> str:
@@ -86,10 +123,19 @@ def check_writable(
         raise OutputError(f"{option} {path} cannot be written; give a file in an existing folder")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{option} {path} cannot be written; its folder is read-only")
-    if any(path.resolve() == other.resolve() for other in others):
+    if any(_resolved(option, path) == _resolved(option, other) for other in others):
         raise OutputError(f"{option} {path} is another file of this command; give its own")
     if path.exists() and not _begins(path, opening):
         raise OutputError(f"{option} {path} exists and is no report; give another file")
+
+
+def _resolved(option: str, path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError before Python 3.13
+        raise OutputError(
+            f"{option}: {path} is a link that leads to itself; give another file"
+        ) from error
 
 
 def _begins(path: Path, opening: bytes) -> bool:

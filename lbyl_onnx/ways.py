@@ -70,7 +70,7 @@ class Way:
             gamma, beta, mean, var = known
             with np.errstate(invalid="ignore", divide="ignore"):  # `respond` sees to these
                 scale = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
-            return Affine(scale, beta - scale * mean)
+                return Affine(scale, beta - scale * mean)
         if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
             return None
         constants = [i for i in (0, 1) if self.facts.is_constant(node.inputs[i].name)]

@@ -10,11 +10,13 @@ import queue
 import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NoReturn
 
 from lbyl_onnx import bounds, notes, processes
+from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.text import discard
 
 if sys.platform != "win32":
@@ -42,8 +44,14 @@ def main() -> None:
 
 def _run_command() -> int | str | None:
     """Run the command line; return the exit code."""
+    if not sys.warnoptions:
+        # What NumPy warns of is looked at where it matters; the user gets lines of ours alone.
+        warnings.simplefilter("ignore")
     try:
         from lbyl_onnx.cli import main as command  # imports for half a second
+    except LbylOnnxError as error:  # a package is broken, so that the command cannot be imported
+        _say(f"error: {error}")
+        return error.exit_code
     except (ImportError, MemoryError, OSError) as error:
         _say(f"error: {_of_libraries(error)}")
         return 1

@@ -17,6 +17,7 @@ from lbyl_onnx import image_files
 from lbyl_onnx.calibration import Input, Samples, read_calibration
 from lbyl_onnx.errors import CalibrationError, LbylOnnxError, OptionError
 from lbyl_onnx.facts import Array
+from lbyl_onnx.image_files import SUFFIXES
 from lbyl_onnx.images import Layout
 
 Values = np.ndarray[Any, np.dtype[Any]]
@@ -263,12 +264,12 @@ WRONG_ARRAYS: dict[str, tuple[Make, Sequence[Input], str]] = {
     "beyond memory": (
         header(b"(2, 4), }" + 13 * b" ", b"(99999999999999, 4), }"),
         [VECTORS],
-        "allocate",
+        "unpacks to",
     ),
     "empty file": (written("x.npy", b""), [VECTORS], "cannot be read"),
     "empty archive": (written("x.npz", b""), [VECTORS], "cannot be read"),
     "other bytes": (written("x.npz", b"\x80\x04 no archive"), [VECTORS], "cannot be read"),
-    "no array in an archive": (not_an_array, [VECTORS], "no array for input x"),
+    "no array in an archive": (not_an_array, [VECTORS], "holds no array, but other"),
 }
 
 
@@ -454,6 +455,50 @@ def test_what_is_wrong_with_images_is_said(
     fill(tmp_path)
     with pytest.raises(CalibrationError, match=says):
         joined(read_calibration(tmp_path, inputs))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_any_byte_of_an_image_may_be_wrong(suffix: str, tmp_path: Path) -> None:
+    """Bytes of each format changed at random: pixels, or our error, and no warning."""
+    values, rng = RNG(0).integers(0, 256, (6, 8, 3)).astype(np.uint8), RNG(1)
+    path = picture(tmp_path / f"a{suffix}", values)
+    good, refused = path.read_bytes(), 0
+    for _ in range(60):
+        data = bytearray(good)
+        for at in rng.integers(0, min(len(data), 200), 3):
+            data[at] = rng.integers(0, 256)
+        path.write_bytes(data)
+        try:
+            found = joined(read_calibration(tmp_path, [PHOTOS]))
+            assert found.shape == (1, 3, 6, 8)
+        except CalibrationError:
+            refused += 1
+    assert refused > 5
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), RuntimeError("b"), ZeroDivisionError(), MemoryError()]
+)
+def test_whatever_the_library_raises_names_the_image(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    fine(tmp_path)
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    with pytest.raises(CalibrationError, match=r"a\.png cannot be decoded: "):
+        joined(read_calibration(tmp_path, [PHOTOS]))
+
+
+def test_the_pixels_of_all_images_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lbyl_onnx.image_files.MOST_IN_ALL", 100)
+    for name in "abc":
+        picture(tmp_path / f"{name}.png", flat(6, 8, [0, 0, 0]))
+    with pytest.raises(CalibrationError, match=r"c\.png .* have 144 pixels, of 100 at most"):
+        read_calibration(tmp_path, [PHOTOS])
 
 
 def test_pillow_is_named_where_it_is_missing(

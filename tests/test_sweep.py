@@ -146,6 +146,62 @@ class TestKeeping:
         assert rest.ran == [cells[2]]
         assert len(done.outcomes) == 4
 
+    @pytest.mark.parametrize(
+        ("place", "value"),
+        [
+            (("metric",), "foo"), (("metric",), ["accuracy"]), (("samples",), 1.5),
+            (("samples",), True), (("samples",), -1), (("samples",), 10**400),
+            (("key",), "0" * 64), (("method",), "nm"), (("ratio",), 0.7), (("model",), 3),
+            (("after", "score"), float("nan")), (("after", "score"), 1e300),
+            (("after", "score"), "1"), (("after", "score"), None),
+            (("before", "latency"), float("inf")), (("before", "latency"), []),
+            (("before", "macs"), 0.5), (("before", "parameters"), -3),
+            (("after", "more"), 1), (("after",), []),
+        ],
+    )  # fmt: skip
+    def test_a_cell_that_no_run_could_have_given_is_run_again(
+        self, place: tuple[str, ...], value: object, sample: Path, folder: Path
+    ) -> None:
+        cells = cells_of([sample])
+        done = run_sweep(cells, folder, Recorder(), nothing)
+        path = folder / "cells" / f"{cells[2].key}.json"
+        held = json.loads(path.read_text())
+        inner = held
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        path.write_text(json.dumps(held))
+        rest = Recorder()
+        assert run_sweep(cells, folder, rest, nothing).outcomes == done.outcomes
+        assert rest.ran == [cells[2]]
+
+    @pytest.mark.skipif(os.name != "posix", reason="pipes and devices are POSIX")
+    @pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe", "loop", "large", "deep"])
+    def test_a_cell_that_is_no_small_file_is_run_again(
+        self, kind: str, sample: Path, folder: Path
+    ) -> None:
+        cells = cells_of([sample])
+        done = run_sweep(cells, folder, Recorder(), nothing)
+        path = folder / "cells" / f"{cells[2].key}.json"
+        text = path.read_text()
+        path.unlink()
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        elif kind == "link to a pipe":
+            os.mkfifo(folder / "pipe")
+            path.symlink_to(folder / "pipe")
+        elif kind == "loop":
+            path.symlink_to(path)
+        else:
+            path.write_text(text + " " * 10**6 if kind == "large" else "[" * 10**5)
+        rest = Recorder()
+        assert run_sweep(cells, folder, rest, nothing).outcomes == done.outcomes
+        assert rest.ran == [cells[2]]
+        assert path.read_text() == text
+        assert not path.is_symlink()
+
     def test_a_failure_is_told_and_run_again(self, sample: Path, folder: Path) -> None:
         done = run_sweep(cells_of([sample]), folder, Recorder(fails="lbyl+"), nothing)
         assert [failure.reason for failure in done.failures] == ["it will not"] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,9 +21,11 @@ from lbyl_onnx.hardware import Hardware
 from lbyl_onnx.input_shapes import Given, read_shapes
 from lbyl_onnx.model_io import first_line
 from lbyl_onnx.notes import note
-from lbyl_onnx.text import check_writable, discard, printable, write_whole
+from lbyl_onnx.option_types import shown
+from lbyl_onnx.text import check_writable, discard, printable, short, write_whole
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+_LONGEST_LINE = 1800  # characters; names in an error are the model's
 
 scope_option = click.option(
     "--scope",
@@ -89,9 +92,12 @@ def numbers(
 ) -> tuple[float, ...]:
     """Read numbers that commas part."""
     try:
-        return tuple(float(part) for part in value.split(",")) if value else ()
+        found = tuple(float(part) for part in value.split(",")) if value else ()
     except ValueError as error:
         raise click.BadParameter("give numbers with commas between, as 0.5,0.5,0.5") from error
+    if not all(map(math.isfinite, found)):
+        raise click.BadParameter("give finite numbers")
+    return found
 
 
 def pairs(
@@ -104,9 +110,9 @@ def pairs(
         try:
             found.append((glob, float(number)))
         except ValueError as error:
-            raise click.BadParameter(f"{value!r}: give GLOB=NUMBER") from error
-        if not (glob and equals):
-            raise click.BadParameter(f"{value!r}: give GLOB=NUMBER")
+            raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER") from error
+        if not (glob and equals and math.isfinite(found[-1][1])):
+            raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER, a finite one")
     return tuple(found)
 
 
@@ -115,7 +121,7 @@ def whole_pairs(
 ) -> tuple[tuple[str, int], ...]:
     """Read GLOB=WHOLE NUMBER, as often as it is given."""
     found = pairs(context, parameter, values)
-    if any(number != int(number) for _, number in found):
+    if not all(number.is_integer() for _, number in found):
         raise click.BadParameter("give GLOB=N with a whole number N")
     return tuple((glob, int(number)) for glob, number in found)
 
@@ -156,9 +162,10 @@ def console_for(json_path: str | None) -> Console:
 
 
 def say(message: str) -> None:
-    """Tell a person one line, on stderr."""
+    """Tell a person one line, on stderr, without its middle where a name in it is too long."""
+    text = short(printable(short(message, _LONGEST_LINE)), _LONGEST_LINE)
     with suppress(OSError):  # nobody can be told
-        click.echo(f"lbyl-onnx: {printable(message)}", err=True)
+        click.echo(f"lbyl-onnx: {text}", err=True)
 
 
 @contextmanager

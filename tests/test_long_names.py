@@ -1,0 +1,111 @@
+"""Names of any length, repeated as often as a model likes: reports stay linear in the model."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from rich.console import Console
+
+from lbyl_onnx import CompressResult, Config, compress, inspect
+from lbyl_onnx.html_report import Origin, as_html
+from lbyl_onnx.report import as_json, inspection_as_json, print_inspection, print_result
+from lbyl_onnx.text import LONGEST_GROUP, LONGEST_NAME, MOST_NAMES, listed, short, shortened
+from tests.net import IR_VERSION
+
+LONG = 20_000
+
+
+def fan(width: int, readers: int, name: str) -> ModelProto:
+    """`width` layers read through one concatenation by `readers` layers with names of this end."""
+    rng = np.random.default_rng(0)
+    nodes, weights = [], []
+
+    def conv(source: str, target: str, into: int, named: str) -> None:
+        value = rng.normal(size=(2, into, 1, 1)).astype(np.float32)
+        weights.append(numpy_helper.from_array(value, f"w_{target}"))
+        nodes.append(helper.make_node("Conv", [source, f"w_{target}"], [target], name=named))
+
+    for number in range(width):
+        conv("x", f"o{number}", 3, f"p{number}")
+    nodes.append(helper.make_node("Concat", [f"o{n}" for n in range(width)], ["all"], axis=1))
+    for number in range(readers):
+        conv("all", f"y{number}", 2 * width, f"r{number}{name}")
+    nodes.append(helper.make_node("Sum", [f"y{n}" for n in range(readers)], ["y"]))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 4, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2, 4, 4])
+    graph = helper.make_graph(nodes, "fan", [x], [y], weights)
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def texts(model: ModelProto) -> dict[str, str]:
+    """All reports on a model."""
+    options = Config(ratio=0.5, method="none", provider="cpu")
+    found: CompressResult = compress(model, config=options, detailed=True)
+    seen = inspect(model, provider="cpu")
+    tables = io.StringIO()
+    console = Console(file=tables, width=200)
+    print_result(found, "in.onnx", console)
+    print_inspection(seen, "in.onnx", console)
+    return {
+        "table": tables.getvalue(),
+        "json": as_json(found, "in.onnx", "1.0"),
+        "inspection": inspection_as_json(seen, "in.onnx", "1.0"),
+        "page": as_html(found, Origin("in.onnx", "lbyl-onnx", {})),
+    }
+
+
+def test_a_long_name_is_repeated_in_short() -> None:
+    found = texts(fan(12, 1, "n" * LONG))
+    for name, text in found.items():
+        assert len(text) < 60_000, name
+        assert "n" * LONGEST_GROUP not in text, name
+    consumer = json.loads(found["json"])["groups"][0]["consumers"][0]
+    assert len(consumer) == LONGEST_NAME
+    assert consumer.startswith("r0nnn")
+    assert "..." in consumer
+
+
+def test_a_long_list_ends_with_how_many_there_are_beyond() -> None:
+    readers = MOST_NAMES + 36
+    found = texts(fan(4, readers, ""))
+    group = json.loads(found["json"])["groups"][0]
+    assert len(group["consumers"]) == MOST_NAMES
+    assert group["consumers"][-1] == "... and 37 more"
+    for text in found.values():
+        assert "... and 37 more" in " ".join(text.split())
+
+
+def test_reports_grow_with_the_model_and_not_with_its_square() -> None:
+    def size(layers: int) -> int:
+        seen = inspect(fan(layers, layers, "name" * 20), provider="cpu")
+        return len(inspection_as_json(seen, "in.onnx", "1.0"))
+
+    assert size(2 * MOST_NAMES) < 2.2 * size(MOST_NAMES)
+
+
+@pytest.mark.parametrize("length", [0, 1, 255, 256, 257, 10**6])
+def test_short(length: int) -> None:
+    text = "".join(chr(97 + n % 26) for n in range(length))
+    assert short(text) == text or (len(short(text)) == 256 and length > 256)
+    assert short(text)[-80:] == text[-80:]
+
+
+def test_listed() -> None:
+    names = [str(n) for n in range(100)]
+    assert listed(names[:64]) == ", ".join(names[:64])
+    assert shortened(names)[-2:] == ("62", "... and 37 more")
+    assert listed([]) == ""
+
+
+def test_the_page_knows_layers_with_commas_in_their_names() -> None:
+    model = fan(2, 1, "")
+    model.graph.node[0].name = "a, b"
+    onnx.checker.check_model(model)
+    page = texts(model)["page"]
+    assert page.count('<tr class="pruned">') == 2
