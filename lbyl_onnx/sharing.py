@@ -168,12 +168,12 @@ def find_sharing(graph: gs.Graph, facts: GraphFacts) -> Sharing:
                 view = views.get(name) or _whole_view(facts, name)
                 uses[index, operand] = Use(index, operand, name, view.base, view.axes, view.path)
         elif node.inputs:
-            view = _moved(views, facts, index, node)
+            moved = _moved(views, facts, index, node)
             of = frozenset().union(*(made_of(node.inputs[i].name) for i in read))
             for name in outputs:
                 origins[name] = of
-            if view is not None:
-                views[outputs[0]] = view
+            if moved is not None:
+                views[outputs[0]] = moved
     for output in graph.outputs:
         for origin in made_of(output.name) if facts.is_constant(output.name) else ():
             wholes[origin][Whole(None, "it is an output of the graph")] = None
