@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from lbyl_onnx import model_io, runtime, staging
 from lbyl_onnx.assemble import to_graph
+from lbyl_onnx.cautions import warnings_of
 from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
@@ -90,6 +91,8 @@ class CompressResult:
         What was wanted, and what was reached.
     details
         The model layer by layer; None unless asked for.
+    warnings
+        What to know before using it, one line each.
     """
 
     output: Path | None
@@ -104,6 +107,7 @@ class CompressResult:
     verification: Verification
     target: TargetReport
     details: Details | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,12 @@ def compress(
             verification,
             rewritten.reached.target,
             examine(source, stage, probe) if detailed else None,
+            warnings_of(
+                rewritten.before,
+                rewritten.reached.costs,
+                (files.size, rewritten.reached.size),
+                [(g.name, g.channels, g.kept) for g in rewritten.groups],
+            ),
         )
         files.check_unchanged()
         if target is not None and not dry_run:

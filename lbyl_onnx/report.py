@@ -42,6 +42,8 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
     console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
     console.print(described(result))
     console.print(_costs(result))
+    for warning in result.warnings:
+        console.print(Text(f"warning: {printable(warning)}", style="yellow"))
     console.print(_fidelity(proof))
     _print_groups(result.groups, console)
     _print_refusals(result.refusals, console)
@@ -284,6 +286,7 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
             "input_shapes": proof.shapes,
             "fidelity": asdict(proof.fidelity),
         },
+        "warnings": list(result.warnings),
         "groups": [asdict(group) for group in result.groups],
         "refusals": [asdict(refusal) for refusal in result.refusals],
     }  # fmt: skip
