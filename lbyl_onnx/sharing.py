@@ -118,7 +118,7 @@ class Sharing:
             found |= dict.fromkeys(self.wholes.get(origin, ()))
             for use in self._by_origin.get(origin, ()):
                 if use.base != base:
-                    found[Whole(use.node, "reads what is computed from it")] = None
+                    found[Whole(use.node, "another node reads what is computed from it")] = None
         return list(found)
 
     def sole(self, node: int, operand: int) -> bool:
