@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.labels import FIXED, Freeze, Labels, Role, Slot
 from lbyl_onnx.rules import LabelFlow
-from lbyl_onnx.sharing import Operand, Sharing, same_everywhere
+from lbyl_onnx.sharing import NAMED, Operand, Sharing, same_everywhere
 
 Found = tuple[Operand, Slot]
 
@@ -41,7 +41,7 @@ def couple_shared(graph: gs.Graph, facts: GraphFacts, flow: LabelFlow, sharing: 
                 axis = use.axes[slot.axis]
                 if axis is not None:
                     along[axis].append(((use.node, use.operand), slot))
-        whole = {w.node: w.how for w in sharing.apart(base)} if along else {}
+        whole = {w.node: w.how for w in sharing.apart.get(base, ())}
         if not along or len(uses) + len(whole) < 2 or same_everywhere(facts, base):
             continue
         readers = [(use.node, use.operand) for use in uses]
@@ -78,12 +78,11 @@ def _check_readers(
 ) -> None:
     """Freeze what one reader needs whole, or what some readers make and others read."""
     shrinking = {operand for operand, _ in found}
-    for node, operand in readers:
-        if (node, operand) not in shrinking:
-            reason = f"{graph.nodes[node].op} reads the constant {base} along channels that stay"
-            flow.freezes.append(Freeze(labels, reason, node))
-    reading = [slot.node for _, slot in found if slot.role is Role.CONSUMER]
-    making = [slot.node for _, slot in found if slot.role is not Role.CONSUMER]
+    for node, _ in [reader for reader in readers if reader not in shrinking][:NAMED]:
+        reason = f"{graph.nodes[node].op} reads the constant {base} along channels that stay"
+        flow.freezes.append(Freeze(labels, reason, node))
+    reading = [slot.node for _, slot in found if slot.role is Role.CONSUMER][:NAMED]
+    making = [slot.node for _, slot in found if slot.role is not Role.CONSUMER][:NAMED]
     if reading and making:
         # What a weight is given to make up for what goes would change what makes the channels.
         reason = f"the constant {base} both makes and reads them"

@@ -72,7 +72,7 @@ def _all_uses(channels: ChannelMap, index: int) -> set[int]:
     """
     sharing = channels.sharing
     use = sharing.uses[index, 1]
-    whole = {-1} if sharing.apart(use.base) else set[int]()
+    whole = {-1} if use.base in sharing.apart else set[int]()
     return {other.node for other in sharing.readers[use.base]} | whole
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from lbyl_onnx.bodies import bodies, names_read
 from lbyl_onnx.costs import FLOATS
-from lbyl_onnx.facts import DEFAULT_DOMAINS, GraphFacts
+from lbyl_onnx.facts import DEFAULT_DOMAINS, SMALL, GraphFacts
 
 Operand = tuple[int, int]  # index of a node, index of one of its inputs
 Axes = tuple[int | None, ...]
@@ -24,6 +24,8 @@ Axes = tuple[int | None, ...]
 _SHAPE_ALONE = {"Shape": {0}, "Size": {0}, "CastLike": {1}}
 # Operators whose output is the first input with axes of length 1 more or less.
 _SAME_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+# Nodes between a constant and a view of it, at most; and readers that are named to explain.
+LONGEST_PATH, NAMED = 8, 3
 
 
 @dataclass(frozen=True)
@@ -99,32 +101,22 @@ class Sharing:
         Every constant operand of a node that computes from the model's inputs.
     readers
         The uses of each base.
-    wholes
-        By each stored constant, who needs it, or what is computed from it, whole.
-    origins
-        Of each base, the stored constants whose values are in it.
+    stored
+        The bases that the model holds, and of which it computes nothing but views.
+    apart
+        Of a base, readers of what it is made of, or of what is made of it, that do not read it as
+        a view: a few of them, to be named. Bases without any are left out.
     """
 
     uses: Mapping[Operand, Use]
     readers: Mapping[str, tuple[Use, ...]]
-    wholes: Mapping[str, tuple[Whole, ...]]
-    origins: Mapping[str, frozenset[str]]
-    _by_origin: Mapping[str, tuple[Use, ...]] = field(default_factory=dict)
-
-    def apart(self, base: str) -> list[Whole]:
-        """Return the readers of what a base is made of that do not read it as a view of it."""
-        found: dict[Whole, None] = {}
-        for origin in sorted(self.origins.get(base, ())):
-            found |= dict.fromkeys(self.wholes.get(origin, ()))
-            for use in self._by_origin.get(origin, ()):
-                if use.base != base:
-                    found[Whole(use.node, "another node reads what is computed from it")] = None
-        return list(found)
+    stored: frozenset[str]
+    apart: Mapping[str, tuple[Whole, ...]]
 
     def sole(self, node: int, operand: int) -> bool:
         """Whether no other reads what a node reads there, nor what that is made of."""
         use = self.uses.get((node, operand))
-        return use is None or (len(self.readers[use.base]) == 1 and not self.apart(use.base))
+        return use is None or (len(self.readers[use.base]) == 1 and use.base not in self.apart)
 
     def rewritten(self, base: str, facts: GraphFacts) -> bool:
         """Whether new values go where a base is stored, and not where they are read.
@@ -133,10 +125,46 @@ class Sharing:
         names. Elsewhere the nodes between are left out: what they computed is stored.
         """
         uses = self.readers.get(base, ())
-        if self.origins.get(base) != frozenset((base,)) or not any(use.path for use in uses):
+        if base not in self.stored or base in self.apart or not any(use.path for use in uses):
             return False
         cast = any(facts.dtype(use.tensor) != facts.dtype(base) for use in uses)
-        return (cast or len({use.tensor for use in uses}) > 1) and not self.apart(base)
+        return cast or len({use.tensor for use in uses}) > 1
+
+
+@dataclass
+class _Found:
+    """What has been found of a graph's constants so far.
+
+    Constants of which one is computed from the other, or both from a third, are kin: `parent`
+    leads from each to the one that stands for all.
+    """
+
+    facts: GraphFacts
+    views: dict[str, _View] = field(default_factory=dict)
+    uses: dict[Operand, Use] = field(default_factory=dict)
+    wholes: list[tuple[str, Whole]] = field(default_factory=list)
+    computed: set[str] = field(default_factory=set)
+    mixed: set[str] = field(default_factory=set)
+    parent: dict[str, str] = field(default_factory=dict)
+    plain: dict[str, bool] = field(default_factory=dict)
+
+    def kin(self, name: str) -> str:
+        """Return the constant that stands for all kin of one."""
+        while (above := self.parent.get(name, name)) != name:
+            self.parent[name] = name = self.parent.get(above, above)
+        return name
+
+    def unite(self, name: str, source: str) -> None:
+        """Note that a constant is computed from another that tells channels apart."""
+        if source not in self.plain:
+            self.plain[source] = same_everywhere(self.facts, source)
+        if not self.plain[source]:
+            self.parent[self.kin(name)] = self.kin(source)
+
+    def view(self, name: str) -> _View:
+        """Return what a constant is a view of: itself, where nothing else is known."""
+        rank = len(self.facts.shape(name) or ())
+        return self.views.get(name) or _View(name, tuple(range(rank)), ())
 
 
 def find_sharing(graph: gs.Graph, facts: GraphFacts) -> Sharing:
@@ -147,78 +175,77 @@ def find_sharing(graph: gs.Graph, facts: GraphFacts) -> Sharing:
     graph, facts
         The graph, and which of its tensors are constant.
     """
-    views: dict[str, _View] = {}
-    origins: dict[str, frozenset[str]] = {}
-    uses: dict[Operand, Use] = {}
-    wholes: dict[str, dict[Whole, None]] = defaultdict(dict)
-
-    def made_of(name: str) -> frozenset[str]:
-        return origins.get(name, frozenset((name,)))
-
+    found = _Found(facts)
     for index, node in enumerate(graph.nodes):
-        outputs = [t.name for t in node.outputs if t.name]
         for body in bodies(node):
-            for name in sorted(names_read(body)):
-                for origin in made_of(name) if facts.is_constant(name) else ():
-                    wholes[origin][Whole(index, f"the body of {node.op} reads it")] = None
+            whole = Whole(index, f"the body of {node.op} reads it")
+            names = sorted(names_read(body))
+            found.wholes += [(name, whole) for name in names if facts.is_constant(name)]
         read = _values_read(node, facts)
+        outputs = [t.name for t in node.outputs if t.name]
         if not outputs or not all(facts.is_constant(name) for name in outputs):
             for operand in read:
                 name = node.inputs[operand].name
-                view = views.get(name) or _whole_view(facts, name)
-                uses[index, operand] = Use(index, operand, name, view.base, view.axes, view.path)
+                view = found.view(name)
+                use = Use(index, operand, name, view.base, view.axes, view.path)
+                found.uses[index, operand] = use
         elif node.inputs:
-            moved = _moved(views, facts, index, node)
-            of = frozenset().union(*(made_of(node.inputs[i].name) for i in read))
-            for name in outputs:
-                origins[name] = of
-            if moved is not None:
-                views[outputs[0]] = moved
-    for output in graph.outputs:
-        for origin in made_of(output.name) if facts.is_constant(output.name) else ():
-            wholes[origin][Whole(None, "it is an output of the graph")] = None
-    return _sharing(facts, uses, origins, wholes)
+            found.computed.update(outputs)
+            for operand in read:
+                for name in outputs:
+                    found.unite(name, node.inputs[operand].name)
+            moved = _moved(found, index, node)
+            if moved is None:
+                found.mixed.update(found.view(node.inputs[operand].name).base for operand in read)
+            else:
+                found.views[outputs[0]] = moved
+                found.parent[found.kin(outputs[0])] = found.kin(moved.base)
+    whole = Whole(None, "it is an output of the graph")
+    found.wholes += [(t.name, whole) for t in graph.outputs if facts.is_constant(t.name)]
+    return _sharing(found)
 
 
-def _sharing(
-    facts: GraphFacts,
-    uses: Mapping[Operand, Use],
-    origins: Mapping[str, frozenset[str]],
-    wholes: Mapping[str, Iterable[Whole]],
-) -> Sharing:
+def _sharing(found: _Found) -> Sharing:
     readers: dict[str, list[Use]] = defaultdict(list)
-    by_origin: dict[str, list[Use]] = defaultdict(list)
-    told: dict[str, frozenset[str]] = {}
-    for use in uses.values():
+    for use in found.uses.values():
         readers[use.base].append(use)
-        if use.base not in told:
-            made_of = origins.get(use.base, frozenset((use.base,)))
-            # Numbers, and constants without a pattern, are the same for all channels.
-            told[use.base] = frozenset(n for n in made_of if facts.dtype(n) in FLOATS)
-        for origin in told[use.base]:
-            if not same_everywhere(facts, origin):
-                by_origin[origin].append(use)
-    return Sharing(
-        uses,
-        {base: tuple(found) for base, found in readers.items()},
-        {name: tuple(found) for name, found in wholes.items()},
-        told,
-        {name: tuple(found) for name, found in by_origin.items()},
-    )
+    bases: dict[str, list[str]] = defaultdict(list)
+    for base in readers:
+        bases[found.kin(base)].append(base)
+    wholes: dict[str, dict[Whole, None]] = defaultdict(dict)
+    for name, whole in found.wholes:
+        wholes[found.kin(name)][whole] = None
+    apart: dict[str, tuple[Whole, ...]] = {}
+    for base in readers:
+        here = list(wholes.get(found.kin(base), ()))
+        for other in bases[found.kin(base)][: NAMED + 1]:
+            if other != base:
+                node = readers[other][0].node
+                here.append(Whole(node, "another node reads what is computed from it"))
+        if here:
+            apart[base] = tuple(here[:NAMED])
+    stored = frozenset(readers) - found.computed - found.mixed
+    return Sharing(found.uses, {b: tuple(u) for b, u in readers.items()}, stored, apart)
 
 
 def same_everywhere(facts: GraphFacts, name: str) -> bool:
     """Whether a constant is a number, or a vector of one number: it tells no channels apart.
 
     Exporters store such a vector once for all layers of one width: zeros as a bias, ones as a
-    scale. That makes them no layer that is applied several times.
+    scale. That makes them no layer that is applied several times. Sizes and indices, too, are
+    nothing that belongs to a channel.
     """
     shape = [d or 0 for d in facts.shape(name) or ()]
     if math.prod(shape) <= 1:
         return True
+    if facts.dtype(name) not in FLOATS and math.prod(shape) <= SMALL:
+        return True
     if math.prod(shape) > max(shape):
         return False  # no vector: a weight
-    value = facts.value(name)
+    known = facts.value_at_both(name)
+    if known is None and not facts.is_stored(name):
+        return False  # it would have to be computed
+    value = facts.value(name) if known is None else known[0]
     return bool(np.all(value == value.reshape(-1)[0]))
 
 
@@ -232,19 +259,13 @@ def _values_read(node: gs.Node, facts: GraphFacts) -> list[int]:
     ]
 
 
-def _whole_view(facts: GraphFacts, name: str) -> _View:
-    return _View(name, tuple(range(len(facts.shape(name) or ()))), ())
-
-
-def _moved(
-    views: Mapping[str, _View], facts: GraphFacts, index: int, node: gs.Node
-) -> _View | None:
+def _moved(found: _Found, index: int, node: gs.Node) -> _View | None:
     """The view that a node makes of its first input; None where it does more than move axes."""
     if (node.domain or "") not in DEFAULT_DOMAINS or not node.inputs or len(node.outputs) != 1:
         return None
     names = node.inputs[0].name, node.outputs[0].name
-    before, after = (facts.shape(name) for name in names)
-    floats = all(facts.dtype(name) in FLOATS for name in names)
+    before, after = (found.facts.shape(name) for name in names)
+    floats = all(found.facts.dtype(name) in FLOATS for name in names)
     if not floats or before is None or after is None or None in (*before, *after):
         return None
     rank = len(before)
@@ -261,7 +282,9 @@ def _moved(
         axes = tuple(None if d == 1 else next(rest) for d in after)
     else:
         return None
-    view = views.get(names[0]) or _whole_view(facts, names[0])
+    view = found.view(names[0])
+    if len(view.path) == LONGEST_PATH:
+        return None
     composed = tuple(None if a is None else view.axes[a] for a in axes)
     step = Step(index, names[1], composed, node.op == "Reshape")
     return _View(view.base, composed, (*view.path, step))
