@@ -220,7 +220,7 @@ def _counted(
     for (index, operand), slots in operands.items():
         name, axes = _stored_as(facts, channels, graph.nodes[index], (index, operand))
         dtype = facts.dtype(name)
-        slots = sorted(slots, key=lambda slot: axes.get(slot.axis, -1))
+        slots = sorted(slots, key=lambda slot: axes.get(slot.axis, slot.axis))
         roots = b"/".join(channels.roots[s.labels].tobytes() for s in slots)
         if dtype not in FLOATS or (name, roots) in seen:
             continue

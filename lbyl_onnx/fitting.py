@@ -37,6 +37,7 @@ from lbyl_onnx.pooling import averaged, deliveries, pooled_outputs, shared_layer
 from lbyl_onnx.repair import Part, behind, modelled, part, repairs, targets
 from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair, Repairs
 from lbyl_onnx.rotating import LinearWay, linear_way, mixture
+from lbyl_onnx.sharing import same_everywhere
 from lbyl_onnx.sights import key_of, reading_of
 from lbyl_onnx.statistics import Measured, ProbeRun, measure
 from lbyl_onnx.views import View
@@ -191,11 +192,25 @@ def _gathered(
         tuple(fit for outcome in done for fit in outcome.fits or ()),
         tuple(outcome.mixture for outcome in done if outcome.mixture is not None),
         (*prepared.refusals, *unfit),
-        tuple(outcome.restored for outcome in done),
+        tuple(outcome.restored + _parted(prepared.stages, outcome) for outcome in done),
         statistics,
         modelled(prepared.stages.graph, prepared.stages.facts, parts),
         {o.entry.group.key: o.error for o in done if o.error is not None},
     )
+
+
+def _parted(stages: Stages, outcome: _Outcome) -> str:
+    """Say of a bias that layers with other weights read, too, that it is stored for each."""
+    sharing = stages.channels.sharing
+    for layer in stages.layers(outcome.entry.group):
+        places = [outcome.entry.group.consumers[i] for i in layer.consumers]
+        nodes = {place.slot.node for place in places}
+        shifted = any(np.any(f.offset) for f in outcome.fits or () if f.consumer in places)
+        for bias in layer.biases if shifted else ():
+            readers = {use.node for use in sharing.readers.get(bias, ())}
+            if readers - nodes and not same_everywhere(stages.facts, bias):
+                return ", a bias of several layers stored for each"
+    return ""
 
 
 def way_out(

@@ -360,6 +360,16 @@ class TestOneCompensation:
         assert all(np.any(step != 0) for step in steps)
         assert not np.allclose(steps[0], steps[1])
 
+    def test_a_bias_that_several_layers_need_otherwise_is_told(self) -> None:
+        """Of one bias and two weights each layer needs a shift of its own."""
+        model = MODELS["shared_bias"]()
+        cases: list[tuple[Method, bool]] = [("none", False), ("lbyl+", True)]
+        for method, told in cases:
+            result = compress(model, config=Config(ratio=0.3, method=method, provider="cpu"))
+            assert ("a bias of several layers stored for each" in result.groups[0].restored) is told
+            assert result.model is not None
+            assert len([n for n in values(result.model) if n.startswith("b_pruned")]) == 2 * told
+
     def test_a_layer_without_a_bias_is_given_one(self) -> None:
         result = outcome("pyramid", "lbyl+")
         assert result is not None
