@@ -11,7 +11,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from lbyl_onnx import CompressResult, Config, NothingToPruneError, compress, model_io, runtime
+from lbyl_onnx import (
+    CompressResult,
+    Config,
+    NothingToPruneError,
+    compress,
+    model_io,
+    restore,
+    rewrite,
+    runtime,
+)
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Scope, Selection, find_channels
 from lbyl_onnx.compensate import Delivery, Moments, lbyl_plus
@@ -384,3 +393,19 @@ class TestOneCompensation:
         assert not regular
         assert found[0].rows is found[1].rows
         assert lbyl_plus.deliver(moments[0], [0, 1])[1] is False
+
+
+@pytest.mark.parametrize("name", ["twins_transpose", "twins_reshape", "bfloat16_pyramid"])
+def test_large_weights_are_computed_when_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Every weight taken for a large one, the same bytes are written."""
+    usual = outcome(name, "lbyl+")
+    monkeypatch.setattr(restore, "DEFERRED", 0)
+    monkeypatch.setattr(rewrite, "DEFERRED", 0)
+    config = Config(ratio=0.3, method="lbyl+", round_to=1, provider="cpu")
+    late = compress(SHARED[name](), config=config)
+    assert usual is not None
+    assert usual.model is not None
+    assert late.model is not None
+    assert late.model.SerializeToString() == usual.model.SerializeToString()
