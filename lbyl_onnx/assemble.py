@@ -18,9 +18,9 @@ from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from lbyl_onnx.channels import names_read
+from lbyl_onnx.bodies import bodies, names_read
 from lbyl_onnx.draft import Draft, NamedArray, copy_field
-from lbyl_onnx.facts import Array, Value, identity
+from lbyl_onnx.facts import Value, identity
 from lbyl_onnx.restore import Edits
 
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -66,8 +66,14 @@ def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> Draft:
             del nodes[index].attrs[name]
         else:
             nodes[index].attrs[name] = numbers
+    shifts: dict[tuple[str, str], _Edited] = {}
     for index, value in edits.added.items():
-        constants.append(_insert_add(graph, nodes[index], value, taken))
+        key = (nodes[index].inputs[1].name, identity(value))
+        if key not in shifts:
+            name = _free_name(f"{nodes[index].outputs[0].name}_shift", taken)
+            shifts[key] = _Edited(_placeholder(name), value, gs.Variable.empty())
+        _insert_add(graph, nodes[index], shifts[key].constant, taken)
+    constants += shifts.values()
     _drop_unread(graph, [edited.replaced for edited in constants])
     left = {t.name for t in graph.tensors().values()} | _captured(graph)
     count = Counter(edited.replaced.name for edited in constants)
@@ -96,8 +102,8 @@ def _connect(nodes: Sequence[gs.Node], edits: Edits, taken: set[str]) -> list[_E
         while len(node.inputs) <= operand:
             node.inputs.append(gs.Variable.empty())
         old = node.inputs[operand]
-        # What a node did not read before, it shares with no other.
-        key = (old.name or f"{index}:{operand}", identity(value))
+        # What a node did not read before, it shares with those alone that read its weight.
+        key = (old.name or f"{node.inputs[1].name}:{operand}", identity(value))
         if key not in constants:
             name = _free_name(old.name or f"{node.inputs[1].name}_bias", taken)
             constants[key] = _Edited(_placeholder(name), value, old)
@@ -129,16 +135,14 @@ def _free_name(base: str, taken: set[str]) -> str:
     return name
 
 
-def _insert_add(graph: gs.Graph, node: gs.Node, value: Array, taken: set[str]) -> _Edited:
+def _insert_add(graph: gs.Graph, node: gs.Node, shift: gs.Constant, taken: set[str]) -> None:
     """Add a constant to a node's output; the sum takes the output's name."""
     output = node.outputs[0]
     before = gs.Variable(_free_name(output.name, taken), output.dtype)
-    constant = _placeholder(_free_name(f"{output.name}_shift", taken))
     node.outputs[0] = before
     name = _free_name(f"{node.name or output.name}_add", taken)
-    add = gs.Node("Add", name, inputs=[before, constant], outputs=[output])
+    add = gs.Node("Add", name, inputs=[before, shift], outputs=[output])
     graph.nodes.insert(1 + next(i for i, n in enumerate(graph.nodes) if n is node), add)
-    return _Edited(constant, value, gs.Variable.empty())
 
 
 def _drop_unread(graph: gs.Graph, tensors: Sequence[gs.Tensor]) -> None:
@@ -159,8 +163,7 @@ def _drop_unread(graph: gs.Graph, tensors: Sequence[gs.Tensor]) -> None:
 
 def _captured(graph: gs.Graph) -> set[str]:
     """Names that the bodies of If and Loop may read from outside."""
-    bodies = [b for node in graph.nodes for b in node.attrs.values() if isinstance(b, gs.Graph)]
-    return {name for body in bodies for name in names_read(body)}
+    return {name for node in graph.nodes for body in bodies(node) for name in names_read(body)}
 
 
 def _put_together(

@@ -12,12 +12,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from lbyl_onnx.bodies import bodies, names_read
 from lbyl_onnx.counting import count_channels, counted, freeze_unsized
+from lbyl_onnx.coupling import couple_shared
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.facts import DEFAULT_DOMAINS, GraphFacts
 from lbyl_onnx.labels import FIXED, Freeze, Labels, Role, Slot
 from lbyl_onnx.option_types import shown
 from lbyl_onnx.rules import PRODUCING, RULES, LabelFlow, NodeView, Sizes, no_rule
+from lbyl_onnx.sharing import Sharing, find_sharing
 
 Scope = Literal["inner", "all"]
 
@@ -107,6 +110,8 @@ class ChannelMap:
         Labels of each activation, by tensor name.
     roots
         Root of each label.
+    sharing
+        Who reads which constant.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -115,6 +120,7 @@ class ChannelMap:
     sizes: tuple[Sizes, ...]
     tensors: Mapping[str, Labels]
     roots: Labels
+    sharing: Sharing
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,8 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
             producer = next(i for i, n in enumerate(graph.nodes) if output in n.outputs)
             labels = np.unique(tensors[output.name])
             flow.freezes.append(Freeze(labels, "they are an output of the graph", producer))
+    sharing = find_sharing(graph, facts)
+    couple_shared(graph, facts, flow, sharing)
     freeze_unsized(graph, flow, tensors)
     _check_globs(graph, flow, selection)
     groups, refusals = _gather(graph, flow, selection)
@@ -194,6 +202,7 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
         tuple(flow.sizes),
         tensors,
         flow.coupling.roots(),
+        sharing,
     )
 
 
@@ -234,7 +243,7 @@ def _freeze_captured(
     flow: LabelFlow, tensors: Mapping[str, Labels], index: int, node: gs.Node
 ) -> None:
     """Freeze what the body of an If or Loop reads from outside: it is not interpreted."""
-    for body in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
+    for body in bodies(node):
         names = names_read(body)
         for name in sorted(names & tensors.keys()):
             reason = f"the body of {node.op} reads them"
@@ -242,17 +251,6 @@ def _freeze_captured(
         for name in sorted(names & flow.counts.keys()):
             reason = f"the body of {node.op} reads a size computed from their number"
             flow.freezes.append(Freeze(counted(flow, name), reason, index))
-
-
-def names_read(body: gs.Graph) -> set[str]:
-    """Return the names of all tensors that a subgraph's nodes read, its own subgraphs' too."""
-    names = {tensor.name for node in body.nodes for tensor in node.inputs}
-    names |= {tensor.name for tensor in body.outputs}
-    for node in body.nodes:
-        for value in node.attrs.values():
-            if isinstance(value, gs.Graph):
-                names |= names_read(value)
-    return names
 
 
 def _gather(
@@ -321,18 +319,25 @@ def _frozen(graph: gs.Graph, group: ChannelGroup, freezes: Iterable[Freeze]) -> 
     return Refusal(group.name, group.size, "; ".join(reasons), tuple(names))
 
 
+def _layers(places: Sequence[Placement]) -> set[tuple[str | int, int]]:
+    """Tell layers apart: nodes that read one weight are one."""
+    return {place.slot.layer for place in places}
+
+
 def _out_of_scope(
     graph: gs.Graph, flow: LabelFlow, group: ChannelGroup, selection: Selection
 ) -> Refusal | None:
     producers = [node_name(graph.nodes[p.slot.node]) for p in group.producers]
     reason = selection.refuses(producers)
     nodes: tuple[str, ...] = ()
-    if reason is None and len(producers) > 1 and selection.scope == "inner":
+    if reason is None and len(_layers(group.producers)) > 1 and selection.scope == "inner":
         roots = flow.coupling.roots()
         joins = [j.node for j in flow.joins if np.any(np.isin(roots[j.labels], group.units))]
         nodes = tuple(node_name(graph.nodes[j]) for j in joins)
         added = any(graph.nodes[j].op in ("Add", "Sum", "Sub") for j in joins)
         reason = "they lie on a residual stream" if added else "several layers produce them"
+        if not joins and any(p.slot.source for p in (*group.producers, *group.followers)):
+            reason, nodes = "layers that share a constant produce them", tuple(producers)
     if reason is None and not group.producers:
         reason = "no layer with weights produces them"
     if reason is None and not group.consumers:

@@ -224,8 +224,9 @@ def _counted(
     seen: set[tuple[str, bytes]] = set()
     replaced: set[str] = set()
     for (index, operand), slots in operands.items():
-        name = graph.nodes[index].inputs[operand].name
+        name, axes = _stored_as(facts, channels, graph.nodes[index], (index, operand))
         dtype = facts.dtype(name)
+        slots = sorted(slots, key=lambda slot: axes.get(slot.axis, slot.axis))
         roots = b"/".join(channels.roots[s.labels].tobytes() for s in slots)
         if dtype not in FLOATS or (name, roots) in seen:
             continue
@@ -243,6 +244,16 @@ def _counted(
         if name not in replaced
     )
     return terms.cost(float(fixed))
+
+
+def _stored_as(
+    facts: GraphFacts, channels: ChannelMap, node: gs.Node, at: tuple[int, int]
+) -> tuple[str, dict[int, int]]:
+    """Name of the constant that holds what a node reads, and its axes by those that are read."""
+    use = channels.sharing.uses.get(at)
+    if use is None or not channels.sharing.rewritten(use.base, facts):
+        return node.inputs[at[1]].name, {}
+    return use.base, {a: b for a, b in enumerate(use.axes) if b is not None}
 
 
 def _computed_from(constant: gs.Tensor) -> set[str]:
@@ -265,8 +276,10 @@ def _new_biases(
     """Labels and type of the biases that consumers are given."""
     outputs = {s.node: s for s in channels.slots if s.role is Role.PRODUCER}
     consumers = {p.slot.node for group in groups for p in group.consumers}
+    given: set[tuple[str | int, int]] = set()
     for index in sorted(consumers & outputs.keys()):
         inputs = graph.nodes[index].inputs
-        if len(inputs) < 3 or not inputs[2].name:
+        if (len(inputs) < 3 or not inputs[2].name) and outputs[index].layer not in given:
+            given.add(outputs[index].layer)
             dtype = facts.dtype(inputs[outputs[index].operand].name)
             yield outputs[index].labels, dtype if dtype in FLOATS else TensorProto.FLOAT

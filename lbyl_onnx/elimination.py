@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -166,6 +166,10 @@ class Elimination:
     def kept(self, count: int) -> NDArray[np.intp]:
         """Return the (count,) channels that are left, ascending."""
         return np.setdiff1d(np.arange(self.size), self.order[: self.size - count])
+
+    def spread(self, layers: NDArray[np.intp]) -> Elimination:
+        """Give each consumer the losses and the total of its layer, (consumers,)."""
+        return replace(self, losses=self.losses[:, layers], totals=self.totals[layers])
 
 
 def eliminate(readings: Sequence[Reading], count: int) -> Elimination:

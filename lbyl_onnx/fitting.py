@@ -17,7 +17,6 @@ from lbyl_onnx.compensate import (
     Delivery,
     Moments,
     lbyl,
-    lbyl_plus,
     neuron_merging,
     none,
     rotation,
@@ -34,9 +33,11 @@ from lbyl_onnx.plan import (
     choose_channels,
     not_finite,
 )
+from lbyl_onnx.pooling import averaged, deliveries, pooled_outputs, shared_layers
 from lbyl_onnx.repair import Part, behind, modelled, part, repairs, targets
 from lbyl_onnx.restore import Fit, Mixing, Mixture, Repair, Repairs
 from lbyl_onnx.rotating import LinearWay, linear_way, mixture
+from lbyl_onnx.sharing import same_everywhere
 from lbyl_onnx.sights import key_of, reading_of
 from lbyl_onnx.statistics import Measured, ProbeRun, measure
 from lbyl_onnx.views import View
@@ -79,7 +80,11 @@ class Statistics:
         views = {str(i): view for i, view in outputs.items()}
         aims = targets(outputs, self.before)
         measured = measure(compensated, stages.facts, stages.read, views, aims, self.run)
-        return repairs(self.before, {int(key): value for key, value in measured.items()})
+        after = {int(key): value for key, value in measured.items()}
+        # What one weight gives is scaled once, for all of its uses.
+        shared = shared_layers(stages.graph, stages.channels, after)
+        before = {index: self.before[index] for index in after}
+        return repairs(pooled_outputs(before, shared), pooled_outputs(after, shared))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,11 +192,25 @@ def _gathered(
         tuple(fit for outcome in done for fit in outcome.fits or ()),
         tuple(outcome.mixture for outcome in done if outcome.mixture is not None),
         (*prepared.refusals, *unfit),
-        tuple(outcome.restored for outcome in done),
+        tuple(outcome.restored + _parted(prepared.stages, outcome) for outcome in done),
         statistics,
         modelled(prepared.stages.graph, prepared.stages.facts, parts),
         {o.entry.group.key: o.error for o in done if o.error is not None},
     )
+
+
+def _parted(stages: Stages, outcome: _Outcome) -> str:
+    """Say of a bias that layers with other weights read, too, that it is stored for each."""
+    sharing = stages.channels.sharing
+    for layer in stages.layers(outcome.entry.group):
+        places = [outcome.entry.group.consumers[i] for i in layer.consumers]
+        nodes = {place.slot.node for place in places}
+        shifted = any(np.any(f.offset) for f in outcome.fits or () if f.consumer in places)
+        for bias in layer.biases if shifted else ():
+            readers = {use.node for use in sharing.readers.get(bias, ())}
+            if readers - nodes and not same_everywhere(stages.facts, bias):
+                return ", a bias of several layers stored for each"
+    return ""
 
 
 def way_out(
@@ -205,7 +224,7 @@ def way_out(
     if isinstance(moments, str):
         return None
     stages, readings = prepared.stages, readings_of(prepared.stages, group, moments)
-    found = eliminate(readings, count)
+    found = eliminate(readings, count).spread(_layer_of_each(round_, group))
     if prepared.config.method != "lbyl+" or not prepared.config.by_loss:
         return found
     if _way_to_mix(stages, group, moments) is None:
@@ -214,7 +233,7 @@ def way_out(
     if lost is None:
         return found
     # Of what all consumers lose, each is given the same part.
-    parts = np.tile(lost[: len(found.losses), None] / len(readings), len(readings))
+    parts = np.tile(lost[: len(found.losses), None] / len(readings), len(moments))
     return replace(found, losses=parts)
 
 
@@ -232,10 +251,22 @@ def _together(readings: Sequence[Reading]) -> NDArray[np.float64]:
     return sum((r.gram / (r.total or 1.0) for r in readings), np.zeros_like(readings[0].gram))
 
 
+def _layer_of_each(round_: Round, group: ChannelGroup) -> NDArray[np.intp]:
+    """Number of the layer that each consumer of a group is a use of, (consumers,)."""
+    numbers = np.zeros(len(group.consumers), dtype=np.intp)
+    for number, layer in enumerate(round_.layers[group.key]):
+        numbers[list(layer.consumers)] = number
+    return numbers
+
+
 def readings_of(stages: Stages, group: ChannelGroup, moments: Sequence[Moments]) -> list[Reading]:
-    """How each consumer reads a group."""
-    pairs = zip(group.consumers, moments, strict=True)
-    return [reading_of(stages.graph, stages.facts, place, m) for place, m in pairs]
+    """How each layer reads a group: its consumers that read one weight are one."""
+    readings = []
+    for layer in stages.layers(group):
+        places = [group.consumers[i] for i in layer.consumers]
+        here = moments[layer.consumers[0]]
+        readings.append(reading_of(stages.graph, stages.facts, places[0], here, places))
+    return readings
 
 
 def _by_statistics(
@@ -255,17 +286,18 @@ def _by_statistics(
                 return outcome
         if path is None:
             path = eliminate(readings_of(stages, group, moments), len(entry.kept))
+            path = path.spread(_layer_of_each(round_, group))
         entry = GroupPlan(group, path.kept(len(entry.kept)))
         error = float(np.mean(np.clip(path.losses[len(entry.removed)], 0.0, 1.0)))
     if config.method != "lbyl+":
         return _by_weights(stages, entry, config)
-    fits = [lbyl_plus.deliver(m, entry.kept) for m in moments]
+    fits, regular = deliveries(moments, round_.layers[group.key], entry.kept)
     restored = "lbyl+" + (" by window" if any(m.taps > 1 for m in moments) else "")
     keys = [key_of(group, place) for place in group.consumers]
     restored += ", as Gaussian" if any(round_.sights[key].activation for key in keys) else ""
-    if not all(regular for _, regular in fits):
+    if not regular:
         restored += ", singular: least squares"
-    whole = [Fit(group, place, d) for place, (d, _) in zip(group.consumers, fits, strict=True)]
+    whole = [Fit(group, place, d) for place, d in zip(group.consumers, fits, strict=True)]
     parts = tuple(
         (fit.consumer.slot.node, part(stages.graph, stages.facts, fit, m))
         for fit, m in zip(whole, moments, strict=True)
@@ -300,7 +332,12 @@ def _by_weights(stages: Stages, entry: GroupPlan, config: Config, why: str = "")
     method = "lbyl" if config.method == "lbyl+" else config.method
     restored = f"{method} ({why})" if why else method
     known = [fit for fit in fits if fit is not None]
-    return _Outcome(entry, tuple(known) if len(known) == len(fits) else None, restored)
+    if len(known) < len(fits):
+        return _Outcome(entry, None, restored)
+    if config.method != "none":
+        shared = averaged([fit.delivery for fit in known], stages.layers(entry.group))
+        known = [replace(fit, delivery=d) for fit, d in zip(known, shared, strict=True)]
+    return _Outcome(entry, tuple(known), restored)
 
 
 def _fit_one(stages: Stages, entry: GroupPlan, consumer: Placement, config: Config) -> Fit | None:

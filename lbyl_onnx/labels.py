@@ -42,6 +42,8 @@ class Slot:
         The label at each position of that axis, shape (length of the axis,).
     role
         What the axis does for the channels.
+    source
+        The constant behind it where several nodes read that as one; "" where it is read alone.
     """
 
     node: int
@@ -49,6 +51,12 @@ class Slot:
     axis: int
     labels: Labels
     role: Role
+    source: str = ""
+
+    @property
+    def layer(self) -> tuple[str | int, int]:
+        """What is equal for slots of constants that are one."""
+        return (self.source, -1) if self.source else (self.node, self.operand)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from lbyl_onnx import model_io, runtime, timing
-from lbyl_onnx.assemble import apply_edits
+from lbyl_onnx.assemble import Shapes, apply_edits
 from lbyl_onnx.costs import Costs, count_costs
-from lbyl_onnx.draft import write_draft
+from lbyl_onnx.draft import Draft, write_draft
 from lbyl_onnx.elimination import Elimination
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
@@ -20,9 +20,10 @@ from lbyl_onnx.fitting import Fitted, fit
 from lbyl_onnx.measuring import Prepared, Round, Stages, rounds
 from lbyl_onnx.memory import release
 from lbyl_onnx.plan import KeptCounts, PruningPlan, choose_channels
-from lbyl_onnx.restore import Edits, compensated
+from lbyl_onnx.restore import Edits, Fit, Mixture, Repairs, compensated
 from lbyl_onnx.rewrite import new_shape, shrunk
 from lbyl_onnx.samples import SampleSource, rounded
+from lbyl_onnx.storing import as_stored, stored
 from lbyl_onnx.verify import fidelity
 
 Progress = Callable[[str, int, int], None]
@@ -87,16 +88,29 @@ class Maker:
         release()
         found = fitted.modelled
         if fitted.statistics is not None:
-            edits = compensated(stages.graph, stages.facts, fitted.fits, (), {})
             self.progress("repairing", 0, 1)
-            restored = apply_edits(stages.model, edits, {})
+            restored = self._draft(self._compensated(fitted.fits, (), {}), {})
             changed = {f.consumer.slot.node for f in fitted.fits if f.delivery.removed.size}
             found = fitted.statistics.repaired(stages, restored, changed)
-        edits = compensated(stages.graph, stages.facts, fitted.fits, fitted.mixtures, found)
-        write_draft(apply_edits(stages.model, edits, {}), self.expected, stages.read, "auto")
+        edits = self._compensated(fitted.fits, fitted.mixtures, found)
+        write_draft(self._draft(edits, {}), self.expected, stages.read, "auto")
         release()
         self._write(edits, fitted.plan)
         return fitted
+
+    def _compensated(
+        self, fits: Sequence[Fit], mixtures: Sequence[Mixture], repairs: Repairs
+    ) -> Edits:
+        """Compensated constants, rounded to the types that they are stored in."""
+        stages = self.prepared.stages
+        edits = compensated(stages.graph, stages.facts, fits, mixtures, repairs)
+        return as_stored(stages.graph, stages.facts, stages.channels.sharing, edits)
+
+    def _draft(self, edits: Edits, shapes: Shapes) -> Draft:
+        """Return the model with edits made where its constants are stored."""
+        stages = self.prepared.stages
+        edits, moved = stored(stages.facts, stages.channels.sharing, edits)
+        return apply_edits(stages.model, edits, {**shapes, **moved})
 
     def cut(self, counts: KeptCounts) -> None:
         """Write a model that only has the size of the compressed one: as fast, and not right."""
@@ -147,7 +161,7 @@ class Maker:
         """Write the compressed model, without the channels that are not in the plan."""
         stages = self.prepared.stages
         edits = shrunk(stages.graph, stages.facts, stages.channels, edits, plan.removed)
-        draft = apply_edits(stages.model, edits, _new_shapes(stages, plan))
+        draft = self._draft(edits, _new_shapes(stages, plan))
         write_draft(draft, self.stage, stages.read, self.prepared.config.external_data)
 
 

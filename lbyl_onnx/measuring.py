@@ -27,6 +27,7 @@ from lbyl_onnx.input_range import InputRange, input_ranges
 from lbyl_onnx.plan import (
     finite_groups,
 )
+from lbyl_onnx.pooling import Layer, layers, pooled_by_layer
 from lbyl_onnx.repair import repairable
 from lbyl_onnx.runtime import Probe
 from lbyl_onnx.samples import (
@@ -64,6 +65,10 @@ class Stages:
     def draft(self) -> Draft:
         """The model as what a probe is made of."""
         return Draft.of(self.model)
+
+    def layers(self, group: ChannelGroup) -> tuple[Layer, ...]:
+        """Return a group's consumers by the weight that they read."""
+        return layers(self.graph, self.channels.sharing, group)
 
     def respond(self, group: ChannelGroup, consumer: Placement) -> Response | None:
         """How a group's channels reach a consumer."""
@@ -116,18 +121,25 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """Groups that are measured in one pass, how, and what was found."""
+    """Groups that are measured in one pass, how, and what was found; `layers` by their keys."""
 
     groups: tuple[ChannelGroup, ...]
+    layers: Mapping[int, tuple[Layer, ...]]
     sights: Mapping[str, Sight]
     measured: Mapping[str, Measured]
 
     def moments(self, group: ChannelGroup) -> list[Moments] | str:
-        """Return the moments at each consumer of a group, or why there are none."""
+        """Return the moments at each consumer of a group, or why there are none.
+
+        Consumers that read one weight have theirs pooled.
+        """
         keys = [key_of(group, place) for place in group.consumers]
         if any(key not in self.sights for key in keys):
             return "what they become cannot be measured"
-        moments = [self.sights[key].moments(self.measured[key]) for key in keys]
+        each = [self.sights[key].moments(self.measured[key]) for key in keys]
+        moments = pooled_by_layer(each, self.layers[group.key])
+        if moments is None:
+            return "what they become is measured in several ways"
         return moments if all(m.finite for m in moments) else "their statistics are not finite"
 
 
@@ -178,11 +190,27 @@ def rounds(prepared: Prepared) -> Iterator[Round]:
         asked = {key: s.view for key, s in sights.items()} | outputs
         outputs = {}  # they are all measured in the first round
         found = measure(stages.draft, stages.facts, stages.read, asked, {}, run)
-        few = {key: s.view for key, s in sights.items() if s.few(found[key])}
+        told = {g.key: stages.layers(g) for g in groups}
+        few = {key: sights[key].view for key in _few(groups, told, sights, found)}
         if prepared.prior is not None and few:
             prior = measure(stages.draft, stages.facts, stages.read, few, {}, prepared.prior)
             found |= {key: found[key].with_prior(prior[key]) for key in few}
-        yield Round(tuple(groups), sights, found)
+        yield Round(tuple(groups), told, sights, found)
+
+
+def _few(
+    groups: Iterable[ChannelGroup],
+    told: Mapping[int, Sequence[Layer]],
+    sights: Mapping[str, Sight],
+    found: Mapping[str, Measured],
+) -> Iterator[str]:
+    """Keys of what has fewer rows than it wants; those of one layer are counted together."""
+    for group in groups:
+        for layer in told[group.key]:
+            keys = [key_of(group, group.consumers[i]) for i in layer.consumers]
+            known = [key for key in keys if key in sights]
+            rows = sum(found[key].rows for key in known)
+            yield from (key for key in known if sights[key].few(rows))
 
 
 def _consumers(groups: Iterable[ChannelGroup]) -> set[int]:
@@ -195,9 +223,13 @@ def _sights(
     """How groups are measured at all their consumers; groups of which one cannot be told lack."""
     sights: dict[str, Sight] = {}
     for group in groups:
+        places = [[group.consumers[i] for i in x.consumers] for x in stages.layers(group)]
         found = {
-            key_of(group, place): sight(stages.graph, stages.facts, place, activation, samples)
-            for place in group.consumers
+            key_of(group, place): sight(
+                stages.graph, stages.facts, place, activation, samples, uses
+            )
+            for uses in places
+            for place in uses
             # A person's own samples are believed beyond their second moments.
             for activation in [None if config.calibration else stages.activation(group, place)]
         }

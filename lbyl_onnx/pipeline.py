@@ -14,12 +14,14 @@ import onnx_graphsurgeon as gs
 
 from lbyl_onnx import model_io, runtime, staging, timing
 from lbyl_onnx.assemble import to_graph
+from lbyl_onnx.cautions import Timed, warnings_of
 from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
 from lbyl_onnx.details import Details, examine
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.hardware import channel_block
 from lbyl_onnx.input_range import InputRange
 from lbyl_onnx.making import Progress
 from lbyl_onnx.measuring import Stages, prepare
@@ -92,6 +94,8 @@ class CompressResult:
         The model layer by layer; None unless asked for.
     input_ranges
         The inputs whose range of pixels was read off the graph, for the synthetic samples.
+    warnings
+        What to know before using it, one line each.
     """
 
     output: Path | None
@@ -108,6 +112,7 @@ class CompressResult:
     latency: timing.PairedLatency
     details: Details | None = None
     input_ranges: tuple[InputRange, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,9 @@ def compress(
         release()
         progress("verifying", 0, 1)
         verification = verify(probe, stage, expected)
+        latency = rewritten.reached.target.latency or timing.paired(
+            source, stage, provider, probe.feeds[0], probe.optimise
+        )
         result = CompressResult(
             target if not dry_run else None,
             onnx.load(stage) if target is None and not dry_run else None,
@@ -207,10 +215,10 @@ def compress(
             rewritten.refusals,
             verification,
             rewritten.reached.target,
-            rewritten.reached.target.latency
-            or timing.paired(source, stage, provider, probe.feeds[0], probe.optimise),
+            latency,
             examine(source, stage, probe) if detailed else None,
             rewritten.input_ranges,
+            _warnings(rewritten, files.size, latency, channel_block(config.hardware, provider)),
         )
         if before_writing is not None:
             before_writing(result)
@@ -218,6 +226,15 @@ def compress(
         if target is not None and not dry_run:
             staging.publish(stage, target)
         return result
+
+
+def _warnings(
+    rewritten: _Rewritten, size: int, latency: timing.PairedLatency, block: int
+) -> tuple[str, ...]:
+    reached = rewritten.reached
+    losses = [(group.name, group.channels, group.kept) for group in rewritten.groups]
+    timed = Timed(latency, reached.target.round_to, block)
+    return warnings_of(rewritten.before, reached.costs, (size, reached.size), losses, timed)
 
 
 def _rewrite(

@@ -95,9 +95,15 @@ def choose_channels(
 
 
 def producer_matrix(graph: gs.Graph, facts: GraphFacts, group: ChannelGroup) -> NDArray[np.float64]:
-    """Rows of all producers side by side, shape (n, all); a Gemm's bias is appended."""
-    parts = []
+    """Rows of all producers side by side, shape (n, all); a Gemm's bias is appended.
+
+    Nodes that read one weight are one producer.
+    """
+    parts, seen = [], set[tuple[str | int, int]]()
     for place in group.producers:
+        if place.slot.layer in seen:
+            continue
+        seen.add(place.slot.layer)
         weight, bias = producer_rows(graph, facts, place)
         parts.append(weight.reshape(len(weight), -1))  # (n, taps, d) -> (n, taps * d)
         if bias is not None and graph.nodes[place.slot.node].op == "Gemm":

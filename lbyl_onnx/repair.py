@@ -60,7 +60,20 @@ def repairable(
         if not scaled and (has_bias or index not in consumers):
             continue
         views[index] = view
-    return views
+    return {
+        index: view for index, view in views.items() if _all_uses(channels, index) <= set(views)
+    }
+
+
+def _all_uses(channels: ChannelMap, index: int) -> set[int]:
+    """Nodes that read a layer's weight, or what it is made of: one repair has to be right for all.
+
+    -1 among them is a reader that takes it whole.
+    """
+    sharing = channels.sharing
+    use = sharing.uses[index, 1]
+    whole = {-1} if use.base in sharing.apart else set[int]()
+    return {other.node for other in sharing.readers[use.base]} | whole
 
 
 def behind(graph: gs.Graph, nodes: Collection[int]) -> set[int]:
@@ -96,7 +109,7 @@ def _layers_behind(graph: gs.Graph, channels: ChannelMap, consumers: Collection[
     """Layers behind others whose weight no other reads."""
     layers = {s.node for s in channels.slots if s.role is Role.PRODUCER and s.operand == 1}
     found = layers & behind(graph, consumers)
-    return {index for index in found if len(graph.nodes[index].inputs[1].outputs) == 1}
+    return {index for index in found if channels.sharing.sole(index, 1)}
 
 
 def _feeds_a_layer(node: gs.Node) -> bool:

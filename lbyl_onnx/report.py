@@ -56,6 +56,8 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
     for found in result.input_ranges:
         console.print(Text(printable(told(found))))
     console.print(_costs(result))
+    for warning in result.warnings:
+        console.print(Text(f"warning: {printable(warning)}", style="yellow"))
     console.print(_fidelity(proof))
     _print_groups(result.groups, console)
     _print_refusals(result.refusals, console)
@@ -352,6 +354,7 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
         "input_ranges": [asdict(found) for found in result.input_ranges],
         "groups": [_bounded(asdict(group)) for group in result.groups],
         "refusals": [_bounded(asdict(refusal)) for refusal in result.refusals],
+        "warnings": list(result.warnings),
     }  # fmt: skip
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 

@@ -120,6 +120,11 @@ class Change:
     repair: Repair | None
     mixture: Mixture | None
 
+    @property
+    def shared(self) -> bool:
+        """Whether several layers read the weight, and all are changed alike."""
+        return any(fit.consumer.slot.source for fit in self.fits)
+
     def outputs(self, values: Array, axis: int) -> Floats:
         """Scale and mix what lies along the layer's outputs on an axis."""
         changed = values.astype(np.float64)
@@ -198,6 +203,7 @@ def compensated(
     """
     operands: dict[Operand, Value] = {}
     added: dict[int, Array] = {}
+    shared: dict[str, Array] = {}
     for (index, operand), change in _changes(graph, fits, mixtures, repairs).items():
         node = graph.nodes[index]
         name = node.inputs[operand].name
@@ -206,6 +212,11 @@ def compensated(
             compute = partial(_change_stored, facts, name, change, node)
             key = _identity(name, change)
             operands[index, operand] = Deferred(stored.shape, stored.dtype, compute, key)
+        elif change.shared:
+            key = _identity(name, change)
+            if key not in shared:
+                shared[key] = _changed(stored, change, node)
+            operands[index, operand] = shared[key]
         else:
             operands[index, operand] = _changed(stored, change, node)
         shift = _shift(stored, change, node)

@@ -140,6 +140,16 @@ def _like(graph: gs.Graph, facts: GraphFacts, sizes: Sizes, numbers: list[int]) 
     return np.asarray(numbers, np.int64 if known is None else known[0].dtype)
 
 
+def _stored_behind(
+    facts: GraphFacts, channels: ChannelMap, operands: Mapping[Operand, Value]
+) -> set[str]:
+    """Names of what is rewritten where it is stored, and of what lies between there and a node."""
+    sharing = channels.sharing
+    uses = [sharing.uses[key] for key in operands if key in sharing.uses]
+    behind = [use for use in uses if sharing.rewritten(use.base, facts)]
+    return {n for use in behind for n in (use.base, *(step.tensor for step in use.path))}
+
+
 def _pinned(
     graph: gs.Graph,
     facts: GraphFacts,
@@ -155,6 +165,7 @@ def _pinned(
     # A bias that compensation has added is no input of the original node.
     shrinking = {t.name for i, j in operands for t in graph.nodes[i].inputs[j : j + 1]}
     shrinking |= {n for n, labels in channels.tensors.items() if not np.all(alive[labels])}
+    shrinking |= _stored_behind(facts, channels, operands)
     derived: set[str] = set()
     pinned: dict[Operand, Array] = {}
     for index, node in enumerate(graph.nodes):

@@ -35,11 +35,16 @@ def key_of(group: ChannelGroup, consumer: Placement) -> str:
 
 
 def input_view(
-    graph: gs.Graph, facts: GraphFacts, consumer: Placement, samples: int
+    graph: gs.Graph,
+    facts: GraphFacts,
+    consumer: Placement,
+    samples: int,
+    uses: Sequence[Placement] = (),
 ) -> View | None:
     """Choose how a group is seen at a consumer's input; None where that cannot be told.
 
-    A window's columns are told apart where the samples give enough rows to do so.
+    A window's columns are told apart where the samples give enough rows to do so. Consumers that
+    read one weight are seen alike, and their rows are counted together.
 
     Parameters
     ----------
@@ -49,7 +54,10 @@ def input_view(
         Where the group's channels enter.
     samples
         How many samples there will be.
+    uses
+        All consumers that read the same weight; none where there is only this one.
     """
+    nodes = [graph.nodes[place.slot.node] for place in uses or (consumer,)]
     node, slot = graph.nodes[consumer.slot.node], consumer.slot
     tensor = node.inputs[0].name
     shape = facts.shape(tensor)
@@ -63,14 +71,15 @@ def input_view(
     positions = _activation_positions(node, facts, consumer, sizes[axis])
     view = View(tensor, axis, len(sizes), positions)
     plane = sizes[1:-1] if last else sizes[2:]
-    if node.op == "Conv" and int(node.attrs.get("group", 1)) == 1:
-        windowed = _windowed(node, facts, view, samples)
+    if all(n.op == "Conv" and int(n.attrs.get("group", 1)) == 1 for n in nodes):
+        windowed = _windowed(node, nodes, facts, view, samples)
         if windowed is not None:
             return windowed
     places = positions.shape[1]
-    if places > 1 and not plane and int(node.attrs.get("group", 1)) == 1:
-        joint = replace(view, joint=True)
-        if joint.columns <= LARGEST_WINDOW and samples >= ROWS_PER_COLUMN * joint.columns:
+    flat = all(_is_flat(n, facts) for n in nodes) and int(node.attrs.get("group", 1)) == 1
+    if places > 1 and flat:
+        joint, rows = replace(view, joint=True), samples * len(nodes)
+        if joint.columns <= LARGEST_WINDOW and rows >= ROWS_PER_COLUMN * joint.columns:
             return joint
     strides = _strides(plane, samples * places, view.columns, spatial=not last)
     return replace(view, strides=strides)
@@ -88,17 +97,31 @@ def _activation_positions(
     return np.asarray(spread.reshape(len(spread), -1), dtype=np.intp)
 
 
-def _windowed(node: gs.Node, facts: GraphFacts, view: View, samples: int) -> View | None:
-    """View every value that a Conv's window sees, where there are enough rows for so many."""
+def _is_flat(node: gs.Node, facts: GraphFacts) -> bool:
+    """Whether a layer sees each sample at one place."""
+    return len(facts.shape(node.inputs[0].name) or ()) == 2
+
+
+def _windowed(
+    node: gs.Node, nodes: Sequence[gs.Node], facts: GraphFacts, view: View, samples: int
+) -> View | None:
+    """View every value that a Conv's window sees, where there are enough rows for so many.
+
+    `nodes` are all that read its weight, itself among them.
+    """
     window = conv_window(node, facts)
     output = facts.shape(node.outputs[0].name)
+    if any(conv_window(n, facts) is None for n in nodes):
+        return None
     if window is None or output is None or int(np.prod(window.kernel)) == 1:
         return None
     seen = replace(view, window=window)
     plane = [d or 0 for d in output[2:]]
     if seen.columns > LARGEST_WINDOW or view.positions.shape[1] > 1:
         return None
-    if samples * int(np.prod(plane)) < ROWS_PER_COLUMN * seen.columns:
+    outputs = [facts.shape(n.outputs[0].name) or () for n in nodes]
+    places = sum(math.prod(d or 0 for d in shape[2:]) for shape in outputs)
+    if samples * places < ROWS_PER_COLUMN * seen.columns:
         return None
     return replace(seen, strides=_strides(plane, samples, seen.columns, spatial=True))
 
@@ -180,9 +203,9 @@ class Sight:
     view: View
     activation: Activation | None = None
 
-    def few(self, measured: Measured) -> bool:
+    def few(self, rows: int) -> bool:
         """Whether there are fewer rows than a covariance of so many columns wants."""
-        return measured.rows < ENOUGH_ROWS * self.view.columns
+        return rows < ENOUGH_ROWS * self.view.columns
 
     def moments(self, measured: Measured) -> Moments:
         """Return the moments at the consumer's input."""
@@ -196,16 +219,17 @@ def sight(
     consumer: Placement,
     activation: Activation | None,
     samples: int,
+    uses: Sequence[Placement] = (),
 ) -> Sight | None:
     """Choose how a group is measured at a consumer; None where that cannot be told.
 
     Directly, where there are rows enough; else before the activation, as Gaussian, if the
-    consumer sees nothing but that: fewer rows then tell as much.
+    consumer sees nothing but that: fewer rows then tell as much. `uses` as for `input_view`.
     """
-    view = input_view(graph, facts, consumer, samples)
+    view = input_view(graph, facts, consumer, samples, uses)
     if view is None or activation is None or view.taps > 1:
         return None if view is None else Sight(view)
-    if samples * rows_each(facts, view) >= GAUSSIAN_BELOW * view.columns:
+    if samples * rows_each(facts, view) * max(1, len(uses)) >= GAUSSIAN_BELOW * view.columns:
         return Sight(view)
     node = graph.nodes[activation.place.slot.node]
     shape = facts.shape(activation.tensor)
@@ -223,17 +247,24 @@ def rows_each(facts: GraphFacts, view: View) -> int:
 
 
 def reading_of(
-    graph: gs.Graph, facts: GraphFacts, consumer: Placement, moments: Moments
+    graph: gs.Graph,
+    facts: GraphFacts,
+    consumer: Placement,
+    moments: Moments,
+    uses: Sequence[Placement] = (),
 ) -> Reading:
     """How a consumer reads a group: its input's moments, and its weights' inner products.
 
-    Where a BatchNormalization follows, outputs count as it scales them.
+    Where a BatchNormalization follows, outputs count as it scales them; where several consumers
+    read the weight, as what follows each does in the mean.
     """
     node, slot = graph.nodes[consumer.slot.node], consumer.slot
     stored = np.moveaxis(facts.value(node.inputs[slot.operand].name), slot.axis, 0)
     weight = stored[consumer.positions].astype(np.float64)  # (n, places, out, ..)
     n, places, out = weight.shape[:3]
-    weight = weight.reshape(n, places, out, -1) * _output_scale(node, facts, out)[:, None]
+    scales = [_output_scale(graph.nodes[p.slot.node], facts, out) for p in uses or (consumer,)]
+    scale = scales[0] if len(scales) == 1 else np.sqrt(np.mean(np.square(scales), axis=0))
+    weight = weight.reshape(n, places, out, -1) * scale[:, None]
     taps = np.moveaxis(weight, 2, 3)  # (n, places, window, out)
     flat = taps.reshape(n * moments.taps, -1)  # told apart or not: -> (n * taps, ..)
     return Reading(moments, flat @ flat.T)

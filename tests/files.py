@@ -77,25 +77,37 @@ def constant_of_shape() -> ModelProto:
 
 
 def shared_weight() -> ModelProto:
-    """Two layers with one weight and one bias; each reads and gives channels of its own."""
-    net = Net(("N", 6, 6, 6))
-    net.weight("w", 6, 6, 3, 3)
-    net.constant("b", net.cast(net.rng.normal(size=6)))
-    x = "x"
+    """A head of two layers, applied to three levels of a pyramid; the first has one bias."""
+    net = Net(("N", 3, 9, 9))
+    level = net.block("x", (3, 7))
+    net.weight("w", 8, 7, 3, 3)
+    net.constant("b", net.cast(net.rng.normal(size=8)))
+    net.weight("v", 5, 8, 1, 1)
+    found = []
     for _ in range(3):
-        x = net.relu(net.node("Conv", [x, "w", "b"], {"pads": [1, 1, 1, 1]}))
-    return net.model(net.head(x, 6))
+        hidden = net.relu(net.node("Conv", [level, "w", "b"], {"pads": [1, 1, 1, 1]}))
+        found.append(net.node("GlobalAveragePool", [net.node("Conv", [hidden, "v"])]))
+        level = net.node("MaxPool", [level], {"kernel_shape": [2, 2], "strides": [2, 2]})
+    x = net.node("Flatten", [net.node("Concat", found, {"axis": 1})])
+    return net.model(net.gemm(x, 15, 4))
 
 
 def shared_bias() -> ModelProto:
-    """One bias inside a group, in a frozen layer, and as an operand of its own."""
+    """Two layers with weights of their own and one bias, behind a third."""
     net = Net(("N", 3, 6, 6))
-    net.constant("b", net.cast(net.rng.normal(size=8)))
-    x = net.relu(net.node("Conv", ["x", net.weight("w0", 8, 3, 1, 1), "b"]))
-    x = net.relu(net.node("Conv", [x, net.weight("w1", 8, 8, 1, 1), "b"]))
-    x = net.node("Softmax", [x], {"axis": 1})
-    x = net.node("Flatten", [net.node("GlobalMaxPool", [x])])
-    return net.model(net.node("Add", [x, "b"]))
+    x = net.relu(net.conv("x", (3, 8)))
+    net.constant("b", net.cast(net.rng.normal(size=6)))
+    both = [net.relu(net.node("Conv", [x, net.weight(f"v{i}", 6, 8, 1, 1), "b"])) for i in range(2)]
+    return net.model(net.head(net.node("Concat", both, {"axis": 1}), 12))
+
+
+def shared_fill() -> ModelProto:
+    """Two layers that follow each other read one vector of a single number as their bias."""
+    net = Net(("N", 3, 6, 6))
+    fill = net.constant("b", np.full(6, 0.25, np.float32))
+    x = net.relu(net.node("Conv", ["x", net.weight("w0", 6, 3, 3, 3), fill]))
+    x = net.relu(net.node("Conv", [x, net.weight("w1", 6, 6, 3, 3), fill]))
+    return net.model(net.head(x, 6))
 
 
 def if_body() -> ModelProto:

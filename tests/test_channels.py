@@ -42,7 +42,14 @@ GROUPS: dict[str, dict[str, tuple[int, list[str], int]]] = {
     "nhwc": {"conv_1": (8, ["conv_6"], 1), "conv_6": (6, ["gemm_13"], 1)},
     "matmul_chain": {"matmul_0": (12, ["matmul_3"], 1), "matmul_3": (9, ["matmul_6"], 1)},
     "token_mixing": {"matmul_0": (12, ["matmul_6"], 1)},
-    "shared_bias": {"conv_0": (8, ["conv_2"], 1)},
+    "shared_weight": {
+        "conv_0": (7, ["conv_3", "conv_8", "conv_13"], 1),
+        "conv_3, conv_8, conv_13": (8, ["conv_5", "conv_10", "conv_15"], 1),
+        "conv_5, conv_10, conv_15": (5, ["gemm_20"], 3),
+    },
+    "shared_bias": {"conv_0": (8, ["conv_2", "conv_4"], 1)},
+    "shared_fill": {"conv_0": (6, ["conv_2"], 1), "conv_2": (6, ["gemm_6"], 1)},
+    "if_body": {"conv_0": (8, ["conv_2"], 1)},
     "custom_domain": {"conv_0": (8, ["conv_3"], 1)},
 }
 # model -> (producers, reason, nodes) of each refusal
@@ -56,12 +63,20 @@ REFUSALS: dict[str, set[tuple[str, str, tuple[str, ...]]]] = {
         ("conv_0, conv_6", "several layers produce them", ("mul_8",)),
         ("gemm_11", LAST, ("gemm_11",)),
     },
-    "shared_bias": {("conv_2", "Softmax mixes them", ("softmax_4",))},
+    "shared_bias": {
+        (
+            "conv_2, conv_4",
+            "layers that share a constant produce them",
+            ("conv_2", "conv_4"),
+        ),
+        ("gemm_9", LAST, ("gemm_9",)),
+    },
     "custom_domain": {
         ("conv_3", "operator com.microsoft::QuickGelu has no rule", ("quickgelu_4",)),
         ("conv_5", LAST, ("conv_5",)),
     },
     "if_body": {
+        ("conv_2", "the constant b1 stays: the body of If reads it", ("if_7",)),
         ("conv_4", "the body of If reads them", ("if_7",)),
         ("conv_6", "the shape that Add gives is not known", ("add_8",)),
     },

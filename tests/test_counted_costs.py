@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from lbyl_onnx import Config, NothingToPruneError, compress, model_io, runtime
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Scope, Selection, find_channels
-from lbyl_onnx.costs import count_costs
-from lbyl_onnx.counted_costs import CountedCost, Counts, counted_macs, counted_parameters
+from lbyl_onnx.costs import constants, count_costs
+from lbyl_onnx.counted_costs import (
+    CountedCost,
+    Counts,
+    counted_bytes,
+    counted_macs,
+    counted_parameters,
+)
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from tests.models import MODELS
+from tests.shared_layers import SHARED
 
-# One constant that several nodes read is written several times, or an If reads what was cut.
-NEAR = {
-    "shape_scaled",
-    "shared_weight",
-    "shared_bias",
-    "if_body",
-    "shared_weight_as_input",
-    "shared_weight_ir_version_3",
-}
+# A constant that several nodes read is written twice, or a bias is expanded to a pinned one.
+BUILDERS = {**MODELS, **SHARED}
+NEAR = {"shape_scaled", "shared_fill"}
 
 
 @pytest.mark.parametrize("scope", ["inner", "all"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_predicted_costs_are_those_of_the_written_model(name: str, scope: Scope) -> None:
-    model = MODELS[name]()
+    model = BUILDERS[name]()
     try:
         config = Config(ratio=0.5, scope=scope, method="none", provider="cpu")
         result = compress(model, config=config)
@@ -43,6 +45,7 @@ def test_predicted_costs_are_those_of_the_written_model(name: str, scope: Scope)
         groups = channels.groups
         macs = counted_macs(proto, facts, channels, groups)
         parameters = counted_parameters(proto, facts, channels, groups, graph, False)
+        stored = counted_bytes(proto, facts, channels, groups, graph, False)
         whole = np.asarray([group.size for group in groups])
         counts = np.asarray([group.kept for group in result.groups])
         assert len(counts) == len(whole)
@@ -50,6 +53,18 @@ def test_predicted_costs_are_those_of_the_written_model(name: str, scope: Scope)
     assert macs.at(counts) == pytest.approx(result.after.macs, rel=1e-12)
     if name not in NEAR:
         assert parameters.at(counts) == pytest.approx(result.after.parameters, rel=1e-12)
+        assert result.model is not None
+        kept = sum(numpy_helper.to_array(t).nbytes for _, t in constants(result.model))
+        assert stored.at(counts) == pytest.approx(kept, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["pyramid", "pyramid_own_biases", "siamese"])
+def test_what_compensation_adds_is_counted_once_for_a_shared_layer(name: str) -> None:
+    model = SHARED[name]()
+    result = compress(model, config=Config(params="60%", provider="cpu", round_to=1))
+    assert result.after.parameters <= 0.6 * result.before.parameters
+    # One channel more of any group would be beyond: what was predicted is what there is.
+    assert result.after.parameters >= 0.5 * result.before.parameters
 
 
 def products(seed: int = 0) -> tuple[CountedCost, Counts]:

@@ -188,7 +188,6 @@ REPAIRED: dict[str, Callable[[], ModelProto]] = {
             "residual",
             "inception",
             "dense",
-            "shared_weight",
             "nhwc",
             "caffe_scale",
             "two_outputs",

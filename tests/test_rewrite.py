@@ -14,11 +14,13 @@ from lbyl_onnx import Config, compress
 from lbyl_onnx.config import Method
 from lbyl_onnx.draft import write_message
 from tests.architectures import chain, flatten_spatial, residual
-from tests.files import dangling, initializers_as_inputs, shared_weight, with_value_info
+from tests.files import dangling, initializers_as_inputs, shared_fill, with_value_info
 from tests.models import MODELS
 from tests.oracle import compressed, deviation, interpret, make_feeds, outcome, run, tap, values
 
 HALF = Config(ratio=0.5, method="none", provider="cpu")
+# Layers that read one constant keep different numbers of channels.
+UNEVEN = Config(ratio=0.5, method="none", provider="cpu", ratio_for=(("conv_0", 0.2),))
 
 
 class TestNames:
@@ -31,15 +33,15 @@ class TestNames:
             assert list(node.input) == before[node.output[0]]
 
     def test_new_names_avoid_those_that_are_taken(self) -> None:
-        model = shared_weight()
+        model = shared_fill()
         model.graph.initializer.append(
-            numpy_helper.from_array(np.ones(1, np.float32), "w_pruned_1")
+            numpy_helper.from_array(np.ones(1, np.float32), "b_pruned_1")
         )
-        result = compressed(model)
-        np.testing.assert_array_equal(values(result)["w_pruned_1"], [1.0])
+        result = compressed(model, UNEVEN)
+        np.testing.assert_array_equal(values(result)["b_pruned_1"], [1.0])
         feeds = make_feeds(model)
         np.testing.assert_array_equal(
-            run(result, feeds)[0], run(compressed(shared_weight()), feeds)[0]
+            run(result, feeds)[0], run(compressed(shared_fill(), UNEVEN), feeds)[0]
         )
 
 
@@ -156,15 +158,14 @@ class TestInputsThatAreInitializers:
         assert listed == stored
 
     def test_one_that_is_gone_is_no_input_any_more(self) -> None:
-        result = outcome("shared_weight_as_input", "none", 0.5).model
-        assert result is not None
-        assert "w" not in values(result)
-        assert "w" not in {i.name for i in result.graph.input}
+        result = compressed(initializers_as_inputs(shared_fill), UNEVEN)
+        assert "b" not in values(result)
+        assert "b" not in {i.name for i in result.graph.input}
 
     @pytest.mark.parametrize("ir", [3, 8])
     def test_new_ones_are_listed_only_where_the_ir_version_wants_it(self, ir: int) -> None:
-        result = compressed(initializers_as_inputs(shared_weight, ir))
-        new = {n for n in values(result) if n.startswith("w_pruned")}
+        result = compressed(initializers_as_inputs(shared_fill, ir), UNEVEN)
+        new = {n for n in values(result) if n.startswith("b_pruned")}
         assert len(new) == 2
         assert (new <= {i.name for i in result.graph.input}) == (ir == 3)
 
