@@ -198,7 +198,7 @@ def _interpret(
 ) -> list[Labels | None]:
     labels = [tensors.get(tensor.name) for tensor in node.inputs]
     known = (node.domain or "") in DEFAULT_DOMAINS
-    starts = known and node.op in PRODUCING
+    starts = not known or node.op in PRODUCING
     if not starts and all(x is None for x in labels):
         return []
     if node.outputs and facts.is_constant(node.outputs[0].name):

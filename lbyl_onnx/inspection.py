@@ -27,8 +27,10 @@ from lbyl_onnx.channels import (
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs, node_macs
 from lbyl_onnx.curves import curves, ways_out
+from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.holders import held_elsewhere, why_nothing
 from lbyl_onnx.importance import kept_count
 from lbyl_onnx.measuring import Stages, prepare, rounds
 
@@ -134,6 +136,8 @@ def inspect(
         facts = GraphFacts(proto, *shapes, TensorReader(path))
         graph = to_graph(proto)
         channels = find_channels(graph, facts, Selection(scope=scope))
+        if not channels.groups and not channels.refusals and held_elsewhere(graph, facts):
+            raise NothingToPruneError(why_nothing(graph, facts, ()))
         views = tuple(_view(proto, graph, facts, group) for group in channels.groups)
         if probe is not None:
             stages = Stages(proto, TensorReader(path), graph, facts, channels)

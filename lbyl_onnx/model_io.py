@@ -16,6 +16,8 @@ from lbyl_onnx.complexity import check_count
 from lbyl_onnx.draft import LARGEST_MESSAGE, copy_field, write_message
 from lbyl_onnx.errors import ModelError, OutputError
 from lbyl_onnx.external_data import TensorReader, all_tensors, check_regions, is_external
+from lbyl_onnx.functions import written_out
+from lbyl_onnx.fused import is_fused, unfused
 from lbyl_onnx.staging import scratch
 
 # Initializers with more elements are left out of what the checker sees; none of them is a shape.
@@ -36,11 +38,14 @@ class Source:
         Bytes on disk, those of external data files too.
     files
         Each file with what tells whether it has been changed or replaced.
+    standard
+        Whether `load_model` gives what is stored, with nothing written out.
     """
 
     path: Path
     size: int
     files: tuple[tuple[Path, tuple[int, ...]], ...]
+    standard: bool = True
 
     def check_unchanged(self) -> None:
         """Raise ModelError where a file is no longer what was read at first."""
@@ -81,7 +86,8 @@ def check_source(path: Path) -> Source:
     marked = tuple((file, _state(file)) for file in sorted(files))
     with _explained(path):
         onnx.checker.check_model(_checkable(path, model))
-    return Source(path, sum(file.stat().st_size for file in files), marked)
+    standard = not model.functions and not any(is_fused(node) for node in model.graph.node)
+    return Source(path, sum(file.stat().st_size for file in files), marked, standard)
 
 
 def check_fully(path: Path) -> None:
@@ -99,7 +105,9 @@ def check_fully(path: Path) -> None:
 
 
 def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
-    """Read a model; external initializers stay where they are, for a `TensorReader` to map.
+    """Read a model whose channels can be followed: functions and fused nodes are written out.
+
+    External initializers stay where they are, for a `TensorReader` to map.
 
     Parameters
     ----------
@@ -120,13 +128,16 @@ def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
         may not.
     """
     model, files = _load(path)
-    return model, sum(file.stat().st_size for file in files)
+    size = sum(file.stat().st_size for file in files)
+    return unfused(written_out(path, model), TensorReader(path)), size
 
 
 def stored_bytes(path: Path) -> int:
     """Return the bytes on disk of a model that has been loaded before, with its data files."""
     size = path.stat().st_size
-    return size if size > LARGEST_SKELETON else load_model(path)[1]
+    if size > LARGEST_SKELETON:
+        return size
+    return sum(file.stat().st_size for file in _load(path)[1])
 
 
 def _load(path: Path) -> tuple[onnx.ModelProto, set[Path]]:

@@ -169,6 +169,17 @@ def follow_bias(view: NodeView, labels: Labels) -> None:
         view.freeze(labels, f"the bias of {view.op_type} is shared by its channels")
 
 
+def unfollowed(view: NodeView, reason: str) -> None:
+    """Freeze, for the report, what the first axis of a node's first weight stands for."""
+    for operand in range(len(view.node.inputs)):
+        shape = view.shape(operand) if view.has(operand) and view.is_constant(operand) else None
+        if shape is not None and len(shape) > 1 and shape[0] > 1:
+            fresh = view.flow.coupling.fresh(shape[0])
+            view.slot(operand, 0, fresh, Role.PRODUCER)
+            view.freeze(fresh, reason)
+            return
+
+
 def opaque(view: NodeView, reason: str) -> list[Labels | None]:
     """Freeze what enters and, for the report, the channels that such a node would produce."""
     view.freeze_inputs(reason)
