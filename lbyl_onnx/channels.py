@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.counting import count_channels, counted, freeze_unsized
 from lbyl_onnx.facts import DEFAULT_DOMAINS, GraphFacts
 from lbyl_onnx.labels import FIXED, Freeze, Labels, Role, Slot
-from lbyl_onnx.rules import PRODUCING, RULES, LabelFlow, NodeView, Sizes, no_rule
+from lbyl_onnx.rules import PRODUCING, RULES, LabelFlow, NodeView, SharedNorm, Sizes, no_rule
 
 Scope = Literal["inner", "all"]
 
@@ -105,6 +105,8 @@ class ChannelMap:
         Labels of each activation, by tensor name.
     roots
         Root of each label.
+    norms
+        Normalisations over several channels.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -113,6 +115,7 @@ class ChannelMap:
     sizes: tuple[Sizes, ...]
     tensors: Mapping[str, Labels]
     roots: Labels
+    norms: tuple[SharedNorm, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,7 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
         tuple(flow.sizes),
         tensors,
         flow.coupling.roots(),
+        norms=tuple(flow.norms),
     )
 
 

@@ -12,13 +12,14 @@ import numpy as np
 from lbyl_onnx import model_io, runtime, timing
 from lbyl_onnx.assemble import apply_edits
 from lbyl_onnx.costs import Costs, count_costs
-from lbyl_onnx.draft import write_draft
+from lbyl_onnx.draft import Draft, write_draft
 from lbyl_onnx.elimination import Elimination
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.fitting import Fitted, fit
 from lbyl_onnx.measuring import Prepared, Round, Stages, rounds
 from lbyl_onnx.memory import release
+from lbyl_onnx.norm_masks import norm_masks, with_kept_statistics
 from lbyl_onnx.plan import KeptCounts, PruningPlan, choose_channels
 from lbyl_onnx.restore import Edits, compensated
 from lbyl_onnx.rewrite import new_shape, shrunk
@@ -89,14 +90,21 @@ class Maker:
         if fitted.statistics is not None:
             edits = compensated(stages.graph, stages.facts, fitted.fits, (), {})
             self.progress("repairing", 0, 1)
-            restored = apply_edits(stages.model, edits, {})
+            restored = self._kept_statistics(apply_edits(stages.model, edits, {}), fitted.plan)
             changed = {f.consumer.slot.node for f in fitted.fits if f.delivery.removed.size}
             found = fitted.statistics.repaired(stages, restored, changed)
         edits = compensated(stages.graph, stages.facts, fitted.fits, fitted.mixtures, found)
-        write_draft(apply_edits(stages.model, edits, {}), self.expected, stages.read, "auto")
+        expected = self._kept_statistics(apply_edits(stages.model, edits, {}), fitted.plan)
+        write_draft(expected, self.expected, stages.read, "auto")
         release()
         self._write(edits, fitted.plan)
         return fitted
+
+    def _kept_statistics(self, draft: Draft, plan: PruningPlan) -> Draft:
+        """Let normalisations over groups of channels see those that stay alone."""
+        stages = self.prepared.stages
+        masks = norm_masks(stages.model, stages.facts, stages.channels, plan.removed)
+        return with_kept_statistics(draft, masks, stages.facts.opset)
 
     def cut(self, counts: KeptCounts) -> None:
         """Write a model that only has the size of the compressed one: as fast, and not right."""

@@ -16,12 +16,15 @@ from lbyl_onnx.complexity import check_count
 from lbyl_onnx.draft import LARGEST_MESSAGE, copy_field, write_message
 from lbyl_onnx.errors import ModelError, OutputError
 from lbyl_onnx.external_data import TensorReader, all_tensors, check_regions, is_external
+from lbyl_onnx.facts import DEFAULT_DOMAINS
 from lbyl_onnx.functions import written_out
 from lbyl_onnx.fused import is_fused, unfused
 from lbyl_onnx.staging import scratch
 
 # Initializers with more elements are left out of what the checker sees; none of them is a shape.
 LARGE = 4096
+# The operator that the checker refuses in some versions, and the domain of what it passes over.
+WITHDRAWN, UNCHECKED = "GroupNormalization", "lbyl_onnx.unchecked"
 # A model's file with more bytes than this holds its weights itself.
 LARGEST_SKELETON = 1 << 24
 
@@ -171,9 +174,28 @@ def _make_inline(tensor: onnx.TensorProto, read: TensorReader) -> None:
 
 
 def _checkable(path: Path, model: onnx.ModelProto) -> Path | onnx.ModelProto:
-    """What to give the checker; it refuses external data behind links, our own rule does not."""
+    """What to give the checker; it refuses external data behind links, our own rule does not.
+
+    Nor does it take GroupNormalization before opset 21, which ONNX Runtime runs.
+    """
     external = any(is_external(tensor) for tensor in model.graph.initializer)
-    return _without_large(model) if external else path
+    withdrawn = _has_withdrawn(model)
+    if not external and not withdrawn:
+        return path
+    small = _without_large(model)
+    if withdrawn:
+        small.opset_import.append(onnx.helper.make_opsetid(UNCHECKED, 1))
+        for node in small.graph.node:
+            node.domain = UNCHECKED if node.op_type == WITHDRAWN else node.domain
+    return small
+
+
+def _has_withdrawn(model: onnx.ModelProto) -> bool:
+    """Whether a model holds GroupNormalization with a scale for each group."""
+    versions = {entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS}
+    return any(18 <= version < 21 for version in versions) and any(
+        node.op_type == WITHDRAWN and node.domain in DEFAULT_DOMAINS for node in model.graph.node
+    )
 
 
 def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:

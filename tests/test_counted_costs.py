@@ -13,10 +13,16 @@ from lbyl_onnx.counted_costs import CountedCost, Counts, counted_macs, counted_p
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from tests.models import MODELS
+from tests.operators import OPERATORS
 from tests.topologies import TOPOLOGIES
 
 GROUPED = ("grouped", "conv_transpose_in_four", "conv_transpose_depthwise_twice")
-BUILDERS = {**MODELS, **{name: TOPOLOGIES[name][0] for name in GROUPED}}
+NORMS = ("group_norm", "group_norm_block", "group_norm_decomposed")
+BUILDERS = {
+    **MODELS,
+    **{name: TOPOLOGIES[name][0] for name in GROUPED},
+    **{name: OPERATORS[name][0] for name in NORMS},
+}
 
 # One constant that several nodes read is written several times, or an If reads what was cut.
 NEAR = {

@@ -137,7 +137,7 @@ class TestFused:
         inputs = [inner, net.weight("w", 8, 6, 3, 3), net.weight("b", 8), trunk]
         fused = net.node("FusedConv", inputs, {"pads": [1] * 4, "activation": "Relu"})
         net.nodes[-1].domain = "com.microsoft"
-        model = declared(net, net.conv(fused, (8, 4), (1, 1)), "N", 4, 6, 6)
+        model = net.declared(net.conv(fused, (8, 4), (1, 1)), "N", 4, 6, 6)
         ops = [node.op_type for node in loaded(model, tmp_path).graph.node]
         assert ops[-4:] == ["Conv", "Add", "Relu", "Conv"]
         feeds = make_feeds(model)
@@ -151,18 +151,10 @@ class TestFused:
         inputs = [net.relu(net.conv("x", (3, 8))), net.weight("w", 6, 8, 1, 1)]
         x = net.node("FusedConv", inputs, {"activation": "Erf"})
         net.nodes[-1].domain = "com.microsoft"
-        model = declared(net, x, "N", 6, 6, 6)
+        model = net.declared(x, "N", 6, 6, 6)
         assert "Erf" not in ACTIVATIONS
         with pytest.raises(ModelError):  # nor does ONNX Runtime know it
             compress(model, config=Config(provider="cpu"))
-
-
-def declared(net: Net, output: str, *shape: int | str) -> ModelProto:
-    """Finish a model with operators of which onnx infers nothing."""
-    info = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
-    graph = helper.make_graph(net.nodes, "net", net.inputs, [info], net.initializers)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 # --- functions ----------------------------------------------------------------------------------
@@ -344,9 +336,7 @@ def blocked(folder: Path) -> ModelProto:
     inputs = ["x", net.weight("w", 16, 16, 3, 3), net.weight("b", 16)]
     x = net.node("Conv", inputs, {"pads": [1] * 4})
     net.nodes[-1].domain = "com.microsoft.nchwc"
-    model = declared(net, x, "N", 16, 6, 6)
-    model.opset_import.append(helper.make_opsetid("com.microsoft.nchwc", 1))
-    return model
+    return net.declared(x, "N", 16, 6, 6)
 
 
 def recurrent(folder: Path) -> ModelProto:
@@ -373,7 +363,7 @@ def in_a_body(folder: Path) -> ModelProto:
         for branch in ("then", "else")
     }
     x = net.node("If", [net.constant("condition", np.asarray(True))], bodies)
-    return declared(net, x, "N", 4)
+    return net.declared(x, "N", 4)
 
 
 @pytest.mark.parametrize(

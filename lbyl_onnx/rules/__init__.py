@@ -10,7 +10,16 @@ from __future__ import annotations
 from lbyl_onnx.facts import DEFAULT_DOMAINS
 from lbyl_onnx.labels import Labels
 from lbyl_onnx.rules import elementwise, mixing, moves, weights
-from lbyl_onnx.rules.view import Count, Counts, Join, LabelFlow, NodeView, Rule, Sizes
+from lbyl_onnx.rules.view import (
+    Count,
+    Counts,
+    Join,
+    LabelFlow,
+    NodeView,
+    Rule,
+    SharedNorm,
+    Sizes,
+)
 
 __all__ = [
     "ELEMENTWISE",
@@ -21,6 +30,7 @@ __all__ = [
     "Join",
     "LabelFlow",
     "NodeView",
+    "SharedNorm",
     "Sizes",
     "no_rule",
 ]
