@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx.checker import ValidationError
 from onnx.inliner import inline_local_functions
 
 from lbyl_onnx.draft import copy_field
@@ -35,11 +36,16 @@ def written_out(path: Path, model: ModelProto) -> ModelProto:
     """
     if not model.functions:
         return model
+    _leave_called(model)
     _complete_calls(model)
     for function in model.functions:
         _give_outputs_names(function)
     try:
         result = inline_local_functions(_hollow(model))
+    except ValidationError as error:  # two of one name
+        raise ModelError(
+            f"{path} is not a valid ONNX model: {' '.join(str(error).split())}"
+        ) from error
     except RuntimeError as error:  # an assertion of the inliner
         raise ModelError(
             f"{path} is not a valid ONNX model: it calls a function with more inputs or outputs "
@@ -70,6 +76,22 @@ def _hollow(model: ModelProto) -> ModelProto:
         for tensor in model.graph.initializer
     )
     return result
+
+
+def _leave_called(model: ModelProto) -> None:
+    """Remove the functions that nothing calls: they are not bounded, and not needed."""
+    functions = {_key(function): function for function in model.functions}
+    called: set[Key] = set()
+    waiting: list[Iterable[NodeProto]] = [model.graph.node]
+    while waiting:
+        for node in _all_nodes([waiting.pop()], functions):
+            if _called(node) not in called:
+                called.add(_called(node))
+                waiting.append(functions[_called(node)].node)
+    left = [function for function in model.functions if _key(function) in called]
+    if len(left) < len(model.functions):
+        del model.functions[:]
+        model.functions.extend(left)
 
 
 def _complete_calls(model: ModelProto) -> None:

@@ -295,6 +295,21 @@ class TestFunctions:
         written = loaded(model, tmp_path)
         assert [f.name for f in written.functions] == ["Old"]
 
+    def test_functions_that_nothing_calls_are_left_out(self) -> None:
+        """However often they would be written out, or without end."""
+        model = blocks(True)
+        again = helper.make_node("Again", ["X"], ["Y"], domain="blocks")
+        model.functions.append(function("Again", ["X"], [again]))
+        model.functions.append(function("F0", ["X"], [helper.make_node("Relu", ["X"], ["Y"])]))
+        for number in range(40):
+            twice = [
+                helper.make_node(f"F{number}", [a], [b], domain="blocks")
+                for a, b in (("X", "t"), ("t", "Y"))
+            ]
+            model.functions.append(function(f"F{number + 1}", ["X"], twice))
+        assert len(written_out(Path("model.onnx"), model).graph.node) == 10
+        assert_same(run(cut(model), make_feeds(model)), run(cut(blocks(True)), make_feeds(model)))
+
     def test_a_call_that_does_not_fit_is_one_line(self) -> None:
         model = blocks(True)
         model.graph.node[1].input.append("x")
