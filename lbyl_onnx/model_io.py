@@ -23,8 +23,8 @@ from lbyl_onnx.staging import scratch
 
 # Initializers with more elements are left out of what the checker sees; none of them is a shape.
 LARGE = 4096
-# The operator that the checker refuses in some versions, and the domain of what it passes over.
-WITHDRAWN, UNCHECKED = "GroupNormalization", "lbyl_onnx.unchecked"
+# The domain of nodes that the checker passes over.
+UNCHECKED = "lbyl_onnx.unchecked"
 # A model's file with more bytes than this holds its weights itself.
 LARGEST_SKELETON = 1 << 24
 
@@ -176,26 +176,32 @@ def _make_inline(tensor: onnx.TensorProto, read: TensorReader) -> None:
 def _checkable(path: Path, model: onnx.ModelProto) -> Path | onnx.ModelProto:
     """What to give the checker; it refuses external data behind links, our own rule does not.
 
-    Nor does it take GroupNormalization before opset 21, which ONNX Runtime runs.
+    Nor does it take two operators that ONNX Runtime runs, which it is made to pass over.
     """
     external = any(is_external(tensor) for tensor in model.graph.initializer)
-    withdrawn = _has_withdrawn(model)
-    if not external and not withdrawn:
+    refused = [i for i, node in enumerate(model.graph.node) if _is_refused(model, node)]
+    if not external and not refused:
         return path
     small = _without_large(model)
-    if withdrawn:
+    if refused:
         small.opset_import.append(onnx.helper.make_opsetid(UNCHECKED, 1))
-        for node in small.graph.node:
-            node.domain = UNCHECKED if node.op_type == WITHDRAWN else node.domain
+    for index in refused:
+        small.graph.node[index].domain = UNCHECKED
     return small
 
 
-def _has_withdrawn(model: onnx.ModelProto) -> bool:
-    """Whether a model holds GroupNormalization with a scale for each group."""
-    versions = {entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS}
-    return any(18 <= version < 21 for version in versions) and any(
-        node.op_type == WITHDRAWN and node.domain in DEFAULT_DOMAINS for node in model.graph.node
-    )
+def _is_refused(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether the checker takes a node for wrong that is not.
+
+    GroupNormalization before opset 21 is withdrawn; the axes that MeanVarianceNormalization has by
+    default are missing in the function that shapes are inferred by.
+    """
+    if node.domain not in DEFAULT_DOMAINS:
+        return False
+    if node.op_type == "MeanVarianceNormalization":
+        return not node.attribute
+    versions = (entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
+    return node.op_type == "GroupNormalization" and any(18 <= v < 21 for v in versions)
 
 
 def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -178,8 +178,10 @@ def group_norm_concat() -> ModelProto:
 
 
 def mean_variance(*axes: int) -> ModelProto:
+    """Over some axes; over the batch, height and width where none is named."""
     net = Net(IMAGE)
-    x = net.node("MeanVarianceNormalization", [net.conv("x", (3, 8))], {"axes": axes})
+    attributes = {"axes": axes} if axes else {}
+    x = net.node("MeanVarianceNormalization", [net.conv("x", (3, 8))], attributes)
     return declared(finish(net, x, 8), "N", 10)
 
 
@@ -377,6 +379,7 @@ OPERATORS: dict[str, tuple[Callable[[], ModelProto], int, int]] = {
     "group_norm_decomposed_18": (partial(group_norm_decomposed, 4, opset=18), 8, 8),
     "group_norm_decomposed_computed": (partial(group_norm_decomposed, 2, True), 10, 10),
     "mean_variance_spatial": (partial(mean_variance, 2, 3), 14, 14),
+    "mean_variance_default": (mean_variance, 14, 14),
     "mean_variance_channels": (partial(mean_variance, 1), 6, 6),
     "lrn": (partial(across_channels, "LRN", size=3), 6, 6),
     "softmax": (partial(across_channels, "Softmax", axis=1), 6, 6),
