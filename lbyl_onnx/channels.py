@@ -19,7 +19,7 @@ from lbyl_onnx.errors import OptionError
 from lbyl_onnx.facts import DEFAULT_DOMAINS, GraphFacts
 from lbyl_onnx.labels import FIXED, Freeze, Labels, Role, Slot
 from lbyl_onnx.option_types import shown
-from lbyl_onnx.rules import PRODUCING, RULES, LabelFlow, NodeView, Sizes, no_rule
+from lbyl_onnx.rules import PRODUCING, RULES, LabelFlow, NodeView, SharedNorm, Sizes, no_rule
 from lbyl_onnx.sharing import Sharing, find_sharing
 
 Scope = Literal["inner", "all"]
@@ -112,6 +112,8 @@ class ChannelMap:
         Root of each label.
     sharing
         Who reads which constant.
+    norms
+        Normalisations over several channels.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -121,6 +123,7 @@ class ChannelMap:
     tensors: Mapping[str, Labels]
     roots: Labels
     sharing: Sharing
+    norms: tuple[SharedNorm, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,7 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
         tensors,
         flow.coupling.roots(),
         sharing,
+        norms=tuple(flow.norms),
     )
 
 
@@ -230,7 +234,7 @@ def _interpret(
 ) -> list[Labels | None]:
     labels = [tensors.get(tensor.name) for tensor in node.inputs]
     known = (node.domain or "") in DEFAULT_DOMAINS
-    starts = known and node.op in PRODUCING
+    starts = not known or node.op in PRODUCING
     if not starts and all(x is None for x in labels):
         return []
     if node.outputs and facts.is_constant(node.outputs[0].name):

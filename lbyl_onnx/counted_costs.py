@@ -149,12 +149,10 @@ def _multiplied(
     yield from [] if output is None else _axes(output)
     if node.op_type not in SUMMED:
         return
-    if node.op_type == "Conv":
-        if (index, 1, 1) in slots:
-            yield slots[index, 1, 1].labels
-    elif node.op_type == "ConvTranspose":
-        # Counted over the input's positions: each meets the weights behind axis 0.
-        yield from [] if data is None else _axes(data)
+    if node.op_type in ("Conv", "ConvTranspose"):
+        inputs = slots.get((index, 1, 1 if node.op_type == "Conv" else 0))
+        if inputs is not None and inputs.role is Role.CONSUMER:
+            yield inputs.labels
     elif data is not None:
         transposed = attribute(node, "transA")
         depth = 0 if transposed is not None and transposed.i else data.ndim - 1

@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 
 from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.errors import ModelError
-from lbyl_onnx.inference import SEQUENCES, TensorFact, from_type, infer, sequence_fact
+from lbyl_onnx.inference import SEQUENCES, Shape, TensorFact, from_type, infer, sequence_fact
 
 Array = NDArray[np.generic]
 InputShapes = Mapping[str, tuple[int, ...]]
@@ -244,6 +244,16 @@ def _constant_value(node: NodeProto) -> Array:
 def _walk(
     model: onnx.ModelProto, shapes: InputShapes, opset: int, read: Reader
 ) -> dict[str, TensorFact]:
+    facts = given_facts(model, shapes, read)
+    for node in model.graph.node:
+        facts.update(facts_of(model, node, facts, opset))
+    return facts
+
+
+def given_facts(
+    model: onnx.ModelProto, shapes: Mapping[str, Shape | None], read: Reader
+) -> dict[str, TensorFact]:
+    """Return the facts of a graph's inputs, of these shapes, and of its initializers."""
     graph = model.graph
     facts: dict[str, TensorFact] = {}
     for graph_input in graph.input:
@@ -254,12 +264,10 @@ def _walk(
         small = math.prod(dims) <= SMALL
         value = read(initializer) if small else None
         facts[initializer.name] = TensorFact(initializer.data_type, dims, value, True)
-    for node in graph.node:
-        facts.update(_node_facts(model, node, facts, opset))
     return facts
 
 
-def _node_facts(
+def facts_of(
     model: onnx.ModelProto, node: NodeProto, facts: Mapping[str, TensorFact], opset: int
 ) -> dict[str, TensorFact]:
     """Facts of one node's outputs; outputs of what is not understood are unknown, not an error."""

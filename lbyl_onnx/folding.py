@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels import ChannelGroup, ChannelMap, Placement
 from lbyl_onnx.compensate import Delivery, FoldedRows
 from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.layers import layer_weight
 from lbyl_onnx.ways import KEEPS_CONSTANT, Affine, Way, apply, between
 
 Floats = NDArray[np.float64]
@@ -75,7 +76,7 @@ def producer_rows(
         Shape (n, taps), or None where the node has none.
     """
     node, slot = graph.nodes[place.slot.node], place.slot
-    stored = np.moveaxis(facts.value(node.inputs[slot.operand].name), slot.axis, 0)
+    stored = np.moveaxis(layer_weight(facts, node, slot.operand), slot.axis, 0)
     rows = stored[place.positions]  # (n, taps, ..)
     weight = rows.reshape(*place.positions.shape, -1).astype(np.float64)  # -> (n, taps, d)
     if len(node.inputs) < 3 or not node.inputs[2].name:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 Array = NDArray[np.generic]
@@ -74,7 +75,8 @@ def infer(
             opset_imports=list(model.opset_import),
             ir_version=model.ir_version,
         )
-    except (InferenceError, ValueError):  # ValueError: of a sequence of unknown tensors
+    except (InferenceError, ValidationError, ValueError):
+        # ValidationError, ValueError: of sequences, of whose tensors no type is known here.
         # An output whose type cannot be inferred freezes the channels that reach it.
         return {}
 

@@ -29,7 +29,9 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs, node_macs
 from lbyl_onnx.counted_costs import counted_macs, counted_parameters
 from lbyl_onnx.curves import curves, ways_out
+from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.facts import GraphFacts
+from lbyl_onnx.holders import held_elsewhere, why_nothing
 from lbyl_onnx.importance import kept_count
 from lbyl_onnx.input_shapes import Given, shapes_given
 from lbyl_onnx.measuring import Stages, prepare, rounds
@@ -164,6 +166,8 @@ def inspect(
         graph = to_graph(proto)
         refuse_quantised(graph)
         channels = find_channels(graph, facts, Selection(scope=scope))
+        if not channels.groups and not channels.refusals and held_elsewhere(graph, facts):
+            raise NothingToPruneError(why_nothing(graph, facts, ()))
         views = tuple(_view(proto, graph, facts, group) for group in channels.groups)
         if probe is not None:
             stages = Stages(proto, files.reader, graph, facts, channels)

@@ -19,6 +19,7 @@ from lbyl_onnx.facts import Array, GraphFacts
 from lbyl_onnx.fitting import Fitted, fit
 from lbyl_onnx.measuring import Prepared, Round, Stages, rounds
 from lbyl_onnx.memory import release
+from lbyl_onnx.norm_masks import norm_masks, with_kept_statistics
 from lbyl_onnx.plan import KeptCounts, PruningPlan, choose_channels
 from lbyl_onnx.restore import Edits, Fit, Mixture, Repairs, compensated
 from lbyl_onnx.rewrite import new_shape, shrunk
@@ -89,11 +90,13 @@ class Maker:
         found = fitted.modelled
         if fitted.statistics is not None:
             self.progress("repairing", 0, 1)
-            restored = self._draft(self._compensated(fitted.fits, (), {}), {})
+            plain = self._draft(self._compensated(fitted.fits, (), {}), {})
+            restored = self._kept_statistics(plain, fitted.plan)
             changed = {f.consumer.slot.node for f in fitted.fits if f.delivery.removed.size}
             found = fitted.statistics.repaired(stages, restored, changed)
         edits = self._compensated(fitted.fits, fitted.mixtures, found)
-        write_draft(self._draft(edits, {}), self.expected, stages.read, "auto")
+        expected = self._kept_statistics(self._draft(edits, {}), fitted.plan)
+        write_draft(expected, self.expected, stages.read, "auto")
         release()
         self._write(edits, fitted.plan)
         return fitted
@@ -111,6 +114,12 @@ class Maker:
         stages = self.prepared.stages
         edits, moved = stored(stages.facts, stages.channels.sharing, edits)
         return apply_edits(stages.model, edits, {**shapes, **moved})
+
+    def _kept_statistics(self, draft: Draft, plan: PruningPlan) -> Draft:
+        """Let normalisations over groups of channels see those that stay alone."""
+        stages = self.prepared.stages
+        masks = norm_masks(stages.model, stages.facts, stages.channels, plan.removed)
+        return with_kept_statistics(draft, masks, stages.facts.opset)
 
     def cut(self, counts: KeptCounts) -> None:
         """Write a model that only has the size of the compressed one: as fast, and not right."""

@@ -25,11 +25,16 @@ from lbyl_onnx.external_data import (
     file_state,
     is_external,
 )
+from lbyl_onnx.facts import DEFAULT_DOMAINS
+from lbyl_onnx.functions import written_out
+from lbyl_onnx.fused import is_fused, unfused
 from lbyl_onnx.reading import open_regular
 from lbyl_onnx.staging import scratch
 
 # Initializers with more elements are left out of what the checker sees; none of them is a shape.
 LARGE = 4096
+# The domain of nodes that the checker passes over.
+UNCHECKED = "lbyl_onnx.unchecked"
 # A model's file with more bytes than this holds its weights itself.
 LARGEST_SKELETON = 1 << 24
 
@@ -46,11 +51,14 @@ class Source:
         Bytes on disk, those of external data files too.
     files
         Each file with what tells whether it has been changed or replaced.
+    standard
+        Whether `load_model` gives what is stored, with nothing written out.
     """
 
     path: Path
     size: int
     files: tuple[tuple[Path, State], ...]
+    standard: bool = True
 
     def load(self) -> onnx.ModelProto:
         """Read the model again; see `load_model`.
@@ -60,7 +68,7 @@ class Source:
         ModelError
             When its file is no longer what was read at first.
         """
-        return _load(self.path, dict(self.files))[0]
+        return unfused(written_out(self.path, _load(self.path, dict(self.files))[0]), self.reader)
 
     @property
     def reader(self) -> TensorReader:
@@ -120,7 +128,8 @@ def _opened(path: Path) -> tuple[Source, onnx.ModelProto]:
         raise ModelError(f"{path} {what}; give the path of an .onnx file")
     model, states = _load(path)
     size = sum(file.stat().st_size for file in states)
-    return Source(path, size, tuple(sorted(states.items()))), model
+    standard = not model.functions and not any(is_fused(node) for node in model.graph.node)
+    return Source(path, size, tuple(sorted(states.items())), standard), model
 
 
 def check_name(path: Path, kind: type[LbylOnnxError]) -> None:
@@ -149,7 +158,9 @@ def check_fully(path: Path) -> None:
 
 
 def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
-    """Read a model; external initializers stay where they are, for a `TensorReader` to map.
+    """Read a model whose channels can be followed: functions and fused nodes are written out.
+
+    External initializers stay where they are, for a `TensorReader` to map.
 
     Parameters
     ----------
@@ -170,13 +181,16 @@ def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
         may not.
     """
     model, states = _load(path)
-    return model, sum(file.stat().st_size for file in states)
+    size = sum(file.stat().st_size for file in states)
+    return unfused(written_out(path, model), TensorReader(path)), size
 
 
 def stored_bytes(path: Path) -> int:
     """Return the bytes on disk of a model that has been loaded before, with its data files."""
     size = path.stat().st_size
-    return size if size > LARGEST_SKELETON else load_model(path)[1]
+    if size > LARGEST_SKELETON:
+        return size
+    return sum(file.stat().st_size for file in _load(path)[1])
 
 
 def _load(
@@ -216,9 +230,34 @@ def _make_inline(tensor: onnx.TensorProto, read: TensorReader) -> None:
 
 
 def _checkable(path: Path, model: onnx.ModelProto) -> Path | onnx.ModelProto:
-    """What to give the checker; it refuses external data behind links, our own rule does not."""
+    """What to give the checker; it refuses external data behind links, our own rule does not.
+
+    Nor does it take two operators that ONNX Runtime runs, which it is made to pass over.
+    """
     external = any(is_external(tensor) for tensor in model.graph.initializer)
-    return _without_large(model) if external else path
+    refused = [i for i, node in enumerate(model.graph.node) if _is_refused(model, node)]
+    if not external and not refused:
+        return path
+    small = _without_large(model)
+    if refused:
+        small.opset_import.append(onnx.helper.make_opsetid(UNCHECKED, 1))
+    for index in refused:
+        small.graph.node[index].domain = UNCHECKED
+    return small
+
+
+def _is_refused(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether the checker takes a node for wrong that is not.
+
+    GroupNormalization before opset 21 is withdrawn; the axes that MeanVarianceNormalization has by
+    default are missing in the function that shapes are inferred by.
+    """
+    if node.domain not in DEFAULT_DOMAINS:
+        return False
+    if node.op_type == "MeanVarianceNormalization":
+        return not node.attribute
+    versions = (entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
+    return node.op_type == "GroupNormalization" and any(18 <= v < 21 for v in versions)
 
 
 def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +18,11 @@ from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
 from lbyl_onnx.details import Details, examine
+from lbyl_onnx.equivalence import check_written_out
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.hardware import channel_block
+from lbyl_onnx.holders import why_nothing
 from lbyl_onnx.input_range import InputRange
 from lbyl_onnx.making import Progress
 from lbyl_onnx.measuring import Stages, prepare
@@ -196,6 +197,8 @@ def compress(
             source, provider, config.seed, files.size <= LARGE, config.input_shape
         )
         release()
+        if not files.standard:
+            check_written_out(source, scratch, probe)
         rewritten = _rewrite(files, stage, expected, probe, config, progress)
         release()
         progress("verifying", 0, 1)
@@ -258,13 +261,15 @@ def _rewrite(
     stages = Stages(model, read, graph, facts, channels)
     prepared = prepare(stages, probe, config, expected.parent, measured=config.allotted == "auto")
     if not prepared.groups:
-        raise NothingToPruneError(_why_nothing((*channels.refusals, *prepared.refusals)))
+        raise NothingToPruneError(
+            why_nothing(graph, facts, (*channels.refusals, *prepared.refusals))
+        )
     before = Before(count_costs(model, facts), files.size)
     reached = reach(prepared, probe, before, (files.path, stage, expected), progress)
     plan = reached.fitted.plan
     refusals = (*channels.refusals, *reached.fitted.refusals)
     if not plan.groups:
-        raise NothingToPruneError(_why_nothing(refusals))
+        raise NothingToPruneError(why_nothing(graph, facts, refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
     return _Rewritten(before.costs, groups, refusals, reached, prepared.ranges)
@@ -277,11 +282,3 @@ def _report(
     size, kept = entry.group.size, len(entry.kept)
     error = predicted.get(entry.group.key)
     return GroupReport(entry.group.name, size, kept, 1 - kept / size, consumers, restored, error)
-
-
-def _why_nothing(refusals: Sequence[Refusal]) -> str:
-    if not refusals:
-        return "nothing could be pruned: the model has no Conv, Gemm or MatMul with weights"
-    reasons = Counter(refusal.reason for refusal in refusals)
-    listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-    return f"nothing could be pruned in {len(refusals)} channel groups: {listed}"

@@ -18,6 +18,7 @@ from lbyl_onnx.channels import ChannelMap
 from lbyl_onnx.compensate import Moments
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.labels import Role
+from lbyl_onnx.layers import layer_weight
 from lbyl_onnx.restore import Fit, Repair, own_bias
 from lbyl_onnx.rules import PRODUCING
 from lbyl_onnx.sights import output_view
@@ -174,7 +175,7 @@ def part(graph: gs.Graph, facts: GraphFacts, fit: Fit, moments: Moments) -> Part
     Without taps, all that a window sees of a channel counts as one value.
     """
     slot, taps = fit.consumer.slot, moments.taps
-    stored = facts.value(graph.nodes[slot.node].inputs[slot.operand].name)
+    stored = layer_weight(facts, graph.nodes[slot.node], slot.operand)
     rows = np.moveaxis(stored, slot.axis, 0)[fit.consumer.positions].astype(np.float64)
     n, places, out = rows.shape[:3]
     window = np.moveaxis(rows.reshape(n, places, out, -1), 2, 3)  # -> (n, places, window, out)

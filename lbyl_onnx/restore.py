@@ -16,6 +16,7 @@ from lbyl_onnx.channels import ChannelGroup, Placement, node_name
 from lbyl_onnx.compensate import Delivery
 from lbyl_onnx.errors import CompensationError
 from lbyl_onnx.facts import Array, Deferred, GraphFacts, Value
+from lbyl_onnx.layers import Layout, layout_of
 
 Floats = NDArray[np.float64]
 # Weights of more bytes are computed when they are written, and not kept.
@@ -105,8 +106,8 @@ class Change:
 
     Parameters
     ----------
-    input_axis
-        The weight's axis of input channels.
+    layout, input_axis
+        How the weight is stored, and its axis of input channels as the layout sees it.
     fits
         The deliveries of the channels that it reads.
     repair
@@ -115,6 +116,7 @@ class Change:
         Of the channels that it produces; None likewise.
     """
 
+    layout: Layout
     input_axis: int
     fits: tuple[Fit, ...]
     repair: Repair | None
@@ -204,7 +206,7 @@ def compensated(
     operands: dict[Operand, Value] = {}
     added: dict[int, Array] = {}
     shared: dict[str, Array] = {}
-    for (index, operand), change in _changes(graph, fits, mixtures, repairs).items():
+    for (index, operand), change in _changes(graph, facts, fits, mixtures, repairs).items():
         node = graph.nodes[index]
         name = node.inputs[operand].name
         stored = facts.value(name)
@@ -232,7 +234,11 @@ def compensated(
 
 
 def _changes(
-    graph: gs.Graph, fits: Sequence[Fit], mixtures: Sequence[Mixture], repairs: Repairs
+    graph: gs.Graph,
+    facts: GraphFacts,
+    fits: Sequence[Fit],
+    mixtures: Sequence[Mixture],
+    repairs: Repairs,
 ) -> dict[Operand, Change]:
     at_producer = {mixture.producer.slot.node for mixture in mixtures}
     by_weight: dict[Operand, list[Fit]] = defaultdict(list)
@@ -245,6 +251,7 @@ def _changes(
     keys = dict.fromkeys([*by_weight, *mixed, *((i, 1) for i in needed)])
     return {
         key: Change(
+            layout_of(facts, graph.nodes[key[0]], key[1]),
             _input_axis(graph.nodes[key[0]]),
             tuple(by_weight.get(key, ())),
             needed.get(key[0]),
@@ -285,7 +292,8 @@ def _changed(stored: Array, change: Change, node: gs.Node) -> Array:
 
     The sums are taken in float64, in blocks of columns: no second copy of the weight is held.
     """
-    weight = np.array(np.moveaxis(stored, change.input_axis, 0), order="C")  # -> (in, out, ..)
+    seen = np.moveaxis(change.layout.seen(stored), change.input_axis, 0)
+    weight = np.array(seen, order="C")  # -> (in, out, ..)
     for fit in change.fits:
         positions, delivery = fit.consumer.positions, fit.delivery
         kept, removed = positions[delivery.kept], positions[delivery.removed]
@@ -306,7 +314,7 @@ def _changed(stored: Array, change: Change, node: gs.Node) -> Array:
         for start in range(0, len(weight), BLOCK):
             rows = slice(start, start + BLOCK)
             weight[rows] = _store(change.outputs(weight[rows], axis=1), stored.dtype, node)
-    return np.moveaxis(weight, 0, change.input_axis)
+    return change.layout.stored(np.moveaxis(weight, 0, change.input_axis))
 
 
 def _by_tap(rows: Array, delivery: Delivery) -> Array:
@@ -329,7 +337,7 @@ def _from_taps(values: Array, shape: tuple[int, ...], delivery: Delivery) -> Arr
 
 def _shift(stored: Array, change: Change, node: gs.Node) -> Floats:
     """Growth of the output, shape (out channels,): the sum over taps of the weight times shifts."""
-    weight = np.moveaxis(stored, change.input_axis, 0)  # -> (in, out, ..)
+    weight = np.moveaxis(change.layout.seen(stored), change.input_axis, 0)  # -> (in, out, ..)
     out = weight.shape[1]
     shift = np.zeros(out)
     for fit in change.fits:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels import ChannelMap
 from lbyl_onnx.facts import Array, Deferred, GraphFacts, Value, identity, load
 from lbyl_onnx.labels import Labels, Role, Slot
+from lbyl_onnx.layers import Layout, layout_of
 from lbyl_onnx.restore import DEFERRED, Edits, Operand
 from lbyl_onnx.rules import Sizes
 
@@ -91,7 +92,8 @@ def _cut(
         if value is None:
             value = _stored(facts, graph.nodes[key[0]].inputs[key[1]].name)
         for slot in touched:
-            value = _without(value, alive[slot.labels], slot.axis)
+            layout = layout_of(facts, graph.nodes[key[0]], key[1])
+            value = _without(value, alive[slot.labels], slot.axis, layout)
         operands[key] = value
     return operands
 
@@ -103,19 +105,18 @@ def _stored(facts: GraphFacts, name: str) -> Value:
     return Deferred(value.shape, value.dtype, partial(facts.value, name), name)
 
 
-def _without(value: Value, stays: NDArray[np.bool_], axis: int) -> Value:
+def _without(value: Value, stays: NDArray[np.bool_], axis: int, layout: Layout) -> Value:
     """Drop positions along one axis."""
     if not isinstance(value, Deferred):
-        return np.compress(stays, value, axis=axis)
-    shape = list(value.shape)
-    shape[axis] = int(stays.sum())
+        return layout.without(value, stays, axis)
+    shape = layout.shape_without(value.shape, stays, axis)
     key = hashlib.sha256(f"{identity(value)} {axis} ".encode() + stays.tobytes()).hexdigest()
-    compute = partial(_compressed, value, stays, axis)
-    return Deferred(tuple(shape), value.dtype, compute, key)
+    compute = partial(_compressed, value, stays, axis, layout)
+    return Deferred(shape, value.dtype, compute, key)
 
 
-def _compressed(value: Value, stays: NDArray[np.bool_], axis: int) -> Array:
-    return np.compress(stays, load(value), axis=axis)
+def _compressed(value: Value, stays: NDArray[np.bool_], axis: int, layout: Layout) -> Array:
+    return layout.without(load(value), stays, axis)
 
 
 def new_shape(labels: Labels, alive: NDArray[np.bool_]) -> tuple[int, ...]:

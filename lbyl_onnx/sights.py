@@ -16,6 +16,7 @@ from lbyl_onnx.compensate import Moments
 from lbyl_onnx.elimination import Reading
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.gaussian import behind
+from lbyl_onnx.layers import layer_weight
 from lbyl_onnx.statistics import Measured
 from lbyl_onnx.views import View, Window
 
@@ -89,7 +90,7 @@ def _activation_positions(
     node: gs.Node, facts: GraphFacts, consumer: Placement, channels: int
 ) -> NDArray[np.intp]:
     """(n, places): where the channels lie in the input; each conv group has its own."""
-    if node.op != "Conv":
+    if node.op not in ("Conv", "ConvTranspose"):
         return consumer.positions
     group = int(node.attrs.get("group", 1))
     start = np.arange(group) * (channels // group)
@@ -259,7 +260,7 @@ def reading_of(
     read the weight, as what follows each does in the mean.
     """
     node, slot = graph.nodes[consumer.slot.node], consumer.slot
-    stored = np.moveaxis(facts.value(node.inputs[slot.operand].name), slot.axis, 0)
+    stored = np.moveaxis(layer_weight(facts, node, slot.operand), slot.axis, 0)
     weight = stored[consumer.positions].astype(np.float64)  # (n, places, out, ..)
     n, places, out = weight.shape[:3]
     scales = [_output_scale(graph.nodes[p.slot.node], facts, out) for p in uses or (consumer,)]

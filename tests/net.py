@@ -111,6 +111,14 @@ class Net:
         model.graph.output.extend(inferred[name] for name in names)
         return model
 
+    def declared(self, output: str, *shape: int | str) -> ModelProto:
+        """Finish a model of which onnx infers nothing: its output keeps its name."""
+        info = helper.make_tensor_value_info(output, self.dtype, shape)
+        graph = helper.make_graph(self.nodes, "net", self.inputs, [info], self.initializers)
+        domains = sorted({"", *(node.domain for node in self.nodes)})
+        opsets = [helper.make_opsetid(d, 1 if d else self.opset) for d in domains]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
 
 def _renamed(name: str, old: Sequence[str], new: Sequence[str]) -> str:
     return new[list(old).index(name)] if name in old else name

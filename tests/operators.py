@@ -127,35 +127,69 @@ def number_as_output() -> ModelProto:
 # --- norms --------------------------------------------------------------------------------------
 
 
-def group_norm(groups: int, whole: bool = True) -> ModelProto:
-    """GroupNormalization over groups of channels, in one operator or as PyTorch's older exports."""
-    net = Net(IMAGE, opset=21 if whole else 17)
-    x = net.conv("x", (3, 8))
+def group_norm(groups: int, opset: int = 21, dtype: int = TensorProto.FLOAT) -> ModelProto:
+    """GroupNormalization over groups of channels; its scale is of groups before opset 21."""
+    net = Net(IMAGE, opset=opset, dtype=dtype)
+    x = grouped_norm(net, net.conv("x", (3, 8)), 8, groups)
+    return declared(finish(net, net.relu(x), 8), "N", 10)
+
+
+def grouped_norm(net: Net, x: str, channels: int, groups: int) -> str:
+    number, length = len(net.nodes), channels if net.opset > 20 else groups
+    scale = net.constant(f"scale{number}", net.cast(net.rng.uniform(0.5, 1.5, length)))
+    bias = net.constant(f"bias{number}", net.cast(net.rng.normal(size=length)))
+    return net.node("GroupNormalization", [x, scale, bias], {"num_groups": groups})
+
+
+def group_norm_decomposed(groups: int, computed: bool = False, opset: int = 17) -> ModelProto:
+    """GroupNorm as PyTorch exports it; the shape to go back to is stored, or that of the layer."""
+    net = Net(IMAGE, opset=opset)
+    layer = net.conv("x", (3, 8))
     vectors = [net.constant(k, net.cast(net.rng.normal(size=8))) for k in ("scale", "bias")]
-    if whole:
-        x = net.node("GroupNormalization", [x, *vectors], {"num_groups": groups})
-        return declared(finish(net, net.relu(x), 8), "N", 10)
     ones = [
         net.constant(k, net.cast(np.full(groups, v))) for k, v in (("ones", 1.0), ("zeros", 0.0))
     ]
-    x = net.node("Reshape", [x, net.ints(0, groups, -1)])
+    x = net.node("Reshape", [layer, net.ints(0, groups, -1)])
     x = net.node("InstanceNormalization", [x, *ones])
-    x = net.node("Reshape", [x, net.ints(0, 8, 6, 6)])
+    back = net.node("Shape", [layer]) if computed else net.ints(0, 8, 6, 6)
+    x = net.node("Reshape", [x, back])
     for op_type, vector in zip(("Mul", "Add"), vectors, strict=True):
         x = net.node(op_type, [x, net.node("Unsqueeze", [vector, net.ints(1, 2)])])
     return finish(net, net.relu(x), 8)
 
 
+def group_norm_block() -> ModelProto:
+    """The block of a diffusion model: norm, SiLU, Conv, twice, added to the trunk."""
+    net = Net(IMAGE, opset=21)
+    x = trunk = net.conv("x", (3, 12))
+    for _ in range(2):
+        x = grouped_norm(net, x, 12, 3)
+        x = net.conv(net.node("Mul", [x, net.node("Sigmoid", [x])]), (12, 12))
+    x = grouped_norm(net, net.node("Add", [x, trunk]), 12, 3)
+    return declared(finish(net, net.relu(x), 12), "N", 10)
+
+
+def group_norm_concat() -> ModelProto:
+    """A norm whose middle group holds channels of both the layers behind a Concat."""
+    net = Net(IMAGE, opset=21)
+    both = [net.conv("x", (3, 6)), net.conv("x", (3, 6))]
+    x = grouped_norm(net, net.node("Concat", both, {"axis": 1}), 12, 3)
+    return declared(finish(net, net.relu(x), 12), "N", 10)
+
+
 def mean_variance(*axes: int) -> ModelProto:
+    """Over some axes; over the batch, height and width where none is named."""
     net = Net(IMAGE)
-    x = net.node("MeanVarianceNormalization", [net.conv("x", (3, 8))], {"axes": axes})
+    attributes = {"axes": axes} if axes else {}
+    x = net.node("MeanVarianceNormalization", [net.conv("x", (3, 8))], attributes)
     return declared(finish(net, x, 8), "N", 10)
 
 
 def declared(model: ModelProto, *shape: int | str) -> ModelProto:
     """Declare the shape of an output that onnx does not infer."""
     info = model.graph.output[0]
-    info.CopyFrom(helper.make_tensor_value_info(info.name, TensorProto.FLOAT, shape))
+    dtype = info.type.tensor_type.elem_type or TensorProto.FLOAT
+    info.CopyFrom(helper.make_tensor_value_info(info.name, dtype, shape))
     return model
 
 
@@ -341,10 +375,18 @@ OPERATORS: dict[str, tuple[Callable[[], ModelProto], int, int]] = {
     "input_shaped_as_a_layer": (input_shaped_as_a_layer, 6, 6),
     "number_in_a_body": (number_in_a_body, 6, 6),
     "number_as_output": (number_as_output, 6, 6),
-    "group_norm": (partial(group_norm, 4), 6, 6),
+    "group_norm": (partial(group_norm, 2), 10, 10),
+    "group_norm_old": (partial(group_norm, 2, 18), 10, 10),
+    "group_norm_half": (partial(group_norm, 2, dtype=TensorProto.FLOAT16), 10, 10),
+    "group_norm_whole": (partial(group_norm, 1), 14, 14),
     "group_norm_of_one": (partial(group_norm, 8), 14, 14),
-    "group_norm_decomposed": (partial(group_norm, 4, whole=False), 6, 6),
+    "group_norm_block": (group_norm_block, 10, 14),
+    "group_norm_concat": (group_norm_concat, 6, 10),
+    "group_norm_decomposed": (partial(group_norm_decomposed, 2), 10, 10),
+    "group_norm_decomposed_18": (partial(group_norm_decomposed, 4, opset=18), 8, 8),
+    "group_norm_decomposed_computed": (partial(group_norm_decomposed, 2, True), 10, 10),
     "mean_variance_spatial": (partial(mean_variance, 2, 3), 14, 14),
+    "mean_variance_default": (mean_variance, 14, 14),
     "mean_variance_channels": (partial(mean_variance, 1), 6, 6),
     "lrn": (partial(across_channels, "LRN", size=3), 6, 6),
     "softmax": (partial(across_channels, "Softmax", axis=1), 6, 6),

@@ -113,7 +113,11 @@ def masked(
     copy = ModelProto()
     copy.CopyFrom(model)
     inserted: list[onnx.NodeProto] = []
+    norms = _norms_of_the_kept(plans, interpreted)
     for index, node in enumerate(copy.graph.node):
+        if index in norms:
+            inserted += _normalised_apart(node, *norms[index], interpreted.facts)
+            continue
         if index in masks:
             data = node.input[0]
             size = interpreted.facts.shape(data) or ()
@@ -135,6 +139,49 @@ def masked(
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
+
+
+def _norms_of_the_kept(
+    plans: tuple[GroupPlan, ...], interpreted: Interpreted
+) -> dict[int, tuple[int, NDArray[np.bool_]]]:
+    """Nodes that take statistics over several channels: the axis, and which of its places stay."""
+    channels = interpreted.channels
+    removed = np.concatenate([np.zeros(0, np.int64), *(plan.removed for plan in plans)])
+    found = {}
+    for norm in channels.norms:
+        stays = ~np.isin(channels.roots[norm.labels], removed)
+        axis = 1 if norm.groups else stays.ndim - 1
+        lines = np.moveaxis(stays, axis, 0).reshape(stays.shape[axis], -1)  # -> (axis, others)
+        assert np.all(lines == lines[:, :1])
+        found[norm.node] = (axis, lines[:, 0])
+    return {node: place for node, place in found.items() if not np.all(place[1])}
+
+
+def _normalised_apart(
+    node: onnx.NodeProto, axis: int, stays: NDArray[np.bool_], facts: GraphFacts
+) -> list[onnx.NodeProto]:
+    """Pick the places that stay, normalise these alone, and put them where they were.
+
+    What stands in the other places does not count: whoever reads them reads zeros.
+    """
+    kept, where = np.flatnonzero(stays), np.maximum(np.cumsum(stays) - 1, 0)
+    base = node.output[0]
+    made = [
+        helper.make_node("Constant", [], [f"{base}_{k}"], value=numpy_helper.from_array(v))
+        for k, v in (("kept", kept), ("where", where))
+    ]
+    picked = onnx.NodeProto()
+    picked.CopyFrom(node)
+    for operand, along in ((0, axis), (1, 0), (2, 0)):
+        of_channels = operand and facts.shape(node.input[operand]) == stays.shape
+        if operand == 0 or (of_channels and axis == 1):
+            name = f"{base}_of_{operand}"
+            inputs = [node.input[operand], f"{base}_kept"]
+            made.append(helper.make_node("Gather", inputs, [name], axis=along))
+            picked.input[operand] = name
+    picked.output[0] = f"{base}_kept_alone"
+    inputs = [picked.output[0], f"{base}_where"]
+    return [*made, picked, helper.make_node("Gather", inputs, [base], axis=axis)]
 
 
 def deviation(actual: Array, expected: Array) -> float:

@@ -20,10 +20,20 @@ from lbyl_onnx.counted_costs import (
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import GraphFacts
 from tests.models import MODELS
+from tests.operators import OPERATORS
 from tests.shared_layers import SHARED
+from tests.topologies import TOPOLOGIES
+
+GROUPED = ("grouped", "conv_transpose_in_four", "conv_transpose_depthwise_twice")
+NORMS = ("group_norm", "group_norm_block", "group_norm_decomposed")
+BUILDERS = {
+    **MODELS,
+    **SHARED,
+    **{name: TOPOLOGIES[name][0] for name in GROUPED},
+    **{name: OPERATORS[name][0] for name in NORMS},
+}
 
 # A constant that several nodes read is written twice, or a bias is expanded to a pinned one.
-BUILDERS = {**MODELS, **SHARED}
 NEAR = {"shape_scaled", "shared_fill"}
 
 

@@ -136,8 +136,6 @@ def test_what_a_recurrent_layer_reads_is_refused(scope: Scope) -> None:
     ("name", "reason"),
     [
         ("gru", "operator GRU has no rule"),
-        ("group_norm", "GroupNormalization mixes them"),
-        ("group_norm_decomposed", "InstanceNormalization mixes them"),
         ("mean_variance_channels", "MeanVarianceNormalization mixes them"),
         ("lrn", "LRN mixes them"),
         ("softmax", "Softmax mixes them"),

@@ -56,10 +56,22 @@ def conv_transpose() -> ModelProto:
     return finish(net, net.relu(x), 5)
 
 
-def conv_transpose_depthwise() -> ModelProto:
+def conv_transpose_depthwise(multiplier: int = 1) -> ModelProto:
+    """Each channel by itself; `multiplier` outputs for each."""
     net = Net(IMAGE)
     x, attributes = net.block("x", (3, 8)), {"strides": [2, 2], "group": 8}
-    x = net.node("ConvTranspose", [x, net.weight("w", 8, 1, 2, 2)], attributes)
+    x = net.node("ConvTranspose", [x, net.weight("w", 8, multiplier, 2, 2)], attributes)
+    return finish(net, norm_relu(net, x, 8 * multiplier), 8 * multiplier)
+
+
+def conv_transpose_grouped(group: int, behind: int, bias: bool = True) -> ModelProto:
+    """A decoder: a ConvTranspose in groups behind a Conv, before a Conv in `behind` groups."""
+    net = Net(IMAGE)
+    inputs = [net.block("x", (3, 12)), net.weight("w", 12, 16 // group, 2, 3)]
+    if bias:
+        inputs.append(net.constant("b", net.cast(net.rng.normal(size=16))))
+    x = net.node("ConvTranspose", inputs, {"strides": [2, 1], "group": group})
+    x = grouped_conv(net, norm_relu(net, x, 16), (16, 8), behind)
     return finish(net, net.relu(x), 8)
 
 
@@ -360,6 +372,10 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ModelProto], int, int]] = {
     "grouped": (grouped, 16, 16),
     "conv_transpose": (conv_transpose, 19, 19),
     "conv_transpose_depthwise": (conv_transpose_depthwise, 14, 14),
+    "conv_transpose_depthwise_twice": (partial(conv_transpose_depthwise, 2), 14, 14),
+    "conv_transpose_grouped": (partial(conv_transpose_grouped, 2, 1), 28, 28),
+    "conv_transpose_in_four": (partial(conv_transpose_grouped, 4, 2), 17, 17),
+    "conv_transpose_no_bias": (partial(conv_transpose_grouped, 4, 1, False), 21, 21),
     "shuffle_unit": (shuffle_unit, 6, 10),
     "shuffle_beside_input": (shuffle_beside_input, 8, 8),
     "split_pooled": (split_pooled, 18, 22),

@@ -7,9 +7,19 @@ labels are coupled, which must stay. Semantics: https://onnx.ai/onnx/operators/.
 
 from __future__ import annotations
 
+from lbyl_onnx.facts import DEFAULT_DOMAINS
 from lbyl_onnx.labels import Labels
 from lbyl_onnx.rules import elementwise, mixing, moves, weights
-from lbyl_onnx.rules.view import Count, Counts, Join, LabelFlow, NodeView, Rule, Sizes
+from lbyl_onnx.rules.view import (
+    Count,
+    Counts,
+    Join,
+    LabelFlow,
+    NodeView,
+    Rule,
+    SharedNorm,
+    Sizes,
+)
 
 __all__ = [
     "ELEMENTWISE",
@@ -20,6 +30,7 @@ __all__ = [
     "Join",
     "LabelFlow",
     "NodeView",
+    "SharedNorm",
     "Sizes",
     "no_rule",
 ]
@@ -31,10 +42,16 @@ def reads_shape(view: NodeView) -> list[Labels | None]:
 
 
 def no_rule(view: NodeView) -> list[Labels | None]:
-    """Freeze everything: an operator the table does not know."""
+    """Freeze everything: an operator the table does not know.
+
+    For the report, what a constant of another domain's operator holds is listed, too.
+    """
     domain = view.node.domain
     name = f"{domain}::{view.op_type}" if domain else view.op_type
-    return view.freeze_inputs(f"operator {name} has no rule")
+    reason = f"operator {name} has no rule"
+    if (domain or "") not in DEFAULT_DOMAINS:
+        weights.unfollowed(view, reason)
+    return view.freeze_inputs(reason)
 
 
 ELEMENTWISE = (

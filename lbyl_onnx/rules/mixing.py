@@ -6,7 +6,7 @@ import numpy as np
 
 from lbyl_onnx.labels import Labels, Role, varying_axes
 from lbyl_onnx.rules.normalisations import normalisation_of
-from lbyl_onnx.rules.view import NodeView, Sizes
+from lbyl_onnx.rules.view import NodeView, SharedNorm, Sizes
 
 
 def _beyond(labels: Labels, axis: int) -> bool:
@@ -33,21 +33,47 @@ def batch_normalization(view: NodeView) -> list[Labels | None]:
 
 
 def instance_normalization(view: NodeView) -> list[Labels | None]:
-    """Each channel of each sample by itself; scale and bias follow."""
-    return _scaled_per_channel(view, range(1, 3), False)
+    """Each channel of each sample by itself; scale and bias follow.
+
+    GroupNormalization is also written as a Reshape to one channel for each group, which brings the
+    group's channels to the axes that are averaged over; scale and bias are then of groups.
+    """
+    labels = view.labels[0]
+    if labels is None or not _beyond(labels, 2):
+        return _scaled_per_channel(view, range(1, 3), False)
+    spread = varying_axes(view.flow.coupling.canonical(labels))
+    if any(axis < 2 for axis in spread) or not view.is_constant(1) or not view.is_constant(2):
+        return view.freeze_inputs("InstanceNormalization mixes them")
+    view.flow.norms.append(SharedNorm(view.index, labels, None))
+    return [labels]
 
 
 def group_normalization(view: NodeView) -> list[Labels | None]:
-    """GroupNormalization: each group's mean is over several channels, where it holds more."""
+    """GroupNormalization: the same number goes from each group; the j-th of all go together.
+
+    Scale and bias are of groups until opset 20, then of channels.
+    """
     labels, shape = view.labels[0], view.shape(0)
     groups = view.int_attribute("num_groups", 1)
-    if labels is None or shape is None or groups != shape[1]:
+    along = None if labels is None else view.along(labels, 1)
+    if along is None or shape is None:
         return view.freeze_inputs("GroupNormalization mixes them")
-    made = _scaled_per_channel(view, range(1, 3), False)
-    along = view.along(labels, 1)
-    if made and along is not None:
-        view.flow.sizes.append(Sizes(view.index, "num_groups", (along,), scalar=True))
-    return made
+    if groups == shape[1]:
+        made = _scaled_per_channel(view, range(1, 3), False)
+        if made:
+            view.flow.sizes.append(Sizes(view.index, "num_groups", (along,), scalar=True))
+        return made
+    if not view.is_constant(1) or not view.is_constant(2):
+        return view.freeze_inputs("GroupNormalization's scale and bias are not constant")
+    grid = along.reshape(groups, -1)  # (C,) -> (groups, C / groups)
+    view.couple(grid, grid[:1])
+    for operand in (1, 2):
+        if view.shape(operand) == (shape[1],):
+            view.slot(operand, 0, along, Role.FOLLOWER)
+    view.flow.norms.append(
+        SharedNorm(view.index, along.reshape(1, -1, *(1,) * (len(shape) - 2)), groups)
+    )
+    return [labels]
 
 
 def _scaled_per_channel(view: NodeView, operands: range, training: bool) -> list[Labels | None]:

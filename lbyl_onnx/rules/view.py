@@ -77,6 +77,26 @@ class Join:
     labels: Labels
 
 
+@dataclass(frozen=True)
+class SharedNorm:
+    """A normalisation that takes its mean and variance over several channels.
+
+    Parameters
+    ----------
+    node
+        Index of the node.
+    labels
+        Of its first input; of each set of channels that share statistics as many go.
+    groups
+        Of a GroupNormalization, whose groups lie on axis 1; None for an InstanceNormalization,
+        behind whose axis 1 the channels lie.
+    """
+
+    node: int
+    labels: Labels
+    groups: int | None
+
+
 @dataclass
 class LabelFlow:
     """What the interpretation of a graph on labels has found so far."""
@@ -86,6 +106,7 @@ class LabelFlow:
     freezes: list[Freeze] = field(default_factory=list)
     sizes: list[Sizes] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
+    norms: list[SharedNorm] = field(default_factory=list)
     counts: dict[str, Counts] = field(default_factory=dict)
     reads: list[tuple[int, int]] = field(default_factory=list)
 

@@ -7,6 +7,9 @@ import numpy as np
 from lbyl_onnx.labels import Labels, Role, varying_axes
 from lbyl_onnx.rules.view import NodeView, Sizes
 
+# The axis of their weight along which outputs lie.
+CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}
+
 
 def conv(view: NodeView) -> list[Labels | None]:
     """Conv of any rank: weight (out, in / group, ..)."""
@@ -17,39 +20,39 @@ def conv(view: NodeView) -> list[Labels | None]:
         consume(view, channel_axis=1, weight_axis=1)
         return produce(view, channel_axis=1, weight_axis=0, rank=len(weight))
     if weight[1] == 1:
-        return _depthwise(view, weight[0] // group)
-    return _grouped(view, weight, group)
+        return _depthwise(view, weight[0] // group, weight_axis=0)
+    return _grouped(view, group, input_axis=1)
 
 
 def conv_transpose(view: NodeView) -> list[Labels | None]:
-    """ConvTranspose of any rank: weight (in, out / group, ..)."""
+    """ConvTranspose of any rank: weight (in, out / group, ..), seen as (in / group, out, ..)."""
     weight, group = view.shape(1), view.int_attribute("group", 1)
     if weight is None or not view.is_constant(1):
         return opaque(view, "the weight of ConvTranspose is computed from the input")
     if group == 1:
         consume(view, channel_axis=1, weight_axis=0)
         return produce(view, channel_axis=1, weight_axis=1, rank=len(weight))
-    if group == weight[0] and weight[1] == 1:
-        return _depthwise(view, 1)
-    return opaque(view, "grouped ConvTranspose has no rule")
+    if group == weight[0]:
+        return _depthwise(view, weight[1], weight_axis=1)
+    return _grouped(view, group, input_axis=0)
 
 
-def _depthwise(view: NodeView, multiplier: int) -> list[Labels | None]:
+def _depthwise(view: NodeView, multiplier: int, weight_axis: int) -> list[Labels | None]:
     """Each input channel makes `multiplier` output channels, which go with it."""
     labels = view.labels[0]
     if labels is None:
-        return opaque(view, "a depthwise Conv reads channels that stay")
+        return opaque(view, f"a depthwise {view.op_type} reads channels that stay")
     along = view.along(labels, 1)
     if along is None:
         return opaque(view, f"{view.op_type} reads them along an axis it does not sum over")
     made = np.repeat(along, multiplier)
-    view.slot(1, 0, made, Role.FOLLOWER)
+    view.slot(1, weight_axis, made, Role.FOLLOWER)
     follow_bias(view, made)
     view.flow.sizes.append(Sizes(view.index, "group", (along,), scalar=True))
     return [made.reshape(1, -1, *(1,) * (labels.ndim - 2))]  # (C,) -> (1, C, 1, ..)
 
 
-def _grouped(view: NodeView, weight: tuple[int, ...], group: int) -> list[Labels | None]:
+def _grouped(view: NodeView, group: int, input_axis: int) -> list[Labels | None]:
     """The same number goes from each conv group: the j-th channels of all groups go together."""
     labels = view.labels[0]
     if labels is not None:
@@ -59,8 +62,9 @@ def _grouped(view: NodeView, weight: tuple[int, ...], group: int) -> list[Labels
         else:
             grid = along.reshape(group, -1)  # (C,) -> (group, C / group)
             view.couple(grid, grid[:1])
-            view.slot(1, 1, grid[0], Role.CONSUMER)
-    made = produce(view, channel_axis=1, weight_axis=0, rank=len(weight))
+            view.slot(1, input_axis, grid[0], Role.CONSUMER)
+    rank = len(view.shape(1) or ())
+    made = produce(view, channel_axis=1, weight_axis=1 - input_axis, rank=rank)
     for labels in made:
         if labels is not None:
             grid = labels.reshape(group, -1)  # (1, C, 1, ..) -> (group, C / group)
@@ -131,16 +135,24 @@ def consume(view: NodeView, channel_axis: int, weight_axis: int) -> None:
 
 def produce(view: NodeView, channel_axis: int, weight_axis: int, rank: int) -> list[Labels | None]:
     """Start new labels at an axis of the weight."""
-    weight = view.shape(1)
-    if weight is None or rank == 0 or weight[weight_axis] < 2:
+    count = _outputs(view, weight_axis)
+    if rank == 0 or count < 2:
         return []  # a single channel has no other to leave its information to
-    count = weight[weight_axis]
     fresh = view.flow.coupling.fresh(count)
     view.slot(1, weight_axis, fresh, Role.PRODUCER)
     follow_bias(view, fresh)
     shape = [1] * rank
     shape[channel_axis] = count
     return [fresh.reshape(shape)]  # (C,) -> (1, .., C, .., 1)
+
+
+def _outputs(view: NodeView, weight_axis: int) -> int:
+    """Length of the axis of outputs; 0 where it is not known."""
+    weight = view.shape(1)
+    if weight is None:
+        return 0
+    groups = view.int_attribute("group", 1) if view.op_type == "ConvTranspose" else 1
+    return weight[weight_axis] * groups
 
 
 def follow_bias(view: NodeView, labels: Labels) -> None:
@@ -157,12 +169,24 @@ def follow_bias(view: NodeView, labels: Labels) -> None:
         view.freeze(labels, f"the bias of {view.op_type} is shared by its channels")
 
 
+def unfollowed(view: NodeView, reason: str) -> None:
+    """Freeze, for the report, what the first axis of a node's first weight stands for."""
+    for operand in range(len(view.node.inputs)):
+        shape = view.shape(operand) if view.has(operand) and view.is_constant(operand) else None
+        if shape is not None and len(shape) > 1 and shape[0] > 1:
+            fresh = view.flow.coupling.fresh(shape[0])
+            view.slot(operand, 0, fresh, Role.PRODUCER)
+            view.freeze(fresh, reason)
+            return
+
+
 def opaque(view: NodeView, reason: str) -> list[Labels | None]:
     """Freeze what enters and, for the report, the channels that such a node would produce."""
     view.freeze_inputs(reason)
     weight = view.shape(1) if view.has(1) else None
-    if view.op_type == "Conv" and weight is not None and view.is_constant(1):
-        fresh = view.flow.coupling.fresh(weight[0])
-        view.slot(1, 0, fresh, Role.PRODUCER)
+    if view.op_type in CONVOLUTIONS and weight is not None and view.is_constant(1):
+        axis = CONVOLUTIONS[view.op_type]
+        fresh = view.flow.coupling.fresh(_outputs(view, axis))
+        view.slot(1, axis, fresh, Role.PRODUCER)
         view.freeze(fresh, reason)
     return []
