@@ -267,7 +267,7 @@ def test_weights_that_numpy_warns_of(folder: Path) -> None:
             )
     onnx.save(model, folder / "bn.onnx")
     before = contents(folder.parent)
-    refused(run(["compress", "bn.onnx", "out.onnx", *OPTIONS], folder), before, folder)
+    refused(run(["compress", "bn.onnx", "out.onnx", *OPTIONS], folder), before, folder, 3)
 
 
 @pytest.mark.parametrize("command", ["compress", "inspect"])
