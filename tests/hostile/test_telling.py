@@ -111,7 +111,7 @@ def test_closed_descriptors(folder: Path, command: str, closed: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["compress", "sweep"])
-@pytest.mark.parametrize("more", ["", "--json -"])
+@pytest.mark.parametrize("more", ["", "--quiet --json -"])
 def test_what_cannot_be_printed_does_not_undo_the_work(
     folder: Path, command: str, more: str
 ) -> None:
