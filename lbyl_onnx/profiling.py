@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 
 from lbyl_onnx.bounds import LATE, bounded, seconds_for
+from lbyl_onnx.errors import OutputError
 from lbyl_onnx.model_io import stored_bytes
 from lbyl_onnx.onnx_runtime import ort
 from lbyl_onnx.sessions import Feeds
@@ -49,6 +50,11 @@ def kernel_times(
     -------
     dict of str to float
         Median milliseconds of each kernel, by the name that ONNX Runtime gives it.
+
+    Raises
+    ------
+    OutputError
+        When there is no room for the profile.
     """
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
         options = ort.SessionOptions()
@@ -67,7 +73,12 @@ def kernel_times(
                 session.run(None, dict(feeds))
             if run >= WARM_UP and time.perf_counter() > end:
                 break
-        events = json.loads(Path(session.end_profiling()).read_bytes())
+        try:
+            events = json.loads(Path(session.end_profiling()).read_bytes())
+        except ValueError as error:  # ONNX Runtime does not look whether it could write
+            raise OutputError(
+                f"ONNX Runtime's profile in {folder} is cut short: no room on the disk"
+            ) from error
     return _medians(events)
 
 

@@ -226,7 +226,7 @@ def failures_as_warnings() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # who read the tables has gone
+    except (BrokenPipeError, SystemExit):  # who read the tables has gone; rich would exit for that
         discard(sys.stdout)
     except OSError as error:
         say(f"warning: the work is done, but not all could be told: {error.strerror or error}")

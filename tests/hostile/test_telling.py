@@ -111,7 +111,7 @@ def test_closed_descriptors(folder: Path, command: str, closed: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["compress", "sweep"])
-@pytest.mark.parametrize("more", ["", "--json -"])
+@pytest.mark.parametrize("more", ["", "--quiet --json -"])
 def test_what_cannot_be_printed_does_not_undo_the_work(
     folder: Path, command: str, more: str
 ) -> None:
@@ -131,17 +131,36 @@ def test_output_that_is_all_there_is_and_cannot_be_written(folder: Path, line: s
     told(shell(folder, f"LBYL {line} > /dev/full"), 1, "error: ", "No space left")
 
 
-def test_a_disk_too_full_for_the_page_leaves_the_output_as_it_was(folder: Path) -> None:
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_a_disk_too_full_for_a_report_leaves_the_output_as_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """Reports are written first."""
+
+    def fail(self: StagedText, text: str) -> None:
+        raise OutputError(f"{self.path} cannot be written: No space left on device")
+
+    monkeypatch.setattr(StagedText, "write", fail)
+    monkeypatch.chdir(folder)
     (folder / "out.onnx").write_bytes(b"what was there before")
     before = contents(folder)
-    limit = 40_000  # of bytes in a file: the models are smaller, the page is not
-    arguments = (*COMMANDS["compress"], "--report", "r.html", "--json", "r.json")
+    done = CliRunner().invoke(main, [*COMMANDS["compress"], option, "report"])
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "report cannot be written" in done.stderr
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("limit", [100, 4_000, 40_000])
+def test_a_disk_that_is_full_at_any_moment(folder: Path, limit: int) -> None:
+    """By the size of a file: of the models, of temporary files, of what ONNX Runtime writes."""
+    (folder / "out.onnx").write_bytes(b"what was there before")
+    before = contents(folder)
     done = subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, env=environment(folder.parent / "scratch"),
-        capture_output=True, check=False,
+        [*COMMAND, *COMMANDS["compress"], "--report", "r.html"], cwd=folder,
+        env=environment(folder.parent / "scratch"), capture_output=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
-    told(done, 1, "in.onnx", "r.html cannot be written: File too large")
+    told(done, 1, "in.onnx")
     assert contents(folder) == before
 
 
