@@ -127,7 +127,7 @@ class Maker:
 
     def _samples(self) -> Iterable[Mapping[str, Array]]:
         if self.prepared.run is None:
-            return self.probe.feeds[:-1]
+            return self.probe.feeds[: runtime.SAMPLES]
         source = self.prepared.run.source
         size = source.size
         # Other synthetic samples than those that the statistics are of.

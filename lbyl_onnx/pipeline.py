@@ -220,7 +220,7 @@ def _rewrite(
     progress("finding channel groups", 0, 1)
     model, _ = model_io.load_model(source)
     read = TensorReader(source)
-    facts = GraphFacts(model, probe.first, probe.second, read)
+    facts = GraphFacts(model, probe.first, probe.second, read, probe.others)
     graph = to_graph(model)
     _refuse_quantised(graph)
     channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))

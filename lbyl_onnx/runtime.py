@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
 from lbyl_onnx.facts import Array
+from lbyl_onnx.proof_sizes import elements, kinds
 from lbyl_onnx.sessions import (
     CPU,
     RUN_ERRORS,
@@ -34,6 +35,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 # Inputs at the first shapes, beside one batch at the second ones.
 SAMPLES = 8
+# Seconds for finding other shapes, and the most that a run at a larger one is expected to take.
+OTHERS_SECONDS, SLOWEST = 10.0, 2.0
 # Sizes tried for a dynamic dimension that is no batch, until the model runs.
 SIZES = (224, 64, 32, 128, 256, 16, 8, 1, 299, 384, 512, 640)
 # Elements that one input may have: an image of 4,700 x 4,700 pixels. Ten such inputs are made.
@@ -74,11 +77,13 @@ class Probe:
     first, second
         Two sets of input shapes that it runs on; they differ in the dynamic dimensions.
     feeds
-        Random inputs, at the first shapes but for the last batch.
+        Random inputs: `SAMPLES` at the first shapes, one at the second, one at each of the others.
     record
         What it gave on them.
     optimise
         Whether ONNX Runtime optimised its graph.
+    others
+        More shapes that it runs on: small, odd and large ones.
     """
 
     provider: str
@@ -87,6 +92,13 @@ class Probe:
     feeds: tuple[Feeds, ...]
     record: Record
     optimise: bool = True
+    others: tuple[Shapes, ...] = ()
+
+    @property
+    def shapes(self) -> int:
+        """How many different input shapes there are."""
+        found = [self.first, self.second, *self.others]
+        return len({tuple(sorted(shapes.items())) for shapes in found})
 
 
 def provider_name(wanted: Provider) -> str:
@@ -172,8 +184,11 @@ def probe(path: Path, provider: str, seed: int, optimise: bool = True) -> Probe:
         outputs = tuple(session.run(batch) for batch in feeds)
         if all(_finite(array) for batch in outputs for array in batch):
             break
-    record = Record(signature, outputs, latency(session, feeds[0]))
-    return Probe(provider, first, second, feeds, record, optimise)
+    others = _others(session, first, second, seed, uniform)
+    record = Record(signature, (*outputs, *(o for _, _, o in others)), latency(session, feeds[0]))
+    feeds = (*feeds, *(batch for _, batch, _ in others))
+    more = tuple(shapes for shapes, _, _ in others)
+    return Probe(provider, first, second, feeds, record, optimise, more)
 
 
 def input_shapes(path: Path, provider: str) -> tuple[Shapes, Shapes]:
@@ -255,6 +270,36 @@ def run_batches(
     for feeds in batches:
         samples = max((len(value) for value in feeds.values() if value.ndim), default=1)
         yield dict(zip(names, session.run(feeds, samples), strict=True))
+
+
+def _others(
+    session: Session, first: Shapes, second: Shapes, seed: int, uniform: bool
+) -> list[tuple[Shapes, Feeds, tuple[Array, ...]]]:
+    """Shapes of each kind that the model runs at soon enough, inputs of them, and its outputs.
+
+    A size at which it fails, gives nothing, or what is not finite, is none to verify at.
+    """
+    signature, found = session.signature, list[tuple[Shapes, Feeds, tuple[Array, ...]]]()
+    begun = time.monotonic()
+    session.run(_batch(signature, first, np.random.default_rng(seed), uniform))
+    each = (time.monotonic() - begun) / max(1, elements(first))  # seconds for an element
+    end = time.monotonic() + OTHERS_SECONDS
+    for number, kind in enumerate(kinds(signature.inputs, first, second)):
+        for shapes in kind:
+            size = elements(shapes)
+            if (each * size > SLOWEST and size > elements(first)) or size > LARGEST_INPUT:
+                continue
+            if time.monotonic() > end:
+                break
+            batch = _batch(signature, shapes, np.random.default_rng([seed, number]), uniform)
+            try:
+                outputs = session.run(batch)
+            except ModelError:  # it may declare more sizes than it takes, or take too long
+                continue
+            if all(array.size and _finite(array) for array in outputs):
+                found.append((shapes, batch, outputs))
+                break
+    return found
 
 
 def _finite(array: Array) -> bool:

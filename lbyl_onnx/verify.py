@@ -124,12 +124,11 @@ def verify(probe: Probe, compressed: Path, expected: Path) -> Verification:
             f"inputs or outputs changed: {before.signature} became {after.signature}"
         )
     deviation, values = _compare_or_explain(probe, after, goal, expected)
-    shapes = 1 if probe.first == probe.second else 2
     return Verification(
         probe.provider,
         deviation,
         values,
-        shapes,
+        probe.shapes,
         fidelity(before.outputs, after.outputs),
         before.latency,
         after.latency,

@@ -147,9 +147,9 @@ class TestVerify:
         path = tmp_path / "model.onnx"
         onnx.save(chain(), path)
         proof = verify(probe(path, CPU, 0), path, path)
-        # Eight single inputs and a batch of two, ten classes each.
-        assert (proof.values, proof.shapes, proof.provider) == (100, 2, CPU)
-        assert proof.fidelity.samples == 10
+        # Eight single inputs and batches of 2, 4, 3 and 17, ten classes each.
+        assert (proof.values, proof.shapes, proof.provider) == (340, 5, CPU)
+        assert proof.fidelity.samples == 34
         assert proof.fidelity.top1_agreement == 1.0
         assert proof.fidelity.cosine == pytest.approx(1.0, abs=1e-12)
         assert proof.before is not None
@@ -166,7 +166,7 @@ class TestVerify:
         weight(model, "w2", -stored(model, "w2"))
         onnx.save(model, tmp_path / "b.onnx")
         taken = probe(tmp_path / "a.onnx", CPU, 0)
-        assert verify(taken, tmp_path / "a.onnx", tmp_path / "a.onnx").values == 10
+        assert verify(taken, tmp_path / "a.onnx", tmp_path / "a.onnx").values == 34
         with pytest.raises(VerificationError, match="output y differs"):
             verify(taken, tmp_path / "b.onnx", tmp_path / "a.onnx")
 
