@@ -19,10 +19,11 @@ if TYPE_CHECKING:
         TargetError,
         VerificationError,
     )
+    from lbyl_onnx.fidelity import Fidelity, OutputFidelity
     from lbyl_onnx.inspection import GroupView, Inspection, inspect
     from lbyl_onnx.pipeline import CompressResult, GroupReport, compress
     from lbyl_onnx.reaching import TargetReport
-    from lbyl_onnx.verify import Fidelity, Verification
+    from lbyl_onnx.verify import Verification
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "NothingToPruneError",
     "OptionError",
     "OutputError",
+    "OutputFidelity",
     "Refusal",
     "TargetError",
     "TargetReport",
@@ -70,7 +72,8 @@ _HOMES = {
     "inspection": ("GroupView", "Inspection", "inspect"),
     "pipeline": ("CompressResult", "GroupReport", "compress"),
     "reaching": ("TargetReport",),
-    "verify": ("Fidelity", "Verification"),
+    "fidelity": ("Fidelity", "OutputFidelity"),
+    "verify": ("Verification",),
 }
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from lbyl_onnx import model_io, runtime, timing
 from lbyl_onnx.errors import CalibrationError, VerificationError
 from lbyl_onnx.facts import Array
+from lbyl_onnx.fidelity import Fidelity, fidelity
+from lbyl_onnx.randomness import same_randomness
 from lbyl_onnx.sessions import Signature
-from lbyl_onnx.verify import Fidelity, fidelity
 
 # Samples that are run at once where a model takes as many as it is given.
 BATCH = 64
@@ -32,14 +33,16 @@ class Comparison:
     fidelity
         Nearness of the second's outputs to the first's.
     agreement
-        What a bound is held against: the share of equal classes, or where there are no classes
-        the cosine.
+        What a bound is held against, the least of all outputs: the share of equal classes or whole
+        numbers, or where there are neither the cosine.
     original_top1, compressed_top1
         Share of labels that are the largest value of the first output; None without labels.
     original, compressed
         Latencies, measured in turn.
     inputs
         Where the inputs are from: a file, or None for random ones.
+    random
+        Nodes that draw random numbers, for which both models were given the same.
     """
 
     provider: str
@@ -50,6 +53,7 @@ class Comparison:
     original: timing.Latency
     compressed: timing.Latency
     inputs: str | None
+    random: tuple[str, ...] = ()
 
 
 def compare_models(
@@ -100,20 +104,25 @@ def compare_models(
     else:
         arrays, wanted = _read(Path(inputs), first, labels)
         feeds = list(_batches(arrays, first))
-    before, after = (_outputs(path, name, feeds) for path in (one, two))
-    near = fidelity(before, after)
-    _check(before, after)
+    with same_randomness(one, two) as (paths, random):
+        before, after = (_outputs(path, name, feeds) for path in paths)
+    outputs = [output for output, _, _ in first.outputs]
+    told = "random inputs" if inputs is None else f"inputs of {inputs}"
+    near = fidelity(outputs, before, after, told)
+    _check(outputs, before, after)
+    if near.agreement is None:
+        raise VerificationError("no output value could be compared")
     times = timing.time_in_turn((one, two), name, feeds[0])
-    agreement = near.cosine if near.top1_agreement is None else near.top1_agreement
     return Comparison(
         name,
         near,
-        agreement,
+        near.agreement,
         None if wanted is None else _top1(before, wanted),
         None if wanted is None else _top1(after, wanted),
         times[0],
         times[1],
         None if inputs is None else str(inputs),
+        random,
     )
 
 
@@ -172,19 +181,19 @@ def _outputs(
     return tuple(tuple(o.values()) for o in runtime.run_batches(path, provider, feeds))
 
 
-def _check(before: tuple[tuple[Array, ...], ...], after: tuple[tuple[Array, ...], ...]) -> None:
-    """Raise unless something could be compared, and all of it is of the same shape and finite."""
-    compared = 0
+def _check(
+    names: list[str], before: tuple[tuple[Array, ...], ...], after: tuple[tuple[Array, ...], ...]
+) -> None:
+    """Raise unless all outputs are of the same types and ranks, and finite where they were."""
     for olds, news in zip(before, after, strict=True):
-        for old, new in zip(olds, news, strict=True):
-            if old.shape != new.shape:
-                raise VerificationError(f"an output has shape {new.shape}, not {old.shape}")
-            if new.dtype.kind == "f":
-                compared += new.size
-                if not np.all(np.isfinite(new)):
-                    raise VerificationError("an output of the compressed model is not finite")
-    if compared == 0:
-        raise VerificationError("no output value could be compared")
+        for name, old, new in zip(names, olds, news, strict=True):
+            if old.dtype != new.dtype or old.ndim != new.ndim:
+                raise VerificationError(
+                    f"output {name} is {new.dtype} of shape {new.shape}, "
+                    f"not {old.dtype} of shape {old.shape}"
+                )
+            if new.dtype.kind == "f" and not np.all(np.isfinite(new)):
+                raise VerificationError(f"output {name} of the compressed model is not finite")
 
 
 def _top1(outputs: tuple[tuple[Array, ...], ...], labels: NDArray[np.int64]) -> float:

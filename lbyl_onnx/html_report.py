@@ -13,7 +13,7 @@ from lbyl_onnx.channels import Refusal
 from lbyl_onnx.charts import STYLE, Axis, scatter
 from lbyl_onnx.details import Details, Layer
 from lbyl_onnx.pipeline import CompressResult, GroupReport
-from lbyl_onnx.report import described
+from lbyl_onnx.report import by_output, described, nearness, proven
 from lbyl_onnx.text import count, milliseconds, printable, share, short_count, size
 
 
@@ -101,6 +101,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(count=count, size=size, share=share)
+    environment.globals.update(nearness=nearness, by_output=by_output, proven=proven)
     return environment.get_template("report.html.j2").render(
         result=result,
         details=details,

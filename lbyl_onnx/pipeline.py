@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from lbyl_onnx import model_io, runtime, staging
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
+from lbyl_onnx.compared_samples import ComparedSamples
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
 from lbyl_onnx.details import Details, examine
@@ -112,6 +113,7 @@ class _Rewritten:
     groups: tuple[GroupReport, ...]
     refusals: tuple[Refusal, ...]
     reached: Reached
+    samples: ComparedSamples
 
 
 def compress(
@@ -183,7 +185,8 @@ def compress(
         rewritten = _rewrite(source, files.size, stage, expected, probe, config, progress)
         release()
         progress("verifying", 0, 1)
-        verification = verify(probe, stage, expected)
+        samples = rewritten.samples
+        verification = verify(probe, source, stage, expected, samples.batches(), samples.described)
         result = CompressResult(
             target if not dry_run else None,
             onnx.load(stage) if target is None and not dry_run else None,
@@ -236,7 +239,8 @@ def _rewrite(
         raise NothingToPruneError(_why_nothing(refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
-    return _Rewritten(before.costs, groups, refusals, reached)
+    samples = ComparedSamples.of(prepared, probe)
+    return _Rewritten(before.costs, groups, refusals, reached, samples)
 
 
 def _refuse_quantised(graph: gs.Graph) -> None:

@@ -256,7 +256,7 @@ def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
 
 
 def run_batches(
-    path: Path, provider: str, batches: Iterable[Feeds]
+    path: Path, provider: str, batches: Iterable[Feeds], optimise: bool = True
 ) -> Generator[Mapping[str, Array]]:
     """Run a model on batch after batch; give its outputs by name. Its file is open until the end.
 
@@ -265,7 +265,7 @@ def run_batches(
     ModelError
         When ONNX Runtime does not load it or does not run it.
     """
-    session = Session.of(path, provider, as_needed())
+    session = Session.of(path, provider, as_needed() if optimise else as_written())
     names = [name for name, _, _ in session.signature.outputs]
     for feeds in batches:
         samples = max((len(value) for value in feeds.values() if value.ndim), default=1)

@@ -85,8 +85,9 @@ def test_a_lost_default_is_a_changed_input(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "a.onnx")
     del model.graph.input[1]
     onnx.save(model, tmp_path / "b.onnx")
-    taken = probe(tmp_path / "a.onnx", CPU, 0)
+    one, two = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    taken = probe(one, CPU, 0)
     with pytest.raises(VerificationError, match="inputs or outputs changed"):
-        verify(taken, tmp_path / "b.onnx", tmp_path / "a.onnx")
+        verify(taken, one, two, one, taken.feeds)
     with pytest.raises(VerificationError, match="inputs or outputs differ"):
-        compare_models(tmp_path / "a.onnx", tmp_path / "b.onnx", provider="cpu")
+        compare_models(one, two, provider="cpu")
