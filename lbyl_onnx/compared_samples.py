@@ -43,11 +43,15 @@ class ComparedSamples:
         batch = max((shape[0] for shape in probe.first.values() if shape), default=1)
         macs = count_costs(stages.model, stages.facts).macs // batch
         wanted = max(LEAST, min(MOST, BUDGET // max(1, macs)))
-        if prepared.run is not None:
-            source, measured = prepared.run.source, True
+        measured = prepared.run is not None
+        pairs = [(probe.first[name], probe.second[name]) for name in probe.first]
+        free = any(one[0] != two[0] for one, two in pairs if one)
+        if prepared.run is not None and free:
+            source = prepared.run.source
         else:
-            wanted = min(wanted, UNMEASURED)
-            source, measured = _without_statistics(prepared, probe, wanted), False
+            # Statistics may be taken in larger mini-batches than the model itself takes.
+            wanted = wanted if measured else min(wanted, UNMEASURED)
+            source = _own_samples(prepared, probe, wanted, free)
         count = rounded(min(wanted, source.count), source.size)
         # Other synthetic samples than those that the statistics are of.
         source = SampleSource(
@@ -67,14 +71,12 @@ class ComparedSamples:
         return itertools.islice(self.source.batches(), math.ceil(self.count / self.source.size))
 
 
-def _without_statistics(prepared: Prepared, probe: Probe, wanted: int) -> SampleSource:
-    """Samples for a model that is not measured."""
+def _own_samples(prepared: Prepared, probe: Probe, wanted: int, free: bool) -> SampleSource:
+    """Samples in mini-batches that the model takes as it is deployed."""
     stages = prepared.stages
     batch = max((shape[0] for shape in probe.first.values() if shape), default=1)
     names = [name for node in stages.model.graph.node for name in node.output if name]
     shapes = [stages.facts.shape(name) or () for name in names]
     largest = max((math.prod(d or 0 for d in shape) for shape in shapes), default=1)
-    pairs = [(probe.first[name], probe.second[name]) for name in probe.first]
-    free = any(one[0] != two[0] for one, two in pairs if one)
     size = batch_size(largest // batch, wanted)
     return sample_source(stages, probe, prepared.config, wanted, size, free)
