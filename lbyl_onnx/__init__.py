@@ -28,10 +28,11 @@ if TYPE_CHECKING:
         TargetError,
         VerificationError,
     )
+    from lbyl_onnx.fidelity import Fidelity, OutputFidelity
     from lbyl_onnx.inspection import GroupView, Inspection, inspect
     from lbyl_onnx.pipeline import CompressResult, GroupReport, compress
     from lbyl_onnx.reaching import TargetReport
-    from lbyl_onnx.verify import Fidelity, Verification
+    from lbyl_onnx.verify import Verification
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "NothingToPruneError",
     "OptionError",
     "OutputError",
+    "OutputFidelity",
     "Refusal",
     "TargetError",
     "TargetReport",
@@ -81,7 +83,8 @@ _HOMES = {
     "inspection": ("GroupView", "Inspection", "inspect"),
     "pipeline": ("CompressResult", "GroupReport", "compress"),
     "reaching": ("TargetReport",),
-    "verify": ("Fidelity", "Verification"),
+    "fidelity": ("Fidelity", "OutputFidelity"),
+    "verify": ("Verification",),
 }
 
 

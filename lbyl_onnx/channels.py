@@ -197,6 +197,7 @@ def find_channels(graph: gs.Graph, facts: GraphFacts, selection: Selection) -> C
     couple_shared(graph, facts, flow, sharing)
     freeze_unsized(graph, flow, tensors)
     _check_globs(graph, flow, selection)
+    _freeze_overridable(graph, flow, facts)
     groups, refusals = _gather(graph, flow, selection)
     return ChannelMap(
         tuple(groups),
@@ -255,6 +256,25 @@ def _freeze_captured(
         for name in sorted(names & flow.counts.keys()):
             reason = f"the body of {node.op} reads a size computed from their number"
             flow.freezes.append(Freeze(counted(flow, name), reason, index))
+
+
+def _freeze_overridable(graph: gs.Graph, flow: LabelFlow, facts: GraphFacts) -> None:
+    """Freeze what meets a constant that a caller may override: its type and shape must stay.
+
+    All channels along any constant of such a node stay: what compensates for them might change
+    the overridable one, a bias for instance, and a caller who gives it would undo that.
+    """
+    places: dict[int, list[Labels]] = defaultdict(list)
+    for slot in flow.slots:
+        places[slot.node].append(slot.labels)
+    for sizes in flow.sizes:
+        places[sizes.node] += sizes.counted
+    for index, labels in places.items():
+        named = (facts.overridable(tensor.name) for tensor in graph.nodes[index].inputs)
+        name = next((name for name in named if name is not None), None)
+        if name is not None:
+            touched = np.unique(np.concatenate([np.zeros(0, np.int64), *labels]))
+            flow.freezes.append(Freeze(touched, f"a caller may override {name}", index))
 
 
 def _gather(

@@ -16,10 +16,11 @@ from lbyl_onnx.arrays import open_arrays
 from lbyl_onnx.bounds import bounded, seconds_for
 from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
 from lbyl_onnx.facts import Array
+from lbyl_onnx.fidelity import Fidelity, fidelity
 from lbyl_onnx.input_shapes import Given, shapes_given
+from lbyl_onnx.randomness import same_randomness
 from lbyl_onnx.sessions import Signature
 from lbyl_onnx.text import listed, short
-from lbyl_onnx.verify import Fidelity, fidelity
 
 # Samples that are run at once where a model takes as many as it is given.
 BATCH = 64
@@ -36,14 +37,16 @@ class Comparison:
     fidelity
         Nearness of the second's outputs to the first's.
     agreement
-        What a bound is held against: the share of equal classes, or where there are no classes
-        the cosine.
+        What a bound is held against, the least of all outputs: the share of equal classes or whole
+        numbers, or where there are neither the cosine.
     original_top1, compressed_top1
         Share of labels that are the largest value of the first output; None without labels.
     latency
         Times of both, measured in turns.
     inputs
         Where the inputs are from: a file, or None for random ones.
+    random
+        Nodes that draw random numbers, for which both models were given the same.
     """
 
     provider: str
@@ -53,6 +56,7 @@ class Comparison:
     compressed_top1: float | None
     latency: timing.PairedLatency
     inputs: str | None
+    random: tuple[str, ...] = ()
 
 
 def compare_models(
@@ -100,9 +104,7 @@ def compare_models(
     name = runtime.provider_name(provider)
     sources = [model_io.check_source(path) for path in (one, two)]
     first, second = (runtime.signature(path, name) for path in (one, two))
-    if [kind[:2] for kind in first.inputs] != [kind[:2] for kind in second.inputs] or [
-        kind[:2] for kind in first.outputs
-    ] != [kind[:2] for kind in second.outputs]:
+    if _kinds(first) != _kinds(second):
         raise VerificationError(f"inputs or outputs differ: {first} and {second}")
     wanted: NDArray[np.int64] | None = None
     if inputs is None:
@@ -113,22 +115,33 @@ def compare_models(
         with bounded(f"reading {Path(inputs).name}", seconds_for(0)):
             arrays, wanted = _read(Path(inputs), first, labels)
         feeds = list(_batches(arrays, first))
-    before, after = (_outputs(path, name, feeds) for path in (one, two))
-    near = fidelity(before, after)
-    _check(before, after)
+    with same_randomness(one, two) as (paths, random):
+        before, after = (_outputs(path, name, feeds) for path in paths)
+    outputs = [output for output, _, _ in first.outputs]
+    told = "random inputs" if inputs is None else f"inputs of {inputs}"
+    near = fidelity(outputs, before, after, told)
+    _check(outputs, before, after)
+    if near.agreement is None:
+        raise VerificationError("no output value could be compared")
     latency = timing.paired(one, two, name, feeds[0])
     for source in sources:
         source.check_unchanged()
-    agreement = near.cosine if near.top1_agreement is None else near.top1_agreement
     return Comparison(
         name,
         near,
-        agreement,
+        near.agreement,
         None if wanted is None else _top1(before, wanted),
         None if wanted is None else _top1(after, wanted),
         latency,
         None if inputs is None else str(inputs),
+        random,
     )
+
+
+def _kinds(signature: Signature) -> list[list[tuple[str, str]]]:
+    """Names and types of what a model takes and gives; its own shapes may be more or less exact."""
+    sides = (signature.inputs, signature.outputs, signature.overridable)
+    return [[(name, kind) for name, kind, _ in side] for side in sides]
 
 
 def _read(
@@ -194,19 +207,19 @@ def _outputs(
     return tuple(tuple(o.values()) for o in runtime.run_batches(path, provider, feeds))
 
 
-def _check(before: tuple[tuple[Array, ...], ...], after: tuple[tuple[Array, ...], ...]) -> None:
-    """Raise unless something could be compared, and all of it is of the same shape and finite."""
-    compared = 0
+def _check(
+    names: list[str], before: tuple[tuple[Array, ...], ...], after: tuple[tuple[Array, ...], ...]
+) -> None:
+    """Raise unless all outputs are of the same types and ranks, and finite where they were."""
     for olds, news in zip(before, after, strict=True):
-        for old, new in zip(olds, news, strict=True):
-            if old.shape != new.shape:
-                raise VerificationError(f"an output has shape {new.shape}, not {old.shape}")
-            if new.dtype.kind == "f":
-                compared += new.size
-                if not np.all(np.isfinite(new)):
-                    raise VerificationError("an output of the compressed model is not finite")
-    if compared == 0:
-        raise VerificationError("no output value could be compared")
+        for name, old, new in zip(names, olds, news, strict=True):
+            if old.dtype != new.dtype or old.ndim != new.ndim:
+                raise VerificationError(
+                    f"output {name} is {new.dtype} of shape {new.shape}, "
+                    f"not {old.dtype} of shape {old.shape}"
+                )
+            if new.dtype.kind == "f" and not np.all(np.isfinite(new)):
+                raise VerificationError(f"output {name} of the compressed model is not finite")
 
 
 def _top1(outputs: tuple[tuple[Array, ...], ...], labels: NDArray[np.int64]) -> float:

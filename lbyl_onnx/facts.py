@@ -1,8 +1,9 @@
 """What is known of each tensor without running the model: dtype, shape, constant value.
 
-The graph is walked once for each of two concrete sets of input shapes. What agrees in both holds
-for every input; what differs depends on a dynamic dimension. So no symbolic algebra is needed,
-and a Reshape target computed from Shape is as good as one that is stored.
+The graph is walked once for each of several concrete sets of input shapes. What differs depends
+on a dynamic dimension; what agrees holds for every input unless it is computed from such a
+dimension (`dynamic`). So no symbolic algebra is needed, and a Reshape target computed from Shape
+is as good as one that is stored.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from lbyl_onnx.bounds import bounded, seconds_for
+from lbyl_onnx.dynamic import UNKNOWN, Marks, other_shapes, trace
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.inference import SEQUENCES, Shape, TensorFact, from_type, infer, sequence_fact
 
@@ -31,6 +33,9 @@ Reader = Callable[[TensorProto], Array]
 SMALL = 4096
 # Seconds to compute shapes and small constants: for each node, beside those for a small model.
 NODE_SECONDS = 0.01
+# From this IR version on an initializer that is an input, too, is a default that a caller may
+# override; before, every initializer had to be listed among the inputs.
+OVERRIDABLE = 4
 DEFAULT_DOMAINS = ("", "ai.onnx")
 _RANDOM_OPS = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
@@ -80,7 +85,7 @@ def identity(value: Value) -> str:
 
 
 class GraphFacts:
-    """The facts of every tensor of a model's main graph, from two walks.
+    """The facts of every tensor of a model's main graph, from several walks.
 
     Parameters
     ----------
@@ -90,6 +95,8 @@ class GraphFacts:
         Concrete shapes of the graph inputs; they differ exactly in the dynamic dimensions.
     read
         Gives the values of an initializer.
+    others
+        More input shapes at which the model runs.
 
     Raises
     ------
@@ -103,16 +110,23 @@ class GraphFacts:
         first: InputShapes,
         second: InputShapes,
         read: Reader = numpy_helper.to_array,
+        others: Sequence[InputShapes] = (),
     ) -> None:
         self._read = read
         self._opset = default_opset(model)
         self._initializers = {t.name: t for t in model.graph.initializer}
+        inputs = {i.name for i in model.graph.input} if model.ir_version >= OVERRIDABLE else set()
+        self._overridable = self._initializers.keys() & inputs
         self._producers = {name: n for n in model.graph.node for name in n.output if name}
         seconds = seconds_for(0) + NODE_SECONDS * len(model.graph.node)
+        more = () if first == second else (second, *other_shapes(model, first, second))
         with bounded("computing shapes and constants", seconds):
             self._first = _walk(model, first, self._opset, read)
-            same = first == second
-            self._second = self._first if same else _walk(model, second, self._opset, read)
+            # Equal input shapes tell nothing new; the second walk is always there.
+            self._walks = [self._first]
+            for shapes in (*more, *(x for x in others if x != first and x != second)):
+                self._walks.append(_walk(model, shapes, self._opset, read, self._first))
+            self._dynamic = trace(model, self._walks, self._opset, evaluate)
 
     def dtype(self, name: str) -> int:
         """ONNX element type of a tensor, 0 where unknown."""
@@ -124,10 +138,24 @@ class GraphFacts:
 
     def static_shape(self, name: str) -> tuple[int | None, ...] | None:
         """Return the shape with None for each dimension that depends on the input's dimensions."""
-        first, second = self.shape(name), self._second.get(name, TensorFact()).shape
-        if first is None or second is None or len(first) != len(second):
+        shape, axes = self.shape(name), self._dynamic.get(name, UNKNOWN).axes
+        if shape is None or axes is None:
             return None
-        return tuple(a if a == b else None for a, b in zip(first, second, strict=True))
+        return tuple(None if dynamic else d for d, dynamic in zip(shape, axes, strict=True))
+
+    def shapes(self, *names: str) -> list[tuple[tuple[int, ...], ...]]:
+        """Return the shapes of some tensors at each set of input shapes at which all are known."""
+        rows = [[walk.get(name, TensorFact()).shape for name in names] for walk in self._walks]
+        whole = [[s for s in row if s is not None and None not in s] for row in rows]
+        return [
+            tuple(tuple(d for d in shape if d is not None) for shape in row)
+            for row in whole
+            if len(row) == len(names)
+        ]
+
+    def is_accidental(self, name: str) -> bool:
+        """Whether a size depends on a dynamic dimension, and is the same in all walks."""
+        return bool(self._dynamic.get(name, UNKNOWN).accidental)
 
     def parts(self, name: str) -> tuple[tuple[int | None, ...], ...] | None:
         """Return the shapes of a sequence's tensors at the first input shapes."""
@@ -135,27 +163,44 @@ class GraphFacts:
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor's value is the same in every run, whatever computes it."""
-        fact = self._first.get(name, TensorFact())
-        if fact.constant:
+        if self._first.get(name, TensorFact()).constant:
             return True
-        other = self._second.get(name, TensorFact()).value
-        if fact.value is None or other is None:
-            return False
-        return bool(fact.value.shape == other.shape and np.array_equal(fact.value, other))
+        known = self.traced_value(name)
+        return known is not None and not known[1].any()
 
     def is_known(self, name: str) -> bool:
         """Whether a tensor's value follows from the constants and the shapes of the inputs."""
-        return self.is_constant(name) or self.value_at_both(name) is not None
+        return self.is_constant(name) or self.traced_value(name) is not None
 
     def is_stored(self, name: str) -> bool:
         """Whether a tensor is an initializer."""
         return name in self._initializers
 
-    def value_at_both(self, name: str) -> tuple[Array, Array] | None:
-        """Return a small tensor's value in both walks; None where either is unknown."""
-        first = self._first.get(name, TensorFact()).value
-        second = self._second.get(name, TensorFact()).value
-        return None if first is None or second is None else (first, second)
+    def overridable(self, name: str) -> str | None:
+        """Return the input with a default from which a constant is computed, if there is one."""
+        seen, waiting = set[str](), [name]
+        while self._overridable and waiting:
+            found = waiting.pop()
+            if found in self._overridable:
+                return found
+            node = self._producers.get(found)
+            if node is not None and found not in seen and self.is_constant(found):
+                waiting += node.input
+            seen.add(found)
+        return None
+
+    def traced_value(self, name: str) -> tuple[Array, Marks] | None:
+        """Return a small tensor's value at the first input shapes; None where it is unknown.
+
+        Beside it, of the same shape: which elements depend on a dynamic dimension.
+        """
+        values = [walk.get(name, TensorFact()).value for walk in self._walks[:2]]
+        marks = self._dynamic.get(name, UNKNOWN)
+        if values[0] is None or values[-1] is None or marks.elements is None:
+            return None
+        if marks.axes is None:  # as many elements as a dynamic dimension says
+            return values[0], np.ones(values[0].shape, np.bool_)
+        return values[0], marks.elements
 
     def contradicts(self, info: onnx.ValueInfoProto) -> bool:
         """Whether a declared shape is not the one that the tensor has."""
@@ -242,24 +287,42 @@ def _constant_value(node: NodeProto) -> Array:
 
 
 def _walk(
-    model: onnx.ModelProto, shapes: InputShapes, opset: int, read: Reader
+    model: onnx.ModelProto,
+    shapes: InputShapes,
+    opset: int,
+    read: Reader,
+    before: Mapping[str, TensorFact] | None = None,
 ) -> dict[str, TensorFact]:
-    facts = given_facts(model, shapes, read)
+    """Facts of all tensors; those of a walk before are taken where a node reads the same."""
+    before = before or {}
+    facts = given_facts(model, shapes, read, before)
     for node in model.graph.node:
-        facts.update(facts_of(model, node, facts, opset))
+        if before and all(n in facts and facts[n] is before.get(n) for n in node.input if n):
+            facts.update((n, before[n]) for n in node.output if n in before)
+        else:
+            facts.update(facts_of(model, node, facts, opset))
     return facts
 
 
 def given_facts(
-    model: onnx.ModelProto, shapes: Mapping[str, Shape | None], read: Reader
+    model: onnx.ModelProto,
+    shapes: Mapping[str, Shape | None],
+    read: Reader,
+    before: Mapping[str, TensorFact] | None = None,
 ) -> dict[str, TensorFact]:
-    """Return the facts of a graph's inputs, of these shapes, and of its initializers."""
-    graph = model.graph
+    """Return the facts of a graph's inputs, of these shapes, and of its initializers.
+
+    Those of the initializers are taken from facts that are there before, where there are some.
+    """
+    graph, before = model.graph, before or {}
     facts: dict[str, TensorFact] = {}
     for graph_input in graph.input:
         tensor = graph_input.type.tensor_type
         facts[graph_input.name] = TensorFact(tensor.elem_type, shapes.get(graph_input.name))
     for initializer in graph.initializer:
+        if before:
+            facts[initializer.name] = before[initializer.name]
+            continue
         dims = tuple(initializer.dims)
         small = math.prod(dims) <= SMALL
         value = read(initializer) if small else None

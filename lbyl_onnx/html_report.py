@@ -12,7 +12,7 @@ from markupsafe import Markup
 from lbyl_onnx.charts import STYLE, Axis, scatter
 from lbyl_onnx.details import Details, Layer
 from lbyl_onnx.pipeline import CompressResult, GroupReport
-from lbyl_onnx.report import described, told
+from lbyl_onnx.report import by_output, described, nearness, proven, told
 from lbyl_onnx.text import (
     LONGEST_GROUP,
     count,
@@ -123,6 +123,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(count=count, size=size, share=share, listed=listed, named=_named)
+    environment.globals.update(nearness=nearness, by_output=by_output, proven=proven)
     return environment.get_template("report.html.j2").render(
         result=result,
         details=details,

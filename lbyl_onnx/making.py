@@ -11,11 +11,13 @@ import numpy as np
 
 from lbyl_onnx import model_io, runtime, timing
 from lbyl_onnx.assemble import Shapes, apply_edits
+from lbyl_onnx.compared_samples import ComparedSamples
 from lbyl_onnx.costs import Costs, count_costs
 from lbyl_onnx.draft import Draft, write_draft
 from lbyl_onnx.elimination import Elimination
+from lbyl_onnx.errors import VerificationError
 from lbyl_onnx.external_data import TensorReader
-from lbyl_onnx.facts import Array, GraphFacts
+from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.fitting import Fitted, fit
 from lbyl_onnx.measuring import Prepared, Round, Stages, rounds
 from lbyl_onnx.memory import release
@@ -23,14 +25,11 @@ from lbyl_onnx.norm_masks import norm_masks, with_kept_statistics
 from lbyl_onnx.plan import KeptCounts, PruningPlan, choose_channels
 from lbyl_onnx.restore import Edits, Fit, Mixture, Repairs, compensated
 from lbyl_onnx.rewrite import new_shape, shrunk
-from lbyl_onnx.samples import SampleSource, rounded
 from lbyl_onnx.storing import as_stored, stored
-from lbyl_onnx.verify import fidelity
+from lbyl_onnx.verify import sampled_fidelity
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
-# Samples on which the agreement with the original is measured, at most.
-SAMPLES = 128
 
 
 @dataclass
@@ -146,25 +145,22 @@ class Maker:
         )
 
     def agreement(self) -> float:
-        """Return the cosine of the outputs of what was written with the original's."""
-        feeds = list(self._samples())
-        run = partial(_outputs, provider=self.probe.provider, feeds=feeds)
-        return fidelity(run(self.source), run(self.stage)).cosine
+        """Return how near what was written is to the original: the least over its outputs.
 
-    def _samples(self) -> Iterable[Mapping[str, Array]]:
-        if self.prepared.run is None:
-            return self.probe.feeds[:-1]
-        source = self.prepared.run.source
-        size = source.size
-        # Other synthetic samples than those that the statistics are of.
-        return SampleSource(
-            source.inputs,
-            min(source.count, rounded(SAMPLES, size)),
-            size,
-            source.seed + 1,
-            source.layout,
-            source.given,
-        ).batches()
+        It is the cosine, or of whole numbers the share that is equal.
+
+        Raises
+        ------
+        VerificationError
+            When nothing could be compared.
+        """
+        samples = ComparedSamples.of(self.prepared, self.probe)
+        near = sampled_fidelity(
+            self.source, self.stage, self.probe, samples.batches(), samples.described
+        )
+        if near.nearness is None:
+            raise VerificationError("no output value could be compared")
+        return near.nearness
 
     def _write(self, edits: Edits, plan: PruningPlan) -> None:
         """Write the compressed model, without the channels that are not in the plan."""
@@ -172,12 +168,6 @@ class Maker:
         edits = shrunk(stages.graph, stages.facts, stages.channels, edits, plan.removed)
         draft = self._draft(edits, _new_shapes(stages, plan))
         write_draft(draft, self.stage, stages.read, self.prepared.config.external_data)
-
-
-def _outputs(
-    path: Path, provider: str, feeds: Iterable[Mapping[str, Array]]
-) -> tuple[tuple[Array, ...], ...]:
-    return tuple(tuple(o.values()) for o in runtime.run_batches(path, provider, feeds))
 
 
 def _new_shapes(stages: Stages, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:

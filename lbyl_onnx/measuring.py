@@ -271,7 +271,7 @@ def _run(
     shapes = [(probe.first[name], probe.second[name]) for name in probe.first]
     any_batch = all(one[0] != two[0] for one, two in shapes if one)
     for free in (True, False):
-        source = _source(stages, probe, config, count, size, free)
+        source = sample_source(stages, probe, config, count, size, free)
         steady = source.given is None and source.size >= LEAST_BATCH
         alone = ALONE if source.given is None else None  # a person's own may be in any order
         run = ProbeRun(folder, probe.provider, source, steady, noises, alone)
@@ -289,7 +289,7 @@ def _run(
     raise AssertionError("the second try returns or raises")
 
 
-def _source(
+def sample_source(
     stages: Stages, probe: Probe, config: Config, count: int, size: int, free: bool
 ) -> SampleSource:
     """Samples in mini-batches of `size`, or of what the model declares where `free` is False."""

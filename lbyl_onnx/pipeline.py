@@ -15,6 +15,7 @@ from lbyl_onnx import model_io, runtime, staging, timing
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.cautions import Timed, warnings_of
 from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
+from lbyl_onnx.compared_samples import ComparedSamples
 from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
 from lbyl_onnx.details import Details, examine
@@ -123,6 +124,7 @@ class _Rewritten:
     refusals: tuple[Refusal, ...]
     reached: Reached
     input_ranges: tuple[InputRange, ...]
+    samples: ComparedSamples
 
 
 def compress(
@@ -202,7 +204,8 @@ def compress(
         rewritten = _rewrite(files, stage, expected, probe, config, progress)
         release()
         progress("verifying", 0, 1)
-        verification = verify(probe, stage, expected)
+        samples = rewritten.samples
+        verification = verify(probe, source, stage, expected, samples.batches(), samples.described)
         latency = rewritten.reached.target.latency or timing.paired(
             source, stage, provider, probe.feeds[0], probe.optimise
         )
@@ -254,7 +257,7 @@ def _rewrite(
     """
     progress("finding channel groups", 0, 1)
     model, read = files.load(), files.reader
-    facts = GraphFacts(model, probe.first, probe.second, read)
+    facts = GraphFacts(model, probe.first, probe.second, read, probe.others)
     graph = to_graph(model)
     refuse_quantised(graph)
     channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))
@@ -272,7 +275,8 @@ def _rewrite(
         raise NothingToPruneError(why_nothing(graph, facts, refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
-    return _Rewritten(before.costs, groups, refusals, reached, prepared.ranges)
+    samples = ComparedSamples.of(prepared, probe)
+    return _Rewritten(before.costs, groups, refusals, reached, prepared.ranges, samples)
 
 
 def _report(

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lbyl_onnx.channels import Refusal
 from lbyl_onnx.comparison import Comparison
+from lbyl_onnx.fidelity import Fidelity, OutputFidelity
 from lbyl_onnx.goals import amount
 from lbyl_onnx.input_range import InputRange
 from lbyl_onnx.inspection import Inspection
@@ -29,7 +30,7 @@ from lbyl_onnx.text import (
     size,
 )
 from lbyl_onnx.timing import Latency, PairedLatency
-from lbyl_onnx.verify import Fidelity, Verification
+from lbyl_onnx.verify import Verification
 
 # A list in the terminal stops here; the JSON has them all.
 LONGEST_LIST = 40
@@ -130,20 +131,60 @@ def _style(times: PairedLatency) -> str:
     return "green" if times.faster else "yellow" if times.slower else ""
 
 
-def _nearness(near: Fidelity) -> str:
-    parts = [f"relative error {near.relative_error:.3f}", f"cosine {near.cosine:.3f}"]
+def nearness(near: Fidelity | OutputFidelity) -> str:
+    """Return in words how near outputs are; of a whole model the worst of its outputs."""
+    parts = []
+    if near.relative_error is not None:
+        parts.append(f"relative error {near.relative_error:.3f}")
+    if near.cosine is not None:
+        parts.append(f"cosine {near.cosine:.3f}")
     if near.top1_agreement is not None:
         parts.append(f"top-1 agreement {near.top1_agreement:.1%}")
-    return ", ".join(parts)
+    if near.equal is not None:
+        parts.append(f"{near.equal:.1%} equal")
+    return ", ".join(parts) or "nothing could be compared"
 
 
-def _fidelity(proof: Verification) -> str:
-    near = proof.fidelity
-    return (
-        f"fidelity on {near.samples} random inputs: {_nearness(near)}\n"
+def by_output(near: Fidelity) -> list[str]:
+    """Return a line for each output, where there are several or one was not compared."""
+    if len(near.outputs) < 2 and not near.not_compared:
+        return []
+    lines = []
+    for output in near.outputs[:LONGEST_LIST]:
+        told = [nearness(output)] if output.values else []
+        told += [] if output.not_compared is None else [f"not compared: {output.not_compared}"]
+        lines.append(f"{printable(output.name)}: {'; '.join(told)}")
+    if len(near.outputs) > LONGEST_LIST:
+        lines.append(f"... and {len(near.outputs) - LONGEST_LIST} more; --json lists them all")
+    return lines
+
+
+def proven(proof: Verification) -> str:
+    """Return in words what was proven, and how."""
+    text = (
         f"verified: {proof.values:,} output values on {proof.shapes} input shapes are those of "
         f"the uncut model with the removed channels silenced, to {proof.deviation:.0e}"
     )
+    if proof.discontinuous:
+        text += f"; compared in front of {_some(proof.discontinuous)} and behind, not across"
+    return text + random_numbers(proof.random)
+
+
+def random_numbers(names: tuple[str, ...]) -> str:
+    """Return what is to be said of nodes that draw random numbers; nothing where there are none."""
+    return f"; the random numbers of {_some(names)} were the same for both" if names else ""
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return printable(", ".join(names[:3])) + more
+
+
+def _fidelity(proof: Verification) -> Text:
+    near = proof.fidelity
+    lines = [f"fidelity on {near.samples} {near.inputs}: {nearness(near)}"]
+    lines += [f"  {line}" for line in by_output(near)]
+    return Text("\n".join([*lines, proven(proof)]))
 
 
 def _print_groups(groups: tuple[GroupReport, ...], console: Console) -> None:
@@ -271,7 +312,11 @@ def print_comparison(found: Comparison, original: str, compressed: str, console:
     )
     inputs = "random inputs" if found.inputs is None else f"inputs of {printable(found.inputs)}"
     near = found.fidelity
-    console.print(Text(f"fidelity on {near.samples} {inputs}: {_nearness(near)}"))
+    console.print(Text(f"fidelity on {near.samples} {inputs}: {nearness(near)}"))
+    for line in by_output(near):
+        console.print(Text(f"  {line}"))
+    if found.random:
+        console.print(Text(random_numbers(found.random).removeprefix("; ")))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "original", "compressed", "ratio"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
@@ -349,6 +394,8 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
             "deviation": proof.deviation,
             "values": proof.values,
             "input_shapes": proof.shapes,
+            "discontinuous": list(proof.discontinuous),
+            "random": list(proof.random),
             "fidelity": asdict(proof.fidelity),
         },
         "input_ranges": [asdict(found) for found in result.input_ranges],

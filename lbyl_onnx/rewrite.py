@@ -137,7 +137,7 @@ def _like(graph: gs.Graph, facts: GraphFacts, sizes: Sizes, numbers: list[int]) 
     """Numbers in the type of the input that they replace."""
     inputs, place = graph.nodes[sizes.node].inputs, int(sizes.place)
     name = inputs[place].name if place < len(inputs) else ""
-    known = facts.value_at_both(name) if name else None
+    known = facts.traced_value(name) if name else None
     return np.asarray(numbers, np.int64 if known is None else known[0].dtype)
 
 

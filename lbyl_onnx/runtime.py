@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,6 +19,7 @@ from lbyl_onnx.input_shapes import Given, Shapes, runnable_shapes
 from lbyl_onnx.model_io import load_model
 from lbyl_onnx.needed_sizes import needed_sizes
 from lbyl_onnx.onnx_runtime import ort
+from lbyl_onnx.proof_sizes import elements, kinds
 from lbyl_onnx.sessions import (
     CPU,
     RUN_ERRORS,
@@ -33,6 +35,8 @@ Provider = Literal["auto", "cpu", "cuda"]
 
 # Inputs at the first shapes, beside one batch at the second ones.
 SAMPLES = 8
+# Seconds for finding other shapes, and the most that a run at a larger one is expected to take.
+OTHERS_SECONDS, SLOWEST = 10.0, 2.0
 # Elements that one input may have: an image of 4,700 x 4,700 pixels. Ten such inputs are made.
 LARGEST_INPUT = 1 << 26
 _DTYPES = {
@@ -70,11 +74,13 @@ class Probe:
     first, second
         Two sets of input shapes that it runs on; they differ in the dynamic dimensions.
     feeds
-        Random inputs, at the first shapes but for the last batch.
+        Random inputs: `SAMPLES` at the first shapes, one at the second, one at each of the others.
     record
         What it gave on them.
     optimise
         Whether ONNX Runtime optimised its graph.
+    others
+        More shapes that it runs on: small, odd and large ones.
     """
 
     provider: str
@@ -83,6 +89,13 @@ class Probe:
     feeds: tuple[Feeds, ...]
     record: Record
     optimise: bool = True
+    others: tuple[Shapes, ...] = ()
+
+    @property
+    def shapes(self) -> int:
+        """How many different input shapes there are."""
+        found = [self.first, self.second, *self.others]
+        return len({tuple(sorted(shapes.items())) for shapes in found})
 
 
 def provider_name(wanted: Provider) -> str:
@@ -160,8 +173,11 @@ def probe(path: Path, provider: str, seed: int, optimise: bool = True, given: Gi
         outputs = tuple(session.run(batch) for batch in feeds)
         if all(_finite(array) for batch in outputs for array in batch):
             break
-    record = Record(signature, outputs)
-    return Probe(provider, first, second, feeds, record, optimise)
+    others = _others(session, first, second, seed, uniform)
+    record = Record(signature, (*outputs, *(o for _, _, o in others)))
+    feeds = (*feeds, *(batch for _, batch, _ in others))
+    more = tuple(shapes for shapes, _, _ in others)
+    return Probe(provider, first, second, feeds, record, optimise, more)
 
 
 def input_shapes(path: Path, provider: str, given: Given = ()) -> tuple[Shapes, Shapes]:
@@ -231,7 +247,7 @@ def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
 
 
 def run_batches(
-    path: Path, provider: str, batches: Iterable[Feeds]
+    path: Path, provider: str, batches: Iterable[Feeds], optimise: bool = True
 ) -> Generator[Mapping[str, Array]]:
     """Run a model on batch after batch; give its outputs by name. Its file is open until the end.
 
@@ -240,11 +256,41 @@ def run_batches(
     ModelError
         When ONNX Runtime does not load it or does not run it.
     """
-    session = Session.of(path, provider, as_needed())
+    session = Session.of(path, provider, as_needed() if optimise else as_written())
     names = [name for name, _, _ in session.signature.outputs]
     for feeds in batches:
         samples = max((len(value) for value in feeds.values() if value.ndim), default=1)
         yield dict(zip(names, session.run(feeds, samples), strict=True))
+
+
+def _others(
+    session: Session, first: Shapes, second: Shapes, seed: int, uniform: bool
+) -> list[tuple[Shapes, Feeds, tuple[Array, ...]]]:
+    """Shapes of each kind that the model runs at soon enough, inputs of them, and its outputs.
+
+    A size at which it fails, gives nothing, or what is not finite, is none to verify at.
+    """
+    signature, found = session.signature, list[tuple[Shapes, Feeds, tuple[Array, ...]]]()
+    begun = time.monotonic()
+    session.run(_batch(signature, first, np.random.default_rng(seed), uniform))
+    each = (time.monotonic() - begun) / max(1, elements(first))  # seconds for an element
+    end = time.monotonic() + OTHERS_SECONDS
+    for number, kind in enumerate(kinds(signature.inputs, first, second)):
+        for shapes in kind:
+            size = elements(shapes)
+            if (each * size > SLOWEST and size > elements(first)) or size > LARGEST_INPUT:
+                continue
+            if time.monotonic() > end:
+                break
+            batch = _batch(signature, shapes, np.random.default_rng([seed, number]), uniform)
+            try:
+                outputs = session.run(batch)
+            except ModelError:  # it may declare more sizes than it takes, or take too long
+                continue
+            if all(array.size and _finite(array) for array in outputs):
+                found.append((shapes, batch, outputs))
+                break
+    return found
 
 
 def _finite(array: Array) -> bool:

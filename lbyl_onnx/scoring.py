@@ -14,14 +14,15 @@ from lbyl_onnx import model_io, runtime
 from lbyl_onnx.arrays import open_arrays
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.calibration import Input, Samples, read_calibration
-from lbyl_onnx.errors import CalibrationError
+from lbyl_onnx.errors import CalibrationError, VerificationError
 from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.facts import Array, GraphFacts
+from lbyl_onnx.fidelity import fidelity
 from lbyl_onnx.input_range import input_ranges
 from lbyl_onnx.input_shapes import Given
+from lbyl_onnx.randomness import same_randomness
 from lbyl_onnx.samples import InputSpec, synthetic_input
 from lbyl_onnx.text import listed, short
-from lbyl_onnx.verify import fidelity
 
 # Synthetic samples on which two models are compared, and samples in a mini-batch of a person's.
 SYNTHETIC, BATCH = 200, 64
@@ -59,8 +60,8 @@ class Score:
     ----------
     metric
         `accuracy`: share of samples (or of their positions) classified right; `agreement`: share
-        on which both choose the same class; `cosine`: mean cosine of the outputs, where there are
-        no classes.
+        on which both choose the same class or whole number; `cosine`: mean cosine of the outputs,
+        where there are no classes. Of several outputs the least counts.
     before, after
         The original's and the compressed model's.
     samples
@@ -168,17 +169,23 @@ def _nearness(
     again: Iterable[Feeds],
     provider: str,
 ) -> Score:
-    """Mean agreement, or cosine, over the samples of both runs."""
-    runs = (
-        runtime.run_batches(p, provider, f) for p, f in ((original, feeds), (compressed, again))
-    )
-    near = [fidelity([tuple(a.values())], [tuple(b.values())]) for a, b in zip(*runs, strict=True)]
+    """Mean agreement over the samples of both runs, the least of the outputs."""
+    names = [name for name, _, _ in runtime.signature(original, provider).outputs]
+    with same_randomness(original, compressed) as (paths, _):
+        runs = (
+            runtime.run_batches(p, provider, f) for p, f in zip(paths, (feeds, again), strict=True)
+        )
+        near = [
+            fidelity(names, [tuple(a.values())], [tuple(b.values())])
+            for a, b in zip(*runs, strict=True)
+        ]
     samples = sum(n.samples for n in near)
-    agreements = [n.top1_agreement for n in near if n.top1_agreement is not None]
-    values = agreements if len(agreements) == len(near) else [n.cosine for n in near]
-    metric = "agreement" if len(agreements) == len(near) else "cosine"
-    weighted = sum(n.samples * value for n, value in zip(near, values, strict=True))
-    return Score(metric, 1.0, weighted / samples, samples)
+    classes = all(n.top1_agreement is not None or n.cosine is None for n in near)
+    values = [n.agreement if classes else n.nearness for n in near]
+    if any(value is None for value in values):
+        raise VerificationError("no output value could be compared")
+    weighted = sum(n.samples * (v or 0.0) for n, v in zip(near, values, strict=True))
+    return Score("agreement" if classes else "cosine", 1.0, weighted / samples, samples)
 
 
 def _synthetic(path: Path, provider: str, data: ScoringData) -> Iterator[Feeds]:

@@ -34,10 +34,14 @@ RUN_ERRORS = (
 
 @dataclass(frozen=True)
 class Signature:
-    """Name, type and declared shape of each input and output of a model."""
+    """Name, type and declared shape of each input and output of a model.
+
+    `overridable` are the inputs that have a default, which are fed where a caller wants another.
+    """
 
     inputs: tuple[tuple[str, str, tuple[object, ...]], ...]
     outputs: tuple[tuple[str, str, tuple[object, ...]], ...]
+    overridable: tuple[tuple[str, str, tuple[object, ...]], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +88,11 @@ class Session:
         def describe(values: Sequence[Any]) -> tuple[tuple[str, str, tuple[object, ...]], ...]:
             return tuple((v.name, v.type, tuple(v.shape or ())) for v in values)
 
-        return Signature(describe(self.loaded.get_inputs()), describe(self.loaded.get_outputs()))
+        return Signature(
+            describe(self.loaded.get_inputs()),
+            describe(self.loaded.get_outputs()),
+            describe(self.loaded.get_overridable_initializers()),
+        )
 
     def run(self, feeds: Feeds, samples: int = 1) -> tuple[Array, ...]:
         """Run it on a batch of so many samples, whose number is the time that it has.

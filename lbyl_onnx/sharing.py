@@ -242,7 +242,7 @@ def same_everywhere(facts: GraphFacts, name: str) -> bool:
         return True
     if math.prod(shape) > max(shape):
         return False  # no vector: a weight
-    known = facts.value_at_both(name)
+    known = facts.traced_value(name)
     if known is None and not facts.is_stored(name):
         return False  # it would have to be computed
     value = facts.value(name) if known is None else known[0]

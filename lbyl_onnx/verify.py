@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from lbyl_onnx.discontinuous import Cuts, cut
 from lbyl_onnx.errors import ModelError, VerificationError
 from lbyl_onnx.facts import Array
+from lbyl_onnx.fidelity import Fidelity, fidelity
 from lbyl_onnx.memory import release
 from lbyl_onnx.model_io import check_fully, first_line
-from lbyl_onnx.runtime import Probe, Record, run_as_written, run_model
+from lbyl_onnx.randomness import same_randomness
+from lbyl_onnx.runtime import (
+    SAMPLES,
+    Probe,
+    Record,
+    run_as_written,
+    run_batches,
+    run_model,
+)
+from lbyl_onnx.sessions import Feeds
 
 # The compressed model and the uncut one with zeroed channels compute the same sums in another
 # order. Bounds on the largest difference, relative to the largest output, by output type: some
@@ -28,27 +40,8 @@ NOISE_FACTOR, NOISE_LIMIT = 5.0, 0.1
 MISMATCHES = 0.02
 
 
-@dataclass(frozen=True)
-class Fidelity:
-    """How near the compressed model is to the original on the same random inputs.
-
-    Parameters
-    ----------
-    relative_error
-        Norm of the difference of the float outputs over the norm of the original's.
-    cosine
-        Cosine of the angle between them.
-    top1_agreement
-        Share of positions at which both have their largest value in the same class; None where
-        no output has classes.
-    samples
-        Inputs compared.
-    """
-
-    relative_error: float
-    cosine: float
-    top1_agreement: float | None
-    samples: int
+# Bytes of the original's outputs that are held for the comparison: fewer samples where they pass.
+HELD = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -70,6 +63,10 @@ class Verification:
         Nearness to the original.
     optimised
         Whether the models ran with ONNX Runtime's graph optimisations.
+    discontinuous
+        Nodes in front of which, and behind which, the models were compared.
+    random
+        Nodes that draw random numbers, for which both models were given the same.
     """
 
     provider: str
@@ -78,60 +75,144 @@ class Verification:
     shapes: int
     fidelity: Fidelity
     optimised: bool = True
+    discontinuous: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
 
 
-def verify(probe: Probe, compressed: Path, expected: Path) -> Verification:
+def verify(
+    probe: Probe,
+    original: Path,
+    compressed: Path,
+    expected: Path,
+    samples: Iterable[Feeds],
+    inputs: str = "samples",
+) -> Verification:
     """Check a compressed model with onnx's full checker and with ONNX Runtime.
 
     Parameters
     ----------
     probe
-        The original: its signature, inputs and outputs.
-    compressed
-        File of the compressed model.
-    expected
-        File of the uncut model whose consumers have the compensated weights and zeros at the
-        removed channels: what the compressed model must compute.
-
-    Returns
-    -------
-    Verification
-        What was compared, and how near the original it is.
+        The original as it runs.
+    original, compressed, expected
+        Its file; the compressed model's; the uncut model's that it must equal.
+    samples, inputs
+        What the fidelity is measured on, and what that is.
 
     Raises
     ------
     VerificationError
-        When anything differs that must not, a value is not finite, or nothing was compared.
+        When it is malformed, does not load or run, changes inputs or outputs, or computes anything
+        else than the expected model: its file has channels instead of zeros, or a wrong weight.
+        Also where a value differs that must not, is not finite, or nothing was compared.
     """
     try:
         check_fully(compressed)
+        with same_randomness(compressed, expected) as ((made, wanted), random):
+            found = _proven(probe, made, wanted)
         release()
-        after = run_model(compressed, probe.provider, probe.feeds, probe.optimise)
-        release()
-        goal = run_as_written(expected, probe.provider, probe.feeds)
+        near = sampled_fidelity(original, compressed, probe, samples, inputs)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise VerificationError(f"the checker rejects the output: {first_line(error)}") from error
     except ModelError as error:
         raise VerificationError(str(error)) from error
+    return Verification(
+        probe.provider,
+        found.deviation,
+        found.values,
+        probe.shapes,
+        near,
+        probe.optimise,
+        found.discontinuous,
+        random,
+    )
+
+
+@dataclass(frozen=True)
+class _Proof:
+    deviation: float
+    values: int
+    discontinuous: tuple[str, ...]
+
+
+def _proven(probe: Probe, compressed: Path, expected: Path) -> _Proof:
+    """Run both models and compare; cut them at discontinuous nodes where there are any."""
+    release()
+    after = run_model(compressed, probe.provider, probe.feeds, probe.optimise)
+    release()
     before = probe.record
     if after.signature != before.signature:
         raise VerificationError(
             f"inputs or outputs changed: {before.signature} became {after.signature}"
         )
-    deviation, values = _compare_or_explain(probe, after, goal, expected)
-    shapes = 1 if probe.first == probe.second else 2
-    return Verification(
-        probe.provider,
-        deviation,
-        values,
-        shapes,
-        fidelity(before.outputs, after.outputs),
-        probe.optimise,
+    goal = run_as_written(expected, probe.provider, probe.feeds)
+    with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
+        files = Path(folder) / "cut.onnx", Path(folder) / "again.onnx", Path(folder) / "given.onnx"
+        cuts = cut(compressed, expected, probe.first, files)
+        if cuts is None:
+            deviation, values = _compare_or_explain(probe, before, after, goal, expected)
+            return _Proof(deviation, values, ())
+        _check_form(before, after, cuts.outputs)
+        plain = [
+            n for n, (name, _, _) in enumerate(before.signature.outputs) if name not in cuts.outputs
+        ]
+        deviation, values = 0.0, 0
+        if plain:
+            old, new, want = (_only(record, plain) for record in (before, after, goal))
+            deviation, values = _compare_or_explain(probe, old, new, want, expected)
+        release()
+        more = _proven_cut(probe, cuts, files)
+    return _Proof(max(deviation, more[0]), values + more[1], cuts.nodes)
+
+
+def _proven_cut(probe: Probe, cuts: Cuts, files: tuple[Path, Path, Path]) -> tuple[float, int]:
+    """Compare what discontinuous nodes read, and what follows where both are given the same."""
+    feeds = probe.feeds[SAMPLES - 1 :]  # one at the first shapes, one at each of the others
+    given = run_as_written(files[2], probe.provider, feeds)
+    names = [name for name, _, _ in given.signature.outputs]
+    fed = tuple(
+        {**batch, **{n: v for n, v in zip(names, outputs, strict=True) if n in cuts.given}}
+        for batch, outputs in zip(feeds, given.outputs, strict=True)
     )
+    after = run_model(files[0], probe.provider, fed, probe.optimise)
+    kept = [name for name, _, _ in after.signature.outputs]
+    goal = _only(given, [names.index(name) for name in kept])
+    again = replace(probe, feeds=fed)
+    try:
+        return _compare_or_explain(again, goal, after, goal, files[1])
+    except VerificationError as error:
+        if not cuts.uncut:
+            raise
+        raise VerificationError(
+            f"the rewrite cannot be proven: {', '.join(cuts.uncut[:3])} may jump where rounding "
+            "differs, and channels that go pass through; leave the layers in front of them out "
+            "with --exclude"
+        ) from error
+
+
+def _only(record: Record, numbers: Sequence[int]) -> Record:
+    """A record of some of the outputs."""
+    signature = replace(
+        record.signature, outputs=tuple(record.signature.outputs[n] for n in numbers)
+    )
+    outputs = tuple(tuple(batch[n] for n in numbers) for batch in record.outputs)
+    return replace(record, signature=signature, outputs=outputs)
+
+
+def _check_form(before: Record, after: Record, names: Collection[str]) -> None:
+    """Check type, rank and finiteness of outputs whose values may differ."""
+    for olds, news in zip(before.outputs, after.outputs, strict=True):
+        for (name, _, _), old, new in zip(before.signature.outputs, olds, news, strict=True):
+            if name in names and (new.dtype != old.dtype or new.ndim != old.ndim):
+                raise VerificationError(
+                    f"output {name} has {new.ndim} axes and type {new.dtype}, "
+                    f"not {old.ndim} and {old.dtype}"
+                )
+            if name in names and new.dtype.kind == "f" and not np.all(np.isfinite(new)):
+                raise VerificationError(f"output {name} is not finite")
 
 
 def _compare_or_explain(
-    probe: Probe, after: Record, goal: Record, expected: Path
+    probe: Probe, before: Record, after: Record, goal: Record, expected: Path
 ) -> tuple[float, int]:
     """Compare; where the bound is passed, first ask how much the expected model differs by itself.
 
@@ -139,17 +220,19 @@ def _compare_or_explain(
     optimisations than without. What it differs by then is the yardstick.
     """
     try:
-        return compare(probe.record, after, goal, 0.0)
+        return compare(before, after, goal, 0.0)
     except VerificationError:
         release()
         again = run_model(expected, probe.provider, probe.feeds)
-        scales = _scales(probe.record, goal)
+        names = [name for name, _, _ in again.signature.outputs]
+        again = _only(again, [names.index(name) for name, _, _ in goal.signature.outputs])
+        scales = _scales(before, goal)
         noises = [
             _deviation(*values)
             for one, two in zip(again.outputs, goal.outputs, strict=True)
             for values in zip(one, two, scales, strict=True)
         ]
-        return compare(probe.record, after, goal, max(noises, default=0.0))
+        return compare(before, after, goal, max(noises, default=0.0))
 
 
 def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> tuple[float, int]:
@@ -225,38 +308,50 @@ def _as_float(array: Array) -> NDArray[np.float64]:
     return array.astype(np.float64)
 
 
-def fidelity(before: Sequence[Sequence[Array]], after: Sequence[Sequence[Array]]) -> Fidelity:
-    """Measure the nearness of two models' outputs, batch by batch, output by output."""
-    pairs = [
-        (old, new)
-        for olds, news in zip(before, after, strict=True)
-        for old, new in zip(olds, news, strict=True)
-        if old.shape == new.shape and old.dtype.kind == "f"
-    ]
-    old = np.concatenate([np.zeros(0), *(_as_float(a).reshape(-1) for a, _ in pairs)])
-    new = np.concatenate([np.zeros(0), *(_as_float(b).reshape(-1) for _, b in pairs)])
-    norm_old, norm_new = float(np.linalg.norm(old)), float(np.linalg.norm(new))
-    error = float(np.linalg.norm(new - old))
-    if norm_old == 0.0 or norm_new == 0.0:
-        same = norm_old == norm_new
-        relative, cosine = (0.0, 1.0) if same else (float(error > 0), 0.0)
-    else:
-        relative, cosine = error / norm_old, float(old @ new) / (norm_old * norm_new)
-    samples = sum(len(batch[0]) if batch and batch[0].ndim else 1 for batch in before)
-    return Fidelity(relative, cosine, _top1(before, after), samples)
+def sampled_fidelity(
+    original: Path, compressed: Path, probe: Probe, samples: Iterable[Feeds], inputs: str
+) -> Fidelity:
+    """Measure how near a model is to the original on samples, both as they are deployed.
 
+    Parameters
+    ----------
+    original, compressed
+        Their files.
+    probe
+        The original as it runs.
+    samples, inputs
+        What they are compared on, and what that is.
 
-def _top1(before: Sequence[Sequence[Array]], after: Sequence[Sequence[Array]]) -> float | None:
-    """Share of equal classes, over the first output that has any."""
-    agreements: list[NDArray[np.bool_]] = []
-    for olds, news in zip(before, after, strict=True):
-        for old, new in zip(olds, news, strict=True):
-            # Classes lie last in a matrix or sequence, on axis 1 of an image.
-            axis = 1 if old.ndim > 3 else old.ndim - 1
-            if old.ndim < 2 or old.dtype.kind != "f" or old.shape != new.shape:
-                continue
-            if old.shape[axis] > 1:
-                same = np.argmax(old, axis=axis) == np.argmax(new, axis=axis)
-                agreements.append(np.asarray(same).reshape(-1))
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load or run one of them.
+    """
+    with same_randomness(original, compressed) as ((one, two), _):
+        feeds, before, held = list[Feeds](), list[tuple[Array, ...]](), 0
+        runs = iter(samples)
+        for batch, outputs in _outputs(one, probe, runs):
+            feeds.append(batch)
+            before.append(outputs)
+            held += sum(array.nbytes for array in outputs)
+            held += sum(array.nbytes for array in batch.values())
+            if held > HELD:
                 break
-    return float(np.mean(np.concatenate(agreements))) if agreements else None
+        release()
+        after = (outputs for _, outputs in _outputs(two, probe, feeds))
+        return fidelity([n for n, _, _ in probe.record.signature.outputs], before, after, inputs)
+
+
+def _outputs(
+    path: Path, probe: Probe, samples: Iterable[Feeds]
+) -> Iterator[tuple[Feeds, tuple[Array, ...]]]:
+    """Inputs and outputs of a model, batch by batch."""
+    given: list[Feeds] = []
+
+    def remembered() -> Iterator[Feeds]:
+        for batch in samples:
+            given.append(batch)
+            yield batch
+
+    for outputs in run_batches(path, probe.provider, remembered(), probe.optimise):
+        yield given.pop(), tuple(outputs.values())

@@ -74,6 +74,33 @@ def test_without_classes_the_cosine_counts(tmp_path: Path) -> None:
     assert found.agreement == found.fidelity.cosine == 1.0
 
 
+def two_outputs(path: Path, gain: float) -> Path:
+    """A model and its output once more, times a factor."""
+    model = mlp()
+    name = model.graph.output[0].name
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.array([gain], np.float32), "gain")
+    )
+    model.graph.node.append(onnx.helper.make_node("Mul", [name, "gain"], ["second"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("second", 1, ["N", "classes"]))
+    onnx.save(model, path)
+    return path
+
+
+def test_every_output_is_told_and_held_against_the_bound(tmp_path: Path) -> None:
+    one, two = two_outputs(tmp_path / "a.onnx", 1.0), two_outputs(tmp_path / "b.onnx", -1000.0)
+    result = verify(one, two, "--min-agreement", "0.9", "--json", "-")
+    assert result.exit_code == 3
+    assert "the agreement of output second is" in result.stderr
+    assert "second: relative error 1001.000, cosine -1.000" in result.stderr
+    report = json.loads(result.stdout)
+    first, second = report["fidelity"]["outputs"]
+    assert (first["name"], first["top1_agreement"]) == (onnx.load(one).graph.output[0].name, 1.0)
+    assert second["cosine"] == pytest.approx(-1.0)
+    assert report["agreement"] == second["top1_agreement"] < 0.9
+    assert verify(one, one, "--min-agreement", "1.0").exit_code == 0
+
+
 def save(path: Path, **arrays: object) -> Path:
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return path

@@ -123,7 +123,8 @@ def test_it_verifies_and_shrinks(store: Path, name: str, case: Case) -> None:
     assert result.verification.values > 0
     assert result.after.parameters < result.before.parameters
     assert result.size_after < result.size_before
-    assert np.isfinite(result.verification.fidelity.relative_error)
+    near = result.verification.fidelity
+    assert near.relative_error is None or np.isfinite(near.relative_error)
     if method == "none":
         check_masked(path, onnx.load(store / "out.onnx"), ratio, scope)
 

@@ -121,7 +121,7 @@ class TestValues:
         weight = net.node("Transpose", [net.weight("w", 80, 70)])
         model = net.model(net.node("MatMul", ["x", weight]))
         facts = interpret(model).facts
-        assert facts.value_at_both(weight) is None
+        assert facts.traced_value(weight) is None
         assert facts.is_constant(weight)
         stored = numpy_helper.to_array(model.graph.initializer[0])
         np.testing.assert_array_equal(facts.value(weight), stored.T)

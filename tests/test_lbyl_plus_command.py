@@ -239,10 +239,12 @@ class TestLinearRedundancy:
     @pytest.mark.parametrize("name", LINEAR)
     def test_the_ridge_costs_little(self, name: str) -> None:
         model = LINEAR[name](2)
-        near = compress(model, config=CPU).verification.fidelity
+        configs = CPU, Config(ratio=0.5, method="none", provider="cpu")
+        near, dropped = (compress(model, config=c).verification.fidelity for c in configs)
+        assert near.relative_error is not None
+        assert dropped.relative_error is not None
         assert near.relative_error < 0.05
-        dropped = compress(model, config=Config(ratio=0.5, method="none", provider="cpu"))
-        assert dropped.verification.fidelity.relative_error > 0.2
+        assert dropped.relative_error > 0.2
 
 
 @cache
@@ -252,10 +254,12 @@ def digits(method: Method) -> CompressResult:
 
 class TestDigits:
     @pytest.mark.parametrize("other", ["none", "nm", "lbyl"])
-    def test_it_is_nearer_to_the_original_on_random_inputs(self, other: Method) -> None:
+    def test_it_is_nearer_to_the_original_on_synthetic_samples(self, other: Method) -> None:
         ours, theirs = (digits(m).verification.fidelity for m in ("lbyl+", other))
-        assert ours.cosine > theirs.cosine
-        assert ours.relative_error < theirs.relative_error
+        for name in ("cosine", "relative_error"):
+            assert isinstance(getattr(ours, name), float)
+        assert (ours.cosine or 0.0) > (theirs.cosine or 0.0)
+        assert (ours.relative_error or 0.0) < (theirs.relative_error or 0.0)
 
     @pytest.mark.parametrize("other", ["none", "nm", "lbyl"])
     def test_it_is_nearer_to_the_original_on_digits(self, other: Method) -> None:

@@ -197,4 +197,5 @@ def test_restoring_verifies_on_whatever_is_drawn(
         return
     result = compress(model, config=Config(method=method, scope=scope, provider="cpu"))
     assert result.verification.values > 0
-    assert np.isfinite(result.verification.fidelity.relative_error)
+    near = result.verification.fidelity
+    assert near.relative_error is None or np.isfinite(near.relative_error)

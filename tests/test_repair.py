@@ -54,9 +54,11 @@ def repaired(
     """Compress with samples of our own, and keep what the verification compares with."""
     kept: list[ModelProto] = []
 
-    def keeping(probe: Probe, stage: Path, expected: Path) -> Verification:
+    def keeping(
+        probe: Probe, source: Path, stage: Path, expected: Path, *samples: Any
+    ) -> Verification:
         kept.append(onnx.load(expected))
-        return verify(probe, stage, expected)
+        return verify(probe, source, stage, expected, *samples)
 
     feeds = feeds or feeds_of(model, COUNT)
     np.savez(folder / "samples.npz", **feeds)  # type: ignore[arg-type]  # arrays by name
@@ -223,9 +225,11 @@ class TestMeanAndVariance:
             fits.append(fit(*arguments))
             return fits[0]
 
-        def keeping(probe: Probe, stage: Path, expected: Path) -> Verification:
+        def keeping(
+            probe: Probe, source: Path, stage: Path, expected: Path, *samples: Any
+        ) -> Verification:
             uncut.append(onnx.load(expected))
-            return verify(probe, stage, expected)
+            return verify(probe, source, stage, expected, *samples)
 
         monkeypatch.setattr(samples, "LARGEST_BATCH", samples.MOST)
         monkeypatch.setattr(making, "fit", fitting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lbyl_onnx import VerificationError
+from lbyl_onnx.fidelity import fidelity
 from lbyl_onnx.runtime import Record, probe
 from lbyl_onnx.sessions import Signature
-from lbyl_onnx.verify import compare, fidelity, verify
+from lbyl_onnx.verify import compare, verify
 from tests.architectures import chain
 from tests.net import Net
 
@@ -108,7 +110,8 @@ class TestVerify:
         paths = folder / "original.onnx", folder / "changed.onnx"
         for model, path in zip((original, changed), paths, strict=True):
             onnx.save(model, path)
-        verify(probe(paths[0], CPU, 0), paths[1], paths[0])
+        taken = probe(paths[0], CPU, 0)
+        verify(taken, paths[0], paths[1], paths[0], taken.feeds)
 
     @pytest.mark.parametrize(
         ("edit", "message"),
@@ -146,10 +149,11 @@ class TestVerify:
     def test_tells_what_was_compared(self, tmp_path: Path) -> None:
         path = tmp_path / "model.onnx"
         onnx.save(chain(), path)
-        proof = verify(probe(path, CPU, 0), path, path)
-        # Eight single inputs and a batch of two, ten classes each.
-        assert (proof.values, proof.shapes, proof.provider) == (100, 2, CPU)
-        assert proof.fidelity.samples == 10
+        taken = probe(path, CPU, 0)
+        proof = verify(taken, path, path, path, taken.feeds)
+        # Eight single inputs and batches of 2, 4, 3 and 17, ten classes each.
+        assert (proof.values, proof.shapes, proof.provider) == (340, 5, CPU)
+        assert proof.fidelity.samples == 34
         assert proof.fidelity.top1_agreement == 1.0
         assert proof.fidelity.cosine == pytest.approx(1.0, abs=1e-12)
 
@@ -164,9 +168,12 @@ class TestVerify:
         weight(model, "w2", -stored(model, "w2"))
         onnx.save(model, tmp_path / "b.onnx")
         taken = probe(tmp_path / "a.onnx", CPU, 0)
-        assert verify(taken, tmp_path / "a.onnx", tmp_path / "a.onnx").values == 10
-        with pytest.raises(VerificationError, match="output y differs"):
-            verify(taken, tmp_path / "b.onnx", tmp_path / "a.onnx")
+        paths = {name: tmp_path / f"{name}.onnx" for name in "ab"}
+        proof = verify(taken, paths["a"], paths["a"], paths["a"], taken.feeds)
+        # What ArgMax reads, at five input shapes: batches of 1, 2, 4, 3 and 17, five scores each.
+        assert (proof.values, proof.discontinuous) == (135, ("ArgMax(y)",))
+        with pytest.raises(VerificationError, match="output scores differs"):
+            verify(taken, paths["a"], paths["b"], paths["a"], taken.feeds)
 
 
 ONE = Signature((("x", "tensor(float)", (1,)),), (("y", "tensor(float)", (1, 2)),))
@@ -248,17 +255,58 @@ class TestFidelity:
     def test_by_hand(self) -> None:
         old = [[np.array([[3.0, 4.0], [0.0, 0.0]])]]
         new = [[np.array([[4.0, 3.0], [0.0, 0.0]])]]
-        result = fidelity(old, new)
+        result = fidelity(["y"], old, new)
         assert result.relative_error == pytest.approx(np.sqrt(2.0) / 5.0)
         assert result.cosine == pytest.approx(24.0 / 25.0)
         assert (result.top1_agreement, result.samples) == (0.5, 2)
 
     def test_outputs_without_classes_have_no_top1(self) -> None:
         one = [[np.array([[1.0]])]]
-        assert fidelity(one, one).top1_agreement is None
+        assert fidelity(["y"], one, one).top1_agreement is None
 
     def test_zero_outputs(self) -> None:
         zero, one = [[np.zeros((1, 2))]], [[np.ones((1, 2))]]
-        assert replace(fidelity(zero, zero), samples=0).cosine == 1.0
-        assert fidelity(zero, one).relative_error == 1.0
-        assert fidelity(one, zero).cosine == 0.0
+        assert replace(fidelity(["y"], zero, zero), samples=0).cosine == 1.0
+        assert fidelity(["y"], zero, one).relative_error == 1.0
+        assert fidelity(["y"], one, zero).cosine == 0.0
+
+    def test_the_worst_output_counts(self) -> None:
+        one, two = np.array([[1.0, 2.0]]), np.array([[2.0, 1.0]])
+        result = fidelity(["good", "bad"], [[one, one]], [[one, two]])
+        good, bad = result.outputs
+        assert (good.cosine, good.top1_agreement, good.agreement) == (1.0, 1.0, 1.0)
+        assert (bad.top1_agreement, bad.agreement) == (0.0, 0.0)
+        assert bad.cosine == pytest.approx(4.0 / 5.0)
+        assert (result.cosine, result.agreement) == (bad.cosine, 0.0)
+        assert result.relative_error == bad.relative_error == pytest.approx(np.sqrt(2.0 / 5.0))
+
+    @pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.str_, np.object_])
+    def test_what_is_no_float_counts_by_the_share_that_is_equal(self, dtype: type) -> None:
+        old: NDArray[Any] = np.array([[0, 1, 1, 0]]).astype(dtype)
+        new: NDArray[Any] = np.array([[0, 1, 0, 0]]).astype(dtype)
+        result = fidelity(["y"], [[old]], [[new]])
+        assert (result.cosine, result.relative_error, result.top1_agreement) == (None, None, None)
+        assert result.equal == result.agreement == result.nearness == 0.75
+
+    def test_what_could_not_be_compared_is_named(self) -> None:
+        one, none = np.ones((1, 2)), np.zeros((0, 2))
+        olds, news = [one, none, one], [one, none, np.ones((1, 3))]
+        result = fidelity(["full", "empty", "other"], [olds, olds], [news, [one, none, one]])
+        assert result.not_compared == {
+            "empty": "it is empty",
+            "other": "in 1 of 2 batches its shape is another ((1, 3), not (1, 2))",
+        }
+        assert [output.values for output in result.outputs] == [4, 0, 2]
+        assert result.agreement == 1.0
+        assert fidelity(["y"], [[none]], [[none]]).agreement is None
+
+    def test_batches_are_taken_together(self) -> None:
+        rng = np.random.default_rng(0)
+        old, new = rng.standard_normal((2, 12, 5))
+        whole = fidelity(["y"], [[old]], [[new]])
+        olds, news = ([[x[i : i + 3]] for i in range(0, 12, 3)] for x in (old, new))
+        parts = fidelity(["y"], olds, news)
+        assert parts.samples == whole.samples == 12
+        assert parts.cosine == pytest.approx(whole.cosine, rel=1e-12)
+        assert parts.relative_error == pytest.approx(whole.relative_error, rel=1e-12)
+        assert parts.top1_agreement == whole.top1_agreement

@@ -17,8 +17,9 @@ from lbyl_onnx.cli.common import (
     write_json_to,
 )
 from lbyl_onnx.cli.sections import SectionedCommand
-from lbyl_onnx.comparison import compare_models
+from lbyl_onnx.comparison import Comparison, compare_models
 from lbyl_onnx.errors import VerificationError
+from lbyl_onnx.fidelity import EMPTY
 from lbyl_onnx.input_shapes import Given
 from lbyl_onnx.report import comparison_as_json, print_comparison
 from lbyl_onnx.runtime import Provider
@@ -49,7 +50,7 @@ Examples:
     "--min-agreement",
     type=click.FloatRange(0.0, 1.0),
     metavar="X",
-    help="Exit with 3 below this share of equal classes; without classes, this cosine.",
+    help="Exit with 3 where an output has less: equal classes or whole numbers, else cosine.",
 )
 @click.option(
     "--provider",
@@ -86,7 +87,18 @@ def verify(
         write_json_to(comparison_as_json(found, original, compressed, __version__), json_path)
         console = Console(stderr=json_path is not None, highlight=False)
         print_comparison(found, original, compressed, console)
-        if min_agreement is not None and not found.agreement >= min_agreement:
+        if min_agreement is not None:
+            _hold(found, min_agreement)
+
+
+def _hold(found: Comparison, least: float) -> None:
+    """Raise unless every output agrees well enough, and could be compared."""
+    differing = {n: why for n, why in found.fidelity.not_compared.items() if why != EMPTY}
+    if differing:
+        name, reason = next(iter(differing.items()))
+        raise VerificationError(f"output {name} cannot be held against {least:g}: {reason}")
+    for output in found.fidelity.outputs:
+        if output.agreement is not None and not output.agreement >= least:
             raise VerificationError(
-                f"the agreement is {found.agreement:.4f}, below {min_agreement:g}"
+                f"the agreement of output {output.name} is {output.agreement:.4f}, below {least:g}"
             )

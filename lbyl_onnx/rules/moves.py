@@ -12,6 +12,8 @@ from lbyl_onnx.rules.view import NodeView, Sizes
 
 # Labels are spread over a tensor's whole shape to be reshaped; past this they are frozen.
 LARGEST_RESHAPE = 1 << 26
+# Elements of a tensor that are looked at to see that a reshape orders labels as at the first sizes.
+SAMPLED = 4096
 
 
 def reshape(view: NodeView) -> list[Labels | None]:
@@ -24,6 +26,7 @@ def reshape(view: NodeView) -> list[Labels | None]:
     moved = compress(expand(labels, before).reshape(after))  # input shape -> output shape
     if moved is None:
         return []
+    first = moved
     axes = varying_axes(view.flow.coupling.canonical(moved))
     for axis in axes[:-1]:
         # Channels spread over several axes can only go in whole slices along the last of them.
@@ -31,9 +34,38 @@ def reshape(view: NodeView) -> list[Labels | None]:
     static = view.facts.static_shape(view.node.outputs[0].name)
     if static is None or any(static[axis] is None for axis in axes):
         return view.freeze_inputs(f"{view.op_type} merges them with a dynamic dimension")
+    if not _same_at_all_sizes(view, labels, first):
+        return view.freeze_inputs(f"{view.op_type} orders them by a dynamic dimension")
     if view.op_type == "Reshape" and not sized(view, 1, moved):
         return view.freeze_inputs("the target of Reshape cannot be rewritten")
     return [moved if np.any(moved) else None]
+
+
+def _same_at_all_sizes(view: NodeView, before: Labels, after: Labels) -> bool:
+    """Whether each element keeps its label at the other input shapes, too: at many, by sample."""
+    names = view.node.inputs[0].name, view.node.outputs[0].name
+    if any(view.facts.is_accidental(name) for name in names):
+        return False
+    for one, two in view.facts.shapes(*names):
+        total = math.prod(one)
+        if len(one) != before.ndim or len(two) != after.ndim or total != math.prod(two):
+            continue
+        pairs = ((before, one), (after, two))
+        if any(n not in (1, d) for x, sizes in pairs for n, d in zip(x.shape, sizes, strict=True)):
+            return False
+        few = total <= SAMPLED
+        places = np.arange(total) if few else np.random.default_rng(0).integers(0, total, SAMPLED)
+        labels = [_labels_at(array, places, sizes) for array, sizes in pairs]
+        if np.any(labels[0] != labels[1]):
+            return False
+    return True
+
+
+def _labels_at(labels: Labels, places: Labels, sizes: Sequence[int]) -> Labels:
+    """Labels at flat places of a tensor, shape (places,)."""
+    index = np.unravel_index(places, sizes)
+    along = zip(index, labels.shape, strict=True)
+    return labels[tuple(i if size > 1 else np.zeros_like(i) for i, size in along)]
 
 
 def sized(view: NodeView, operand: int, labels: Labels) -> bool:
@@ -43,7 +75,7 @@ def sized(view: NodeView, operand: int, labels: Labels) -> bool:
 
 def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
     """Note how a target shape is rewritten when channels go; False where it cannot be."""
-    values = view.facts.value_at_both(view.node.inputs[operand].name)
+    values = view.facts.traced_value(view.node.inputs[operand].name)
     before = view.facts.static_shape(view.node.inputs[0].name)
     if values is None or before is None:
         return False
@@ -53,9 +85,9 @@ def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
     ahead = len(values[0]) - len(shape) if expands else 0  # axes that Expand puts before
     sizes: list[int | Labels] = []
     offset = len(values[0]) - labels.ndim  # Expand may name fewer axes than its output has
-    for axis, (first, second) in enumerate(zip(*values, strict=True)):
+    for axis, (first, dynamic) in enumerate(zip(*values, strict=True)):
         along = view.varying(labels, axis - offset)
-        if first != second:
+        if dynamic:
             source = axis - ahead
             copied = 0 <= source < len(shape) and before[source] is None
             copied = copied and shape[source] == int(first)
@@ -271,12 +303,12 @@ def resize(view: NodeView) -> list[Labels | None]:
 
 
 def _resize_sizes(view: NodeView, labels: Labels, axes: Sequence[int]) -> bool:
-    values = view.facts.value_at_both(view.node.inputs[3].name)
+    values = view.facts.traced_value(view.node.inputs[3].name)
     named = view.node.attrs.get("axes", list(range(labels.ndim)))
     touched = {i: a for i, a in enumerate(x % labels.ndim for x in named) if a in axes}
     if not touched:
         return True
-    if values is None or not np.array_equal(*values):
+    if values is None or values[1].any():
         return view.computed_from(3) is not None
     sizes: list[int | Labels] = [int(v) for v in values[0]]
     for i, axis in touched.items():
