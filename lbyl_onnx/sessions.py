@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lbyl_onnx.alarm import alarm
 from lbyl_onnx.bounds import LATE, bounded, seconds_for
 from lbyl_onnx.errors import ModelError, TooSlowError
 from lbyl_onnx.facts import Array
@@ -123,11 +123,9 @@ class Session:
         def stop() -> None:
             run_options.terminate = True
 
-        timer = threading.Timer(seconds, stop)
-        timer.daemon = True
-        timer.start()
+        what = f"running {self.path.name} once in ONNX Runtime"
         try:
-            with bounded(f"running {self.path.name} once in ONNX Runtime", seconds + LATE):
+            with alarm().after(seconds, stop), bounded(what, seconds + LATE):
                 yield run_options
         except RUN_ERRORS as error:
             if time.monotonic() - begun >= seconds:
@@ -135,8 +133,6 @@ class Session:
                     f"ONNX Runtime took more than {seconds:.0f} seconds to run {self.path} once"
                 ) from error
             raise
-        finally:
-            timer.cancel()
 
 
 def options() -> ort.SessionOptions:

@@ -10,7 +10,7 @@ import pytest
 # Tests run side by side: threads of each would only get in the way of the others'.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from lbyl_onnx import timing
+from lbyl_onnx import compared_samples, timing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def _quick() -> Iterator[None]:
     """Spare the hundreds of compressions here what they do not test.
 
-    They are timed over few runs, and the imports' objects are left out of their collections.
+    They are timed over few runs and compared on few samples; the imports' objects are left out of
+    their collections.
     """
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
@@ -30,6 +31,8 @@ def _quick() -> Iterator[None]:
             ("REST", 0.0),
         ):
             patch.setattr(timing, name, value)
+        for name, value in (("MOST", 16), ("UNMEASURED", 8)):
+            patch.setattr(compared_samples, name, value)
         yield
     gc.unfreeze()
 
