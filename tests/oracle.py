@@ -202,7 +202,9 @@ def assert_same(actual: list[Array], expected: list[Array]) -> None:
 
 def compressed(model: ModelProto, config: Config | None = None) -> ModelProto:
     """Compress in memory and return the model."""
-    result = compress(model, config=config or Config(ratio=0.5, method="none", provider="cpu"))
+    result = compress(
+        model, config=config or Config(round_to=1, ratio=0.5, method="none", provider="cpu")
+    )
     assert result.model is not None
     return result.model
 
@@ -210,7 +212,9 @@ def compressed(model: ModelProto, config: Config | None = None) -> ModelProto:
 @cache
 def outcome(name: str, method: Method, ratio: float) -> CompressResult:
     """Compress one of `MODELS`, once for all tests."""
-    return compress(MODELS[name](), config=Config(ratio=ratio, method=method, provider="cpu"))
+    return compress(
+        MODELS[name](), config=Config(round_to=1, ratio=ratio, method=method, provider="cpu")
+    )
 
 
 def values(model: ModelProto) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from lbyl_onnx import Config, LbylOnnxError, ModelError, NothingToPruneError, co
 from lbyl_onnx.cli import main
 from tests.models import MODELS
 
-CPU = Config(ratio=0.5, provider="cpu")
+CPU = Config(round_to=1, ratio=0.5, provider="cpu")
 
 
 def chain() -> ModelProto:
@@ -126,7 +126,7 @@ def test_weights_that_are_not_finite_are_refused(bad: float, method: str) -> Non
     value.reshape(-1)[0] = bad
     weight.CopyFrom(numpy_helper.from_array(value, weight.name))
     with pytest.raises(LbylOnnxError, match="finite"):
-        compress(model, config=Config(ratio=0.5, provider="cpu", method=method))  # type: ignore[arg-type]
+        compress(model, config=Config(round_to=1, ratio=0.5, provider="cpu", method=method))  # type: ignore[arg-type]
 
 
 def quantised() -> ModelProto:

@@ -101,7 +101,9 @@ def widths(page: Any, selector: str) -> list[float]:
 @pytest.fixture(scope="module")
 def report(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    result = compress(sample, config=Config(method="lbyl", provider="cpu"), detailed=True)
+    result = compress(
+        sample, config=Config(round_to=1, method="lbyl", provider="cpu"), detailed=True
+    )
     path.write_text(as_html(result, ORIGIN), encoding="utf-8")
     return path
 
@@ -137,7 +139,9 @@ class TestReport:
         model = onnx.load(sample)
         for number, node in enumerate(model.graph.node):
             node.name = f"{number}{NASTY * 4}"
-        result = compress(model, config=Config(method="none", provider="cpu"), detailed=True)
+        result = compress(
+            model, config=Config(round_to=1, method="none", provider="cpu"), detailed=True
+        )
         path = tmp_path / "report.html"
         path.write_text(as_html(result, ORIGIN), encoding="utf-8")
         with opened(path.as_uri(), width, scheme) as page:
@@ -158,7 +162,9 @@ class TestReport:
 def deep_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("deep") / "report.html"
     model = resnet(RESNET_101, image_size=32)
-    result = compress(model, config=Config(method="none", provider="cpu"), detailed=True)
+    result = compress(
+        model, config=Config(round_to=1, method="none", provider="cpu"), detailed=True
+    )
     path.write_text(as_html(result, ORIGIN), encoding="utf-8")
     return path
 
@@ -177,7 +183,9 @@ def test_the_report_prints(report: Path, browser: Any) -> None:
 def test_the_sweep_s_picture_is_shown_as_an_image(
     sample: Path, tmp_path: Path, opened: Open, width: int, scheme: str
 ) -> None:
-    configs = [Config(ratio=ratio, method="none", provider="cpu") for ratio in (0.2, 0.5)]
+    configs = [
+        Config(round_to=1, ratio=ratio, method="none", provider="cpu") for ratio in (0.2, 0.5)
+    ]
     done = [run_cell(cell) for cell in plan_cells([sample], configs, ScoringData(), "1")]
     outcomes = tuple(outcome for outcome in done if isinstance(outcome, Outcome))
     (tmp_path / "sweep.svg").write_text(as_svg(Sweep(outcomes, (), 0)), encoding="utf-8")

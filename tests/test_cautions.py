@@ -76,7 +76,7 @@ def test_many_groups_make_one_line_of_bounded_length() -> None:
 
 @pytest.fixture(scope="module")
 def result() -> CompressResult:
-    config = Config(ratio=0.8, method="none", provider="cpu")
+    config = Config(round_to=1, ratio=0.8, method="none", provider="cpu")
     return compress(chain(), config=config, detailed=True)
 
 

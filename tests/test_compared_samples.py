@@ -22,11 +22,15 @@ def test_a_model_is_run_in_the_batches_that_it_takes(
     """Statistics are taken in larger ones, of a copy without the declared batch."""
     net = Net(shape)
     model = net.model(net.conv(net.relu(net.conv("x", (3, 8))), (8, 4)))
-    config = Config(ratio=0.5, method=method, provider="cpu")
+    config = Config(round_to=1, ratio=0.5, method=method, provider="cpu")
     if given:
         np.savez(tmp_path / "own.npz", x=net.rng.standard_normal((40, 3, 8, 8), np.float32))
         config = Config(
-            ratio=0.5, method=method, provider="cpu", calibration=str(tmp_path / "own.npz")
+            round_to=1,
+            ratio=0.5,
+            method=method,
+            provider="cpu",
+            calibration=str(tmp_path / "own.npz"),
         )
     near = compress(model, config=config).verification.fidelity
     assert near.samples == (40 if given else 64 if method == "none" else 128)

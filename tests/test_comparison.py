@@ -26,7 +26,7 @@ def verify(*arguments: str | Path) -> Result:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small") / "small.onnx"
-    config = Config(ratio=0.6, method="none", provider="cpu")
+    config = Config(round_to=1, ratio=0.6, method="none", provider="cpu")
     compress(ROOT / "samples" / "digits.onnx", path, config=config)
     return path
 

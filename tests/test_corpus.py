@@ -117,7 +117,7 @@ def scores(model: ModelProto) -> dict[str, str]:
 def test_it_verifies_and_shrinks(store: Path, name: str, case: Case) -> None:
     path = located(store, name)
     ratio, method, scope = case
-    config = Config(ratio=ratio, method=method, scope=scope, provider="cpu")
+    config = Config(round_to=1, ratio=ratio, method=method, scope=scope, provider="cpu")
     result = compress(path, store / "out.onnx", config=config, force=True)
     # Verification has loaded and run it in ONNX Runtime.
     assert result.verification.values > 0
@@ -177,5 +177,5 @@ def test_coverage_is_the_golden_one(store: Path, name: str, scope: Scope) -> Non
 def test_what_cannot_be_pruned_says_why(store: Path, name: str, scope: Scope) -> None:
     path = located(store, name)
     with pytest.raises(NothingToPruneError) as caught:
-        compress(path, config=Config(ratio=0.25, scope=scope, provider="cpu"))
+        compress(path, config=Config(round_to=1, ratio=0.25, scope=scope, provider="cpu"))
     agrees(name, scope, {**coverage(path, scope), "error": str(caught.value)})

@@ -42,7 +42,7 @@ NEAR = {"shape_scaled", "shared_fill"}
 def test_predicted_costs_are_those_of_the_written_model(name: str, scope: Scope) -> None:
     model = BUILDERS[name]()
     try:
-        config = Config(ratio=0.5, scope=scope, method="none", provider="cpu")
+        config = Config(round_to=1, ratio=0.5, scope=scope, method="none", provider="cpu")
         result = compress(model, config=config)
     except NothingToPruneError:
         pytest.skip("nothing can go")

@@ -94,7 +94,7 @@ def checked(original: ModelProto, made: ModelProto, folder: Path) -> Verificatio
 def test_such_a_model_is_pruned_and_proven(build: Callable[[], ModelProto], tmp_path: Path) -> None:
     model = build()
     for seed in range(3):
-        config = Config(ratio=0.5, method="lbyl", provider="cpu", seed=seed)
+        config = Config(round_to=1, ratio=0.5, method="lbyl", provider="cpu", seed=seed)
         proof = compress(model, config=config).verification
         assert proof.values > 0
         assert proof.discontinuous
@@ -166,7 +166,7 @@ def test_channels_that_go_through_a_jump_are_told_where_it_flips(tmp_path: Path)
 
 def test_fidelity_of_whole_numbers_is_the_share_that_is_equal() -> None:
     model = classes()
-    config = Config(ratio=0.5, method="none", criterion="random", provider="cpu")
+    config = Config(round_to=1, ratio=0.5, method="none", criterion="random", provider="cpu")
     near = compress(model, config=config).verification.fidelity
     assert (near.cosine, near.relative_error, near.top1_agreement) == (None, None, None)
     assert near.equal is not None
@@ -175,7 +175,7 @@ def test_fidelity_of_whole_numbers_is_the_share_that_is_equal() -> None:
 
 
 def test_a_target_is_held_against_whole_numbers() -> None:
-    config = Config(fidelity=0.6, method="none", criterion="random", provider="cpu")
+    config = Config(round_to=1, fidelity=0.6, method="none", criterion="random", provider="cpu")
     result = compress(classes(), config=config)
     assert 0.6 <= result.target.reached < 1.0
     assert result.verification.fidelity.equal == pytest.approx(result.target.reached)

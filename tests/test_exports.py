@@ -56,7 +56,7 @@ def feeds(model: ModelProto) -> Feeds:
 def cut(monkeypatch: pytest.MonkeyPatch, name: str, method: Method, scope: Scope) -> ModelProto:
     """Compress an export at 25 %."""
     monkeypatch.setattr(timing, "LATENCY_RUNS", 1)  # how fast it is is not asked here
-    config = Config(ratio=0.25, method=method, scope=scope, provider="cpu")
+    config = Config(round_to=1, ratio=0.25, method=method, scope=scope, provider="cpu")
     result = compress(interpreted(name, scope).model, config=config)
     assert result.verification.values > 0
     assert result.after.parameters < result.before.parameters

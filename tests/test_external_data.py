@@ -13,7 +13,7 @@ from lbyl_onnx.draft import ExternalData
 from lbyl_onnx.external_data import TensorReader
 from tests.oracle import run
 
-CPU = Config(ratio=0.25, provider="cpu")
+CPU = Config(round_to=1, ratio=0.25, provider="cpu")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_where_the_weights_of_the_output_lie(
 ) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
-    config = Config(ratio=0.25, provider="cpu", external_data=external_data)
+    config = Config(round_to=1, ratio=0.25, provider="cpu", external_data=external_data)
     result = compress(request.getfixturevalue(source), folder / "out.onnx", config=config)
     written = list(folder.iterdir())
     assert len(written) == files
@@ -77,7 +77,9 @@ def test_the_size_before_counts_the_data_file(external: Path) -> None:
 def test_overwriting_leaves_no_data_file_behind(external: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     for ratio in (0.25, 0.5, 0.5):
-        compress(external, output, config=Config(ratio=ratio, provider="cpu"), force=True)
+        compress(
+            external, output, config=Config(round_to=1, ratio=ratio, provider="cpu"), force=True
+        )
     assert len(list(tmp_path.glob("out.onnx*"))) == 2
     assert run(onnx.load(output), feeds())[0].shape == (2, 10)
 
@@ -163,7 +165,7 @@ def test_more_than_one_message_holds_needs_a_data_file(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lbyl_onnx.draft.LARGEST_MESSAGE", 10_000)
-    config = Config(ratio=0.25, provider="cpu", external_data="never")
+    config = Config(round_to=1, ratio=0.25, provider="cpu", external_data="never")
     with pytest.raises(OutputError, match="give --external-data auto or always"):
         compress(sample, tmp_path / "out.onnx", config=config)
     compress(sample, tmp_path / "out.onnx", config=CPU)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 
 @cache
 def outcome(name: str, method: Method) -> CompressResult:
-    config = Config(ratio=0.3, method=method, provider="cpu")
+    config = Config(round_to=1, ratio=0.3, method=method, provider="cpu")
     return compress(MODELS / f"{name}.onnx", config=config)
 
 

@@ -25,7 +25,7 @@ NORMS = [name for name in OPERATORS if name.startswith("group_norm")]
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NORMS)
 def test_every_method_verifies(name: str, method: Method) -> None:
-    config = Config(ratio=0.4, method=method, scope="all", provider="cpu")
+    config = Config(round_to=1, ratio=0.4, method=method, scope="all", provider="cpu")
     result = compress(OPERATORS[name][0](), config=config)
     assert result.verification.values > 0
     error = result.verification.fidelity.relative_error
@@ -34,7 +34,7 @@ def test_every_method_verifies(name: str, method: Method) -> None:
 
 
 def test_groups_stay_and_shrink_alike() -> None:
-    config = Config(ratio=0.5, method="none", provider="cpu")
+    config = Config(round_to=1, ratio=0.5, method="none", provider="cpu")
     result = compress(group_norm(2), config=config)
     assert result.model is not None
     (node,) = (n for n in result.model.graph.node if n.op_type == "GroupNormalization")
@@ -49,7 +49,7 @@ def test_the_j_th_channels_of_all_groups_go_together() -> None:
 
 
 def test_a_scale_of_groups_stays() -> None:
-    config = Config(ratio=0.5, method="none", provider="cpu")
+    config = Config(round_to=1, ratio=0.5, method="none", provider="cpu")
     result = compress(group_norm(2, 18), config=config)
     assert result.model is not None
     (node,) = (n for n in result.model.graph.node if n.op_type == "GroupNormalization")
@@ -61,7 +61,7 @@ def test_a_scale_of_groups_stays() -> None:
 def test_restoring_is_nearer_than_dropping() -> None:
     errors = {
         method: compress(
-            group_norm_block(), config=Config(ratio=0.3, method=method, provider="cpu")
+            group_norm_block(), config=Config(round_to=1, ratio=0.3, method=method, provider="cpu")
         ).verification.fidelity.relative_error
         or 0.0
         for method in METHODS
@@ -114,7 +114,7 @@ def test_the_proof_tells_statistics_over_what_is_gone(monkeypatch: pytest.Monkey
     """Were the uncut model normalised over all channels, it would not be the cut one."""
     monkeypatch.setattr(making, "norm_masks", lambda *_: ())
     with pytest.raises(VerificationError, match="the rewrite is wrong"):
-        compress(group_norm(2), config=Config(ratio=0.5, method="none", provider="cpu"))
+        compress(group_norm(2), config=Config(round_to=1, ratio=0.5, method="none", provider="cpu"))
 
 
 def test_a_computed_scale_is_refused() -> None:
@@ -150,5 +150,5 @@ def test_channels_that_stay_keep_those_of_the_other_groups() -> None:
     channels = interpret(model).channels
     (group,) = (g for g in channels.groups if g.name.startswith("conv_0"))
     assert group.producers[0].positions.tolist() == [[0, 8], [1, 9], [2, 10], [3, 11]]
-    config = Config(ratio=0.5, method="none", provider="cpu")
+    config = Config(round_to=1, ratio=0.5, method="none", provider="cpu")
     assert compress(model, config=config).verification.values > 0

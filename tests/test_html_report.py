@@ -46,7 +46,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def result(sample: Path) -> CompressResult:
-    return compress(sample, config=Config(ratio=0.25, provider="cpu"), detailed=True)
+    return compress(sample, config=Config(round_to=1, ratio=0.25, provider="cpu"), detailed=True)
 
 
 def details_of(result: CompressResult) -> Details:
@@ -120,7 +120,9 @@ def test_names_from_the_model_are_text_and_nothing_else(sample: Path, tmp_path: 
     model = onnx.load(sample)
     for number, node in enumerate(model.graph.node):
         node.name = f"{number} {NASTY}"
-    result = compress(model, config=Config(method="none", provider="cpu"), detailed=True)
+    result = compress(
+        model, config=Config(round_to=1, method="none", provider="cpu"), detailed=True
+    )
     text = as_html(result, replace(ORIGIN, source=NASTY, command=NASTY))
     page = Page(text)
     assert not {"script", "img"} & {tag for tag, _ in page.tags}

@@ -160,7 +160,7 @@ class TestAllDynamic:
 
     def test_it_is_pruned(self) -> None:
         model = front(lambda net: net.block(net.block("x", (3, 8)), (8, 6)), 6)
-        config = Config(provider="cpu", method="none", criterion="l2", ratio=0.3)
+        config = Config(round_to=1, provider="cpu", method="none", criterion="l2", ratio=0.3)
         result = compress(model, config=config)
         assert [group.kept for group in result.groups] == [5, 4]
         assert result.verification.shapes > 1
@@ -198,7 +198,7 @@ class TestAllDynamic:
 )
 def test_the_syntax(value: object, shapes: list[tuple[str, tuple[int, ...]]]) -> None:
     assert list(read_shapes(value)) == shapes
-    assert Config(input_shape=value).input_shape == tuple(shapes)  # type: ignore[arg-type]
+    assert Config(round_to=1, input_shape=value).input_shape == tuple(shapes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_the_syntax(value: object, shapes: list[tuple[str, tuple[int, ...]]]) ->
 )
 def test_what_is_no_shape(value: object) -> None:
     with pytest.raises(OptionError, match=r"give \[NAME:\]1,3,48,320"):
-        Config(input_shape=value)  # type: ignore[arg-type]
+        Config(round_to=1, input_shape=value)  # type: ignore[arg-type]
 
 
 class TestGiven:

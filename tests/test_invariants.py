@@ -92,7 +92,9 @@ def first_layer(model: ModelProto, method: Method, lambda2: float = lbyl.DEFAULT
     """Halve the first layer, and no other."""
     firsts = ("conv_0", "gemm_0", "matmul_0")
     include = tuple(node.name for node in model.graph.node if node.name in firsts)
-    return Config(ratio=0.5, method=method, lambda2=lambda2, include=include, provider="cpu")
+    return Config(
+        round_to=1, ratio=0.5, method=method, lambda2=lambda2, include=include, provider="cpu"
+    )
 
 
 class TestInvariant3LinearCombinations:
@@ -188,7 +190,7 @@ class TestInvariant5Types:
             if tensor.name == "w3":
                 value = numpy_helper.to_array(tensor) * np.float16(1000)
                 tensor.CopyFrom(numpy_helper.from_array(value, "w3"))
-        config = Config(ratio=0.5, method="nm", provider="cpu")
+        config = Config(round_to=1, ratio=0.5, method="nm", provider="cpu")
         with pytest.raises(CompensationError, match=r"conv_3 overflows float16"):
             compress(model, config=config)
 
@@ -196,7 +198,8 @@ class TestInvariant5Types:
 SCRIPT = """
 import sys
 from lbyl_onnx import Config, compress
-compress(sys.argv[1], sys.argv[2], config=Config(ratio=0.5, method="lbyl+", provider="cpu"))
+config = Config(round_to=1, ratio=0.5, method="lbyl+", provider="cpu")
+compress(sys.argv[1], sys.argv[2], config=config)
 """
 
 
@@ -204,7 +207,7 @@ class TestInvariant6SameBytes:
     @pytest.mark.parametrize("name", list(MODELS)[::3])
     def test_twice_in_one_process(self, name: str) -> None:
         first = outcome(name, "lbyl+", 0.5).model
-        config = Config(ratio=0.5, method="lbyl+", provider="cpu")
+        config = Config(round_to=1, ratio=0.5, method="lbyl+", provider="cpu")
         again = compress(MODELS[name](), config=config).model
         assert first is not None
         assert again is not None
@@ -309,7 +312,9 @@ class TestInvariant8SharedInitializers:
 
     def test_a_vector_of_one_number_is_cut_for_each_reader(self) -> None:
         """It tells no channels apart, so it couples none."""
-        config = Config(ratio=0.5, method="none", provider="cpu", ratio_for=(("conv_0", 0.2),))
+        config = Config(
+            round_to=1, ratio=0.5, method="none", provider="cpu", ratio_for=(("conv_0", 0.2),)
+        )
         after = values(compressed(MODELS["shared_fill"](), config))
         assert after["w0"].shape[0] == 4
         assert after["w1"].shape[0] == 3
@@ -328,7 +333,7 @@ class TestInvariant9NothingUnverified:
     ) -> None:
         monkeypatch.setattr(pipeline, "verify", self.failing(VerificationError("differs")))
         with pytest.raises(VerificationError, match="differs"):
-            compress(chain(), tmp_path / "out.onnx", config=Config(provider="cpu"))
+            compress(chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"))
         assert list(tmp_path.iterdir()) == []
 
     def test_a_failed_verification_leaves_an_existing_file(
@@ -338,7 +343,7 @@ class TestInvariant9NothingUnverified:
         target.write_bytes(b"before")
         monkeypatch.setattr(pipeline, "verify", self.failing(VerificationError("differs")))
         with pytest.raises(VerificationError, match="differs"):
-            compress(chain(), target, config=Config(provider="cpu"), force=True)
+            compress(chain(), target, config=Config(round_to=1, provider="cpu"), force=True)
         assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("out.onnx", b"before")]
 
     def test_the_output_appears_by_a_rename_after_verification(
@@ -352,7 +357,7 @@ class TestInvariant9NothingUnverified:
             return original(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(pipeline, "verify", verify)
-        compress(chain(), tmp_path / "out.onnx", config=Config(provider="cpu"))
+        compress(chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"))
         assert seen == [[]]
         assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
 
@@ -364,12 +369,12 @@ class TestInvariant9NothingUnverified:
 
         monkeypatch.setattr(Path, "replace", refuse)
         with pytest.raises(OutputError, match="cannot be written: Permission denied"):
-            compress(chain(), tmp_path / "out.onnx", config=Config(provider="cpu"))
+            compress(chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"))
         assert list(tmp_path.iterdir()) == []
 
     def test_a_dry_run_writes_nothing(self, tmp_path: Path) -> None:
         result = compress(
-            chain(), tmp_path / "out.onnx", config=Config(provider="cpu"), dry_run=True
+            chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"), dry_run=True
         )
         assert (result.output, result.model) == (None, None)
         assert result.verification.values > 0
@@ -378,7 +383,7 @@ class TestInvariant9NothingUnverified:
     @pytest.mark.skipif(os.name != "posix", reason="file modes are a POSIX matter")
     def test_the_file_has_the_mode_of_any_new_file(self, tmp_path: Path) -> None:
         (tmp_path / "plain").write_bytes(b"")
-        compress(chain(), tmp_path / "out.onnx", config=Config(provider="cpu"))
+        compress(chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"))
         modes = {p.name: p.stat().st_mode for p in tmp_path.iterdir()}
         assert modes["out.onnx"] == modes["plain"]
 

@@ -121,7 +121,13 @@ def test_combinations_of_kept_channels_cost_nothing(
 ) -> None:
     model = build()
     config = Config(
-        ratio=0.5, method=method, lambda2=0.0, criterion="l2", include=("conv_0",), provider="cpu"
+        round_to=1,
+        ratio=0.5,
+        method=method,
+        lambda2=0.0,
+        criterion="l2",
+        include=("conv_0",),
+        provider="cpu",
     )
     result = compress(model, config=config)
     assert result.model is not None
@@ -148,7 +154,7 @@ def test_shifts_reach_the_bias_of_each_group() -> None:
     errors: dict[Method, float] = {}
     methods: tuple[Method, ...] = ("none", "lbyl+")
     for method in methods:
-        config = Config(ratio=0.5, method=method, include=("conv_0",), provider="cpu")
+        config = Config(round_to=1, ratio=0.5, method=method, include=("conv_0",), provider="cpu")
         result = compress(model, config=config)
         assert result.groups[0].kept == 2  # of four units, one channel of each group
         error = result.verification.fidelity.relative_error
@@ -160,7 +166,9 @@ def test_shifts_reach_the_bias_of_each_group() -> None:
 
 def test_macs_are_those_of_single_products() -> None:
     model = conv_transpose_grouped(4, 2)
-    result = compress(model, config=Config(ratio=0.5, method="none", provider="cpu"), detailed=True)
+    result = compress(
+        model, config=Config(round_to=1, ratio=0.5, method="none", provider="cpu"), detailed=True
+    )
     assert result.details is not None
     layer = next(x for x in result.details.layers if x.op_type == "ConvTranspose")
     # batch of 1, 36 places, each of 12 inputs into 4 outputs of its group by 6 taps

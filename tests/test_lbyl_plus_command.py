@@ -25,7 +25,7 @@ from tests.net import Net
 from tests.oracle import deviation, make_feeds, run
 
 SAMPLE, TEST_SET = ROOT / "samples" / "digits.onnx", ROOT / "samples" / "digits_test.npz"
-CPU = Config(ratio=0.5, provider="cpu")
+CPU = Config(round_to=1, ratio=0.5, provider="cpu")
 NAMES = (
     "folded",
     "residual",
@@ -58,14 +58,14 @@ class TestDefault:
 
     @pytest.mark.parametrize("method", ["none", "nm", "lbyl"])
     def test_other_methods_choose_by_norm(self, method: Method) -> None:
-        config = Config(method=method)
+        config = Config(round_to=1, method=method)
         assert not config.by_loss
         assert config.score == "l2"
 
     @pytest.mark.parametrize("method", ["none", "nm", "lbyl", "lbyl+"])
     @pytest.mark.parametrize("criterion", ["l2", "l1", "gm", "random"])
     def test_a_criterion_that_is_given_holds(self, method: Method, criterion: Choice) -> None:
-        config = Config(method=method, criterion=criterion)
+        config = Config(round_to=1, method=method, criterion=criterion)
         assert not config.by_loss
         assert config.score == criterion
 
@@ -81,7 +81,11 @@ class TestDefault:
     def test_it_predicts_the_error_of_each_group(self, sample: Path) -> None:
         small, large, unknown = (
             [g.predicted_error for g in compress(sample, config=config).groups]
-            for config in (Config(ratio=0.1), Config(ratio=0.6), Config(ratio=0.1, method="none"))
+            for config in (
+                Config(round_to=1, ratio=0.1),
+                Config(round_to=1, ratio=0.6),
+                Config(round_to=1, ratio=0.1, method="none"),
+            )
         )
         assert all(0.0 < a < b < 1.0 for a, b in zip(small, large, strict=True) if a and b)
         assert None not in (*small, *large)
@@ -105,7 +109,9 @@ class TestModels:
         before = model.SerializeToString(deterministic=True)
         first = written(model, tmp_path, CPU)
         assert written(model, tmp_path, CPU) == first
-        assert written(model, tmp_path, Config(ratio=0.5, provider="cpu", seed=1)) != first
+        assert (
+            written(model, tmp_path, Config(round_to=1, ratio=0.5, provider="cpu", seed=1)) != first
+        )
         assert model.SerializeToString(deterministic=True) == before
 
     @pytest.mark.parametrize(
@@ -119,7 +125,10 @@ class TestModels:
     def test_obs_selects_for_other_methods_too(self, method: Method) -> None:
         model = MODELS["chain_2d"]()
         by_loss, by_norm = (
-            compress(model, config=Config(ratio=0.5, method=method, criterion=c, provider="cpu"))
+            compress(
+                model,
+                config=Config(round_to=1, ratio=0.5, method=method, criterion=c, provider="cpu"),
+            )
             for c in ("obs", "l2")
         )
         assert [group.restored for group in by_loss.groups] == [method] * 2
@@ -130,7 +139,9 @@ class TestModels:
 
     @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.99])
     def test_each_group_keeps_its_share(self, ratio: float) -> None:
-        result = compress(MODELS["chain_2d"](), config=Config(ratio=ratio, provider="cpu"))
+        result = compress(
+            MODELS["chain_2d"](), config=Config(round_to=1, ratio=ratio, provider="cpu")
+        )
         expected = [max(1, int(n * (1 - ratio) + 1e-9)) for n in (8, 12)]
         assert [group.kept for group in result.groups] == expected
 
@@ -160,8 +171,8 @@ class TestNotFinite:
 
     def test_it_then_keeps_what_lbyl_keeps(self) -> None:
         """The first layer keeps the channels that --method lbyl keeps."""
-        config = Config(ratio=0.5, method="lbyl", provider="cpu", include=("gemm_0",))
-        plus = Config(ratio=0.5, provider="cpu", include=("gemm_0",))
+        config = Config(round_to=1, ratio=0.5, method="lbyl", provider="cpu", include=("gemm_0",))
+        plus = Config(round_to=1, ratio=0.5, provider="cpu", include=("gemm_0",))
         model = huge(1e25)
         one, two = (compress(model, config=c).model for c in (config, plus))
         assert one is not None
@@ -239,7 +250,7 @@ class TestLinearRedundancy:
     @pytest.mark.parametrize("name", LINEAR)
     def test_the_ridge_costs_little(self, name: str) -> None:
         model = LINEAR[name](2)
-        configs = CPU, Config(ratio=0.5, method="none", provider="cpu")
+        configs = CPU, Config(round_to=1, ratio=0.5, method="none", provider="cpu")
         near, dropped = (compress(model, config=c).verification.fidelity for c in configs)
         assert near.relative_error is not None
         assert dropped.relative_error is not None
@@ -249,7 +260,7 @@ class TestLinearRedundancy:
 
 @cache
 def digits(method: Method) -> CompressResult:
-    return compress(SAMPLE, config=Config(ratio=0.5, method=method, provider="cpu"))
+    return compress(SAMPLE, config=Config(round_to=1, ratio=0.5, method=method, provider="cpu"))
 
 
 class TestDigits:
@@ -277,7 +288,9 @@ class TestDigits:
     def test_a_persons_own_samples_bring_it_nearer_on_their_like(self, tmp_path: Path) -> None:
         images = np.load(TEST_SET)["input"]
         np.save(tmp_path / "some.npy", images[::2])
-        config = Config(ratio=0.5, provider="cpu", calibration=str(tmp_path / "some.npy"))
+        config = Config(
+            round_to=1, ratio=0.5, provider="cpu", calibration=str(tmp_path / "some.npy")
+        )
         wanted = run(onnx.load(SAMPLE), {"input": images[1::2]})[0]
         errors = []
         for result in (compress(SAMPLE, config=config), digits("lbyl+")):
@@ -309,7 +322,7 @@ class TestCalibration:
             assert (result.exit_code, result.stderr) == (0, "")
             outputs.append(output.read_bytes())
         assert outputs[0] == outputs[1]
-        assert outputs[0] != written(sample, tmp_path, Config(provider="cpu"))
+        assert outputs[0] != written(sample, tmp_path, Config(round_to=1, provider="cpu"))
 
     @pytest.mark.parametrize("options", [(), ("--mean", "0.5", "--std", "0.25")])
     def test_a_folder_of_images(

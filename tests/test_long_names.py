@@ -45,7 +45,7 @@ def fan(width: int, readers: int, name: str) -> ModelProto:
 
 def texts(model: ModelProto) -> dict[str, str]:
     """All reports on a model."""
-    options = Config(ratio=0.5, method="none", provider="cpu")
+    options = Config(round_to=1, ratio=0.5, method="none", provider="cpu")
     found: CompressResult = compress(model, config=options, detailed=True)
     seen = inspect(model, provider="cpu")
     tables = io.StringIO()

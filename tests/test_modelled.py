@@ -88,7 +88,7 @@ class TestRepair:
             return fits[0]
 
         monkeypatch.setattr(making, "fit", fitting)
-        compress(gemms(), config=Config(ratio=0.5, provider="cpu"))
+        compress(gemms(), config=Config(round_to=1, ratio=0.5, provider="cpu"))
         assert fits[0].statistics is None
         # Four layers read pruned channels; behind the last no layer follows.
         assert len(fits[0].modelled) == 3
@@ -126,6 +126,6 @@ class TestPrior:
         monkeypatch.setattr(measuring, "measure", noted)
         samples = np.random.default_rng(0).standard_normal((count, 6)).astype(np.float32)
         np.save(tmp_path / "x.npy", samples)
-        config = Config(ratio=0.5, provider="cpu", calibration=str(tmp_path / "x.npy"))
+        config = Config(round_to=1, ratio=0.5, provider="cpu", calibration=str(tmp_path / "x.npy"))
         compress(gemms(), config=config)
         assert sum(run.source.given is None for run in runs) == priors

@@ -48,7 +48,7 @@ def raised(call: Callable[[], object]) -> LbylOnnxError | None:
 
 def check_pruned(case: NodeCase, model: ModelProto, method: Method) -> bool:
     """Compress as far as it goes; tell whether it was, or why it may not have been."""
-    config = Config(ratio=0.5, method=method, scope="all", provider="cpu")
+    config = Config(round_to=1, ratio=0.5, method=method, scope="all", provider="cpu")
     error = raised(lambda: compress(model, config=config, dry_run=True))
     assert "\n" not in str(error), case.name
     if isinstance(error, VerificationError):

@@ -66,7 +66,7 @@ def test_any_constant_of_a_layer_keeps_what_the_layer_reads_and_makes(name: str)
 
 
 def test_a_caller_may_still_override_it(tmp_path: Path) -> None:
-    config = Config(ratio=0.5, method="none", provider="cpu")
+    config = Config(round_to=1, ratio=0.5, method="none", provider="cpu")
     made = compress(scaled(), config=config).model
     assert made is not None
     infos = [{i.name: i.SerializeToString() for i in m.graph.input} for m in (scaled(), made)]

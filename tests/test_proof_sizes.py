@@ -100,7 +100,7 @@ def test_equal_names_are_equal_sizes_and_others_are_not() -> None:
 
 
 def test_the_proof_tells_how_many_shapes(tmp_path: Path) -> None:
-    config = Config(ratio=0.5, method="none", provider="cpu")
+    config = Config(round_to=1, ratio=0.5, method="none", provider="cpu")
     result = compress(convolutional(("N", 3, "H", "W")), config=config)
     assert result.verification.shapes == 5
 

@@ -174,7 +174,7 @@ def test_dropping_equals_the_zero_masked_original(
 ) -> None:
     found = interpret(model, Selection(scope=scope))
     plans = found.plan(ratio)
-    config = Config(ratio=ratio, method="none", scope=scope, provider="cpu")
+    config = Config(round_to=1, ratio=ratio, method="none", scope=scope, provider="cpu")
     if not plans:
         with pytest.raises(NothingToPruneError, match="nothing could be pruned"):
             compress(model, config=config)
@@ -195,7 +195,7 @@ def test_restoring_verifies_on_whatever_is_drawn(
 ) -> None:
     if not interpret(model, Selection(scope=scope)).plan(0.5):
         return
-    result = compress(model, config=Config(method=method, scope=scope, provider="cpu"))
+    result = compress(model, config=Config(round_to=1, method=method, scope=scope, provider="cpu"))
     assert result.verification.values > 0
     near = result.verification.fidelity
     assert near.relative_error is None or np.isfinite(near.relative_error)

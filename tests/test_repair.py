@@ -62,7 +62,9 @@ def repaired(
 
     feeds = feeds or feeds_of(model, COUNT)
     np.savez(folder / "samples.npz", **feeds)  # type: ignore[arg-type]  # arrays by name
-    config = Config(ratio=ratio, provider="cpu", calibration=str(folder / "samples.npz"))
+    config = Config(
+        round_to=1, ratio=ratio, provider="cpu", calibration=str(folder / "samples.npz")
+    )
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "verify", keeping)
         if not repair:
@@ -235,7 +237,7 @@ class TestMeanAndVariance:
         monkeypatch.setattr(making, "fit", fitting)
         monkeypatch.setattr(pipeline, "verify", keeping)
         model = REPAIRED[name]()
-        compress(model, config=Config(ratio=0.5, provider="cpu"))
+        compress(model, config=Config(round_to=1, ratio=0.5, provider="cpu"))
         found = fits[0].statistics
         assert found is not None
         assert found.run.batch_statistics

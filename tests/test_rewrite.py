@@ -18,9 +18,9 @@ from tests.files import dangling, initializers_as_inputs, shared_fill, with_valu
 from tests.models import MODELS
 from tests.oracle import compressed, deviation, interpret, make_feeds, outcome, run, tap, values
 
-HALF = Config(ratio=0.5, method="none", provider="cpu")
+HALF = Config(round_to=1, ratio=0.5, method="none", provider="cpu")
 # Layers that read one constant keep different numbers of channels.
-UNEVEN = Config(ratio=0.5, method="none", provider="cpu", ratio_for=(("conv_0", 0.2),))
+UNEVEN = Config(round_to=1, ratio=0.5, method="none", provider="cpu", ratio_for=(("conv_0", 0.2),))
 
 
 class TestNames:
@@ -55,7 +55,9 @@ class TestSizes:
 
     @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 0.99])
     def test_each_group_keeps_its_share(self, ratio: float) -> None:
-        result = compress(chain(), config=Config(ratio=ratio, method="none", provider="cpu"))
+        result = compress(
+            chain(), config=Config(round_to=1, ratio=ratio, method="none", provider="cpu")
+        )
         expected = [max(1, int(n * (1 - ratio) + 1e-9)) for n in (8, 12)]
         assert [g.kept for g in result.groups] == expected
         assert result.model is not None

@@ -153,7 +153,7 @@ class TestWhere:
     )
     def test_nothing_may_bend_or_join_the_channels(self, between: Layers, may: bool) -> None:
         model = bottleneck(between)
-        result = compress(model, config=Config(ratio=0.25, scope="all", provider="cpu"))
+        result = compress(model, config=Config(round_to=1, ratio=0.25, scope="all", provider="cpu"))
         assert any(g.restored == "lbyl+, channels mixed" for g in result.groups) is may
 
     @pytest.mark.parametrize("between", [linear, with_bias, handed_on])
@@ -162,7 +162,7 @@ class TestWhere:
         name = next(n.name for n in model.graph.node[3:] if n.op_type == "Conv")
         feeds = make_feeds(model)
         original = run(model, feeds)[0]
-        config = Config(ratio=0.25, include=(name,), provider="cpu")
+        config = Config(round_to=1, ratio=0.25, include=(name,), provider="cpu")
         for ours, most in ((True, 1e-5), (False, None)):
             chosen = config if ours else Config(**{**vars(config), "criterion": "l2"})
             result = compress(model, config=chosen).model
@@ -173,7 +173,7 @@ class TestWhere:
     def test_a_batch_normalization_says_what_its_batch_gives(self) -> None:
         model = bottleneck(linear)
         name = next(n.name for n in model.graph.node[3:] if n.op_type == "Conv")
-        config = Config(ratio=0.5, include=(name,), provider="cpu")
+        config = Config(round_to=1, ratio=0.5, include=(name,), provider="cpu")
         result = compress(model, config=config).model
         assert result is not None
         norm = [n for n in result.graph.node if n.op_type == "BatchNormalization"][1]

@@ -202,7 +202,9 @@ class TestStoredTypes:
     )
     def test_types_and_casts_stay(self, dtype: int, method: Method, one_cast: bool) -> None:
         model = stored_as(dtype, pyramid, one_cast)
-        result = compress(model, config=Config(ratio=0.3, method=method, provider="cpu")).model
+        result = compress(
+            model, config=Config(round_to=1, ratio=0.3, method=method, provider="cpu")
+        ).model
         assert result is not None
         kept = {t.name: t for t in result.graph.initializer}
         for tensor in model.graph.initializer:
@@ -216,7 +218,7 @@ class TestStoredTypes:
         tensor = next(t for t in model.graph.initializer if t.name == "w1_stored")
         tensor.raw_data = np.full((16, 7), 65000, np.float16).tobytes()
         with pytest.raises(Exception, match="overflows float16"):
-            compress(model, config=Config(ratio=0.5, method="lbyl+", provider="cpu"))
+            compress(model, config=Config(round_to=1, ratio=0.5, method="lbyl+", provider="cpu"))
 
 
 def samples_of(count: int, columns: int, seed: int) -> Floats:
@@ -281,7 +283,7 @@ class TestPooledMoments:
             graph = to_graph(model)
             channels = find_channels(graph, facts, Selection())
             stages = Stages(model, read, graph, facts, channels)
-            config = Config(ratio=0.3, provider="cpu")
+            config = Config(round_to=1, ratio=0.3, provider="cpu")
             prepared = prepare(stages, probe, config, tmp_path)
             (round_,) = list(rounds(prepared))
             assert prepared.run is not None
@@ -374,7 +376,9 @@ class TestOneCompensation:
         model = MODELS["shared_bias"]()
         cases: list[tuple[Method, bool]] = [("none", False), ("lbyl+", True)]
         for method, told in cases:
-            result = compress(model, config=Config(ratio=0.3, method=method, provider="cpu"))
+            result = compress(
+                model, config=Config(round_to=1, ratio=0.3, method=method, provider="cpu")
+            )
             assert ("a bias of several layers stored for each" in result.groups[0].restored) is told
             assert result.model is not None
             assert len([n for n in values(result.model) if n.startswith("b_pruned")]) == 2 * told

@@ -17,7 +17,7 @@ from lbyl_onnx.external_data import TensorReader
 from lbyl_onnx.model_io import check_source
 from tests.architectures import chain
 
-QUICK = Config(ratio=0.5, provider="cpu", method="none", external_data="never")
+QUICK = Config(round_to=1, ratio=0.5, provider="cpu", method="none", external_data="never")
 FOREIGN = np.float32(0.4142)
 
 

@@ -35,7 +35,7 @@ from lbyl_onnx.sweep import (
     run_sweep,
 )
 
-QUICK = Config(ratio=0.25, method="none", provider="cpu")
+QUICK = Config(round_to=1, ratio=0.25, method="none", provider="cpu")
 SVG = "{http://www.w3.org/2000/svg}"
 
 

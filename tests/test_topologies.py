@@ -34,7 +34,7 @@ def built(name: str) -> ModelProto:
 
 def cut(name: str, method: Method = "none", scope: Scope = "all", ratio: float = 0.5) -> ModelProto:
     """Compress one of `BUILDERS`."""
-    config = Config(ratio=ratio, method=method, scope=scope, provider="cpu")
+    config = Config(round_to=1, ratio=ratio, method=method, scope=scope, provider="cpu")
     result = compress(built(name), config=config)
     assert result.verification.values > 0
     assert result.after.parameters < result.before.parameters

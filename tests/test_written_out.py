@@ -26,7 +26,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 
 def cut(model: ModelProto, method: Method = "none") -> ModelProto:
-    result = compress(model, config=Config(ratio=0.5, method=method, provider="cpu"))
+    result = compress(model, config=Config(round_to=1, ratio=0.5, method=method, provider="cpu"))
     assert result.groups
     assert result.model is not None
     return result.model
@@ -142,7 +142,7 @@ class TestFused:
         assert ops[-4:] == ["Conv", "Add", "Relu", "Conv"]
         feeds = make_feeds(model)
         assert_same(run(loaded(model, tmp_path), feeds), run(model, feeds))
-        config = Config(ratio=0.5, scope="all", method="lbyl", provider="cpu")
+        config = Config(round_to=1, ratio=0.5, scope="all", method="lbyl", provider="cpu")
         result = compress(model, config=config)
         assert [group.channels for group in result.groups] == [8, 6]
 
@@ -154,7 +154,7 @@ class TestFused:
         model = net.declared(x, "N", 6, 6, 6)
         assert "Erf" not in ACTIVATIONS
         with pytest.raises(ModelError):  # nor does ONNX Runtime know it
-            compress(model, config=Config(provider="cpu"))
+            compress(model, config=Config(round_to=1, provider="cpu"))
 
 
 # --- functions ----------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_what_is_written_out_must_compute_the_same(
 
     monkeypatch.setattr(model_io, "load_model", wrong)
     with pytest.raises(VerificationError, match="written out in standard operators"):
-        compress(model, config=Config(ratio=0.5, method="none", provider="cpu"))
+        compress(model, config=Config(round_to=1, ratio=0.5, method="none", provider="cpu"))
 
 
 # --- weights that other operators hold ----------------------------------------------------------
@@ -394,7 +394,7 @@ def test_operators_that_hold_the_weights_are_named(
     tmp_path: Path, build: Callable[[Path], ModelProto], names: str, way_out: str
 ) -> None:
     with pytest.raises(NothingToPruneError) as caught:
-        compress(build(tmp_path), config=Config(provider="cpu"))
+        compress(build(tmp_path), config=Config(round_to=1, provider="cpu"))
     assert "nothing could be pruned" in str(caught.value)
     assert names in str(caught.value)
     assert way_out in str(caught.value)
@@ -418,4 +418,4 @@ def test_inspect_lists_what_another_domain_holds(tmp_path: Path) -> None:
 def test_a_model_without_weights_is_told_so() -> None:
     net = Net(("N", 6))
     with pytest.raises(NothingToPruneError, match="the model holds no weights"):
-        compress(net.model(net.relu("x")), config=Config(provider="cpu"))
+        compress(net.model(net.relu("x")), config=Config(round_to=1, provider="cpu"))
