@@ -106,7 +106,7 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
         if channels.groups:
             for ratio, method in product(RATIOS, get_args(Method)):
                 case = f"{ratio} {method} {scope}"
-                config = Config(ratio=ratio, method=method, scope=scope, provider="cpu")
+                config = Config(ratio=ratio, method=method, scope=scope, round_to=1, provider="cpu")
                 said, left, off = _compress(path, found, config, shapes[0])
                 failures += [f"{case}: {text}" for text in said]
                 macs[str(ratio)] = left

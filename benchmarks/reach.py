@@ -94,7 +94,7 @@ def measure(aim: Aim, path: Path, images: Images, rivals: bool) -> list[Row]:
     subject = Subject(aim.name, aim.dataset, normalized=aim.normalized)
     rows = []
     for ratio, share in aim.shares:
-        common = Config(provider="cpu", ratio=ratio, include=aim.include)
+        common = Config(provider="cpu", ratio=ratio, round_to=1, include=aim.include)
         best = {}
         for method in ("nm", "lbyl"):
             configs = grid(subject, ratio, method) if rivals else []
