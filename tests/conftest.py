@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,21 @@ import pytest
 # Tests run side by side: threads of each would only get in the way of the others'.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from lbyl_onnx import compared_samples, timing
+from lbyl_onnx import compared_samples, sessions, timing
+from lbyl_onnx.onnx_runtime import ort
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def _one_thread(options: Callable[[], ort.SessionOptions]) -> Callable[[], ort.SessionOptions]:
+    """Options of sessions without threads of their own: these spin, beside other tests' work."""
+
+    def made() -> ort.SessionOptions:
+        settings = options()
+        settings.intra_op_num_threads = 1
+        return settings
+
+    return made
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,6 +45,7 @@ def _quick() -> Iterator[None]:
             patch.setattr(timing, name, value)
         for name, value in (("MOST", 16), ("UNMEASURED", 8)):
             patch.setattr(compared_samples, name, value)
+        patch.setattr(sessions, "options", _one_thread(sessions.options))
         yield
     gc.unfreeze()
 
