@@ -10,7 +10,7 @@ import pytest
 # Tests run side by side: threads of each would only get in the way of the others'.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from lbyl_onnx import compared_samples, sessions, timing
+from lbyl_onnx import sessions, timing
 from lbyl_onnx.onnx_runtime import ort
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,8 +31,7 @@ def _one_thread(options: Callable[[], ort.SessionOptions]) -> Callable[[], ort.S
 def _quick() -> Iterator[None]:
     """Spare the hundreds of compressions here what they do not test.
 
-    They are timed over few runs and compared on few samples; the imports' objects are left out of
-    their collections.
+    They are timed over few runs; the imports' objects are left out of their collections.
     """
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
@@ -43,8 +42,6 @@ def _quick() -> Iterator[None]:
             ("REST", 0.0),
         ):
             patch.setattr(timing, name, value)
-        for name, value in (("MOST", 16), ("UNMEASURED", 8)):
-            patch.setattr(compared_samples, name, value)
         patch.setattr(sessions, "options", _one_thread(sessions.options))
         yield
     gc.unfreeze()

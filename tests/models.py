@@ -88,8 +88,6 @@ MODELS: dict[str, Callable[[], ModelProto]] = {
     "double": partial(mlp, dtype=TensorProto.DOUBLE),
     "half": partial(chain, dtype=TensorProto.FLOAT16),
     "bfloat16_weights": bfloat16_weights,
-    "initializers_as_inputs": initializers_as_inputs,
-    "shared_weight_as_input": partial(initializers_as_inputs, shared_weight),
     "ir_version_3": partial(initializers_as_inputs, partial(chain, opset=7), 3),
     "shared_weight_ir_version_3": partial(initializers_as_inputs, shared_weight, 3),
     "annotated": annotated,

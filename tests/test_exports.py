@@ -18,7 +18,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
-from lbyl_onnx import Config, compress, timing
+from lbyl_onnx import Config, compress
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Scope, Selection, find_channels
 from lbyl_onnx.config import Method
@@ -55,7 +55,6 @@ def feeds(model: ModelProto) -> Feeds:
 
 def cut(monkeypatch: pytest.MonkeyPatch, name: str, method: Method, scope: Scope) -> ModelProto:
     """Compress an export at 25 %."""
-    monkeypatch.setattr(timing, "LATENCY_RUNS", 1)  # how fast it is is not asked here
     config = Config(round_to=1, ratio=0.25, method=method, scope=scope, provider="cpu")
     result = compress(interpreted(name, scope).model, config=config)
     assert result.verification.values > 0

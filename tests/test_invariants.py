@@ -285,7 +285,7 @@ def without_new_biases(model: ModelProto, original: ModelProto) -> ModelProto:
 
 class TestInvariant8SharedInitializers:
     @every_method
-    @pytest.mark.parametrize("name", ["shared_weight", "shared_weight_as_input"])
+    @pytest.mark.parametrize("name", ["shared_weight", "shared_weight_ir_version_3"])
     def test_what_is_shared_stays_one(self, name: str, method: Method) -> None:
         """The uncut model that verification compares with is checked by invariant 2."""
         original = MODELS[name]()

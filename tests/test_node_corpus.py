@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 from onnx import ModelProto
 
-from lbyl_onnx import Config, LbylOnnxError, NothingToPruneError, compress, inspect, timing
+from lbyl_onnx import Config, LbylOnnxError, NothingToPruneError, compress, inspect
 from lbyl_onnx.config import Method
 from lbyl_onnx.errors import ModelError, VerificationError
 from tests.node_cases import NodeCase, between_layers, node_cases
@@ -26,11 +26,6 @@ every_part = pytest.mark.parametrize("part", range(PARTS))
 MEASURED = 4
 # What is not finite on the random inputs of a verification: the domain of these is bounded.
 BOUNDED = ("Acos", "Acosh", "Asin", "Atanh", "Log", "Pow", "Sqrt")
-
-
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "LATENCY_RUNS", 1)
 
 
 def of(part: int) -> tuple[NodeCase, ...]:

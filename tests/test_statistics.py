@@ -35,7 +35,6 @@ from lbyl_onnx.sights import (
 )
 from lbyl_onnx.statistics import BLOCKS, Measured, ProbeRun, Running, measure
 from lbyl_onnx.views import View
-from tests.files import initializers_as_inputs
 from tests.models import MODELS
 from tests.net import Net
 from tests.oracle import input_shapes, run, tap
@@ -473,7 +472,7 @@ class TestFiles:
     def test_weights_that_are_computed(self, tmp_path: Path, name: str) -> None:
         self.check(MODELS[name](), tmp_path)
 
-    @pytest.mark.parametrize("build", [MODELS["chain_2d"], initializers_as_inputs])
+    @pytest.mark.parametrize("build", [MODELS["chain_2d"], MODELS["ir_version_3"]])
     def test_external_data(self, tmp_path: Path, build: Callable[[], ModelProto]) -> None:
         model, folder = build(), tmp_path / "in"
         seen = see(model)
