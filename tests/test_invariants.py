@@ -401,7 +401,7 @@ class TestInvariant10NothingCompared:
 
     @every_method
     @every_model
-    def test_every_success_compared_all_outputs_on_two_shapes(
+    def test_every_success_compared_all_outputs_on_several_shapes(
         self, name: str, method: Method
     ) -> None:
         proof = outcome(name, method, 0.5).verification
@@ -411,4 +411,4 @@ class TestInvariant10NothingCompared:
             for dim in i.type.tensor_type.shape.dim
         )
         assert proof.values > 0
-        assert proof.shapes == (2 if dynamic else 1)
+        assert proof.shapes >= 4 if dynamic else proof.shapes == 1

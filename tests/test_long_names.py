@@ -63,7 +63,7 @@ def texts(model: ModelProto) -> dict[str, str]:
 def test_a_long_name_is_repeated_in_short() -> None:
     found = texts(fan(12, 1, "n" * LONG))
     for name, text in found.items():
-        assert len(text) < 60_000, name
+        assert len(text) < 5 * LONG, name  # it stands in more than five places
         assert "n" * LONGEST_GROUP not in text, name
     consumer = json.loads(found["json"])["groups"][0]["consumers"][0]
     assert len(consumer) == LONGEST_NAME

@@ -60,10 +60,12 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "dicts": ({3: 4}, {"a": "b"}, {"a": np.inf}, {"a": True}, {"a": [1]}),
     "another object": (object(), lambda: None),
 }
-# Fields that take some of these: texts that are no other option's, a glob, amounts of any unit.
+# Fields that take some of these: texts that are no other option's, a glob, amounts of any unit,
+# sizes by name.
 TAKEN = {
     ("include", "a text"), ("exclude", "a text"), ("calibration", "a text"),
     ("macs", "a text"), ("params", "a text"), ("size", "a text"), ("latency", "a text"),
+    ("input_shape", "dicts"),
 }  # fmt: skip
 
 
