@@ -179,7 +179,8 @@ class TestNeverBigger:
             return
         assert result.after.parameters < result.before.parameters
         assert result.size_after < result.size_before
-        assert result.warnings == ()
+        # How long so small a model takes is another matter.
+        assert [w for w in result.warnings if "of the original's time" not in w] == []
 
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("name", SHARED)
