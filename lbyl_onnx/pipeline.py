@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.costs import Costs, count_costs
 from lbyl_onnx.details import Details, examine
 from lbyl_onnx.equivalence import check_written_out
-from lbyl_onnx.errors import NothingToPruneError
+from lbyl_onnx.errors import ModelError, NothingToPruneError, VerificationError
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.hardware import channel_block
 from lbyl_onnx.holders import why_nothing
@@ -205,10 +205,13 @@ def compress(
         release()
         progress("verifying", 0, 1)
         samples = rewritten.samples
-        verification = verify(probe, source, stage, expected, samples.batches(), samples.described)
-        latency = rewritten.reached.target.latency or timing.paired(
-            source, stage, provider, probe.feeds[0], probe.optimise
-        )
+        with _change_told(files):
+            verification = verify(
+                probe, source, stage, expected, samples.batches(), samples.described
+            )
+            latency = rewritten.reached.target.latency or timing.paired(
+                source, stage, provider, probe.feeds[0], probe.optimise
+            )
         result = CompressResult(
             target if not dry_run else None,
             onnx.load(stage) if target is None and not dry_run else None,
@@ -232,6 +235,16 @@ def compress(
         if target is not None and not dry_run:
             staging.publish(stage, target)
         return result
+
+
+@contextlib.contextmanager
+def _change_told(files: model_io.Source) -> Iterator[None]:
+    """Say that the original has changed where that is why it cannot be run again."""
+    try:
+        yield
+    except (ModelError, VerificationError):
+        files.check_unchanged()
+        raise
 
 
 def _warnings(
