@@ -27,6 +27,8 @@ try:
     from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 except Exception as error:  # whatever half a package raises: it is what is wrong with it
     lines = str(error).splitlines() or [type(error).__name__]
+    if any(words in lines[0] for words in ("failed to map", "annot allocate")):
+        raise MemoryError(lines[0]) from error  # it is whole, and there is no room for it
     raise InstallationError(f"onnxruntime cannot be imported ({lines[0]}); {_MEND}") from error
 
 _missing = [name for name in _NEEDED if not hasattr(ort, name)]

@@ -68,7 +68,12 @@ def sensitivities(
     named = [view.tensor for view in known.values()]
     del skeleton.graph.output[:]
     skeleton.graph.output.extend(onnx.ValueInfoProto(name=name) for name in named)
-    size = run.source.size if not run.batch_statistics else min(run.source.size, SAMPLES)
+    first = next(iter(run.source.batches(run.folder, run.few))).values()
+    # Of the user's own samples there may be fewer than a mini-batch holds.
+    there = min((len(feed) for feed in first if feed.ndim), default=1)
+    size = there if not run.batch_statistics else min(there, SAMPLES)
+    if size < 2:
+        return {}
     constants = _perturbed(skeleton.graph, points, size)
     for name in run.source.inputs:
         free_batch(skeleton, name)

@@ -11,13 +11,14 @@ import pytest
 from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from lbyl_onnx import inspect
+from lbyl_onnx import Config, compress, inspect
 from lbyl_onnx.cli import main
 from lbyl_onnx.facts import GraphFacts
 from lbyl_onnx.inspection import SHARES
 from lbyl_onnx.samples import InputSpec, SampleSource
 from lbyl_onnx.sensitivity import sensitivities
 from lbyl_onnx.statistics import ProbeRun
+from tests.architectures import chain
 from tests.models import MODELS
 from tests.net import Net
 
@@ -114,3 +115,14 @@ def test_the_command(sample: Path) -> None:
 
 def test_it_is_not_predicted_unasked(sample: Path) -> None:
     assert all(group.predicted == () for group in inspect(onnx.load(sample)).groups)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_fewer_samples_than_a_mini_batch_holds(tmp_path: Path, samples: int) -> None:
+    """Of one sample no error can be taken from another: nothing is known then."""
+    given = np.random.default_rng(0).standard_normal((samples, 3, 6, 6)).astype(np.float32)
+    np.savez(tmp_path / "few.npz", x=given)
+    config = Config(
+        allocation="auto", calibration=str(tmp_path / "few.npz"), provider="cpu", round_to=1
+    )
+    assert compress(chain(), config=config).after.macs > 0
