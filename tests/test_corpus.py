@@ -22,7 +22,15 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
-from lbyl_onnx import Config, NothingToPruneError, compress, measuring, runtime, samples
+from lbyl_onnx import (
+    Config,
+    NothingToPruneError,
+    compared_samples,
+    compress,
+    measuring,
+    runtime,
+    samples,
+)
 from lbyl_onnx.assemble import to_graph
 from lbyl_onnx.channels import Scope, Selection, find_channels
 from lbyl_onnx.config import Method
@@ -66,10 +74,13 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(autouse=True)
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take lbyl+'s statistics on few samples: here the graphs are tested, not the accuracy."""
+    """Take few samples, and no sizes that take long: the graphs are tested, not the accuracy."""
     monkeypatch.setattr(samples, "BUDGET", 10**9)
     monkeypatch.setattr(samples, "FEWEST", 8)
     monkeypatch.setattr(measuring, "FEW_SAMPLES", 16)
+    for name in ("MOST", "LEAST", "UNMEASURED"):
+        monkeypatch.setattr(compared_samples, name, 4)
+    monkeypatch.setattr(runtime, "SLOWEST", 0.1)
 
 
 @pytest.fixture(scope="session")
