@@ -45,7 +45,9 @@ class ComparedSamples:
         wanted = max(LEAST, min(MOST, BUDGET // max(1, macs)))
         measured = prepared.run is not None
         pairs = [(probe.first[name], probe.second[name]) for name in probe.first]
-        free = any(one[0] != two[0] for one, two in pairs if one)
+        # A state may have its batch on another axis: then all inputs keep the shapes that ran.
+        apart = any(one[0] == two[0] and one != two for one, two in pairs if one)
+        free = not apart and any(one[0] != two[0] for one, two in pairs if one)
         if prepared.run is not None and free:
             source = prepared.run.source
         else:

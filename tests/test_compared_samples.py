@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.config import Method
@@ -36,3 +37,15 @@ def test_a_model_is_run_in_the_batches_that_it_takes(
     assert near.samples == (40 if given else 64 if method == "none" else 128)
     assert ("--calibration" in near.inputs) == given
     assert ("drawn anew" in near.inputs) == (method == "lbyl+" and not given)
+
+
+def test_a_state_with_its_batch_on_another_axis_is_run_as_it_is() -> None:
+    """As of a recurrent layer: samples in larger batches would not fit it."""
+    net = Net(("N", 3, 8, 8))
+    net.inputs.append(helper.make_tensor_value_info("state", TensorProto.FLOAT, (2, "N", 4)))
+    x = net.relu(net.conv("x", (3, 8)))
+    x = net.node("Flatten", [net.node("GlobalAveragePool", [net.conv(x, (8, 6))])])
+    last = net.node("ReduceSum", ["state", net.ints(0)], {"keepdims": 0})
+    model = net.model(net.node("Concat", [x, last], {"axis": 1}))
+    config = Config(round_to=1, ratio=0.25, method="none", provider="cpu")
+    assert compress(model, config=config).verification.fidelity.samples > 0
