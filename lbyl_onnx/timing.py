@@ -15,15 +15,15 @@ from lbyl_onnx.sessions import Feeds, Session, as_written
 
 # Rounds in which both models have their turn, fewer of slow models: as many as about so many
 # seconds allow, but enough for an interval.
-ROUNDS, FEWEST_ROUNDS, SECONDS = 21, 9, 2.0
+ROUNDS, FEWEST_ROUNDS, SECONDS = 15, 9, 3.0
 # Rounds of models too large to be held both at once: they are loaded anew for each turn.
 LOADED_ROUNDS = 5
 # Runs of a turn, of which the fastest counts, for at most so many seconds; one before them brings
 # the caches back.
-RUNS, TURN_SECONDS = 10, 0.02
+RUNS, TURN_SECONDS = 10, 0.06
 # Seconds of rest before a turn: ONNX Runtime's threads of the other model go on spinning for a
 # while and would take its cores.
-REST = 0.02
+REST = 0.05
 # Resamples of the bootstrap, and the share of them outside its interval.
 RESAMPLES, OUTSIDE = 2000, 0.01
 # Two sessions of one file differ by this much, by where their memory happens to lie.
