@@ -68,9 +68,8 @@ def sensitivities(
     named = [view.tensor for view in known.values()]
     del skeleton.graph.output[:]
     skeleton.graph.output.extend(onnx.ValueInfoProto(name=name) for name in named)
-    first = next(iter(run.source.batches(run.folder, run.few))).values()
     # Of the user's own samples there may be fewer than a mini-batch holds.
-    there = min((len(feed) for feed in first if feed.ndim), default=1)
+    there = run.source.size if run.source.given is None else min(run.source.size, run.source.count)
     size = there if not run.batch_statistics else min(there, SAMPLES)
     if size < 2:
         return {}
