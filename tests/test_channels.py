@@ -211,6 +211,14 @@ def shuffled() -> ModelProto:
     return net.model(x)
 
 
+def slope_of_more_axes() -> ModelProto:
+    """A slope with more axes than PRelu's input, which ONNX Runtime loads all the same."""
+    net = Net((1, 3, 4, 4))
+    pooled = net.node("GlobalAveragePool", [net.conv("x", (3, 8))])
+    classes = net.gemm(net.node("Flatten", [pooled]), 8, 6)
+    return net.model(net.node("PRelu", [classes, pooled]))
+
+
 def tied() -> ModelProto:
     """Two halves of a layer that the same weight reads."""
     net = Net(("N", 6))
@@ -246,6 +254,12 @@ class TestRefusals:
                 ("reshape_1",),
             ),
             (shuffled, "matmul_0", LAST, ("softmax_2",)),
+            (
+                slope_of_more_axes,
+                "gemm_3",
+                "PRelu gives fewer axes than its operands have",
+                ("prelu_4",),
+            ),
         ],
     )
     def test_reason_and_nodes(

@@ -19,6 +19,8 @@ def elementwise(view: NodeView) -> list[Labels | None]:
     if shape is None:
         return view.freeze_inputs(f"the shape that {view.op_type} gives is not known")
     rank = len(shape)
+    if any(x is not None and x.ndim > rank for x in view.labels):
+        return view.freeze_inputs(f"{view.op_type} gives fewer axes than its operands have")
     spread = [None if x is None else padded(x, rank) for x in view.labels]
     labelled = [x for x in spread if x is not None]
     axes = {varying_axes(x) for x in labelled}
