@@ -458,7 +458,6 @@ REFUSED: dict[str, Case] = {
     "an initializer twice": Case(stored(duplicate_initializer), "(?i)duplicate|unique|valid"),
     "an output twice": Case(stored(duplicate_output), "not a valid ONNX model"),
     "nodes of one name": Case(stored(duplicate_node_names), "same node name"),
-    "a function of its own": Case(stored(harmless_function), "local::act has no rule", 4),
     "a million nodes": Case(stored(lambda: relus(10**6)), "1,000,000 nodes"),
     "bodies nested 30 deep": Case(stored(lambda: nested_bodies(30)), "nothing could", 4),
     "bodies nested too deep": Case(too_deep, NOT_ONNX),
@@ -468,7 +467,6 @@ REFUSED: dict[str, Case] = {
     "-1 elements from nothing": Case(stored(lambda: bomb(-1)), "."),
     "an input of 2^40": Case(stored(lambda: wide_input(2**40, 3, 6, 6)), "input x"),
     "an input that overflows": Case(stored(lambda: wide_input(2**62, 3, 2**62, 6)), "input x"),
-    "an input of -5": Case(stored(lambda: wide_input(1, -5, 6, 6)), "."),
     "functions that double": Case(stored(lambda: doubling_functions(40)), "functions"),
     "a function that calls itself": Case(stored(recursive_function), "."),
     "an operator of a stranger's": Case(stored(custom_operator), "."),
@@ -520,4 +518,7 @@ PASSED: dict[str, Case] = {
     "names of a megabyte": Case(stored(lambda: named("n" * 10**6)), "", 0),
     "denormal weights": Case(filled(1e-42), "", 0),
     "zero weights": Case(filled(0.0), "", 0),
+    "a function of its own": Case(stored(harmless_function), "", 0),
+    # ONNX Runtime, too, takes any negative size for one that is not known.
+    "an input of -5": Case(stored(lambda: wide_input(1, -5, 6, 6)), "", 0),
 }
