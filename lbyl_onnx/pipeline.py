@@ -27,7 +27,7 @@ from lbyl_onnx.holders import why_nothing
 from lbyl_onnx.input_range import InputRange
 from lbyl_onnx.making import Progress
 from lbyl_onnx.measuring import Stages, prepare
-from lbyl_onnx.memory import release
+from lbyl_onnx.memory import new_objects_only, release
 from lbyl_onnx.plan import GroupPlan
 from lbyl_onnx.quantised import refuse_quantised
 from lbyl_onnx.reaching import Before, Reached, TargetReport, reach
@@ -183,6 +183,7 @@ def compress(
     target = None if output is None else Path(output)
     provider = runtime.provider_name(config.provider)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(new_objects_only())
         source = stack.enter_context(model_io.on_disk(model))
         if target is not None and not dry_run:
             model_io.check_output(target, source, force)

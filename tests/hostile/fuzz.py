@@ -7,7 +7,6 @@ behind a mutant that ended one.
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import signal
@@ -96,7 +95,6 @@ def main() -> None:
     first, last, step = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    gc.freeze()  # the pipeline collects garbage between its stages; the imports' objects are none
     timing.FEWEST_ROUNDS = timing.ROUNDS = 2
     bounds.SECONDS = 3.0
     samples.FEWEST, samples.MOST = 8, 16
