@@ -1,7 +1,7 @@
 """Real models of many families and exporters: coverage, and what must hold whatever the method.
 
 Run with `pytest -m corpus`. Ratios 10, 25 and 50 %, all methods and both scopes are crossed for
-the small models. The others have a cover in which each ratio, method and scope comes up at least
+some small models. The others have a cover in which each ratio, method and scope comes up at least
 once; `medium` ones have `lbyl` at scope all in it, too.
 
 `golden/refusals.json` lists what of each model can be pruned and what is refused, and why, so that
