@@ -3,7 +3,7 @@
 Run as ``python -m benchmarks.families [--families NAME ..]``, with the extra `families`. Each
 export is compressed at 10, 25 and 50 %, by every method, at both scopes. The tool verifies each
 result in ONNX Runtime; beyond that it must have fewer parameters and multiply-accumulates, and
-with `none` equal the original whose consumers read zeros (`tests/oracle.py`).
+with `none` equal the original whose consumers read zeros (`tests/support/oracle.py`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ import torch
 from benchmarks.tables import describe_machine, markdown_table, write_pair
 from benchmarks.torch_families import EXPORTERS, FAMILIES, export
 from benchmarks.torch_transformers import WORDS
-from lbyl_onnx import Config, compress, runtime, timing
-from lbyl_onnx.assemble import to_graph
-from lbyl_onnx.channels import ChannelMap, Scope, Selection, find_channels
-from lbyl_onnx.config import Method
+from lbyl_onnx import Config, compress
+from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.groups import ChannelMap, Selection
+from lbyl_onnx.config import Method, Scope
 from lbyl_onnx.errors import LbylOnnxError
-from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.input_shapes import Shapes
-from tests.oracle import Feeds, Interpreted, deviation, masked, run
+from lbyl_onnx.graph.model_graph import to_graph
+from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.runtime import baseline, timing
+from lbyl_onnx.shapes import Shapes
+from tests.support.oracle import Feeds, Interpreted, deviation, masked, run
 
 RATIOS = (0.1, 0.25, 0.5)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -94,7 +96,7 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
         return Outcome(family, exporter, unavailable=str(error).partition(". ")[0])
     onnx.save(model, path)
     gc.freeze()  # the tool collects garbage after each stage; PyTorch's objects are not its own
-    shapes = runtime.input_shapes(path, "CPUExecutionProvider")
+    shapes = baseline.input_shapes(path, "CPUExecutionProvider")
     facts = GraphFacts(model, *shapes)
     failures: list[str] = []
     worst = [0.0]

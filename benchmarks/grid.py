@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from benchmarks.datasets import Dataset
 from lbyl_onnx import Config
 from lbyl_onnx.config import Method
-from lbyl_onnx.importance import Criterion
+from lbyl_onnx.methods.importance import Criterion
 
 METHODS: tuple[Method, ...] = ("none", "nm", "lbyl")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)

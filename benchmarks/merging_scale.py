@@ -14,16 +14,19 @@ import onnx
 import onnx.numpy_helper
 from numpy.typing import NDArray
 
-from lbyl_onnx import Config, runtime
-from lbyl_onnx.assemble import to_graph
-from lbyl_onnx.channels import Selection, find_channels
-from lbyl_onnx.compensate import Delivery, FoldedRows
-from lbyl_onnx.compensate.types import removed_channels
-from lbyl_onnx.facts import GraphFacts, load
-from lbyl_onnx.folding import respond
-from lbyl_onnx.importance import kept_count
-from lbyl_onnx.plan import choose_channels
-from lbyl_onnx.restore import Fit, compensated
+from lbyl_onnx import Config
+from lbyl_onnx.channels.affine import respond
+from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.groups import Selection
+from lbyl_onnx.compensate.fits import Fit
+from lbyl_onnx.compensate.selection import choose_channels
+from lbyl_onnx.graph.model_graph import to_graph
+from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.io.lazy_array import load
+from lbyl_onnx.methods.importance import kept_count
+from lbyl_onnx.methods.types import Delivery, FoldedRows, removed_channels
+from lbyl_onnx.rewrite.weights import compensated
+from lbyl_onnx.runtime import baseline, providers
 
 
 def inverted_delivery(rows: FoldedRows, kept: NDArray[np.intp], config: Config) -> Delivery:
@@ -67,7 +70,7 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
 
     It computes what the model without them would; nothing is verified.
     """
-    probe = runtime.probe(path, runtime.provider_name("cpu"), config.seed)
+    probe = baseline.probe(path, providers.provider_name("cpu"), config.seed)
     model = onnx.load(path)
     facts = GraphFacts(model, probe.first, probe.second)
     graph = to_graph(model)

@@ -32,7 +32,7 @@ from benchmarks.ocr_report import CHOICES, TOGETHER, Cell, Reading, Setting, doc
 from benchmarks.tables import write_pair
 from lbyl_onnx import Config, VerificationError, __version__, compress
 from lbyl_onnx.config import Method
-from lbyl_onnx.costs import Costs
+from lbyl_onnx.graph.costs import Costs
 
 PACKAGE = "rapidocr_onnxruntime"
 STAGES = {

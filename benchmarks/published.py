@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lbyl_onnx.config import Method
-from lbyl_onnx.importance import Criterion
+from lbyl_onnx.methods.importance import Criterion
 
 
 @dataclass(frozen=True)

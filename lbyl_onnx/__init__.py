@@ -14,8 +14,8 @@ if _AS_MODULE and not sys.flags.safe_path:
 
 TYPE_CHECKING = False  # to type checkers it is True
 if TYPE_CHECKING:
-    from lbyl_onnx.channels import Refusal
-    from lbyl_onnx.comparison import Comparison, compare_models
+    from lbyl_onnx.budget.solve import TargetReport
+    from lbyl_onnx.channels.groups import Refusal
     from lbyl_onnx.config import Config
     from lbyl_onnx.errors import (
         CompensationError,
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
         TargetError,
         VerificationError,
     )
-    from lbyl_onnx.fidelity import Fidelity, OutputFidelity
+    from lbyl_onnx.evaluate.compare import Comparison, compare_models
+    from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
+    from lbyl_onnx.evaluate.verify import Verification
     from lbyl_onnx.inspection import GroupView, Inspection, inspect
     from lbyl_onnx.pipeline import CompressResult, GroupReport, compress
-    from lbyl_onnx.reaching import TargetReport
-    from lbyl_onnx.verify import Verification
 
 __version__ = "0.1.0"
 
@@ -66,8 +66,8 @@ __all__ = [
 # Where each public name is, once it is asked for: the parent process of the command line is up
 # before NumPy and ONNX Runtime could be imported.
 _HOMES = {
-    "channels": ("Refusal",),
-    "comparison": ("Comparison", "compare_models"),
+    "channels.groups": ("Refusal",),
+    "evaluate.compare": ("Comparison", "compare_models"),
     "config": ("Config",),
     "errors": (
         "CompensationError",
@@ -82,9 +82,9 @@ _HOMES = {
     ),
     "inspection": ("GroupView", "Inspection", "inspect"),
     "pipeline": ("CompressResult", "GroupReport", "compress"),
-    "reaching": ("TargetReport",),
-    "fidelity": ("Fidelity", "OutputFidelity"),
-    "verify": ("Verification",),
+    "budget.solve": ("TargetReport",),
+    "evaluate.metrics": ("Fidelity", "OutputFidelity"),
+    "evaluate.verify": ("Verification",),
 }
 
 

@@ -7,18 +7,18 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lbyl_onnx import runtime
-from lbyl_onnx.channels import Scope
-from lbyl_onnx.compensate import lbyl, neuron_merging
-from lbyl_onnx.draft import ExternalData
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.goals import DEFAULT_RATIO, Goal, Kind, parse_goal
-from lbyl_onnx.hardware import Hardware
-from lbyl_onnx.images import Layout
-from lbyl_onnx.importance import Criterion
-from lbyl_onnx.input_shapes import Given, shapes_given
+from lbyl_onnx.methods import lbyl, neuron_merging
+from lbyl_onnx.methods.importance import Criterion
 from lbyl_onnx.option_types import READERS, shown
+from lbyl_onnx.shapes import Given, shapes_given
+from lbyl_onnx.target import DEFAULT_RATIO, Goal, Kind, parse_goal
 
+Scope = Literal["inner", "all"]
+ExternalData = Literal["auto", "always", "never"]
+Hardware = Literal["host", "avx2", "avx512", "neon", "cuda", "tensorrt-fp16", "tensorrt-int8"]
+Layout = Literal["auto", "nchw", "nhwc"]
+Provider = Literal["auto", "cpu", "cuda"]
 Method = Literal["none", "nm", "lbyl", "lbyl+"]
 Choice = Literal["auto", "obs", "l2", "l1", "gm", "random"]
 Allocation = Literal["uniform", "auto"]
@@ -111,7 +111,7 @@ class Config:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     scope: Scope = "inner"
-    provider: runtime.Provider = "auto"
+    provider: Provider = "auto"
     calibration: str | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -147,7 +147,7 @@ class Config:
             ("scope", self.scope, get_args(Scope)),
             ("external_data", self.external_data, get_args(ExternalData)),
             ("allocation", self.allocation, (None, *get_args(Allocation))),
-            ("provider", self.provider, get_args(runtime.Provider)),
+            ("provider", self.provider, get_args(Provider)),
             ("hardware", self.hardware, get_args(Hardware)),
         ):
             if value not in allowed:

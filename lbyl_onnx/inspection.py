@@ -11,31 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
-from lbyl_onnx import model_io, runtime
-from lbyl_onnx.assemble import to_graph
-from lbyl_onnx.channels import (
-    ChannelGroup,
-    ChannelMap,
-    Placement,
-    Refusal,
-    Scope,
-    Selection,
-    find_channels,
-    node_name,
-)
-from lbyl_onnx.config import Config
-from lbyl_onnx.costs import Costs, count_costs, node_macs
-from lbyl_onnx.counted_costs import counted_macs, counted_parameters
-from lbyl_onnx.curves import curves, ways_out
+from lbyl_onnx import config as lbyl_onnx_config
+from lbyl_onnx.budget.cost_model import counted_macs, counted_parameters
+from lbyl_onnx.budget.damage import curves, ways_out
+from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.analyzed_model import Stages
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, Placement, Refusal, Selection
+from lbyl_onnx.channels.refusals import held_elsewhere, refuse_quantised, why_nothing
+from lbyl_onnx.config import Config, Scope
 from lbyl_onnx.errors import NothingToPruneError
-from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.holders import held_elsewhere, why_nothing
-from lbyl_onnx.importance import kept_count
-from lbyl_onnx.input_shapes import Given, shapes_given
-from lbyl_onnx.measuring import Stages, prepare, rounds
-from lbyl_onnx.quantised import refuse_quantised
+from lbyl_onnx.graph import source
+from lbyl_onnx.graph.costs import Costs, count_costs, node_macs
+from lbyl_onnx.graph.model_graph import Graph, node_name, to_graph
+from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.io import reader
+from lbyl_onnx.methods.importance import kept_count
+from lbyl_onnx.observe.session import prepare, rounds
+from lbyl_onnx.runtime import baseline, providers
+from lbyl_onnx.shapes import Given, shapes_given
 
 # Shares of a group's channels whose loss is predicted.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -119,7 +113,7 @@ def inspect(
     model: onnx.ModelProto | str | os.PathLike[str],
     *,
     scope: Scope = "inner",
-    provider: runtime.Provider = "auto",
+    provider: lbyl_onnx_config.Provider = "auto",
     sensitivity: bool = False,
     input_shape: Given = (),
 ) -> Inspection:
@@ -152,12 +146,12 @@ def inspect(
     """
     given = shapes_given(input_shape)
     config = Config(scope=scope, provider=provider)
-    with model_io.on_disk(model) as path:
-        files = model_io.check_source(path)
-        name = runtime.provider_name(provider)
-        probe = runtime.probe(path, name, 0, given=given) if sensitivity else None
+    with reader.on_disk(model) as path:
+        files = source.check_source(path)
+        name = providers.provider_name(provider)
+        probe = baseline.probe(path, name, 0, given=given) if sensitivity else None
         shapes = (
-            runtime.input_shapes(path, name, given)
+            baseline.input_shapes(path, name, given)
             if probe is None
             else (probe.first, probe.second)
         )
@@ -179,9 +173,7 @@ def inspect(
         return Inspection(count_costs(proto, facts), reach, views, channels.refusals)
 
 
-def _reach(
-    model: onnx.ModelProto, graph: gs.Graph, facts: GraphFacts, channels: ChannelMap
-) -> Reach:
+def _reach(model: onnx.ModelProto, graph: Graph, facts: GraphFacts, channels: ChannelMap) -> Reach:
     groups = channels.groups
     whole = np.asarray([group.size for group in groups], dtype=np.int64)
     parameters = counted_parameters(model, facts, channels, groups, graph, with_biases=False)
@@ -194,7 +186,7 @@ def _reach(
 
 
 def _predicted(
-    stages: Stages, probe: runtime.Probe, config: Config
+    stages: Stages, probe: baseline.Probe, config: Config
 ) -> dict[int, tuple[Predicted, ...]]:
     """Predict what pruning does to each group with finite weights, by its key."""
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
@@ -213,7 +205,7 @@ def _predicted(
 
 
 def _view(
-    model: onnx.ModelProto, graph: gs.Graph, facts: GraphFacts, group: ChannelGroup
+    model: onnx.ModelProto, graph: Graph, facts: GraphFacts, group: ChannelGroup
 ) -> GroupView:
     places = (*group.producers, *group.followers, *group.consumers)
     weighted = (*group.producers, *group.consumers)
@@ -228,11 +220,11 @@ def _view(
     )
 
 
-def _names(graph: gs.Graph, places: Sequence[Placement]) -> tuple[str, ...]:
+def _names(graph: Graph, places: Sequence[Placement]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node_name(graph.nodes[p.slot.node]) for p in places))
 
 
-def _elements(graph: gs.Graph, facts: GraphFacts, place: Placement) -> int:
+def _elements(graph: Graph, facts: GraphFacts, place: Placement) -> int:
     shape = facts.shape(graph.nodes[place.slot.node].inputs[place.slot.operand].name) or ()
     return math.prod(size or 0 for size in shape)
 

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from lbyl_onnx.input_shapes import read_shapes
+from lbyl_onnx.shapes import read_shapes
 
 Read = Callable[[object], Any]
 """Gives a value its type; raises TypeError for another one."""
-
 # Entries of a list of globs or of numbers; each glob is matched with each layer's name.
 MOST_ENTRIES = 1000
 # Characters of a text; paths are not longer.

@@ -9,29 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import onnx_graphsurgeon as gs
 
-from lbyl_onnx import model_io, runtime, staging, timing
-from lbyl_onnx.assemble import to_graph
-from lbyl_onnx.cautions import Timed, warnings_of
-from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
-from lbyl_onnx.compared_samples import ComparedSamples
+from lbyl_onnx.budget.solve import Before, Reached, TargetReport, reach
+from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.analyzed_model import Stages
+from lbyl_onnx.channels.groups import Refusal, Selection
+from lbyl_onnx.channels.refusals import refuse_quantised, why_nothing
+from lbyl_onnx.compensate.selection import GroupPlan
 from lbyl_onnx.config import Config
-from lbyl_onnx.costs import Costs, count_costs
-from lbyl_onnx.details import Details, examine
-from lbyl_onnx.equivalence import check_written_out
+from lbyl_onnx.data.source import InputRange
 from lbyl_onnx.errors import ModelError, NothingToPruneError, VerificationError
-from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.hardware import channel_block
-from lbyl_onnx.holders import why_nothing
-from lbyl_onnx.input_range import InputRange
-from lbyl_onnx.making import Progress
-from lbyl_onnx.measuring import Stages, prepare
-from lbyl_onnx.memory import new_objects_only, release
-from lbyl_onnx.plan import GroupPlan
-from lbyl_onnx.quantised import refuse_quantised
-from lbyl_onnx.reaching import Before, Reached, TargetReport, reach
-from lbyl_onnx.verify import Verification, verify
+from lbyl_onnx.evaluate.equivalence import check_written_out
+from lbyl_onnx.evaluate.layers import Details, examine
+from lbyl_onnx.evaluate.verify import Verification, verify
+from lbyl_onnx.evaluate.warnings import Timed, warnings_of
+from lbyl_onnx.graph import source as graph_source
+from lbyl_onnx.graph.costs import Costs, count_costs
+from lbyl_onnx.graph.model_graph import Graph, node_name, to_graph
+from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.guard.memory import new_objects_only, release
+from lbyl_onnx.io import atomic, reader
+from lbyl_onnx.observe.session import prepare
+from lbyl_onnx.rewrite.compared_samples import ComparedSamples
+from lbyl_onnx.runtime import baseline, providers, timing
+from lbyl_onnx.runtime.providers import channel_block
+from lbyl_onnx.types import Progress
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 # Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
@@ -181,22 +183,22 @@ def compress(
     config = config or Config()
     progress = progress or (lambda stage, done, total: None)
     target = None if output is None else Path(output)
-    provider = runtime.provider_name(config.provider)
+    provider = providers.provider_name(config.provider)
     with contextlib.ExitStack() as stack:
         stack.enter_context(new_objects_only())
-        source = stack.enter_context(model_io.on_disk(model))
+        source = stack.enter_context(reader.on_disk(model))
         if target is not None and not dry_run:
-            model_io.check_output(target, source, force)
-        scratch = stack.enter_context(staging.scratch())
+            reader.check_output(target, source, force)
+        scratch = stack.enter_context(atomic.scratch())
         stage, expected = scratch / "compressed.onnx", scratch / "expected.onnx"
         if target is not None and not dry_run:
-            stage = stack.enter_context(staging.staged(target))
+            stage = stack.enter_context(atomic.staged(target))
         progress("running the original", 0, 1)
-        files = model_io.check_source(source)
+        files = graph_source.check_source(source)
         if target is not None and not dry_run:
             files.check_apart(target)
         release()
-        probe = runtime.probe(
+        probe = baseline.probe(
             source, provider, config.seed, files.size <= LARGE, config.input_shape
         )
         release()
@@ -234,12 +236,12 @@ def compress(
             before_writing(result)
         files.check_unchanged()
         if target is not None and not dry_run:
-            staging.publish(stage, target)
+            atomic.publish(stage, target)
         return result
 
 
 @contextlib.contextmanager
-def _change_told(files: model_io.Source) -> Iterator[None]:
+def _change_told(files: graph_source.Source) -> Iterator[None]:
     """Say that the original has changed where that is why it cannot be run again."""
     try:
         yield
@@ -258,10 +260,10 @@ def _warnings(
 
 
 def _rewrite(
-    files: model_io.Source,
+    files: graph_source.Source,
     stage: Path,
     expected: Path,
-    probe: runtime.Probe,
+    probe: baseline.Probe,
     config: Config,
     progress: Progress,
 ) -> _Rewritten:
@@ -294,7 +296,7 @@ def _rewrite(
 
 
 def _report(
-    graph: gs.Graph, entry: GroupPlan, restored: str, predicted: Mapping[int, float]
+    graph: Graph, entry: GroupPlan, restored: str, predicted: Mapping[int, float]
 ) -> GroupReport:
     consumers = tuple(node_name(graph.nodes[p.slot.node]) for p in entry.group.consumers)
     size, kept = entry.group.size, len(entry.kept)

@@ -13,20 +13,17 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lbyl_onnx import making
-from lbyl_onnx.channels import Scope
-from lbyl_onnx.config import Config
-from lbyl_onnx.errors import LbylOnnxError
-from lbyl_onnx.hardware import Hardware
-from lbyl_onnx.input_shapes import Given, read_shapes
-from lbyl_onnx.model_io import first_line
-from lbyl_onnx.notes import note
+from lbyl_onnx import types
+from lbyl_onnx.config import Config, Hardware, Scope
+from lbyl_onnx.errors import LbylOnnxError, first_line
+from lbyl_onnx.guard.breadcrumbs import note
+from lbyl_onnx.io.text_file import check_writable, discard, write_whole
 from lbyl_onnx.option_types import shown
-from lbyl_onnx.text import check_writable, discard, printable, short, write_whole
+from lbyl_onnx.shapes import Given, read_shapes
+from lbyl_onnx.text import printable, short
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 _LONGEST_LINE = 1800  # characters; names in an error are the model's
-
 scope_option = click.option(
     "--scope",
     type=click.Choice(get_args(Scope)),
@@ -243,7 +240,7 @@ def _named(model: str | None, text: str) -> str:
 
 
 @contextmanager
-def shown_progress(quiet: bool) -> Iterator[making.Progress]:
+def shown_progress(quiet: bool) -> Iterator[types.Progress]:
     """Note what is being done; show a bar while it lasts, on a terminal only."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:

@@ -19,7 +19,7 @@ from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 from olive.search.search_parameter import Categorical
 
-from lbyl_onnx import config as config_module
+from lbyl_onnx import config as lbyl_onnx_config
 from lbyl_onnx.config import Config
 from lbyl_onnx.pipeline import compress
 
@@ -36,7 +36,7 @@ class LbylPruning(Pass):
 
     @classmethod
     def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
-        types = get_type_hints(Config, vars(config_module))
+        types = get_type_hints(Config, vars(lbyl_onnx_config))
         search = {"ratio": Categorical(list(RATIOS))}
         return {
             field.name: PassConfigParam(

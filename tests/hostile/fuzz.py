@@ -22,11 +22,14 @@ from pathlib import Path
 
 import onnx
 
-from lbyl_onnx import Config, LbylOnnxError, bounds, compress, samples, timing
+from lbyl_onnx import Config, LbylOnnxError, compress
 from lbyl_onnx.config import Method
+from lbyl_onnx.data import source as data_source
+from lbyl_onnx.guard import bounds
+from lbyl_onnx.runtime import timing
 from tests.conftest import ROOT
 from tests.hostile.mutations import mutant
-from tests.models import MODELS
+from tests.support.models import MODELS
 
 SECONDS, MEMORY = 60, 2 << 30
 METHODS: tuple[Method, ...] = ("none", "none", "none", "nm", "lbyl", "none", "none", "lbyl+")
@@ -97,7 +100,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     timing.FEWEST_ROUNDS = timing.ROUNDS = 2
     bounds.SECONDS = 3.0
-    samples.FEWEST, samples.MOST = 8, 16
+    data_source.FEWEST, data_source.MOST = 8, 16
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, last, step):
             print(number, end=" ", flush=True)

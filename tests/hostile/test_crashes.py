@@ -21,7 +21,7 @@ import importlib.abc, os, sys
 
 class Patch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "lbyl_onnx.verify":
+        if name == "lbyl_onnx.evaluate.verify":
             import ctypes, signal, time
             from lbyl_onnx import runtime
             runtime.probe = lambda *a, **k: {fault}

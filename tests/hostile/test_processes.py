@@ -87,7 +87,7 @@ import importlib.abc, os, sys
 
 class Patch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "lbyl_onnx.verify":
+        if name == "lbyl_onnx.evaluate.verify":
             from lbyl_onnx import runtime
             whole = runtime.probe
             def probe(*arguments, **options):

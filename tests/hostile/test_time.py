@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tests.hostile.command import COMMAND, OPTIONS, all_gone, contents, environment
-from tests.net import IR_VERSION
+from tests.support.net import IR_VERSION
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="finds the processes in /proc")
 

@@ -1,0 +1,86 @@
+"""A model in all the forms that its analysis gives it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import onnx
+
+from lbyl_onnx.channels.affine import Response, respond
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, Placement
+from lbyl_onnx.channels.paths import Activation, activation_between
+from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.sharing import Sharing
+from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.io.writer import Draft
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A model in the forms that the stages have given it so far."""
+
+    model: onnx.ModelProto
+    read: TensorReader
+    graph: Graph
+    facts: GraphFacts
+    channels: ChannelMap
+
+    @property
+    def draft(self) -> Draft:
+        """The model as what a probe is made of."""
+        return Draft.of(self.model)
+
+    def layers(self, group: ChannelGroup) -> tuple[Layer, ...]:
+        """Return a group's consumers by the weight that they read."""
+        return layers(self.graph, self.channels.sharing, group)
+
+    def respond(self, group: ChannelGroup, consumer: Placement) -> Response | None:
+        """How a group's channels reach a consumer."""
+        return respond(self.model, self.graph, self.facts, self.channels, group, consumer)
+
+    def activation(self, group: ChannelGroup, consumer: Placement) -> Activation | None:
+        """Return what lies between a group and a consumer, where it is an activation alone."""
+        return activation_between(
+            self.model, self.graph, self.facts, self.channels, group, consumer
+        )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The consumers of a group that read one weight.
+
+    Parameters
+    ----------
+    consumers
+        Their places among the group's consumers.
+    biases
+        What each adds to its outputs: equal where it is one constant.
+    """
+
+    consumers: tuple[int, ...]
+    biases: tuple[str, ...]
+
+
+def layers(graph: Graph, sharing: Sharing, group: ChannelGroup) -> tuple[Layer, ...]:
+    """Gather the consumers of a group by the weight that they read, in their order."""
+    found: dict[tuple[str | int, int], list[int]] = defaultdict(list)
+    for number, place in enumerate(group.consumers):
+        found[place.slot.layer].append(number)
+    return tuple(
+        Layer(
+            tuple(numbers),
+            tuple(bias_of(graph, sharing, group.consumers[i].slot.node) for i in numbers),
+        )
+        for numbers in found.values()
+    )
+
+
+def bias_of(graph: Graph, sharing: Sharing, node: int) -> str:
+    """Return the name of the constant behind a layer's bias; "" where it has none."""
+    inputs = graph.nodes[node].inputs
+    use = sharing.uses.get((node, 2))
+    if graph.nodes[node].op == "MatMul" or len(inputs) < 3:
+        return ""
+    return str(inputs[2].name) if use is None else use.base

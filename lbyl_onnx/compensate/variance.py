@@ -1,0 +1,182 @@
+"""Bring the outputs of compensated layers back to the mean and variance that they had."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lbyl_onnx.channels.analyzed_model import Stages
+from lbyl_onnx.channels.paths import behind
+from lbyl_onnx.compensate.fits import Fit, Repair
+from lbyl_onnx.graph.layers import layer_weight, own_bias
+from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.io.writer import Draft
+from lbyl_onnx.methods.types import Moments
+from lbyl_onnx.observe.accumulate import Measured
+from lbyl_onnx.observe.pooling import pooled_outputs, shared_layers
+from lbyl_onnx.observe.run import ProbeRun, measure
+from lbyl_onnx.observe.spec import Target, View
+from lbyl_onnx.types import Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Where the moments come from, and those of the layers' outputs before compensation."""
+
+    run: ProbeRun
+    outputs: Mapping[int, View]
+    before: Mapping[int, Measured]
+
+    def repaired(
+        self,
+        stages: Stages,
+        compensated: Draft,
+        changed: Collection[int],
+    ) -> dict[int, Repair]:
+        """Measure the compensated model, and say what brings its layers back.
+
+        Parameters
+        ----------
+        stages
+            The original.
+        compensated
+            The compensated model in the original's shapes.
+        changed
+            The nodes that it differs in; they and those behind them can need a repair.
+        """
+        nodes = self.before.keys() & {*changed, *behind(stages.graph, changed)}
+        outputs = {i: view for i, view in self.outputs.items() if i in nodes}
+        if not outputs:
+            return {}
+        views = {str(i): view for i, view in outputs.items()}
+        aims = targets(outputs, self.before)
+        measured = measure(compensated, stages.facts, stages.read, views, aims, self.run)
+        after = {int(key): value for key, value in measured.items()}
+        # What one weight gives is scaled once, for all of its uses.
+        shared = shared_layers(stages.graph, stages.channels, after)
+        before = {index: self.before[index] for index in after}
+        return repairs(pooled_outputs(before, shared), pooled_outputs(after, shared))
+
+
+# A gain beyond this is a channel that the compensation has silenced: nothing is left to amplify.
+LARGEST_GAIN = 4.0
+# Variances below this share of the layer's largest are rounding.
+_ROUNDING = 1e-12
+
+
+def targets(views: Mapping[int, View], before: Mapping[int, Measured]) -> dict[str, Target]:
+    """What the outputs are brought to while they are measured again, by tensor.
+
+    So each layer is measured with all layers before it repaired, in one run.
+    """
+    return {
+        view.tensor: Target(
+            view.axis, view.rank, before[i].mean, np.sqrt(np.maximum(before[i].second, 0.0))
+        )
+        for i, view in views.items()
+    }
+
+
+def repairs(before: Mapping[int, Measured], after: Mapping[int, Measured]) -> dict[int, Repair]:
+    """Scale and shift of each output, from its moments before and after the compensation.
+
+    Parameters
+    ----------
+    before, after
+        Mean and variance of each node's output channels; nodes with moments that are not finite
+        are left out of the result.
+    """
+    result: dict[int, Repair] = {}
+    for index, now in after.items():
+        was = before[index]
+        if not all(np.all(np.isfinite(x)) for x in (was.mean, was.second, now.mean, now.second)):
+            continue
+        gain = _gain(was.second, now.second)
+        result[index] = Repair(gain, was.mean - gain * now.mean)
+    return result
+
+
+def _gain(before: Floats, after: Floats) -> Floats:
+    """What brings variances, (out,), back; 1 where none is left."""
+    alive = after > _ROUNDING * float(np.max(after, initial=0.0))
+    ratio = np.where(alive, before / np.where(alive, after, 1.0), 1.0)
+    return np.clip(np.sqrt(np.maximum(ratio, 0.0)), 1 / LARGEST_GAIN, LARGEST_GAIN)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one group brings to a consumer's outputs, each (out,): mean, variance and what is left.
+
+    `width` is how many of the weight's input positions are the group's.
+    """
+
+    mean: Floats
+    before: Floats
+    after: Floats
+    width: int
+
+
+def part(graph: Graph, facts: GraphFacts, fit: Fit, moments: Moments) -> Part:
+    """Tell from the moments what a delivery leaves of a group's part in a consumer's outputs.
+
+    Without taps, all that a window sees of a channel counts as one value.
+    """
+    slot, taps = fit.consumer.slot, moments.taps
+    stored = layer_weight(facts, graph.nodes[slot.node], slot.operand)
+    rows = np.moveaxis(stored, slot.axis, 0)[fit.consumer.positions].astype(np.float64)
+    n, places, out = rows.shape[:3]
+    window = np.moveaxis(rows.reshape(n, places, out, -1), 2, 3)  # -> (n, places, window, out)
+    # (n, places, window, out) -> (n, taps, what is not told apart, out) -> (n, taps, out)
+    weight = window.reshape(n, taps, -1, out).sum(axis=2)
+    kept, removed = fit.delivery.kept, fit.delivery.removed
+    left = weight[kept].reshape(-1, out)  # (k, taps, out) -> (k * taps, out)
+    left += fit.delivery.rows.T @ weight[removed].reshape(-1, out)
+    columns = (kept[:, None] * taps + np.arange(taps)).reshape(-1)  # (k, taps) -> (k * taps,)
+    whole = weight.reshape(-1, out)  # (n, taps, out) -> (n * taps, out)
+    c = moments.covariance
+    return Part(
+        moments.mean @ whole,
+        np.einsum("do,do->o", whole, c @ whole),
+        np.einsum("do,do->o", left, c[np.ix_(columns, columns)] @ left),
+        n * places,
+    )
+
+
+def modelled(
+    graph: Graph, facts: GraphFacts, parts: Mapping[int, Sequence[Part]]
+) -> dict[int, Repair]:
+    """Scale and shift of outputs by what the moments tell of them.
+
+    Parameters
+    ----------
+    graph, facts
+        The original.
+    parts
+        Of each consumer, by node; groups count as independent. One of which they leave out inputs
+        is left alone.
+    """
+    result: dict[int, Repair] = {}
+    for index, here in parts.items():
+        node = graph.nodes[index]
+        weight = facts.value(node.inputs[1].name)
+        out = len(here[0].mean)
+        bias = own_bias(facts, node, out, weight.dtype)
+        window = int(np.prod(weight.shape[2:]))
+        if sum(p.width for p in here) * out * window != weight.size:
+            continue
+        before, after, mean = (
+            np.sum([getattr(p, name) for p in here], axis=0) for name in ("before", "after", "mean")
+        )
+        gain = _gain(before, after)
+        alpha, beta = (
+            float(node.attrs.get(name, 1.0)) if node.op == "Gemm" else 1.0
+            for name in ("alpha", "beta")
+        )
+        mean = alpha * mean
+        if bias is not None:
+            mean = mean + beta * bias.astype(np.float64).reshape(-1)  # (1, N) -> (N,)
+        result[index] = Repair(gain, mean - gain * mean)
+    return result

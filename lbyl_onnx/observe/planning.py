@@ -1,0 +1,271 @@
+"""How a group is seen where its consumers read it, and their outputs: what is to be measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, Placement
+from lbyl_onnx.channels.paths import Activation, _feeds_a_layer, _layers_behind
+from lbyl_onnx.graph.layers import conv_window, own_bias
+from lbyl_onnx.graph.model_graph import Graph, Node
+from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.methods.gaussian import behind
+from lbyl_onnx.methods.types import Moments
+from lbyl_onnx.observe.accumulate import Measured
+from lbyl_onnx.observe.spec import View
+
+
+def repairable(
+    graph: Graph, facts: GraphFacts, channels: ChannelMap, consumers: Collection[int]
+) -> dict[int, View]:
+    """View the outputs that a repair is for, by node.
+
+    They are those of the consumers, and of the layers behind them, to which what is lost is passed
+    on. Outputs behind which no layer follows are left alone: there the least error counts, and no
+    loss of variance is passed on. So are those whose node has a bias that cannot be scaled.
+
+    Parameters
+    ----------
+    graph, facts, channels
+        The graph, its constants, and where its channels lie.
+    consumers
+        Nodes that read channels of which some go.
+    """
+    views: dict[int, View] = {}
+    for index in sorted({*consumers, *_layers_behind(graph, channels, consumers)}):
+        node = graph.nodes[index]
+        view = output_view(graph, facts, index)
+        if view is None or not _feeds_a_layer(node):
+            continue
+        has_bias = len(node.inputs) > 2 and bool(node.inputs[2].name)
+        dtype = facts.value(node.inputs[1].name).dtype
+        scaled = own_bias(facts, node, len(view.positions), dtype) is not None
+        # A consumer's offset may need an Add behind it; another layer is not worth a node.
+        if not scaled and (has_bias or index not in consumers):
+            continue
+        views[index] = view
+    return {
+        index: view for index, view in views.items() if _all_uses(channels, index) <= set(views)
+    }
+
+
+def _all_uses(channels: ChannelMap, index: int) -> set[int]:
+    """Nodes that read a layer's weight, or what it is made of: one repair has to be right for all.
+
+    -1 among them is a reader that takes it whole.
+    """
+    sharing = channels.sharing
+    use = sharing.uses[index, 1]
+    whole = {-1} if use.base in sharing.apart else set[int]()
+    return {other.node for other in sharing.readers[use.base]} | whole
+
+
+# Columns of a window up to which they are told apart, and rows for each column to do so.
+LARGEST_WINDOW, ROWS_PER_COLUMN = 2304, 4
+# Rows that are enough for a covariance: so many for each column, and more where they are cheap,
+# up to so many rows, or multiply-accumulates for their products.
+ENOUGH_ROWS, CHEAP_ROWS, CHEAP_WORK = 8, 32768, 1 << 34
+# Rows for each column below which channels are taken for Gaussian before their activation.
+GAUSSIAN_BELOW = 8
+
+
+def key_of(group: ChannelGroup, consumer: Placement) -> str:
+    """Return the key of a group's view at one consumer."""
+    return f"{int(group.units[0])}/{consumer.slot.node}/{consumer.slot.operand}"
+
+
+def input_view(
+    graph: Graph,
+    facts: GraphFacts,
+    consumer: Placement,
+    samples: int,
+    uses: Sequence[Placement] = (),
+) -> View | None:
+    """Choose how a group is seen at a consumer's input; None where that cannot be told.
+
+    A window's columns are told apart where the samples give enough rows to do so. Consumers that
+    read one weight are seen alike, and their rows are counted together.
+
+    Parameters
+    ----------
+    graph, facts
+        The graph; `facts.shape` is at one sample.
+    consumer
+        Where the group's channels enter.
+    samples
+        How many samples there will be.
+    uses
+        All consumers that read the same weight; none where there is only this one.
+    """
+    nodes = [graph.nodes[place.slot.node] for place in uses or (consumer,)]
+    node, slot = graph.nodes[consumer.slot.node], consumer.slot
+    tensor = node.inputs[0].name
+    shape = facts.shape(tensor)
+    if shape is None or None in shape or slot.operand != 1 or len(shape) < 2:
+        return None
+    sizes = [d or 0 for d in shape]
+    if node.op == "Gemm" and int(node.attrs.get("transA", 0)):
+        return None
+    last = node.op == "MatMul"
+    axis = len(sizes) - 1 if last else 1
+    positions = _activation_positions(node, facts, consumer, sizes[axis])
+    view = View(tensor, axis, len(sizes), positions)
+    plane = sizes[1:-1] if last else sizes[2:]
+    if all(n.op == "Conv" and int(n.attrs.get("group", 1)) == 1 for n in nodes):
+        windowed = _windowed(node, nodes, facts, view, samples)
+        if windowed is not None:
+            return windowed
+    places = positions.shape[1]
+    flat = all(_is_flat(n, facts) for n in nodes) and int(node.attrs.get("group", 1)) == 1
+    if places > 1 and flat:
+        joint, rows = replace(view, joint=True), samples * len(nodes)
+        if joint.columns <= LARGEST_WINDOW and rows >= ROWS_PER_COLUMN * joint.columns:
+            return joint
+    strides = _strides(plane, samples * places, view.columns, spatial=not last)
+    return replace(view, strides=strides)
+
+
+def _activation_positions(
+    node: Node, facts: GraphFacts, consumer: Placement, channels: int
+) -> NDArray[np.intp]:
+    """(n, places): where the channels lie in the input; each conv group has its own."""
+    if node.op not in ("Conv", "ConvTranspose"):
+        return consumer.positions
+    group = int(node.attrs.get("group", 1))
+    start = np.arange(group) * (channels // group)
+    spread = consumer.positions[:, :, None] + start  # (n, places, groups)
+    return np.asarray(spread.reshape(len(spread), -1), dtype=np.intp)
+
+
+def _is_flat(node: Node, facts: GraphFacts) -> bool:
+    """Whether a layer sees each sample at one place."""
+    return len(facts.shape(node.inputs[0].name) or ()) == 2
+
+
+def _windowed(
+    node: Node, nodes: Sequence[Node], facts: GraphFacts, view: View, samples: int
+) -> View | None:
+    """View every value that a Conv's window sees, where there are enough rows for so many.
+
+    `nodes` are all that read its weight, itself among them.
+    """
+    window = conv_window(node, facts)
+    output = facts.shape(node.outputs[0].name)
+    if any(conv_window(n, facts) is None for n in nodes):
+        return None
+    if window is None or output is None or int(np.prod(window.kernel)) == 1:
+        return None
+    seen = replace(view, window=window)
+    plane = [d or 0 for d in output[2:]]
+    if seen.columns > LARGEST_WINDOW or view.positions.shape[1] > 1:
+        return None
+    outputs = [facts.shape(n.outputs[0].name) or () for n in nodes]
+    places = sum(math.prod(d or 0 for d in shape[2:]) for shape in outputs)
+    if samples * places < ROWS_PER_COLUMN * seen.columns:
+        return None
+    return replace(seen, strides=_strides(plane, samples, seen.columns, spatial=True))
+
+
+def _strides(plane: Sequence[int], samples: int, columns: int, spatial: bool) -> tuple[int, ...]:
+    """The largest strides that still leave enough rows, about the same along all axes."""
+    enough = rows_enough(columns)
+    if not spatial:
+        return (max(1, samples * math.prod(plane) // enough),)
+    strides = [1] * len(plane)
+    while strides:
+        axis = min(range(len(plane)), key=lambda i: (strides[i] >= plane[i], strides[i]))
+        wider = [s + (i == axis) for i, s in enumerate(strides)]
+        rows = samples * math.prod(-(-d // s) for d, s in zip(plane, wider, strict=True))
+        if wider[axis] > plane[axis] or rows < enough:
+            break
+        strides = wider
+    return tuple(strides)
+
+
+def rows_enough(columns: int) -> int:
+    """Rows beyond which a covariance of so many columns gains little for what they cost."""
+    share = ROWS_PER_COLUMN if columns > LARGEST_WINDOW // 2 else ENOUGH_ROWS
+    return max(share * columns, min(CHEAP_ROWS, CHEAP_WORK // columns**2))
+
+
+def output_view(graph: Graph, facts: GraphFacts, index: int) -> View | None:
+    """View a consumer's output channels one by one; None where its shape is not known."""
+    node = graph.nodes[index]
+    tensor = node.outputs[0].name
+    shape = facts.shape(tensor)
+    if shape is None or len(shape) < 2:
+        return None
+    axis = len(shape) - 1 if node.op == "MatMul" else 1
+    channels = shape[axis]
+    if channels is None:
+        return None
+    return View(tensor, axis, len(shape), np.arange(channels)[:, None], cross=False)
+
+
+def rows_wanted(views: Iterable[tuple[View, int]]) -> int:
+    """Samples that give every view enough rows; each comes with its rows per sample."""
+    return max((-(-ENOUGH_ROWS * view.columns // max(1, rows)) for view, rows in views), default=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """How the channels that a consumer sees are measured.
+
+    Parameters
+    ----------
+    view
+        What is measured.
+    activation
+        Where it lies before an activation, that activation; the moments behind it then follow, as
+        if what enters it were Gaussian.
+    """
+
+    view: View
+    activation: Activation | None = None
+
+    def few(self, rows: int) -> bool:
+        """Whether there are fewer rows than a covariance of so many columns wants."""
+        return rows < ENOUGH_ROWS * self.view.columns
+
+    def moments(self, measured: Measured) -> Moments:
+        """Return the moments at the consumer's input."""
+        found = Moments(measured.mean, measured.second, measured.rows, self.view.taps)
+        return found if self.activation is None else behind(found, self.activation)
+
+
+def sight(
+    graph: Graph,
+    facts: GraphFacts,
+    consumer: Placement,
+    activation: Activation | None,
+    samples: int,
+    uses: Sequence[Placement] = (),
+) -> Sight | None:
+    """Choose how a group is measured at a consumer; None where that cannot be told.
+
+    Directly, where there are rows enough; else before the activation, as Gaussian, if the
+    consumer sees nothing but that: fewer rows then tell as much. `uses` as for `input_view`.
+    """
+    view = input_view(graph, facts, consumer, samples, uses)
+    if view is None or activation is None or view.taps > 1:
+        return None if view is None else Sight(view)
+    if samples * rows_each(facts, view) * max(1, len(uses)) >= GAUSSIAN_BELOW * view.columns:
+        return Sight(view)
+    node = graph.nodes[activation.place.slot.node]
+    shape = facts.shape(activation.tensor)
+    if shape is None or len(shape) < 2:
+        return Sight(view)
+    axis = len(shape) - 1 if node.op == "MatMul" else 1
+    return Sight(View(activation.tensor, axis, len(shape), activation.place.positions), activation)
+
+
+def rows_each(facts: GraphFacts, view: View) -> int:
+    """Rows that one sample gives a view without a window."""
+    shape = [d or 0 for d in facts.shape(view.tensor) or ()]
+    plane = shape[2:] if view.axis == 1 else shape[1:-1]
+    return math.prod(plane) * len(view.positions[0])

@@ -1,0 +1,170 @@
+"""Mean and covariance of what each consumer of each group sees, measured by the model itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from lbyl_onnx.channels.rules import PRODUCING
+from lbyl_onnx.data.source import SampleSource
+from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.io.writer import Draft, write_draft
+from lbyl_onnx.observe.accumulate import Measured, Running, _add
+from lbyl_onnx.observe.graph_builder import PREFIX
+from lbyl_onnx.observe.instrument import probe_model
+from lbyl_onnx.observe.spec import Noise, Target, View
+from lbyl_onnx.runtime import execute
+from lbyl_onnx.types import Array
+
+
+@dataclass(frozen=True)
+class ProbeRun:
+    """Where and on what a model is measured.
+
+    Parameters
+    ----------
+    folder, provider
+        For files, and what runs the probe.
+    source
+        The samples.
+    batch_statistics
+        Whether each BatchNormalization takes those of the mini-batch.
+    noises
+        What is added on the way, by the output of the layer that it is for.
+    alone
+        Samples on which columns are measured that count each alone; their moments need fewer than
+        those of pairs. None for all.
+    """
+
+    folder: Path
+    provider: str
+    source: SampleSource
+    batch_statistics: bool
+    noises: Mapping[str, Noise] = field(default_factory=dict)
+    alone: int | None = None
+
+    @property
+    def few(self) -> int | None:
+        """Mini-batches that hold the samples for columns alone; None for all."""
+        return None if self.alone is None else math.ceil(self.alone / self.source.size)
+
+
+def measure(
+    draft: Draft,
+    facts: GraphFacts,
+    read: TensorReader,
+    views: Mapping[str, View],
+    targets: Mapping[str, Target],
+    run: ProbeRun,
+) -> dict[str, Measured]:
+    """Measure the moments of some tensors over all samples, a mini-batch at a time.
+
+    Parameters
+    ----------
+    draft, facts, read
+        The model, its facts, and what reads its tensors.
+    views
+        What to measure, by a key.
+    targets
+        Tensors that are brought to a mean and deviation on the way.
+    run
+        Where and on what.
+
+    Returns
+    -------
+    dict
+        The moments, by the same keys; float64 sums of float32 mini-batches.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime cannot run the probe.
+    """
+    pairs = [key for key, view in views.items() if view.cross]
+    total = {key: Running.of(view) for key, view in views.items()}
+    path = run.folder / "probe.onnx"
+    probe = probe_model(
+        draft, facts, views, targets, run.batch_statistics, run.noises, run.provider
+    )
+    fed = {info.name for info in probe.skeleton.graph.input}
+    for name in run.source.inputs:
+        free_batch(probe.skeleton, name)
+    write_draft(probe, path, read, "auto")
+    batches = execute.run_batches(path, run.provider, feeds_of(run, fed))
+    for number, outputs in enumerate(islice(batches, None if pairs else run.few)):
+        brief = run.few is not None and number >= run.few
+        for key in pairs if brief else views:
+            _add(total[key], outputs, key, views[key])
+    batches.close()
+    for file in run.folder.glob("probe.onnx*"):
+        file.unlink()
+    return {key: running.measured() for key, running in total.items()}
+
+
+def feeds_of(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:
+    """Yield the samples with the noise that goes with them: none for two samples of every four."""
+    asked = sorted(
+        (noise for noise in run.noises.values() if noise.feed in fed), key=lambda noise: noise.feed
+    )
+    # Only what a repair is measured on is wanted again.
+    for number, feeds in enumerate(run.source.batches(run.folder, run.few)):
+        rows = np.arange(run.source.size) // 2 % 2  # samples alternate in kind, noise in pairs
+        more = {
+            noise.feed: np.random.default_rng([run.source.seed, number, index])
+            .standard_normal((run.source.size, noise.outputs))
+            .astype(np.float32)
+            * rows[:, None].astype(np.float32)
+            for index, noise in enumerate(asked)
+        }
+        yield {**feeds, **more}
+
+
+def layer_noises(graph: Graph, facts: GraphFacts) -> dict[str, Noise]:
+    """Shape noise for the layers of a model that begins with a Gemm or MatMul; none for others.
+
+    What such a model reads is seldom like a photograph, but training leaves the covariance of a
+    layer's input in the inner products of its weight's columns, W^T W. Half of the samples get
+    noise of that covariance and of the input's own power at each layer, and the first layer's
+    outputs the power that white inputs would give them. Not its own: the rest of the samples, and
+    whatever the weights do not know.
+
+    References
+    ----------
+    Radhakrishnan, Beaglehole, Pandit, Belkin, "Mechanism for feature learning in neural networks",
+    Science 2024: the neural feature ansatz.
+    """
+    layers = [node for node in graph.nodes if node.op in PRODUCING]
+    noises: dict[str, Noise] = {}
+    for index, node in enumerate(layers):
+        shape = facts.shape(node.inputs[0].name)
+        fits = node.op in ("Gemm", "MatMul") and shape is not None and len(shape) == 2
+        weight_name = node.inputs[1].name
+        if not fits or not facts.is_constant(weight_name) or node.attrs.get("transA", 0):
+            if index == 0:
+                return {}
+            continue
+        if facts.dtype(node.inputs[0].name) != onnx.TensorProto.FLOAT:
+            return {}
+        transposed = bool(node.op == "Gemm" and node.attrs.get("transB", 0))
+        weight = facts.value(weight_name).astype(np.float64)
+        outputs = weight.shape[0 if transposed else 1]
+        power = float(np.sum(weight**2)) / outputs if index == 0 else None
+        feed = f"{PREFIX}noise/{index:04}"
+        noises[node.outputs[0].name] = Noise(feed, outputs, transposed, power)
+    return noises
+
+
+def free_batch(model: onnx.ModelProto, name: str) -> None:
+    """Let an input take mini-batches although it was declared for one number of samples."""
+    for info in model.graph.input:
+        dims = info.type.tensor_type.shape.dim
+        if info.name == name and len(dims) and dims[0].HasField("dim_value"):
+            dims[0].dim_param = f"{PREFIX}batch"
