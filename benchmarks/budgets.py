@@ -92,7 +92,7 @@ def times(path: Path, folder: Path, rounds: int) -> dict[str, float]:
     output = folder / f"{path.stem}-half.onnx"
     # The weights do not change the time, so the plain method does.
     result = _rounded(path, output)
-    feeds = baseline.probe(path, "CPUExecutionProvider", 0).feeds[0]
+    feeds = baseline.run_baseline(path, "CPUExecutionProvider", 0).feeds[0]
     pairs = [timing.paired(path, output, "CPUExecutionProvider", feeds) for _ in range(rounds)]
     ratios = sorted(pair.ratio for pair in pairs)
     before, after = pairs[len(pairs) // 2].before, pairs[len(pairs) // 2].after

@@ -33,7 +33,7 @@ from lbyl_onnx.channels.groups import ChannelMap, Selection
 from lbyl_onnx.config import Method, Scope
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.runtime import baseline, timing
 from lbyl_onnx.shapes import Shapes
 from tests.support.oracle import Feeds, Interpreted, deviation, masked, run
@@ -97,13 +97,13 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
     onnx.save(model, path)
     gc.freeze()  # the tool collects garbage after each stage; PyTorch's objects are not its own
     shapes = baseline.input_shapes(path, "CPUExecutionProvider")
-    facts = GraphFacts(model, *shapes)
+    tensor_info = TensorInfo(model, *shapes)
     failures: list[str] = []
     worst = [0.0]
     scopes: dict[str, Coverage] = {}
     for scope in SCOPES:
-        channels = find_channels(to_graph(model), facts, Selection(scope=scope))
-        found = Interpreted(model, facts, channels)
+        channels = find_channels(to_graph(model), tensor_info, Selection(scope=scope))
+        found = Interpreted(model, tensor_info, channels)
         macs: dict[str, float] = {}
         if channels.groups:
             for ratio, method in product(RATIOS, get_args(Method)):

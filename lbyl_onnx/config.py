@@ -1,4 +1,4 @@
-"""What a person can choose."""
+"""What the user can choose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lbyl_onnx.methods import lbyl, neuron_merging
 from lbyl_onnx.methods.importance import Criterion
 from lbyl_onnx.option_types import READERS, shown
 from lbyl_onnx.shapes import Given, shapes_given
-from lbyl_onnx.target import DEFAULT_RATIO, Goal, Kind, parse_goal
+from lbyl_onnx.target import DEFAULT_RATIO, Kind, Target, parse_target
 
 Scope = Literal["inner", "all"]
 ExternalData = Literal["auto", "always", "never"]
@@ -26,7 +26,7 @@ Allocation = Literal["uniform", "auto"]
 
 @dataclass(frozen=True)
 class Config:
-    """What a person can choose.
+    """What the user can choose.
 
     Values of another type become their own where the meaning is obvious: one glob for a tuple of
     globs, a dict for pairs, NumPy's numbers for Python's. Others raise OptionError.
@@ -192,7 +192,7 @@ class Config:
             raise OptionError(f"round_to is {self.round_to}; give a whole number of at least 1")
 
     @property
-    def goal(self) -> Goal:
+    def goal(self) -> Target:
         """What the result is to be.
 
         Raises
@@ -205,7 +205,11 @@ class Config:
         if len(found) > 1 or (found and self.ratio != DEFAULT_RATIO):
             both = ["ratio", *found] if len(found) == 1 else found
             raise OptionError(f"{' and '.join(both)} are given; give one target")
-        return parse_goal(found[0], targets[found[0]]) if found else Goal("ratio", self.ratio, True)
+        return (
+            parse_target(found[0], targets[found[0]])
+            if found
+            else Target("ratio", self.ratio, True)
+        )
 
     @property
     def allotted(self) -> Allocation:

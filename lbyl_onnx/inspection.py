@@ -14,21 +14,22 @@ import onnx
 
 from lbyl_onnx import config as lbyl_onnx_config
 from lbyl_onnx.budget.cost_model import counted_macs, counted_parameters
-from lbyl_onnx.budget.damage import curves, ways_out
+from lbyl_onnx.budget.damage import curves, rankings
 from lbyl_onnx.channels.analysis import find_channels
-from lbyl_onnx.channels.analyzed_model import Stages
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, Placement, Refusal, Selection
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal, Selection
 from lbyl_onnx.channels.refusals import held_elsewhere, refuse_quantised, why_nothing
 from lbyl_onnx.config import Config, Scope
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.costs import Costs, count_costs, node_macs
 from lbyl_onnx.graph.model_graph import Graph, node_name, to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io import reader
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.observe.session import prepare, rounds
-from lbyl_onnx.runtime import baseline, providers
+from lbyl_onnx.runtime import providers
+from lbyl_onnx.runtime.baseline import Baseline, input_shapes, run_baseline
 from lbyl_onnx.shapes import Given, shapes_given
 
 # Shares of a group's channels whose loss is predicted.
@@ -56,7 +57,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class GroupView:
-    """One channel group as a person sees it.
+    """One channel group as the user sees it.
 
     Parameters
     ----------
@@ -149,35 +150,37 @@ def inspect(
     with reader.on_disk(model) as path:
         files = source.check_source(path)
         name = providers.provider_name(provider)
-        probe = baseline.probe(path, name, 0, given=given) if sensitivity else None
+        baseline = run_baseline(path, name, 0, given=given) if sensitivity else None
         shapes = (
-            baseline.input_shapes(path, name, given)
-            if probe is None
-            else (probe.first, probe.second)
+            input_shapes(path, name, given)
+            if baseline is None
+            else (baseline.first, baseline.second)
         )
         proto = files.load()
-        facts = GraphFacts(proto, *shapes, files.reader)
+        tensor_info = TensorInfo(proto, *shapes, files.reader)
         graph = to_graph(proto)
         refuse_quantised(graph)
-        channels = find_channels(graph, facts, Selection(scope=scope))
-        if not channels.groups and not channels.refusals and held_elsewhere(graph, facts):
-            raise NothingToPruneError(why_nothing(graph, facts, ()))
-        views = tuple(_view(proto, graph, facts, group) for group in channels.groups)
-        if probe is not None:
-            stages = Stages(proto, files.reader, graph, facts, channels)
-            found = _predicted(stages, probe, config)
+        channels = find_channels(graph, tensor_info, Selection(scope=scope))
+        if not channels.groups and not channels.refusals and held_elsewhere(graph, tensor_info):
+            raise NothingToPruneError(why_nothing(graph, tensor_info, ()))
+        views = tuple(_view(proto, graph, tensor_info, group) for group in channels.groups)
+        if baseline is not None:
+            analyzed = AnalyzedModel(proto, files.reader, graph, tensor_info, channels)
+            found = _predicted(analyzed, baseline, config)
             pairs = zip(channels.groups, views, strict=True)
             views = tuple(replace(view, predicted=found.get(g.key, ())) for g, view in pairs)
         files.check_unchanged()
-        reach = _reach(proto, graph, facts, channels)
-        return Inspection(count_costs(proto, facts), reach, views, channels.refusals)
+        reach = _reach(proto, graph, tensor_info, channels)
+        return Inspection(count_costs(proto, tensor_info), reach, views, channels.refusals)
 
 
-def _reach(model: onnx.ModelProto, graph: Graph, facts: GraphFacts, channels: ChannelMap) -> Reach:
+def _reach(
+    model: onnx.ModelProto, graph: Graph, tensor_info: TensorInfo, channels: ChannelMap
+) -> Reach:
     groups = channels.groups
     whole = np.asarray([group.size for group in groups], dtype=np.int64)
-    parameters = counted_parameters(model, facts, channels, groups, graph, with_biases=False)
-    macs = counted_macs(model, facts, channels, groups)
+    parameters = counted_parameters(model, tensor_info, channels, groups, graph, with_biases=False)
+    macs = counted_macs(model, tensor_info, channels, groups)
     shares = [
         1.0 - cost.at(np.ones_like(whole)) / cost.at(whole) if cost.at(whole) else 0.0
         for cost in (parameters, macs)
@@ -186,13 +189,13 @@ def _reach(model: onnx.ModelProto, graph: Graph, facts: GraphFacts, channels: Ch
 
 
 def _predicted(
-    stages: Stages, probe: baseline.Probe, config: Config
+    analyzed: AnalyzedModel, baseline: Baseline, config: Config
 ) -> dict[int, tuple[Predicted, ...]]:
     """Predict what pruning does to each group with finite weights, by its key."""
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
-        prepared = prepare(stages, probe, config, Path(folder))
+        prepared = prepare(analyzed, baseline, config, Path(folder))
         least = {g.key: kept_count(g.size, SHARES[-1]) for g in prepared.groups}
-        ways = ways_out(prepared, rounds(prepared), least, lambda done, total: None)
+        ways = rankings(prepared, rounds(prepared), least, lambda done, total: None)
         found = curves(prepared, ways, least)
     return {
         key: tuple(
@@ -205,7 +208,7 @@ def _predicted(
 
 
 def _view(
-    model: onnx.ModelProto, graph: Graph, facts: GraphFacts, group: ChannelGroup
+    model: onnx.ModelProto, graph: Graph, tensor_info: TensorInfo, group: ChannelGroup
 ) -> GroupView:
     places = (*group.producers, *group.followers, *group.consumers)
     weighted = (*group.producers, *group.consumers)
@@ -215,20 +218,20 @@ def _view(
         _names(graph, group.producers),
         _names(graph, group.followers),
         _names(graph, group.consumers),
-        sum(_share(p, _elements(graph, facts, p)) for p in places),
-        sum(_share(p, node_macs(model.graph.node[p.slot.node], facts)) for p in weighted),
+        sum(_share(p, _elements(graph, tensor_info, p)) for p in places),
+        sum(_share(p, node_macs(model.graph.node[p.slot.node], tensor_info)) for p in weighted),
     )
 
 
-def _names(graph: Graph, places: Sequence[Placement]) -> tuple[str, ...]:
+def _names(graph: Graph, places: Sequence[GroupBinding]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node_name(graph.nodes[p.slot.node]) for p in places))
 
 
-def _elements(graph: Graph, facts: GraphFacts, place: Placement) -> int:
-    shape = facts.shape(graph.nodes[place.slot.node].inputs[place.slot.operand].name) or ()
+def _elements(graph: Graph, tensor_info: TensorInfo, place: GroupBinding) -> int:
+    shape = tensor_info.shape(graph.nodes[place.slot.node].inputs[place.slot.operand].name) or ()
     return math.prod(size or 0 for size in shape)
 
 
-def _share(place: Placement, whole: int) -> int:
+def _share(place: GroupBinding, whole: int) -> int:
     """The part of a node's whole that lies on a group's positions."""
     return whole * place.positions.size // len(place.slot.labels)

@@ -12,7 +12,7 @@ import onnx
 
 from lbyl_onnx.budget.solve import Before, Reached, TargetReport, reach
 from lbyl_onnx.channels.analysis import find_channels
-from lbyl_onnx.channels.analyzed_model import Stages
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Refusal, Selection
 from lbyl_onnx.channels.refusals import refuse_quantised, why_nothing
 from lbyl_onnx.compensate.selection import GroupPlan
@@ -26,12 +26,13 @@ from lbyl_onnx.evaluate.warnings import Timed, warnings_of
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import Costs, count_costs
 from lbyl_onnx.graph.model_graph import Graph, node_name, to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.guard.memory import new_objects_only, release
 from lbyl_onnx.io import atomic, reader
 from lbyl_onnx.observe.session import prepare
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
-from lbyl_onnx.runtime import baseline, providers, timing
+from lbyl_onnx.runtime import providers, timing
+from lbyl_onnx.runtime.baseline import Baseline, run_baseline
 from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.types import Progress
 
@@ -72,7 +73,7 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class CompressResult:
-    """A compressed and verified model, and what a person wants to know of it.
+    """A compressed and verified model, and what the user wants to know of it.
 
     Parameters
     ----------
@@ -198,22 +199,22 @@ def compress(
         if target is not None and not dry_run:
             files.check_apart(target)
         release()
-        probe = baseline.probe(
+        baseline = run_baseline(
             source, provider, config.seed, files.size <= LARGE, config.input_shape
         )
         release()
         if not files.standard:
-            check_written_out(source, scratch, probe)
-        rewritten = _rewrite(files, stage, expected, probe, config, progress)
+            check_written_out(source, scratch, baseline)
+        rewritten = _rewrite(files, stage, expected, baseline, config, progress)
         release()
         progress("verifying", 0, 1)
         samples = rewritten.samples
         with _change_told(files):
             verification = verify(
-                probe, source, stage, expected, samples.batches(), samples.described
+                baseline, source, stage, expected, samples.batches(), samples.described
             )
             latency = rewritten.reached.target.latency or timing.paired(
-                source, stage, provider, probe.feeds[0], probe.optimise
+                source, stage, provider, baseline.feeds[0], baseline.optimise
             )
         result = CompressResult(
             target if not dry_run else None,
@@ -228,7 +229,7 @@ def compress(
             verification,
             rewritten.reached.target,
             latency,
-            examine(source, stage, probe) if detailed else None,
+            examine(source, stage, baseline) if detailed else None,
             rewritten.input_ranges,
             _warnings(rewritten, files.size, latency, channel_block(config.hardware, provider)),
         )
@@ -263,7 +264,7 @@ def _rewrite(
     files: graph_source.Source,
     stage: Path,
     expected: Path,
-    probe: baseline.Probe,
+    baseline: Baseline,
     config: Config,
     progress: Progress,
 ) -> _Rewritten:
@@ -273,25 +274,29 @@ def _rewrite(
     """
     progress("finding channel groups", 0, 1)
     model, read = files.load(), files.reader
-    facts = GraphFacts(model, probe.first, probe.second, read, probe.others)
+    tensor_info = TensorInfo(model, baseline.first, baseline.second, read, baseline.others)
     graph = to_graph(model)
     refuse_quantised(graph)
-    channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))
-    stages = Stages(model, read, graph, facts, channels)
-    prepared = prepare(stages, probe, config, expected.parent, measured=config.allotted == "auto")
+    channels = find_channels(
+        graph, tensor_info, Selection(config.include, config.exclude, config.scope)
+    )
+    analyzed = AnalyzedModel(model, read, graph, tensor_info, channels)
+    prepared = prepare(
+        analyzed, baseline, config, expected.parent, measured=config.allotted == "auto"
+    )
     if not prepared.groups:
         raise NothingToPruneError(
-            why_nothing(graph, facts, (*channels.refusals, *prepared.refusals))
+            why_nothing(graph, tensor_info, (*channels.refusals, *prepared.refusals))
         )
-    before = Before(count_costs(model, facts), files.size)
-    reached = reach(prepared, probe, before, (files.path, stage, expected), progress)
+    before = Before(count_costs(model, tensor_info), files.size)
+    reached = reach(prepared, baseline, before, (files.path, stage, expected), progress)
     plan = reached.fitted.plan
     refusals = (*channels.refusals, *reached.fitted.refusals)
     if not plan.groups:
-        raise NothingToPruneError(why_nothing(graph, facts, refusals))
+        raise NothingToPruneError(why_nothing(graph, tensor_info, refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
-    samples = ComparedSamples.of(prepared, probe)
+    samples = ComparedSamples.of(prepared, baseline)
     return _Rewritten(before.costs, groups, refusals, reached, prepared.ranges, samples)
 
 

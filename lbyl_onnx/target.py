@@ -1,4 +1,4 @@
-"""What a person wants of the compressed model: "50%", "5MB", "20ms"."""
+"""What the user wants of the compressed model: "50%", "5MB", "20ms"."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EXAMPLES = {
 
 
 @dataclass(frozen=True)
-class Goal:
+class Target:
     """What the compressed model is to be.
 
     Parameters
@@ -62,7 +62,7 @@ class Goal:
 
 
 def amount(kind: Kind, value: float) -> str:
-    """Return an amount with its unit, for a person."""
+    """Return an amount with its unit, for the user."""
     if kind in ("macs", "params"):
         return f"{math.ceil(value):,}"
     if kind == "size":
@@ -70,8 +70,8 @@ def amount(kind: Kind, value: float) -> str:
     return f"{value:.3g} ms" if kind == "latency" else f"{value:.4g}"
 
 
-def parse_goal(kind: Kind, text: str | float) -> Goal:
-    """Read a target as a person writes it.
+def parse_target(kind: Kind, text: str | float) -> Target:
+    """Read a target as the user writes it.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def parse_goal(kind: Kind, text: str | float) -> Goal:
     Goal(kind='macs', value=0.5, relative=True)
     """
     if kind in ("ratio", "fidelity"):
-        return Goal(kind, float(text), kind == "ratio")
+        return Target(kind, float(text), kind == "ratio")
     wanted = f"{kind} is {text!r}; give for example {_EXAMPLES[kind]}"
     match = _NUMBER.fullmatch(str(text))
     if match is None:
@@ -99,7 +99,7 @@ def parse_goal(kind: Kind, text: str | float) -> Goal:
     if unit == "%":
         if not 0.0 < value <= 100.0:
             raise OptionError(f"{kind} is {text}; give a share above 0% and up to 100%")
-        return Goal(kind, value / 100.0, True)
+        return Target(kind, value / 100.0, True)
     if unit not in _UNITS[kind] or not 0.0 < value < math.inf:
         raise OptionError(wanted)
-    return Goal(kind, value * _UNITS[kind][unit], False)
+    return Target(kind, value * _UNITS[kind][unit], False)

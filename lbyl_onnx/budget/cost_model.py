@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap
-from lbyl_onnx.channels.labels import Labels, Role, Slot, varying_axes
+from lbyl_onnx.channels.labels import AxisBinding, Labels, Role, varying_axes
 from lbyl_onnx.graph.costs import FLOATS, constants, macs_in_parts
 from lbyl_onnx.graph.model_graph import Graph, Node, Tensor
-from lbyl_onnx.graph.tensor_info import GraphFacts, attribute
+from lbyl_onnx.graph.tensor_info import TensorInfo, attribute
 from lbyl_onnx.types import Floats
 
 # Operators that sum over the channels which they read.
@@ -110,7 +110,7 @@ class _Terms:
 
 def counted_macs(
     model: onnx.ModelProto,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     channels: ChannelMap,
     groups: Sequence[ChannelGroup],
 ) -> CountedCost:
@@ -118,7 +118,7 @@ def counted_macs(
 
     Parameters
     ----------
-    model, facts, channels
+    model, tensor_info, channels
         The model, its facts, and where its channels lie.
     groups
         Those whose counts are given, in this order.
@@ -128,7 +128,7 @@ def counted_macs(
     fixed = 0.0
     for index, node in enumerate(model.graph.node):
         # Of several products only the last meets channels that pass, as Attention's values do.
-        *others, macs = macs_in_parts(node, facts) or (0,)
+        *others, macs = macs_in_parts(node, tensor_info) or (0,)
         along = list(_multiplied(node, index, channels, slots)) if macs else []
         if along:
             terms.add(macs, along)
@@ -142,7 +142,7 @@ def _multiplied(
     node: onnx.NodeProto,
     index: int,
     channels: ChannelMap,
-    slots: Mapping[tuple[int, int, int], Slot],
+    slots: Mapping[tuple[int, int, int], AxisBinding],
 ) -> Iterable[Labels]:
     """Labels along each axis that a node's multiply-accumulates are the product of."""
     output, data = channels.tensors.get(node.output[0]), channels.tensors.get(node.input[0])
@@ -173,7 +173,7 @@ def _axes(labels: Labels) -> Iterable[Labels]:
 
 def counted_parameters(
     model: onnx.ModelProto,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     channels: ChannelMap,
     groups: Sequence[ChannelGroup],
     graph: Graph,
@@ -183,31 +183,31 @@ def counted_parameters(
 
     Parameters
     ----------
-    model, facts, channels, groups
+    model, tensor_info, channels, groups
         As for `counted_macs`.
     graph
         The same model as a graph.
     with_biases
         Whether each consumer without a bias is given one.
     """
-    return _counted(model, facts, channels, groups, graph, with_biases, in_bytes=False)
+    return _counted(model, tensor_info, channels, groups, graph, with_biases, in_bytes=False)
 
 
 def counted_bytes(
     model: onnx.ModelProto,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     channels: ChannelMap,
     groups: Sequence[ChannelGroup],
     graph: Graph,
     with_biases: bool,
 ) -> CountedCost:
     """Return the bytes of the parameters, by the type that each is stored in."""
-    return _counted(model, facts, channels, groups, graph, with_biases, in_bytes=True)
+    return _counted(model, tensor_info, channels, groups, graph, with_biases, in_bytes=True)
 
 
 def _counted(
     model: onnx.ModelProto,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     channels: ChannelMap,
     groups: Sequence[ChannelGroup],
     graph: Graph,
@@ -216,25 +216,25 @@ def _counted(
 ) -> CountedCost:
     terms = _Terms(groups, channels.roots)
     stored = dict(constants(model))
-    operands: dict[tuple[int, int], list[Slot]] = {}
+    operands: dict[tuple[int, int], list[AxisBinding]] = {}
     for slot in channels.slots:
         operands.setdefault((slot.node, slot.operand), []).append(slot)
     seen: set[tuple[str, bytes]] = set()
     replaced: set[str] = set()
     for (index, operand), slots in operands.items():
-        name, axes = _stored_as(facts, channels, graph.nodes[index], (index, operand))
-        dtype = facts.dtype(name)
+        name, axes = _stored_as(tensor_info, channels, graph.nodes[index], (index, operand))
+        dtype = tensor_info.dtype(name)
         slots = sorted(slots, key=lambda slot: axes.get(slot.axis, slot.axis))
         roots = b"/".join(channels.roots[s.labels].tobytes() for s in slots)
         if dtype not in FLOATS or (name, roots) in seen:
             continue
         seen.add((name, roots))
-        size = math.prod(d or 0 for d in facts.shape(name) or (0,))
+        size = math.prod(d or 0 for d in tensor_info.shape(name) or (0,))
         if size > 0:
             replaced |= _computed_from(graph.nodes[index].inputs[operand])
             terms.add(size * (_width(dtype) if in_bytes else 1), [s.labels for s in slots])
     if with_biases:
-        for labels, dtype in _new_biases(graph, facts, channels, groups):
+        for labels, dtype in _new_biases(graph, tensor_info, channels, groups):
             terms.add(len(labels) * (_width(dtype) if in_bytes else 1), [labels])
     fixed = sum(
         math.prod(t.dims) * (_width(t.data_type) if in_bytes else 1)
@@ -245,11 +245,11 @@ def _counted(
 
 
 def _stored_as(
-    facts: GraphFacts, channels: ChannelMap, node: Node, at: tuple[int, int]
+    tensor_info: TensorInfo, channels: ChannelMap, node: Node, at: tuple[int, int]
 ) -> tuple[str, dict[int, int]]:
     """Name of the constant that holds what a node reads, and its axes by those that are read."""
     use = channels.sharing.uses.get(at)
-    if use is None or not channels.sharing.rewritten(use.base, facts):
+    if use is None or not channels.sharing.rewritten(use.base, tensor_info):
         return node.inputs[at[1]].name, {}
     return use.base, {a: b for a, b in enumerate(use.axes) if b is not None}
 
@@ -269,7 +269,7 @@ def _width(dtype: int) -> int:
 
 
 def _new_biases(
-    graph: Graph, facts: GraphFacts, channels: ChannelMap, groups: Sequence[ChannelGroup]
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, groups: Sequence[ChannelGroup]
 ) -> Iterable[tuple[Labels, int]]:
     """Labels and type of the biases that consumers are given."""
     outputs = {s.node: s for s in channels.slots if s.role is Role.PRODUCER}
@@ -279,5 +279,5 @@ def _new_biases(
         inputs = graph.nodes[index].inputs
         if (len(inputs) < 3 or not inputs[2].name) and outputs[index].layer not in given:
             given.add(outputs[index].layer)
-            dtype = facts.dtype(inputs[outputs[index].operand].name)
+            dtype = tensor_info.dtype(inputs[outputs[index].operand].name)
             yield outputs[index].labels, dtype if dtype in FLOATS else TensorProto.FLOAT

@@ -12,12 +12,12 @@ from onnx import TensorProto
 
 from lbyl_onnx.channels.affine import producer_matrix
 from lbyl_onnx.channels.groups import ChannelGroup
-from lbyl_onnx.compensate.group import Step, way_out
+from lbyl_onnx.compensate.group import Step, ranking_of
 from lbyl_onnx.compensate.selection import KeptCounts
 from lbyl_onnx.methods.importance import scores
-from lbyl_onnx.methods.obs import Elimination
+from lbyl_onnx.methods.obs import Ranking
 from lbyl_onnx.observe.sensitivity import sensitivities
-from lbyl_onnx.observe.session import Prepared, Round
+from lbyl_onnx.observe.session import ObservationRound, Prepared
 from lbyl_onnx.types import Floats
 
 # A consumer's output that is lost beyond this share counts as lost by as much.
@@ -51,23 +51,21 @@ class Curve:
         return np.asarray(self.damage[removed], dtype=np.float64)
 
 
-def ways_out(
-    prepared: Prepared, measured: Iterable[Round], least: KeptCounts, step: Step
-) -> dict[int, Elimination]:
+def rankings(
+    prepared: Prepared, measured: Iterable[ObservationRound], least: KeptCounts, step: Step
+) -> dict[int, Ranking]:
     """Eliminate each group's channels down to a count; groups without moments are left out."""
-    found: dict[int, Elimination] = {}
+    found: dict[int, Ranking] = {}
     for round_ in measured:
         for group in round_.groups:
             step(len(found), len(prepared.groups))
-            way = way_out(prepared, round_, group, least[group.key])
+            way = ranking_of(prepared, round_, group, least[group.key])
             if way is not None:
                 found[group.key] = way
     return found
 
 
-def curves(
-    prepared: Prepared, ways: Mapping[int, Elimination], least: KeptCounts
-) -> dict[int, Curve]:
+def curves(prepared: Prepared, ways: Mapping[int, Ranking], least: KeptCounts) -> dict[int, Curve]:
     """Predict what the loss of each group's channels does to the model's outputs.
 
     Parameters
@@ -113,24 +111,24 @@ def curves(
 
 def _sensitivities(prepared: Prepared) -> dict[int, float]:
     """Sensitivity of the model's outputs to errors at each consumer, by node; 0 is not known."""
-    stages, run = prepared.stages, prepared.run
+    analyzed, run = prepared.analyzed, prepared.run
     if run is None:
         return {}
     points: dict[int, str] = {}
-    batches = {(stages.facts.shape(name) or (None,))[0] for name in run.source.inputs}
+    batches = {(analyzed.tensor_info.shape(name) or (None,))[0] for name in run.source.inputs}
     for node in sorted({p.slot.node for group in prepared.groups for p in group.consumers}):
-        tensor = stages.graph.nodes[node].outputs[0].name
-        shape = stages.facts.shape(tensor)
-        floats = stages.facts.dtype(tensor) == TensorProto.FLOAT
+        tensor = analyzed.graph.nodes[node].outputs[0].name
+        shape = analyzed.tensor_info.shape(tensor)
+        floats = analyzed.tensor_info.dtype(tensor) == TensorProto.FLOAT
         if floats and shape and shape[0] in batches:
             points[node] = tensor
-    found = sensitivities(stages.model, stages.facts, stages.read, points, run)
+    found = sensitivities(analyzed.model, analyzed.tensor_info, analyzed.read, points, run)
     return {node: value for node, value in found.items() if value > 0 and np.isfinite(value)}
 
 
 def _by_weights(prepared: Prepared, group: ChannelGroup, least: int) -> Floats:
     """Share of the producers' squared weights that goes with the smallest channels."""
-    rows = producer_matrix(prepared.stages.graph, prepared.stages.facts, group)
+    rows = producer_matrix(prepared.analyzed.graph, prepared.analyzed.tensor_info, group)
     power = np.sort(scores(rows, None, "l2", [0]) ** 2)
     gone = np.concatenate([[0.0], np.cumsum(power)])[: group.size - least + 1]
     return np.asarray(gone / (power.sum() or 1.0), dtype=np.float64)

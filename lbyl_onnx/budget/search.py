@@ -1,4 +1,4 @@
-"""From what a person wants to how many channels each group keeps."""
+"""From what the user wants to how many channels each group keeps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.errors import OptionError, TargetError
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.option_types import shown
-from lbyl_onnx.target import Goal, Kind, amount
+from lbyl_onnx.target import Kind, Target, amount
 
 # Times that a budget is tightened by what the written model is above it.
 TRIES = 4
@@ -211,7 +211,7 @@ def _matches(group: ChannelGroup, glob: str) -> bool:
 
 def reach_budget(
     space: Space,
-    goal: Goal,
+    goal: Target,
     cost: CountedCost,
     budget: float,
     make: Callable[[Counts], Made],
@@ -252,7 +252,7 @@ def reach_budget(
     raise TargetError(f"{goal} is missed by {amount(goal.kind, over)}; ask for a little more")
 
 
-def _unreachable(goal: Goal, kind: Kind, least: float) -> str:
+def _unreachable(goal: Target, kind: Kind, least: float) -> str:
     return (
         f"{goal} cannot be reached: the least is {amount(kind, least)}; widen --scope, lower "
         "--min-channels or --round-to, or leave out fewer layers"

@@ -1,4 +1,4 @@
-"""Reach what a person wants: decide how many channels each group keeps, and make the model."""
+"""Reach what the user wants: decide how many channels each group keeps, and make the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lbyl_onnx.budget.cost_model import (
     counted_macs,
     counted_parameters,
 )
-from lbyl_onnx.budget.damage import Curve, curves, ways_out
+from lbyl_onnx.budget.damage import Curve, curves, rankings
 from lbyl_onnx.budget.search import (
     TRIES,
     Space,
@@ -32,12 +32,13 @@ from lbyl_onnx.compensate.group import Fitted
 from lbyl_onnx.config import Allocation, Config
 from lbyl_onnx.errors import TargetError
 from lbyl_onnx.graph.costs import Costs
-from lbyl_onnx.methods.obs import Elimination
+from lbyl_onnx.methods.obs import Ranking
 from lbyl_onnx.observe.session import Measurement, Prepared, rounds
-from lbyl_onnx.rewrite.build import Maker
-from lbyl_onnx.runtime import baseline, timing
+from lbyl_onnx.rewrite.build import ModelBuilder
+from lbyl_onnx.runtime import timing
+from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.runtime.providers import channel_block
-from lbyl_onnx.target import Goal, Kind, amount
+from lbyl_onnx.target import Kind, Target, amount
 from lbyl_onnx.types import Progress
 
 Files = tuple[Path, Path, Path]
@@ -70,7 +71,7 @@ class TargetReport:
     reached
         The same of the result.
     text
-        The target as a person gave it.
+        The target as the user gave it.
     allocation, round_to
         How channels were shared out, and what their numbers are multiples of.
     latency
@@ -102,13 +103,13 @@ class Reached:
 
 
 def reach(
-    prepared: Prepared, probe: baseline.Probe, before: Before, files: Files, progress: Progress
+    prepared: Prepared, baseline: Baseline, before: Before, files: Files, progress: Progress
 ) -> Reached:
     """Make the model that the options ask for.
 
     Parameters
     ----------
-    prepared, probe
+    prepared, baseline
         What can be fitted, and the original as it runs.
     before
         What the original costs.
@@ -126,26 +127,26 @@ def reach(
     """
     config = prepared.config
     goal = config.goal
-    steps = _steps(config, probe.provider)
+    steps = _steps(config, baseline.provider)
     choices = {step: allowed_counts(prepared.groups, config, step) for step in {*steps, 1}}
     even = config.allotted == "uniform"
     weighed = not even or _coarse(prepared, steps[0])
     again = weighed or goal.kind not in ("ratio", "macs")
     measured = Measurement(prepared) if again else rounds(prepared)
-    ways: Mapping[int, Elimination] = {}
+    ways: Mapping[int, Ranking] = {}
     damage: Mapping[int, Curve] | None = None
     if weighed:
         lowest = _lowest(prepared, choices, steps)
-        ways = ways_out(prepared, measured, lowest, partial(progress, "looking for what can go"))
+        ways = rankings(prepared, measured, lowest, partial(progress, "looking for what can go"))
         progress("measuring sensitivities", 0, 1)
         damage = curves(prepared, ways, lowest)
-    stages = prepared.stages
-    macs = counted_macs(stages.model, stages.facts, stages.channels, prepared.groups)
+    analyzed = prepared.analyzed
+    macs = counted_macs(analyzed.model, analyzed.tensor_info, analyzed.channels, prepared.groups)
     spaces = [
         Space(prepared.groups, step, tuple(choices[step]), tuple(choices[1]), damage, even, macs)
         for step in steps
     ]
-    maker = Maker(prepared, probe, measured, ways, *files, progress)
+    maker = ModelBuilder(prepared, baseline, measured, ways, *files, progress)
     cost, budget = _budgeted(prepared, before, macs, goal)
     space = _space(spaces, goal, cost, budget)
     return _Reaching(space, maker, goal, before, cost, budget).run()
@@ -182,7 +183,7 @@ def _steps(config: Config, provider: str) -> list[int]:
     return [block >> i for i in range(block.bit_length())]
 
 
-def _space(spaces: Sequence[Space], goal: Goal, cost: CountedCost, budget: float) -> Space:
+def _space(spaces: Sequence[Space], goal: Target, cost: CountedCost, budget: float) -> Space:
     """Return the first space in which a goal can be had; the last where none is."""
     for space in spaces[:-1]:
         if goal.kind == "ratio":
@@ -195,16 +196,18 @@ def _space(spaces: Sequence[Space], goal: Goal, cost: CountedCost, budget: float
 
 
 def _budgeted(
-    prepared: Prepared, before: Before, macs: CountedCost, goal: Goal
+    prepared: Prepared, before: Before, macs: CountedCost, goal: Target
 ) -> tuple[CountedCost, float]:
     """What a target counts, by kept channels, and the most of it that the goal allows."""
     costs = before.costs
     if goal.kind not in ("params", "size"):
         return macs, goal.budget(float(costs.macs)) if goal.kind == "macs" else math.inf
-    stages, groups = prepared.stages, prepared.groups
+    analyzed, groups = prepared.analyzed, prepared.groups
     count = counted_parameters if goal.kind == "params" else counted_bytes
     biases = prepared.config.method == "lbyl+"
-    predicted = count(stages.model, stages.facts, stages.channels, groups, stages.graph, biases)
+    predicted = count(
+        analyzed.model, analyzed.tensor_info, analyzed.channels, groups, analyzed.graph, biases
+    )
     if goal.kind == "params":
         return predicted, goal.budget(float(costs.parameters))
     whole = np.asarray([group.size for group in groups])
@@ -216,8 +219,8 @@ def _budgeted(
 @dataclass(frozen=True, eq=False)
 class _Reaching:
     space: Space
-    maker: Maker
-    goal: Goal
+    maker: ModelBuilder
+    goal: Target
     before: Before
     cost: CountedCost
     budget: float
@@ -323,7 +326,7 @@ class _Reaching:
         return self._reached(self._make(counts), self.goal.value, found[counts.tobytes()])
 
 
-def _over(goal: Goal, times: timing.PairedLatency) -> float:
+def _over(goal: Target, times: timing.PairedLatency) -> float:
     """Return the upper end of what was measured as a multiple of what a latency goal allows.
 
     A share of the original's time is held against the ratio, which is steadier than either time.

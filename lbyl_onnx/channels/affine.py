@@ -9,23 +9,25 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, Placement, Refusal
-from lbyl_onnx.channels.paths import KEEPS_CONSTANT, Affine, Way, apply, between
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal
+from lbyl_onnx.channels.paths import KEEPS_CONSTANT, Affine, ChannelPath, apply, between
 from lbyl_onnx.graph.layers import layer_weight
 from lbyl_onnx.graph.model_graph import Graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.types import Delivery, FoldedRows
 from lbyl_onnx.types import Floats
 
 
 def finite_groups(
-    graph: Graph, facts: GraphFacts, groups: Sequence[ChannelGroup]
+    graph: Graph, tensor_info: TensorInfo, groups: Sequence[ChannelGroup]
 ) -> tuple[tuple[ChannelGroup, ...], tuple[Refusal, ...]]:
     """Part the groups whose producers' weights are all finite from the others, which are refused.
 
     Both are in the order of `groups`.
     """
-    finite = [bool(np.all(np.isfinite(producer_matrix(graph, facts, group)))) for group in groups]
+    finite = [
+        bool(np.all(np.isfinite(producer_matrix(graph, tensor_info, group)))) for group in groups
+    ]
     pairs = list(zip(groups, finite, strict=True))
     return (
         tuple(group for group, good in pairs if good),
@@ -33,7 +35,9 @@ def finite_groups(
     )
 
 
-def producer_matrix(graph: Graph, facts: GraphFacts, group: ChannelGroup) -> NDArray[np.float64]:
+def producer_matrix(
+    graph: Graph, tensor_info: TensorInfo, group: ChannelGroup
+) -> NDArray[np.float64]:
     """Rows of all producers side by side, shape (n, all); a Gemm's bias is appended.
 
     Nodes that read one weight are one producer.
@@ -43,7 +47,7 @@ def producer_matrix(graph: Graph, facts: GraphFacts, group: ChannelGroup) -> NDA
         if place.slot.layer in seen:
             continue
         seen.add(place.slot.layer)
-        weight, bias = producer_rows(graph, facts, place)
+        weight, bias = producer_rows(graph, tensor_info, place)
         parts.append(weight.reshape(len(weight), -1))  # (n, taps, d) -> (n, taps * d)
         if bias is not None and graph.nodes[place.slot.node].op == "Gemm":
             parts.append(bias)
@@ -88,13 +92,13 @@ class Response:
 
 
 def producer_rows(
-    graph: Graph, facts: GraphFacts, place: Placement
+    graph: Graph, tensor_info: TensorInfo, place: GroupBinding
 ) -> tuple[Floats, Floats | None]:
     """Return a producer's rows as stored and, where it has one, its bias.
 
     Parameters
     ----------
-    graph, facts
+    graph, tensor_info
         The graph and what is known of it.
     place
         Where the group's n channels lie along the producer's output axis.
@@ -107,28 +111,28 @@ def producer_rows(
         Shape (n, taps), or None where the node has none.
     """
     node, slot = graph.nodes[place.slot.node], place.slot
-    stored = np.moveaxis(layer_weight(facts, node, slot.operand), slot.axis, 0)
+    stored = np.moveaxis(layer_weight(tensor_info, node, slot.operand), slot.axis, 0)
     rows = stored[place.positions]  # (n, taps, ..)
     weight = rows.reshape(*place.positions.shape, -1).astype(np.float64)  # -> (n, taps, d)
     if len(node.inputs) < 3 or not node.inputs[2].name:
         return weight, None
-    bias = facts.value(node.inputs[2].name).astype(np.float64).reshape(-1)  # (1, N) -> (N,)
+    bias = tensor_info.value(node.inputs[2].name).astype(np.float64).reshape(-1)  # (1, N) -> (N,)
     return weight, bias[place.positions]
 
 
 def respond(
     model: onnx.ModelProto,
     graph: Graph,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     channels: ChannelMap,
     group: ChannelGroup,
-    consumer: Placement,
+    consumer: GroupBinding,
 ) -> Response | None:
     """Fold what lies between a group's producers and one of its consumers.
 
     Parameters
     ----------
-    model, graph, facts, channels
+    model, graph, tensor_info, channels
         The model in its four forms; none is changed.
     group
         A group.
@@ -148,7 +152,7 @@ def respond(
     for place in producers:
         start = graph.nodes[place.slot.node].outputs[0].name
         tensors = frozenset({start} | {t.name for i in nodes for t in graph.nodes[i].outputs})
-        way = Way(nodes, tensors, group, graph, model, facts)
+        way = ChannelPath(nodes, tensors, group, graph, model, tensor_info)
         single = len(producers) == 1 and place.positions.shape[1] == 1
         part, here = _fold(way, place, consumer, single)
         if part is None:
@@ -162,11 +166,11 @@ def respond(
 
 
 def _fold(
-    way: Way, place: Placement, consumer: Placement, single: bool
+    way: ChannelPath, place: GroupBinding, consumer: GroupBinding, single: bool
 ) -> tuple[FoldedRows | None, frozenset[int]]:
     """Rows of one producer with its prefix, and the nodes that went into them."""
     producer, n = way.graph.nodes[place.slot.node], way.group.size
-    weight, bias = producer_rows(way.graph, way.facts, place)
+    weight, bias = producer_rows(way.graph, way.tensor_info, place)
     taps = weight.shape[1]
     bias = np.zeros((n, taps)) if bias is None else bias
     if producer.op == "Gemm":
@@ -206,7 +210,7 @@ def _stacked(parts: Sequence[FoldedRows]) -> FoldedRows:
 
 
 def _through_depthwise(
-    way: Way, weight: Floats, prefix: Affine, folded: frozenset[int], single: bool
+    way: ChannelPath, weight: Floats, prefix: Affine, folded: frozenset[int], single: bool
 ) -> tuple[Floats, Affine, frozenset[int]]:
     """Go on through depthwise Convs: the row of a channel is then the product of both filters.
 
@@ -218,7 +222,7 @@ def _through_depthwise(
                       and node.op in ("Conv", "ConvTranspose")), None)  # fmt: skip
         if not single or place is None:
             continue
-        filters, bias = producer_rows(way.graph, way.facts, place)
+        filters, bias = producer_rows(way.graph, way.tensor_info, place)
         taps = filters.reshape(len(filters), -1)  # (n, multiplier, k) -> (n, multiplier * k)
         weight = weight * prefix.scale[:, None]
         weight = (weight[:, :, None] * taps[:, None, :]).reshape(len(weight), -1)  # -> (n, d * k)
@@ -229,7 +233,7 @@ def _through_depthwise(
     return weight, prefix, folded
 
 
-def _prefix(way: Way, tensor: str, start: Affine) -> tuple[Affine, frozenset[int]]:
+def _prefix(way: ChannelPath, tensor: str, start: Affine) -> tuple[Affine, frozenset[int]]:
     """Compose the affine nodes that follow the producer, until the way forks or bends."""
     total, folded = start, set[int]()
     while True:
@@ -242,7 +246,9 @@ def _prefix(way: Way, tensor: str, start: Affine) -> tuple[Affine, frozenset[int
         tensor = way.graph.nodes[readers[0]].outputs[0].name
 
 
-def _suffix(way: Way, consumer: Placement, folded: frozenset[int]) -> tuple[Affine, frozenset[int]]:
+def _suffix(
+    way: ChannelPath, consumer: GroupBinding, folded: frozenset[int]
+) -> tuple[Affine, frozenset[int]]:
     """Compose, from the consumer backwards, the affine nodes behind the activation.
 
     Pooling is passed: averaging commutes with scale and shift, the maximum up to a sign.
@@ -268,7 +274,7 @@ def _suffix(way: Way, consumer: Placement, folded: frozenset[int]) -> tuple[Affi
 
 
 def _evaluate(
-    way: Way,
+    way: ChannelPath,
     start: str,
     folded: frozenset[int],
     middle: Sequence[int],

@@ -9,27 +9,27 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from lbyl_onnx.channels.coupling import couple_shared
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, Placement, Refusal, Selection
-from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, Role, Slot
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal, Selection
+from lbyl_onnx.channels.labels import FIXED, AxisBinding, Freeze, Labels, Role
 from lbyl_onnx.channels.rules import PRODUCING, RULES, no_rule
 from lbyl_onnx.channels.rules.view import LabelFlow, NodeView
 from lbyl_onnx.channels.shape_arithmetic import count_channels, counted, freeze_unsized
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.graph.model_graph import Graph, Node, bodies, names_read, node_name
 from lbyl_onnx.graph.sharing import find_sharing
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.option_types import shown
 from lbyl_onnx.types import DEFAULT_DOMAINS
 
 
-def find_channels(graph: Graph, facts: GraphFacts, selection: Selection) -> ChannelMap:
+def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -> ChannelMap:
     """Interpret a graph on channel labels and gather the channel groups.
 
     Parameters
     ----------
     graph
         The graph; it is not changed. Nodes are meant by their index in it.
-    facts
+    tensor_info
         Shapes and constants of its tensors.
     selection
         What the user included and excluded.
@@ -48,8 +48,8 @@ def find_channels(graph: Graph, facts: GraphFacts, selection: Selection) -> Chan
     tensors: dict[str, Labels] = {}
     for index, node in enumerate(graph.nodes):
         _freeze_captured(flow, tensors, index, node)
-        count_channels(flow, tensors, facts, index, node)
-        given = _interpret(flow, tensors, facts, index, node)
+        count_channels(flow, tensors, tensor_info, index, node)
+        given = _interpret(flow, tensors, tensor_info, index, node)
         for output, labels in zip(node.outputs, given, strict=False):
             if labels is not None and output.name:
                 tensors[output.name] = labels
@@ -58,11 +58,11 @@ def find_channels(graph: Graph, facts: GraphFacts, selection: Selection) -> Chan
             producer = next(i for i, n in enumerate(graph.nodes) if output in n.outputs)
             labels = np.unique(tensors[output.name])
             flow.freezes.append(Freeze(labels, "they are an output of the graph", producer))
-    sharing = find_sharing(graph, facts)
-    couple_shared(graph, facts, flow, sharing)
+    sharing = find_sharing(graph, tensor_info)
+    couple_shared(graph, tensor_info, flow, sharing)
     freeze_unsized(graph, flow, tensors)
     _check_globs(graph, flow, selection)
-    _freeze_overridable(graph, flow, facts)
+    _freeze_overridable(graph, flow, tensor_info)
     groups, refusals = _gather(graph, flow, selection)
     return ChannelMap(
         tuple(groups),
@@ -94,7 +94,7 @@ def _check_globs(graph: Graph, flow: LabelFlow, selection: Selection) -> None:
 def _interpret(
     flow: LabelFlow,
     tensors: Mapping[str, Labels],
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     index: int,
     node: Node,
 ) -> list[Labels | None]:
@@ -103,10 +103,10 @@ def _interpret(
     starts = not known or node.op in PRODUCING
     if not starts and all(x is None for x in labels):
         return []
-    if node.outputs and facts.is_constant(node.outputs[0].name):
+    if node.outputs and tensor_info.is_constant(node.outputs[0].name):
         return []
     rule = RULES.get(node.op, no_rule) if known else no_rule
-    return rule(NodeView(index, node, labels, facts, flow))
+    return rule(NodeView(index, node, labels, tensor_info, flow))
 
 
 def _freeze_captured(
@@ -123,7 +123,7 @@ def _freeze_captured(
             flow.freezes.append(Freeze(counted(flow, name), reason, index))
 
 
-def _freeze_overridable(graph: Graph, flow: LabelFlow, facts: GraphFacts) -> None:
+def _freeze_overridable(graph: Graph, flow: LabelFlow, tensor_info: TensorInfo) -> None:
     """Freeze what meets a constant that a caller may override: its type and shape must stay.
 
     All channels along any constant of such a node stay: what compensates for them might change
@@ -135,7 +135,7 @@ def _freeze_overridable(graph: Graph, flow: LabelFlow, facts: GraphFacts) -> Non
     for sizes in flow.sizes:
         places[sizes.node] += sizes.counted
     for index, labels in places.items():
-        named = (facts.overridable(tensor.name) for tensor in graph.nodes[index].inputs)
+        named = (tensor_info.overridable(tensor.name) for tensor in graph.nodes[index].inputs)
         name = next((name for name in named if name is not None), None)
         if name is not None:
             touched = np.unique(np.concatenate([np.zeros(0, np.int64), *labels]))
@@ -179,14 +179,16 @@ def _gather(
     return groups, refusals
 
 
-def _group(graph: Graph, slots: Sequence[Slot], units: Labels, roots: Labels) -> ChannelGroup:
-    placements: dict[Role, list[Placement]] = {role: [] for role in Role}
+def _group(
+    graph: Graph, slots: Sequence[AxisBinding], units: Labels, roots: Labels
+) -> ChannelGroup:
+    placements: dict[Role, list[GroupBinding]] = {role: [] for role in Role}
     for slot in slots:
         along = roots[slot.labels]
         found = np.flatnonzero(np.isin(along, units))
         order = np.argsort(along[found], kind="stable")  # ascending within each unit
         positions = found[order].reshape(len(units), -1)  # (n * taps,) -> (n, taps)
-        placements[slot.role].append(Placement(slot, positions))
+        placements[slot.role].append(GroupBinding(slot, positions))
     producers = placements[Role.PRODUCER]
     name = ", ".join(node_name(graph.nodes[p.slot.node]) for p in producers)
     return ChannelGroup(
@@ -208,7 +210,7 @@ def _frozen(graph: Graph, group: ChannelGroup, freezes: Iterable[Freeze]) -> Ref
     return Refusal(group.name, group.size, "; ".join(reasons), tuple(names))
 
 
-def _layers(places: Sequence[Placement]) -> set[tuple[str | int, int]]:
+def _layers(places: Sequence[GroupBinding]) -> set[tuple[str | int, int]]:
     """Tell layers apart: nodes that read one weight are one."""
     return {place.slot.layer for place in places}
 

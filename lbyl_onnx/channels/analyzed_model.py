@@ -8,42 +8,42 @@ from dataclasses import dataclass
 import onnx
 
 from lbyl_onnx.channels.affine import Response, respond
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, Placement
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
 from lbyl_onnx.channels.paths import Activation, activation_between
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.sharing import Sharing
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft
+from lbyl_onnx.io.writer import ModelDraft
 
 
 @dataclass(frozen=True)
-class Stages:
+class AnalyzedModel:
     """A model in the forms that the stages have given it so far."""
 
     model: onnx.ModelProto
     read: TensorReader
     graph: Graph
-    facts: GraphFacts
+    tensor_info: TensorInfo
     channels: ChannelMap
 
     @property
-    def draft(self) -> Draft:
-        """The model as what a probe is made of."""
-        return Draft.of(self.model)
+    def draft(self) -> ModelDraft:
+        """The model as what an instrumented model is made of."""
+        return ModelDraft.of(self.model)
 
     def layers(self, group: ChannelGroup) -> tuple[Layer, ...]:
         """Return a group's consumers by the weight that they read."""
         return layers(self.graph, self.channels.sharing, group)
 
-    def respond(self, group: ChannelGroup, consumer: Placement) -> Response | None:
+    def respond(self, group: ChannelGroup, consumer: GroupBinding) -> Response | None:
         """How a group's channels reach a consumer."""
-        return respond(self.model, self.graph, self.facts, self.channels, group, consumer)
+        return respond(self.model, self.graph, self.tensor_info, self.channels, group, consumer)
 
-    def activation(self, group: ChannelGroup, consumer: Placement) -> Activation | None:
+    def activation(self, group: ChannelGroup, consumer: GroupBinding) -> Activation | None:
         """Return what lies between a group and a consumer, where it is an activation alone."""
         return activation_between(
-            self.model, self.graph, self.facts, self.channels, group, consumer
+            self.model, self.graph, self.tensor_info, self.channels, group, consumer
         )
 
 

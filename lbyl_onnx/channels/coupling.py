@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, Role, Slot
+from lbyl_onnx.channels.labels import FIXED, AxisBinding, Freeze, Labels, Role
 from lbyl_onnx.channels.rules.view import LabelFlow
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.sharing import NAMED, Operand, Sharing, same_everywhere
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 
-Found = tuple[Operand, Slot]
+Found = tuple[Operand, AxisBinding]
 
 
-def couple_shared(graph: Graph, facts: GraphFacts, flow: LabelFlow, sharing: Sharing) -> None:
+def couple_shared(graph: Graph, tensor_info: TensorInfo, flow: LabelFlow, sharing: Sharing) -> None:
     """Unite the labels of all slots that lie along one axis of one constant.
 
     What cannot shrink for all of its readers alike is frozen, with who needs it. A slot of a
@@ -25,12 +25,12 @@ def couple_shared(graph: Graph, facts: GraphFacts, flow: LabelFlow, sharing: Sha
 
     Parameters
     ----------
-    graph, facts, sharing
+    graph, tensor_info, sharing
         The graph, its constants, and who reads them.
     flow
         All slots; takes couplings and freezes.
     """
-    slots: dict[Operand, list[Slot]] = defaultdict(list)
+    slots: dict[Operand, list[AxisBinding]] = defaultdict(list)
     for slot in flow.slots:
         slots[slot.node, slot.operand].append(slot)
     shared: dict[Operand, str] = {}
@@ -42,7 +42,7 @@ def couple_shared(graph: Graph, facts: GraphFacts, flow: LabelFlow, sharing: Sha
                 if axis is not None:
                     along[axis].append(((use.node, use.operand), slot))
         whole = {w.node: w.how for w in sharing.apart.get(base, ())}
-        if not along or len(uses) + len(whole) < 2 or same_everywhere(facts, base):
+        if not along or len(uses) + len(whole) < 2 or same_everywhere(tensor_info, base):
             continue
         readers = [(use.node, use.operand) for use in uses]
         shared |= dict.fromkeys(readers, base)

@@ -9,14 +9,14 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.channels.labels import Labels, Slot
-from lbyl_onnx.channels.rules.view import SharedNorm, Sizes
+from lbyl_onnx.channels.labels import AxisBinding, Labels
+from lbyl_onnx.channels.rules.view import ShapeParameter, SharedNorm
 from lbyl_onnx.config import Scope
 from lbyl_onnx.graph.sharing import Sharing
 
 
 @dataclass(frozen=True)
-class Placement:
+class GroupBinding:
     """Where the n channels of a group lie along one slot.
 
     Parameters
@@ -27,7 +27,7 @@ class Placement:
         Shape (n, taps): row i holds the positions of channel i along the axis, ascending.
     """
 
-    slot: Slot
+    slot: AxisBinding
     positions: NDArray[np.intp]
 
 
@@ -47,9 +47,9 @@ class ChannelGroup:
 
     name: str
     units: Labels
-    producers: tuple[Placement, ...]
-    followers: tuple[Placement, ...]
-    consumers: tuple[Placement, ...]
+    producers: tuple[GroupBinding, ...]
+    followers: tuple[GroupBinding, ...]
+    consumers: tuple[GroupBinding, ...]
 
     @property
     def size(self) -> int:
@@ -108,8 +108,8 @@ class ChannelMap:
 
     groups: tuple[ChannelGroup, ...]
     refusals: tuple[Refusal, ...]
-    slots: tuple[Slot, ...]
-    sizes: tuple[Sizes, ...]
+    slots: tuple[AxisBinding, ...]
+    sizes: tuple[ShapeParameter, ...]
     tensors: Mapping[str, Labels]
     roots: Labels
     sharing: Sharing
@@ -118,7 +118,7 @@ class ChannelMap:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which channels a person wants pruned.
+    """Which channels the user wants pruned.
 
     Parameters
     ----------

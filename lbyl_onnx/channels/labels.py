@@ -27,7 +27,7 @@ class Role(Enum):
 
 
 @dataclass(frozen=True)
-class Slot:
+class AxisBinding:
     """An axis of a constant input along which channel labels lie: what shrinks when they go.
 
     Parameters

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, Placement
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
 from lbyl_onnx.channels.labels import Role
 from lbyl_onnx.channels.rules import ELEMENTWISE, PRODUCING
 from lbyl_onnx.graph.layers import Operand, own_bias
 from lbyl_onnx.graph.model_graph import Graph, Node
-from lbyl_onnx.graph.tensor_info import GraphFacts, evaluate
+from lbyl_onnx.graph.tensor_info import TensorInfo, evaluate
 from lbyl_onnx.types import Floats
 
 
@@ -65,24 +65,26 @@ _HANDS_ON = frozenset(
 
 
 @dataclass(frozen=True)
-class LinearWay:
+class LinearPath:
     """A group between one layer and its consumers, and the BatchNormalization on the way if any."""
 
     group: ChannelGroup
     norm: int | None
 
 
-def linear_way(
-    graph: Graph, facts: GraphFacts, channels: ChannelMap, group: ChannelGroup
-) -> LinearWay | None:
+def linear_path(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup
+) -> LinearPath | None:
     """Tell whether a group's channels may be mixed; None where something bends or joins them."""
     if len(group.producers) != 1 or group.producers[0].positions.shape[1] != 1:
         return None
     place = group.producers[0]
     producer = graph.nodes[place.slot.node]
     grouped = int(producer.attrs.get("group", 1)) != 1
-    outputs = facts.value(producer.inputs[1].name).shape[place.slot.axis]
-    biased = producer.op == "MatMul" or own_bias(facts, producer, outputs, _type(facts, producer))
+    outputs = tensor_info.value(producer.inputs[1].name).shape[place.slot.axis]
+    biased = producer.op == "MatMul" or own_bias(
+        tensor_info, producer, outputs, _type(tensor_info, producer)
+    )
     if grouped or biased is None:
         return None
     units = group.units
@@ -103,11 +105,11 @@ def linear_way(
         return None
     followers = {(p.slot.node, p.slot.operand) for p in group.followers} - {(place.slot.node, 2)}
     wanted = {(norms[0], operand) for operand in range(1, 5)} if norms else set[Operand]()
-    return LinearWay(group, norms[0] if norms else None) if followers == wanted else None
+    return LinearPath(group, norms[0] if norms else None) if followers == wanted else None
 
 
-def _type(facts: GraphFacts, node: Node) -> np.dtype[np.generic]:
-    return facts.value(node.inputs[1].name).dtype
+def _type(tensor_info: TensorInfo, node: Node) -> np.dtype[np.generic]:
+    return tensor_info.value(node.inputs[1].name).dtype
 
 
 # Operators that move or keep values and so leave a channel's scale and shift as they are.
@@ -132,7 +134,7 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Way:
+class ChannelPath:
     """The nodes between a producer and a consumer that carry a group's channels, in order."""
 
     nodes: tuple[int, ...]
@@ -140,11 +142,11 @@ class Way:
     group: ChannelGroup
     graph: Graph
     model: onnx.ModelProto
-    facts: GraphFacts
+    tensor_info: TensorInfo
 
     def values(self, index: int, operand: int) -> Floats | None:
         """Value of a constant operand for each channel, shape (n,); None where it has no such."""
-        value = self.facts.value(self.graph.nodes[index].inputs[operand].name)
+        value = self.tensor_info.value(self.graph.nodes[index].inputs[operand].name)
         if value.size == 1:
             return np.full(self.group.size, value.astype(np.float64).reshape(()))
         for place in self.group.followers:
@@ -169,7 +171,7 @@ class Way:
                 return Affine(scale, beta - scale * mean)
         if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
             return None
-        constants = [i for i in (0, 1) if self.facts.is_constant(node.inputs[i].name)]
+        constants = [i for i in (0, 1) if self.tensor_info.is_constant(node.inputs[i].name)]
         if len(constants) != 1 or (node.op in ("Sub", "Div") and constants != [1]):
             return None
         value = self.values(index, constants[0])
@@ -182,8 +184,8 @@ class Way:
 
 
 def between(
-    graph: Graph, channels: ChannelMap, group: ChannelGroup, consumer: Placement
-) -> tuple[tuple[int, ...], list[Placement]]:
+    graph: Graph, channels: ChannelMap, group: ChannelGroup, consumer: GroupBinding
+) -> tuple[tuple[int, ...], list[GroupBinding]]:
     """Nodes on all ways from the producers to the consumer, in graph order; these producers."""
     index_of = {id(node): i for i, node in enumerate(graph.nodes)}
     producers = {place.slot.node: place for place in group.producers}
@@ -209,7 +211,7 @@ def _carries(channels: ChannelMap, group: ChannelGroup, name: str) -> bool:
     return labels is not None and bool(np.any(np.isin(channels.roots[labels], group.units)))
 
 
-def _along(value: NDArray[np.generic], place: Placement) -> Floats | None:
+def _along(value: NDArray[np.generic], place: GroupBinding) -> Floats | None:
     moved = np.moveaxis(value.astype(np.float64), place.slot.axis, 0)
     if moved.size != moved.shape[0]:
         return None  # it also varies along another axis
@@ -218,7 +220,7 @@ def _along(value: NDArray[np.generic], place: Placement) -> Floats | None:
     return per_tap[:, 0] if np.array_equal(per_tap, first, equal_nan=True) else None
 
 
-def apply(way: Way, index: int, known: dict[str, Floats]) -> Floats | None:
+def apply(way: ChannelPath, index: int, known: dict[str, Floats]) -> Floats | None:
     """Evaluate an elementwise node on known values of its inputs; None where it is no such."""
     node = way.graph.nodes[index]
     if node.op not in ELEMENTWISE:
@@ -229,12 +231,12 @@ def apply(way: Way, index: int, known: dict[str, Floats]) -> Floats | None:
             inputs.append(None)
             continue
         value = known.get(tensor.name)
-        if value is None and way.facts.is_constant(tensor.name):
+        if value is None and way.tensor_info.is_constant(tensor.name):
             value = way.values(index, operand)
         if value is None:
             return None
         inputs.append(value.astype(np.float32))
-    outputs = evaluate(way.model.graph.node[index], inputs, way.facts.opset)
+    outputs = evaluate(way.model.graph.node[index], inputs, way.tensor_info.opset)
     return np.asarray(outputs[0], np.float64)
 
 
@@ -251,8 +253,8 @@ class Activation:
     """
 
     tensor: str
-    place: Placement
-    _way: Way
+    place: GroupBinding
+    _way: ChannelPath
     _nodes: tuple[int, ...]
 
     def __call__(self, values: Floats) -> Floats:
@@ -272,10 +274,10 @@ class Activation:
 def activation_between(
     model: onnx.ModelProto,
     graph: Graph,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     channels: ChannelMap,
     group: ChannelGroup,
-    consumer: Placement,
+    consumer: GroupBinding,
 ) -> Activation | None:
     """Return the activation between a group and a consumer; None where there is more than that.
 
@@ -286,7 +288,7 @@ def activation_between(
     if len(producers) != 1 or producers[0].positions.shape[1] != 1:
         return None
     tensor = graph.nodes[producers[0].slot.node].outputs[0].name
-    way = Way(nodes, frozenset(), group, graph, model, facts)
+    way = ChannelPath(nodes, frozenset(), group, graph, model, tensor_info)
     after = list(nodes)
     while True:
         readers = [i for i in after if any(t.name == tensor for t in graph.nodes[i].inputs)]

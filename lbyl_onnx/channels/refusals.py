@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from lbyl_onnx.channels.groups import Refusal
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.graph.model_graph import Constant, Graph, Node, Tensor, node_name
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import DEFAULT_DOMAINS
 
 # Operators of quantised models, of ONNX and of ONNX Runtime's own domain.
@@ -31,12 +31,12 @@ def refuse_quantised(graph: Graph) -> None:
 NAMED = 4
 
 
-def why_nothing(graph: Graph, facts: GraphFacts, refusals: Sequence[Refusal]) -> str:
+def why_nothing(graph: Graph, tensor_info: TensorInfo, refusals: Sequence[Refusal]) -> str:
     """Say in one line why nothing could be pruned.
 
     Parameters
     ----------
-    graph, facts
+    graph, tensor_info
         The model.
     refusals
         Of all its channel groups.
@@ -45,24 +45,24 @@ def why_nothing(graph: Graph, facts: GraphFacts, refusals: Sequence[Refusal]) ->
         reasons = Counter(refusal.reason for refusal in refusals)
         listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
         said = f"nothing could be pruned in {len(refusals)} channel groups: {listed}"
-        more = held_elsewhere(graph, facts, foreign=True)
+        more = held_elsewhere(graph, tensor_info, foreign=True)
         return f"{said}; {more}" if more else said
-    held = held_elsewhere(graph, facts)
+    held = held_elsewhere(graph, tensor_info)
     return f"nothing could be pruned: {held or 'the model holds no weights'}"
 
 
-def held_elsewhere(graph: Graph, facts: GraphFacts, foreign: bool = False) -> str | None:
+def held_elsewhere(graph: Graph, tensor_info: TensorInfo, foreign: bool = False) -> str | None:
     """Name the operators that hold a model's weights, and the way out; None where none does.
 
     Parameters
     ----------
-    graph, facts
+    graph, tensor_info
         The model.
     foreign
         Whether only the operators count that are not ONNX's own, and those in bodies.
     """
     nodes, elements = Counter[str](), Counter[str]()
-    for name, own, size in _holders(graph, facts):
+    for name, own, size in _holders(graph, tensor_info):
         if not (own and foreign):
             nodes[name] += 1
             elements[name] += size
@@ -82,16 +82,16 @@ def held_elsewhere(graph: Graph, facts: GraphFacts, foreign: bool = False) -> st
     return said
 
 
-def _holders(graph: Graph, facts: GraphFacts) -> Iterator[tuple[str, bool, int]]:
+def _holders(graph: Graph, tensor_info: TensorInfo) -> Iterator[tuple[str, bool, int]]:
     """Yield for each node with a weight its operator, whether it is known, and the elements."""
     for node in graph.nodes:
-        size = sum(_weight_size(tensor, facts) for tensor in node.inputs)
-        if size and not _is_constant(node, facts):
+        size = sum(_weight_size(tensor, tensor_info) for tensor in node.inputs)
+        if size and not _is_constant(node, tensor_info):
             own = (node.domain or "") in DEFAULT_DOMAINS
             yield _operator(node), own, size
         for body in node.subgraphs(recursive=True):
             for inner in body.nodes:
-                size = sum(_weight_size(tensor, facts) for tensor in inner.inputs)
+                size = sum(_weight_size(tensor, tensor_info) for tensor in inner.inputs)
                 if size and not all(_is_stored(tensor) for tensor in inner.inputs):
                     yield f"{_operator(inner)} in the body of {node.op}", False, size
 
@@ -100,8 +100,8 @@ def _operator(node: Node) -> str:
     return f"{node.domain}::{node.op}" if node.domain else str(node.op)
 
 
-def _is_constant(node: Node, facts: GraphFacts) -> bool:
-    return all(facts.is_constant(tensor.name) for tensor in node.outputs)
+def _is_constant(node: Node, tensor_info: TensorInfo) -> bool:
+    return all(tensor_info.is_constant(tensor.name) for tensor in node.outputs)
 
 
 def _is_stored(tensor: Tensor) -> bool:
@@ -109,13 +109,13 @@ def _is_stored(tensor: Tensor) -> bool:
     return isinstance(tensor, Constant) or any(n.op == "Constant" for n in tensor.inputs)
 
 
-def _weight_size(tensor: Tensor, facts: GraphFacts) -> int:
+def _weight_size(tensor: Tensor, tensor_info: TensorInfo) -> int:
     """Elements of a constant with two axes or more; 0 for what is no such."""
     shape: Sequence[int | None] | None = None
     if isinstance(tensor, Constant):
         shape = tuple(tensor.shape)
-    elif facts.is_constant(tensor.name):
-        shape = facts.shape(tensor.name)
+    elif tensor_info.is_constant(tensor.name):
+        shape = tensor_info.shape(tensor.name)
     elif tensor.inputs and tensor.inputs[0].op == "Constant":  # in a body
         shape = getattr(tensor.inputs[0].attrs.get("value"), "shape", None)
     size = math.prod(d or 0 for d in shape or ())

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from lbyl_onnx.channels.labels import Freeze, Labels
-from lbyl_onnx.channels.rules.view import Count, Counts, LabelFlow
+from lbyl_onnx.channels.rules.view import LabelFlow, ShapeDependence, ShapeDependences
 from lbyl_onnx.graph.model_graph import Graph, Node
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import DEFAULT_DOMAINS
 
 SAME_ORDER = ("Identity", "Cast", "CastLike", "Unsqueeze", "Squeeze", "Reshape", "Flatten")
@@ -27,7 +27,7 @@ SIZED = {"Reshape": 1, "Expand": 1, "Resize": 3}
 def count_channels(
     flow: LabelFlow,
     tensors: Mapping[str, Labels],
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     index: int,
     node: Node,
 ) -> None:
@@ -39,7 +39,7 @@ def count_channels(
         Takes the counts and the reads.
     tensors
         Labels of the activations so far.
-    facts
+    tensor_info
         What is known of the tensors.
     index, node
         The node.
@@ -50,51 +50,51 @@ def count_channels(
         if labels is not None:
             flow.counts[node.outputs[0].name] = _of_shape(flow, labels, node)
         return
-    constant = all(facts.is_constant(tensor.name) for tensor in node.outputs if tensor.name)
+    constant = all(tensor_info.is_constant(tensor.name) for tensor in node.outputs if tensor.name)
     # Constants are pinned where they enter what is not constant, and so do not change there.
     given = {
         name: flow.counts[name]
         for name in names
-        if name in flow.counts and (constant or not facts.is_constant(name))
+        if name in flow.counts and (constant or not tensor_info.is_constant(name))
     }
     if not any(count is not None for counts in given.values() for count in counts):
         return
-    moved = _moved(facts, node, names, given)
-    known = all(facts.is_known(tensor.name) for tensor in node.outputs if tensor.name)
+    moved = _moved(tensor_info, node, names, given)
+    known = all(tensor_info.is_known(tensor.name) for tensor in node.outputs if tensor.name)
     if moved is not None:
         flow.counts[node.outputs[0].name] = moved
     elif known:
         for output in node.outputs:
-            size = _length(facts, output.name) or 1
-            flow.counts[output.name] = (Count(_union(given.values()), False),) * size
+            size = _length(tensor_info, output.name) or 1
+            flow.counts[output.name] = (ShapeDependence(_union(given.values()), False),) * size
     else:
         flow.reads += [(index, operand) for operand, name in enumerate(names) if name in given]
 
 
-def _of_shape(flow: LabelFlow, labels: Labels, node: Node) -> Counts:
+def _of_shape(flow: LabelFlow, labels: Labels, node: Node) -> ShapeDependences:
     if node.op == "Size":
-        return (Count(np.unique(labels), False),)
-    counts: list[Count | None] = []
+        return (ShapeDependence(np.unique(labels), False),)
+    counts: list[ShapeDependence | None] = []
     for axis in range(labels.ndim):
         lines = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)  # -> (axis, others)
         along = lines[:, 0]
         if np.all(flow.coupling.canonical(lines) == flow.coupling.canonical(lines[:, :1])):
             # The number of one channel does not say that there is one: Concat may have fixed it.
-            counts.append(Count(along, True) if len(along) > 1 else None)
+            counts.append(ShapeDependence(along, True) if len(along) > 1 else None)
         else:
-            counts.append(Count(np.unique(labels), False) if len(along) > 1 else None)
+            counts.append(ShapeDependence(np.unique(labels), False) if len(along) > 1 else None)
     end = node.attrs.get("end", len(counts))
     return tuple(counts[node.attrs.get("start", 0) : end])
 
 
 def _moved(
-    facts: GraphFacts, node: Node, names: Sequence[str], given: Mapping[str, Counts]
-) -> Counts | None:
+    tensor_info: TensorInfo, node: Node, names: Sequence[str], given: Mapping[str, ShapeDependences]
+) -> ShapeDependences | None:
     """Return the counts behind a node that only moves numbers; None for any other."""
     if node.op == "Concat":
-        parts: list[Count | None] = []
+        parts: list[ShapeDependence | None] = []
         for name in names:
-            size = _length(facts, name)
+            size = _length(tensor_info, name)
             if name not in given and size is None:
                 return None
             parts += given.get(name, (None,) * (size or 0))
@@ -104,7 +104,11 @@ def _moved(
     counts = given[names[0]]
     if node.op in SAME_ORDER:
         return counts
-    rest = [facts.value(n).reshape(-1) if facts.is_constant(n) else None for n in names[1:] if n]
+    rest = [
+        tensor_info.value(n).reshape(-1) if tensor_info.is_constant(n) else None
+        for n in names[1:]
+        if n
+    ]
     if any(value is None for value in rest):
         return None
     numbers = [[int(v) for v in value] for value in rest if value is not None]
@@ -117,13 +121,13 @@ def _moved(
     return None
 
 
-def _length(facts: GraphFacts, name: str) -> int | None:
-    shape = facts.shape(name)
+def _length(tensor_info: TensorInfo, name: str) -> int | None:
+    shape = tensor_info.shape(name)
     known = [d for d in shape or () if d is not None]
     return None if shape is None or len(known) < len(shape) else math.prod(known)
 
 
-def _union(many: Iterable[Counts]) -> Labels:
+def _union(many: Iterable[ShapeDependences]) -> Labels:
     found = [count.labels for counts in many for count in counts if count is not None]
     return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
 
@@ -163,7 +167,7 @@ def freeze_unsized(graph: Graph, flow: LabelFlow, tensors: Mapping[str, Labels])
 
 
 def _sizes_its_axes(
-    node: Node, operand: int, counts: Counts, labels: Labels | None, roots: Labels
+    node: Node, operand: int, counts: ShapeDependences, labels: Labels | None, roots: Labels
 ) -> bool:
     """Whether each element counts exactly the channels of the axis that it sizes."""
     if SIZED.get(node.op) != operand:

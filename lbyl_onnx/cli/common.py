@@ -159,7 +159,7 @@ def console_for(json_path: str | None) -> Console:
 
 
 def say(message: str) -> None:
-    """Tell a person one line, on stderr, without its middle where a name in it is too long."""
+    """Tell the user one line, on stderr, without its middle where a name in it is too long."""
     text = short(printable(short(message, _LONGEST_LINE)), _LONGEST_LINE)
     with suppress(OSError):  # nobody can be told
         click.echo(f"lbyl-onnx: {text}", err=True)

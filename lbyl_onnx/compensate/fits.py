@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.channels.groups import ChannelGroup, Placement
+from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding
 from lbyl_onnx.methods.types import Delivery
 from lbyl_onnx.types import Array, Floats
 
 
 @dataclass(frozen=True, eq=False)
-class Mixing:
+class ConsumerMixing:
     """Weights (k, n) and shift (k,) that make the k channels of a delivery of all n."""
 
     weights: Floats
@@ -22,7 +22,7 @@ class Mixing:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ConsumerFit:
     """One consumer of one group, with what it is given in place of the removed channels.
 
     Parameters
@@ -37,9 +37,9 @@ class Fit:
     """
 
     group: ChannelGroup
-    consumer: Placement
+    consumer: GroupBinding
     delivery: Delivery
-    mixing: Mixing | None = None
+    mixing: ConsumerMixing | None = None
 
     @property
     def offset(self) -> Floats:
@@ -58,7 +58,7 @@ class Repair:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class ProducerMixing:
     """A producer whose kept outputs become mixtures of all n outputs of its group.
 
     Parameters
@@ -73,11 +73,11 @@ class Mixture:
         New values, (k,) each, of constants behind it, with where all n of theirs lie.
     """
 
-    producer: Placement
+    producer: GroupBinding
     kept: NDArray[np.intp]
     weights: Floats
     shift: Floats
-    followers: tuple[tuple[Placement, Floats], ...]
+    followers: tuple[tuple[GroupBinding, Floats], ...]
 
     def of(self, values: Array, axis: int) -> Floats:
         """Mix what lies along the producer's outputs on an axis; the rest stays."""

@@ -13,23 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.channels.affine import Response, not_finite
-from lbyl_onnx.channels.analyzed_model import Stages
-from lbyl_onnx.channels.groups import ChannelGroup, Placement, Refusal
-from lbyl_onnx.channels.paths import LinearWay, linear_way
-from lbyl_onnx.compensate.consumer_loss import _together, readings_of
-from lbyl_onnx.compensate.fits import Fit, Mixing, Mixture, Repairs
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal
+from lbyl_onnx.channels.paths import LinearPath, linear_path
+from lbyl_onnx.compensate.consumer_loss import _together, consumer_losses
+from lbyl_onnx.compensate.fits import ConsumerFit, ConsumerMixing, ProducerMixing, Repairs
 from lbyl_onnx.compensate.linear_mixing import mixture
 from lbyl_onnx.compensate.selection import GroupPlan, KeptCounts, PruningPlan, choose_channels
-from lbyl_onnx.compensate.variance import Part, Statistics, modelled, part
+from lbyl_onnx.compensate.variance import OutputContribution, Statistics, modelled, part
 from lbyl_onnx.config import Config
 from lbyl_onnx.graph.sharing import same_everywhere
 from lbyl_onnx.methods import lbyl, neuron_merging, none, reduced_rank
-from lbyl_onnx.methods.obs import Elimination, eliminate
+from lbyl_onnx.methods.obs import Ranking, eliminate
 from lbyl_onnx.methods.types import Delivery, Moments
-from lbyl_onnx.observe.accumulate import Measured
+from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import key_of
 from lbyl_onnx.observe.pooling import averaged, deliveries
-from lbyl_onnx.observe.session import Prepared, Round
+from lbyl_onnx.observe.session import ObservationRound, Prepared
 
 Step = Callable[[int, int], None]
 # Groups that are fitted at a time: linear algebra of each has one thread, and the memory of several
@@ -61,8 +61,8 @@ class Fitted:
     """
 
     plan: PruningPlan
-    fits: tuple[Fit, ...]
-    mixtures: tuple[Mixture, ...]
+    fits: tuple[ConsumerFit, ...]
+    mixtures: tuple[ProducerMixing, ...]
     refusals: tuple[Refusal, ...]
     restored: tuple[str, ...]
     statistics: Statistics | None
@@ -73,8 +73,8 @@ class Fitted:
 def fit(
     prepared: Prepared,
     counts: KeptCounts,
-    measured: Iterable[Round],
-    paths: Mapping[int, Elimination],
+    measured: Iterable[ObservationRound],
+    paths: Mapping[int, Ranking],
     step: Step,
 ) -> Fitted:
     """Choose and fit every group.
@@ -92,13 +92,15 @@ def fit(
     step
         Told how many groups of how many are done.
     """
-    stages, config, groups = prepared.stages, prepared.config, prepared.groups
-    plan = choose_channels(stages.graph, stages.facts, groups, counts, config.score, config.seed)
+    analyzed, config, groups = prepared.analyzed, prepared.config, prepared.groups
+    plan = choose_channels(
+        analyzed.graph, analyzed.tensor_info, groups, counts, config.score, config.seed
+    )
     entries = {entry.group.key: entry for entry in plan.groups}
     if prepared.run is None or not (config.method == "lbyl+" or config.by_loss):
-        outcomes = [_by_weights(stages, entry, config) for entry in _told(plan.groups, step)]
+        outcomes = [_by_weights(analyzed, entry, config) for entry in _told(plan.groups, step)]
         return _gathered(prepared, outcomes, None)
-    outcomes, before = [], dict[int, Measured]()
+    outcomes, before = [], dict[int, SampleMoments]()
     for round_ in measured:
         step(len(outcomes), len(groups))
         keys = round_.measured.keys()
@@ -116,10 +118,10 @@ class _Outcome:
     """One group: the channels that stay, its fits (None where they cannot be had), and how."""
 
     entry: GroupPlan
-    fits: tuple[Fit, ...] | None
+    fits: tuple[ConsumerFit, ...] | None
     restored: str
-    mixture: Mixture | None = None
-    parts: tuple[tuple[int, Part], ...] = ()
+    mixture: ProducerMixing | None = None
+    parts: tuple[tuple[int, OutputContribution], ...] = ()
     error: float | None = None
 
 
@@ -134,7 +136,7 @@ def _gathered(
 ) -> Fitted:
     done = [outcome for outcome in outcomes if outcome.fits is not None]
     unfit = [not_finite(outcome.entry.group) for outcome in outcomes if outcome.fits is None]
-    parts: dict[int, list[Part]] = defaultdict(list)
+    parts: dict[int, list[OutputContribution]] = defaultdict(list)
     for index, told in (entry for outcome in done for entry in outcome.parts):
         parts[index].append(told)
     return Fitted(
@@ -142,30 +144,30 @@ def _gathered(
         tuple(fit for outcome in done for fit in outcome.fits or ()),
         tuple(outcome.mixture for outcome in done if outcome.mixture is not None),
         (*prepared.refusals, *unfit),
-        tuple(outcome.restored + _parted(prepared.stages, outcome) for outcome in done),
+        tuple(outcome.restored + _parted(prepared.analyzed, outcome) for outcome in done),
         statistics,
-        modelled(prepared.stages.graph, prepared.stages.facts, parts),
+        modelled(prepared.analyzed.graph, prepared.analyzed.tensor_info, parts),
         {o.entry.group.key: o.error for o in done if o.error is not None},
     )
 
 
-def _parted(stages: Stages, outcome: _Outcome) -> str:
+def _parted(analyzed: AnalyzedModel, outcome: _Outcome) -> str:
     """Say of a bias that layers with other weights read, too, that it is stored for each."""
-    sharing = stages.channels.sharing
-    for layer in stages.layers(outcome.entry.group):
+    sharing = analyzed.channels.sharing
+    for layer in analyzed.layers(outcome.entry.group):
         places = [outcome.entry.group.consumers[i] for i in layer.consumers]
         nodes = {place.slot.node for place in places}
         shifted = any(np.any(f.offset) for f in outcome.fits or () if f.consumer in places)
         for bias in layer.biases if shifted else ():
             readers = {use.node for use in sharing.readers.get(bias, ())}
-            if readers - nodes and not same_everywhere(stages.facts, bias):
+            if readers - nodes and not same_everywhere(analyzed.tensor_info, bias):
                 return ", a bias of several layers stored for each"
     return ""
 
 
-def way_out(
-    prepared: Prepared, round_: Round, group: ChannelGroup, count: int
-) -> Elimination | None:
+def ranking_of(
+    prepared: Prepared, round_: ObservationRound, group: ChannelGroup, count: int
+) -> Ranking | None:
     """Eliminate a group's channels down to a count; None where it has no moments.
 
     Where the group's channels can be mixed, the losses are those of the mixtures.
@@ -173,11 +175,11 @@ def way_out(
     moments = round_.moments(group)
     if isinstance(moments, str):
         return None
-    stages, readings = prepared.stages, readings_of(prepared.stages, group, moments)
+    analyzed, readings = prepared.analyzed, consumer_losses(prepared.analyzed, group, moments)
     found = eliminate(readings, count).spread(_layer_of_each(round_, group))
     if prepared.config.method != "lbyl+" or not prepared.config.by_loss:
         return found
-    if _way_to_mix(stages, group, moments) is None:
+    if _way_to_mix(analyzed, group, moments) is None:
         return found
     lost = reduced_rank.losses(readings[0].moments, _together(readings))
     if lost is None:
@@ -188,15 +190,15 @@ def way_out(
 
 
 def _way_to_mix(
-    stages: Stages, group: ChannelGroup, moments: Sequence[Moments]
-) -> LinearWay | None:
+    analyzed: AnalyzedModel, group: ChannelGroup, moments: Sequence[Moments]
+) -> LinearPath | None:
     """Where a group's channels can be mixed; None where they cannot."""
     if any(m.taps > 1 for m in moments):
         return None
-    return linear_way(stages.graph, stages.facts, stages.channels, group)
+    return linear_path(analyzed.graph, analyzed.tensor_info, analyzed.channels, group)
 
 
-def _layer_of_each(round_: Round, group: ChannelGroup) -> NDArray[np.intp]:
+def _layer_of_each(round_: ObservationRound, group: ChannelGroup) -> NDArray[np.intp]:
     """Number of the layer that each consumer of a group is a use of, (consumers,)."""
     numbers = np.zeros(len(group.consumers), dtype=np.intp)
     for number, layer in enumerate(round_.layers[group.key]):
@@ -205,36 +207,36 @@ def _layer_of_each(round_: Round, group: ChannelGroup) -> NDArray[np.intp]:
 
 
 def _by_statistics(
-    prepared: Prepared, round_: Round, entry: GroupPlan, path: Elimination | None
+    prepared: Prepared, round_: ObservationRound, entry: GroupPlan, path: Ranking | None
 ) -> _Outcome:
     """Choose and fit a group by its moments; by its weights where there are none to go by."""
-    stages, config, group = prepared.stages, prepared.config, entry.group
+    analyzed, config, group = prepared.analyzed, prepared.config, entry.group
     moments = round_.moments(group)
     if isinstance(moments, str):
-        return _by_weights(stages, entry, config, moments)
+        return _by_weights(analyzed, entry, config, moments)
     error: float | None = None
     if config.by_loss:
-        way = _way_to_mix(stages, group, moments)
+        way = _way_to_mix(analyzed, group, moments)
         if config.method == "lbyl+" and way is not None and len(entry.kept) < group.size:
-            outcome = _by_rotation(stages, entry, way, moments)
+            outcome = _by_rotation(analyzed, entry, way, moments)
             if outcome is not None:
                 return outcome
         if path is None:
-            path = eliminate(readings_of(stages, group, moments), len(entry.kept))
+            path = eliminate(consumer_losses(analyzed, group, moments), len(entry.kept))
             path = path.spread(_layer_of_each(round_, group))
         entry = GroupPlan(group, path.kept(len(entry.kept)))
         error = float(np.mean(np.clip(path.losses[len(entry.removed)], 0.0, 1.0)))
     if config.method != "lbyl+":
-        return _by_weights(stages, entry, config)
+        return _by_weights(analyzed, entry, config)
     fits, regular = deliveries(moments, round_.layers[group.key], entry.kept)
     restored = "lbyl+" + (" by window" if any(m.taps > 1 for m in moments) else "")
     keys = [key_of(group, place) for place in group.consumers]
     restored += ", as Gaussian" if any(round_.sights[key].activation for key in keys) else ""
     if not regular:
         restored += ", singular: least squares"
-    whole = [Fit(group, place, d) for place, d in zip(group.consumers, fits, strict=True)]
+    whole = [ConsumerFit(group, place, d) for place, d in zip(group.consumers, fits, strict=True)]
     parts = tuple(
-        (fit.consumer.slot.node, part(stages.graph, stages.facts, fit, m))
+        (fit.consumer.slot.node, part(analyzed.graph, analyzed.tensor_info, fit, m))
         for fit, m in zip(whole, moments, strict=True)
         if fit.consumer.slot.node in prepared.modelled
     )
@@ -242,47 +244,53 @@ def _by_statistics(
 
 
 def _by_rotation(
-    stages: Stages, entry: GroupPlan, way: LinearWay, moments: Sequence[Moments]
+    analyzed: AnalyzedModel, entry: GroupPlan, way: LinearPath, moments: Sequence[Moments]
 ) -> _Outcome | None:
     """Mix a group's channels in their producer; None where that cannot be done."""
     group = entry.group
-    together = _together(readings_of(stages, group, moments))
-    found = reduced_rank.rotate(moments[0], together, len(entry.kept))
+    together = _together(consumer_losses(analyzed, group, moments))
+    found = reduced_rank.reduce_rank(moments[0], together, len(entry.kept))
     if found is None:
         return None
-    moved = mixture(stages.graph, stages.facts, way, found)
+    moved = mixture(analyzed.graph, analyzed.tensor_info, way, found)
     if moved is None:
         return None
-    mixing = Mixing(found.mixing, found.shift)
-    fits = tuple(Fit(group, place, found.delivery, mixing) for place in group.consumers)
+    mixing = ConsumerMixing(found.mixing, found.shift)
+    fits = tuple(ConsumerFit(group, place, found.delivery, mixing) for place in group.consumers)
     kept = GroupPlan(group, found.delivery.kept)
     # Of what all consumers lose, each is given the same part.
     error = min(1.0, found.lost / len(moments))
     return _Outcome(kept, fits, "lbyl+, channels mixed", moved, error=error)
 
 
-def _by_weights(stages: Stages, entry: GroupPlan, config: Config, why: str = "") -> _Outcome:
+def _by_weights(
+    analyzed: AnalyzedModel, entry: GroupPlan, config: Config, why: str = ""
+) -> _Outcome:
     """Fit a group by its weights alone; None for the fits where these are not finite."""
-    fits = [_fit_one(stages, entry, place, config) for place in entry.group.consumers]
+    fits = [_fit_one(analyzed, entry, place, config) for place in entry.group.consumers]
     method = "lbyl" if config.method == "lbyl+" else config.method
     restored = f"{method} ({why})" if why else method
     known = [fit for fit in fits if fit is not None]
     if len(known) < len(fits):
         return _Outcome(entry, None, restored)
     if config.method != "none":
-        shared = averaged([fit.delivery for fit in known], stages.layers(entry.group))
+        shared = averaged([fit.delivery for fit in known], analyzed.layers(entry.group))
         known = [replace(fit, delivery=d) for fit, d in zip(known, shared, strict=True)]
     return _Outcome(entry, tuple(known), restored)
 
 
-def _fit_one(stages: Stages, entry: GroupPlan, consumer: Placement, config: Config) -> Fit | None:
+def _fit_one(
+    analyzed: AnalyzedModel, entry: GroupPlan, consumer: GroupBinding, config: Config
+) -> ConsumerFit | None:
     """Fit one consumer; None where the group's weights are not finite."""
     if config.method == "none":
-        return Fit(entry.group, consumer, none.deliver(entry.group.size, entry.kept))
-    response = stages.respond(entry.group, consumer)
+        return ConsumerFit(entry.group, consumer, none.deliver(entry.group.size, entry.kept))
+    response = analyzed.respond(entry.group, consumer)
     if response is None:
         return None
-    return Fit(entry.group, consumer, response.at_consumer(_deliver(response, entry, config)))
+    return ConsumerFit(
+        entry.group, consumer, response.at_consumer(_deliver(response, entry, config))
+    )
 
 
 def _deliver(response: Response, entry: GroupPlan, config: Config) -> Delivery:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from lbyl_onnx.channels.paths import LinearWay
-from lbyl_onnx.compensate.fits import Mixture
+from lbyl_onnx.channels.paths import LinearPath
+from lbyl_onnx.compensate.fits import ProducerMixing
 from lbyl_onnx.graph.model_graph import Graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
-from lbyl_onnx.methods.reduced_rank import Rotation
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.methods.reduced_rank import ReducedRank
 
 
-def mixture(graph: Graph, facts: GraphFacts, way: LinearWay, rotation: Rotation) -> Mixture | None:
+def mixture(
+    graph: Graph, tensor_info: TensorInfo, way: LinearPath, rotation: ReducedRank
+) -> ProducerMixing | None:
     """Put a rotation into its producer; None where its BatchNormalization is not finite.
 
     The BatchNormalization goes on telling what it does: gamma and beta become the mixtures'
@@ -19,11 +21,11 @@ def mixture(graph: Graph, facts: GraphFacts, way: LinearWay, rotation: Rotation)
     """
     kept, producer = rotation.delivery.kept, way.group.producers[0]
     if way.norm is None:
-        return Mixture(producer, kept, rotation.mixing, rotation.shift, ())
+        return ProducerMixing(producer, kept, rotation.mixing, rotation.shift, ())
     norm = graph.nodes[way.norm]
     places = {p.slot.operand: p for p in way.group.followers if p.slot.node == way.norm}
     gamma, beta, mean, var = (
-        facts.value(norm.inputs[i].name)[places[i].positions[:, 0]].astype(np.float64)
+        tensor_info.value(norm.inputs[i].name)[places[i].positions[:, 0]].astype(np.float64)
         for i in range(1, 5)
     )
     eps = float(norm.attrs.get("epsilon", 1e-5))
@@ -38,4 +40,4 @@ def mixture(graph: Graph, facts: GraphFacts, way: LinearWay, rotation: Rotation)
     if not all(np.all(np.isfinite(x)) for x in (weights, *values)):
         return None
     followers = tuple((places[i], value) for i, value in enumerate(values, start=1))
-    return Mixture(producer, kept, weights, np.zeros(len(kept)), followers)
+    return ProducerMixing(producer, kept, weights, np.zeros(len(kept)), followers)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels.affine import producer_matrix
 from lbyl_onnx.channels.groups import ChannelGroup
 from lbyl_onnx.graph.model_graph import Graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.importance import Criterion, scores, select
 
 KeptCounts = Mapping[int, int]
@@ -45,7 +45,7 @@ class PruningPlan:
 
 def choose_channels(
     graph: Graph,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     groups: Sequence[ChannelGroup],
     counts: KeptCounts,
     criterion: Criterion,
@@ -55,7 +55,7 @@ def choose_channels(
 
     Parameters
     ----------
-    graph, facts
+    graph, tensor_info
         The graph and its constants.
     groups
         The groups to prune; their producers' weights are finite.
@@ -74,6 +74,6 @@ def choose_channels(
     """
     plans = []
     for number, group in enumerate(groups):
-        score = scores(producer_matrix(graph, facts, group), None, criterion, [seed, number])
+        score = scores(producer_matrix(graph, tensor_info, group), None, criterion, [seed, number])
         plans.append(GroupPlan(group, select(score, counts[group.key])))
     return PruningPlan(tuple(plans))

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lbyl_onnx.channels.analyzed_model import Stages
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.paths import behind
-from lbyl_onnx.compensate.fits import Fit, Repair
+from lbyl_onnx.compensate.fits import ConsumerFit, Repair
 from lbyl_onnx.graph.layers import layer_weight, own_bias
 from lbyl_onnx.graph.model_graph import Graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
-from lbyl_onnx.io.writer import Draft
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.io.writer import ModelDraft
 from lbyl_onnx.methods.types import Moments
-from lbyl_onnx.observe.accumulate import Measured
+from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.pooling import pooled_outputs, shared_layers
-from lbyl_onnx.observe.run import ProbeRun, measure
-from lbyl_onnx.observe.spec import Target, View
+from lbyl_onnx.observe.run import ObservationRun, measure
+from lbyl_onnx.observe.spec import MomentSpec, Renormalization
 from lbyl_onnx.types import Floats
 
 
@@ -26,37 +26,37 @@ from lbyl_onnx.types import Floats
 class Statistics:
     """Where the moments come from, and those of the layers' outputs before compensation."""
 
-    run: ProbeRun
-    outputs: Mapping[int, View]
-    before: Mapping[int, Measured]
+    run: ObservationRun
+    outputs: Mapping[int, MomentSpec]
+    before: Mapping[int, SampleMoments]
 
     def repaired(
         self,
-        stages: Stages,
-        compensated: Draft,
+        analyzed: AnalyzedModel,
+        compensated: ModelDraft,
         changed: Collection[int],
     ) -> dict[int, Repair]:
         """Measure the compensated model, and say what brings its layers back.
 
         Parameters
         ----------
-        stages
+        analyzed
             The original.
         compensated
             The compensated model in the original's shapes.
         changed
             The nodes that it differs in; they and those behind them can need a repair.
         """
-        nodes = self.before.keys() & {*changed, *behind(stages.graph, changed)}
+        nodes = self.before.keys() & {*changed, *behind(analyzed.graph, changed)}
         outputs = {i: view for i, view in self.outputs.items() if i in nodes}
         if not outputs:
             return {}
         views = {str(i): view for i, view in outputs.items()}
         aims = targets(outputs, self.before)
-        measured = measure(compensated, stages.facts, stages.read, views, aims, self.run)
+        measured = measure(compensated, analyzed.tensor_info, analyzed.read, views, aims, self.run)
         after = {int(key): value for key, value in measured.items()}
         # What one weight gives is scaled once, for all of its uses.
-        shared = shared_layers(stages.graph, stages.channels, after)
+        shared = shared_layers(analyzed.graph, analyzed.channels, after)
         before = {index: self.before[index] for index in after}
         return repairs(pooled_outputs(before, shared), pooled_outputs(after, shared))
 
@@ -67,20 +67,24 @@ LARGEST_GAIN = 4.0
 _ROUNDING = 1e-12
 
 
-def targets(views: Mapping[int, View], before: Mapping[int, Measured]) -> dict[str, Target]:
+def targets(
+    views: Mapping[int, MomentSpec], before: Mapping[int, SampleMoments]
+) -> dict[str, Renormalization]:
     """What the outputs are brought to while they are measured again, by tensor.
 
     So each layer is measured with all layers before it repaired, in one run.
     """
     return {
-        view.tensor: Target(
+        view.tensor: Renormalization(
             view.axis, view.rank, before[i].mean, np.sqrt(np.maximum(before[i].second, 0.0))
         )
         for i, view in views.items()
     }
 
 
-def repairs(before: Mapping[int, Measured], after: Mapping[int, Measured]) -> dict[int, Repair]:
+def repairs(
+    before: Mapping[int, SampleMoments], after: Mapping[int, SampleMoments]
+) -> dict[int, Repair]:
     """Scale and shift of each output, from its moments before and after the compensation.
 
     Parameters
@@ -107,7 +111,7 @@ def _gain(before: Floats, after: Floats) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class OutputContribution:
     """What one group brings to a consumer's outputs, each (out,): mean, variance and what is left.
 
     `width` is how many of the weight's input positions are the group's.
@@ -119,13 +123,15 @@ class Part:
     width: int
 
 
-def part(graph: Graph, facts: GraphFacts, fit: Fit, moments: Moments) -> Part:
+def part(
+    graph: Graph, tensor_info: TensorInfo, fit: ConsumerFit, moments: Moments
+) -> OutputContribution:
     """Tell from the moments what a delivery leaves of a group's part in a consumer's outputs.
 
     Without taps, all that a window sees of a channel counts as one value.
     """
     slot, taps = fit.consumer.slot, moments.taps
-    stored = layer_weight(facts, graph.nodes[slot.node], slot.operand)
+    stored = layer_weight(tensor_info, graph.nodes[slot.node], slot.operand)
     rows = np.moveaxis(stored, slot.axis, 0)[fit.consumer.positions].astype(np.float64)
     n, places, out = rows.shape[:3]
     window = np.moveaxis(rows.reshape(n, places, out, -1), 2, 3)  # -> (n, places, window, out)
@@ -137,7 +143,7 @@ def part(graph: Graph, facts: GraphFacts, fit: Fit, moments: Moments) -> Part:
     columns = (kept[:, None] * taps + np.arange(taps)).reshape(-1)  # (k, taps) -> (k * taps,)
     whole = weight.reshape(-1, out)  # (n, taps, out) -> (n * taps, out)
     c = moments.covariance
-    return Part(
+    return OutputContribution(
         moments.mean @ whole,
         np.einsum("do,do->o", whole, c @ whole),
         np.einsum("do,do->o", left, c[np.ix_(columns, columns)] @ left),
@@ -146,13 +152,13 @@ def part(graph: Graph, facts: GraphFacts, fit: Fit, moments: Moments) -> Part:
 
 
 def modelled(
-    graph: Graph, facts: GraphFacts, parts: Mapping[int, Sequence[Part]]
+    graph: Graph, tensor_info: TensorInfo, parts: Mapping[int, Sequence[OutputContribution]]
 ) -> dict[int, Repair]:
     """Scale and shift of outputs by what the moments tell of them.
 
     Parameters
     ----------
-    graph, facts
+    graph, tensor_info
         The original.
     parts
         Of each consumer, by node; groups count as independent. One of which they leave out inputs
@@ -161,9 +167,9 @@ def modelled(
     result: dict[int, Repair] = {}
     for index, here in parts.items():
         node = graph.nodes[index]
-        weight = facts.value(node.inputs[1].name)
+        weight = tensor_info.value(node.inputs[1].name)
         out = len(here[0].mean)
-        bias = own_bias(facts, node, out, weight.dtype)
+        bias = own_bias(tensor_info, node, out, weight.dtype)
         window = int(np.prod(weight.shape[2:]))
         if sum(p.width for p in here) * out * window != weight.size:
             continue

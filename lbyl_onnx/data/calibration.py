@@ -1,4 +1,4 @@
-"""Unlabelled samples of a person's own, from arrays or a folder of images, as mini-batches."""
+"""Unlabelled samples of the user's own, from arrays or a folder of images, as mini-batches."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class SampleSource:
     layout
         Where images have their channels.
     given
-        A person's own samples; None for synthetic ones.
+        The user's own samples; None for synthetic ones.
     """
 
     inputs: Mapping[str, InputSpec]

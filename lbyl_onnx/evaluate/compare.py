@@ -1,4 +1,4 @@
-"""Compare two models on inputs of a person's own, or on random ones."""
+"""Compare two models on inputs of the user's own, or on random ones."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def compare_models(
     if inputs is None:
         if labels is not None:
             raise CalibrationError("labels need inputs; give --inputs DATA.npz")
-        feeds = list(baseline.probe(one, name, seed, given=given).feeds)
+        feeds = list(baseline.run_baseline(one, name, seed, given=given).feeds)
     else:
         with bounded(f"reading {Path(inputs).name}", seconds_for(0)):
             arrays, wanted = _read(Path(inputs), first, labels)

@@ -17,9 +17,9 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from lbyl_onnx.graph import source
-from lbyl_onnx.graph.tensor_info import GraphFacts, InputShapes
+from lbyl_onnx.graph.tensor_info import InputShapes, TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft, write_draft
+from lbyl_onnx.io.writer import ModelDraft, write_draft
 
 _FLOATS = frozenset(
     {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -59,13 +59,13 @@ class Cuts:
 @dataclass(frozen=True, eq=False)
 class _Model:
     proto: onnx.ModelProto
-    facts: GraphFacts
+    tensor_info: TensorInfo
     path: Path
 
     @staticmethod
     def of(path: Path, shapes: InputShapes) -> _Model:
         proto, _ = source.load_model(path)
-        return _Model(proto, GraphFacts(proto, shapes, shapes, TensorReader(path)), path)
+        return _Model(proto, TensorInfo(proto, shapes, shapes, TensorReader(path)), path)
 
     def jumps(self) -> list[NodeProto]:
         """Nodes that jump, and read floats that depend on the input's values."""
@@ -79,8 +79,8 @@ class _Model:
             for name in dict.fromkeys(node.input)
             if name
             and name not in outside
-            and self.facts.dtype(name) in _FLOATS
-            and not self.facts.is_known(name)
+            and self.tensor_info.dtype(name) in _FLOATS
+            and not self.tensor_info.is_known(name)
         ]
 
     def depending(self, names: Iterable[str]) -> frozenset[str]:
@@ -106,13 +106,13 @@ class _Model:
         del graph.output[:]
         graph.output.extend(declared)
         graph.output.extend(ValueInfoProto(name=n) for n in outputs if n not in names)
-        types = {name: self.facts.dtype(name) for name in inputs}
+        types = {name: self.tensor_info.dtype(name) for name in inputs}
         graph.input.extend(helper.make_tensor_value_info(n, t, None) for n, t in types.items())
         infos = [i for i in graph.value_info if i.name not in inputs]
         left = [ValueInfoProto.FromString(i.SerializeToString()) for i in infos]
         del graph.value_info[:]
         graph.value_info.extend(left)
-        write_draft(Draft.of(copy), target, TensorReader(self.path), "auto")
+        write_draft(ModelDraft.of(copy), target, TensorReader(self.path), "auto")
 
 
 def cut(
@@ -161,8 +161,9 @@ def cut(
 def _same(node: NodeProto, one: _Model, two: _Model, there: Iterable[str]) -> bool:
     """Whether a node's tensors are of the same shapes in both models, and can be fed."""
     outputs = [name for name in node.output if name]
-    return all(name in there and one.facts.dtype(name) for name in outputs) and all(
-        one.facts.shape(name) == two.facts.shape(name) for name in (*outputs, *one.read(node))
+    return all(name in there and one.tensor_info.dtype(name) for name in outputs) and all(
+        one.tensor_info.shape(name) == two.tensor_info.shape(name)
+        for name in (*outputs, *one.read(node))
     )
 
 

@@ -10,8 +10,8 @@ import onnx
 from lbyl_onnx.errors import ModelError, VerificationError
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft, write_draft
-from lbyl_onnx.runtime.baseline import Probe
+from lbyl_onnx.io.writer import ModelDraft, write_draft
+from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.runtime.execute import run_as_written
 from lbyl_onnx.types import Array
 
@@ -23,7 +23,7 @@ OTHERWISE = 1e-3
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomUniform")
 
 
-def check_written_out(source: Path, folder: Path, probe: Probe) -> None:
+def check_written_out(source: Path, folder: Path, baseline: Baseline) -> None:
     """Run a file and what is pruned in its place on the same inputs; neither is optimised.
 
     The proof that a compressed model is right is a comparison with the uncut one as it is written
@@ -35,7 +35,7 @@ def check_written_out(source: Path, folder: Path, probe: Probe) -> None:
         The file.
     folder
         For the written out model.
-    probe
+    baseline
         The inputs.
 
     Raises
@@ -47,10 +47,10 @@ def check_written_out(source: Path, folder: Path, probe: Probe) -> None:
     if any(node.op_type.startswith(RANDOM) for node in model.graph.node):
         return
     path = folder / "written-out.onnx"
-    write_draft(Draft.of(model), path, TensorReader(source), "auto")
+    write_draft(ModelDraft.of(model), path, TensorReader(source), "auto")
     try:
-        before = run_as_written(source, probe.provider, probe.feeds)
-        after = run_as_written(path, probe.provider, probe.feeds)
+        before = run_as_written(source, baseline.provider, baseline.feeds)
+        after = run_as_written(path, baseline.provider, baseline.feeds)
     except ModelError as error:
         raise VerificationError(f"{source}, written out in standard operators: {error}") from error
     for file in folder.glob(f"{path.name}*"):

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import node_macs
 from lbyl_onnx.graph.source import FileHash, file_hashes
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.runtime.baseline import Probe
+from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.runtime.execute import run_batches
 from lbyl_onnx.runtime.profiling import kernel_times, layer_times
 from lbyl_onnx.types import Array
@@ -84,17 +84,17 @@ class _Side:
     names: dict[str, tuple[str, str]]
 
 
-def examine(source: Path, compressed: Path, probe: Probe) -> Details:
+def examine(source: Path, compressed: Path, baseline: Baseline) -> Details:
     """Look at a model before and after, at the inputs that verify.
 
     Parameters
     ----------
     source, compressed
         The files.
-    probe
+    baseline
         The original's inputs and outputs.
     """
-    before, after = _side(source, probe), _side(compressed, probe)
+    before, after = _side(source, baseline), _side(compressed, baseline)
     layers = tuple(
         Layer(
             *before.names[key],
@@ -107,23 +107,25 @@ def examine(source: Path, compressed: Path, probe: Probe) -> Details:
         )
         for key, channels in before.channels.items()
     )
-    points = _points(compressed, probe)
+    points = _points(compressed, baseline)
     hashes = file_hashes(source), file_hashes(compressed)
     return Details(layers, before.others, after.others, points, *hashes)
 
 
-def _side(path: Path, probe: Probe) -> _Side:
+def _side(path: Path, baseline: Baseline) -> _Side:
     """Describe the layers by the name of their output, which is the same before and after."""
     model, _ = graph_source.load_model(path)
-    facts = GraphFacts(model, probe.first, probe.first, TensorReader(path))
+    tensor_info = TensorInfo(model, baseline.first, baseline.first, TensorReader(path))
     nodes = model.graph.node
-    indices = [i for i, n in enumerate(nodes) if n.op_type in _LAYERS and _has_weights(n, facts)]
-    kernels = kernel_times(path, probe.provider, probe.feeds[0], probe.optimise)
+    indices = [
+        i for i, n in enumerate(nodes) if n.op_type in _LAYERS and _has_weights(n, tensor_info)
+    ]
+    kernels = kernel_times(path, baseline.provider, baseline.feeds[0], baseline.optimise)
     times, others = layer_times(model, indices, kernels)
     keys = {index: nodes[index].output[0] for index in indices}
     return _Side(
-        {keys[i]: _channels(nodes[i], facts) for i in indices},
-        {keys[i]: node_macs(nodes[i], facts) for i in indices},
+        {keys[i]: _channels(nodes[i], tensor_info) for i in indices},
+        {keys[i]: node_macs(nodes[i], tensor_info) for i in indices},
         {keys[i]: time for i, time in times.items()},
         others,
         {keys[i]: (nodes[i].name or f"{nodes[i].op_type}({keys[i]})", nodes[i].op_type)
@@ -131,23 +133,23 @@ def _side(path: Path, probe: Probe) -> _Side:
     )  # fmt: skip
 
 
-def _has_weights(node: onnx.NodeProto, facts: GraphFacts) -> bool:
-    return any(facts.is_constant(name) for name in node.input[:2])
+def _has_weights(node: onnx.NodeProto, tensor_info: TensorInfo) -> bool:
+    return any(tensor_info.is_constant(name) for name in node.input[:2])
 
 
-def _channels(node: onnx.NodeProto, facts: GraphFacts) -> int:
-    shape = facts.shape(node.output[0]) or ()
+def _channels(node: onnx.NodeProto, tensor_info: TensorInfo) -> int:
+    shape = tensor_info.shape(node.output[0]) or ()
     axis = 1 if node.op_type in ("Conv", "ConvTranspose") else -1
     return (shape[axis] or 0) if len(shape) > 1 else 0
 
 
-def _points(compressed: Path, probe: Probe) -> tuple[tuple[float, float], ...]:
+def _points(compressed: Path, baseline: Baseline) -> tuple[tuple[float, float], ...]:
     """Pairs of output values, evenly taken from all of them."""
-    names = [name for name, _, _ in probe.record.signature.outputs]
-    batches = run_batches(compressed, probe.provider, probe.feeds)
+    names = [name for name, _, _ in baseline.record.signature.outputs]
+    batches = run_batches(compressed, baseline.provider, baseline.feeds)
     pairs = [
         np.stack([_flat(old), _flat(new[name])])  # -> (2, values)
-        for olds, new in zip(probe.record.outputs, batches, strict=True)
+        for olds, new in zip(baseline.record.outputs, batches, strict=True)
         for name, old in zip(names, olds, strict=True)
         if old.dtype.kind == "f" and old.shape == new[name].shape
     ]

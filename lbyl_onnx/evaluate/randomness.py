@@ -19,7 +19,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, helper
 from lbyl_onnx.graph import source
 from lbyl_onnx.guard.memory import release
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft, write_draft
+from lbyl_onnx.io.writer import ModelDraft, write_draft
 
 DRAWING = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
@@ -56,7 +56,7 @@ def _settled_copy(path: Path, target: Path) -> tuple[str, ...]:
     model, _ = source.load_model(path)
     names = settle(model)
     if names:
-        write_draft(Draft.of(model), target, TensorReader(path), "auto")
+        write_draft(ModelDraft.of(model), target, TensorReader(path), "auto")
     return names
 
 

@@ -1,4 +1,4 @@
-"""How good a model is on a person's samples, or how near to the original on synthetic ones."""
+"""How good a model is on the user's samples, or how near to the original on synthetic ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lbyl_onnx.evaluate.metrics import fidelity
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.pixel_range import input_ranges
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.runtime import baseline, execute
@@ -26,7 +26,7 @@ from lbyl_onnx.shapes import Given
 from lbyl_onnx.text import listed, short
 from lbyl_onnx.types import Array
 
-# Synthetic samples on which two models are compared, and samples in a mini-batch of a person's.
+# Synthetic samples on which two models are compared, and samples in a mini-batch of the user's.
 SYNTHETIC, BATCH = 200, 64
 # What the synthetic samples' seed begins with: they are not those that the statistics see.
 _STREAM = 20_011
@@ -193,8 +193,8 @@ def _nearness(
 def _synthetic(path: Path, provider: str, data: ScoringData) -> Iterator[Feeds]:
     first, second = baseline.input_shapes(path, provider, data.input_shape)
     model, _ = source.load_model(path)
-    facts = GraphFacts(model, first, second, TensorReader(path))
-    ranges = input_ranges(to_graph(model), facts, "auto")
+    tensor_info = TensorInfo(model, first, second, TensorReader(path))
+    ranges = input_ranges(to_graph(model), tensor_info, "auto")
     specs = {
         i.name: InputSpec(i.dtype, first[i.name], ranges.get(i.name))
         for i in _inputs(path, provider, data)

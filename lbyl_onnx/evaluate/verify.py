@@ -17,7 +17,7 @@ from lbyl_onnx.evaluate.metrics import Fidelity, fidelity
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph.source import check_fully
 from lbyl_onnx.guard.memory import release
-from lbyl_onnx.runtime.baseline import Probe
+from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.runtime.execute import SAMPLES, Record, run_as_written, run_batches, run_model
 from lbyl_onnx.runtime.session import Feeds
 from lbyl_onnx.types import Array
@@ -72,7 +72,7 @@ class Verification:
 
 
 def verify(
-    probe: Probe,
+    baseline: Baseline,
     original: Path,
     compressed: Path,
     expected: Path,
@@ -83,7 +83,7 @@ def verify(
 
     Parameters
     ----------
-    probe
+    baseline
         The original as it runs.
     original, compressed, expected
         Its file; the compressed model's; the uncut model's that it must equal.
@@ -100,20 +100,20 @@ def verify(
     try:
         check_fully(compressed)
         with same_randomness(compressed, expected) as ((made, wanted), random):
-            found = _proven(probe, made, wanted)
+            found = _proven(baseline, made, wanted)
         release()
-        near = sampled_fidelity(original, compressed, probe, samples, inputs)
+        near = sampled_fidelity(original, compressed, baseline, samples, inputs)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise VerificationError(f"the checker rejects the output: {first_line(error)}") from error
     except ModelError as error:
         raise VerificationError(str(error)) from error
     return Verification(
-        probe.provider,
+        baseline.provider,
         found.deviation,
         found.values,
-        probe.shapes,
+        baseline.shapes,
         near,
-        probe.optimise,
+        baseline.optimise,
         found.discontinuous,
         random,
     )
@@ -126,22 +126,22 @@ class _Proof:
     discontinuous: tuple[str, ...]
 
 
-def _proven(probe: Probe, compressed: Path, expected: Path) -> _Proof:
+def _proven(baseline: Baseline, compressed: Path, expected: Path) -> _Proof:
     """Run both models and compare; cut them at discontinuous nodes where there are any."""
     release()
-    after = run_model(compressed, probe.provider, probe.feeds, probe.optimise)
+    after = run_model(compressed, baseline.provider, baseline.feeds, baseline.optimise)
     release()
-    before = probe.record
+    before = baseline.record
     if after.signature != before.signature:
         raise VerificationError(
             f"inputs or outputs changed: {before.signature} became {after.signature}"
         )
-    goal = run_as_written(expected, probe.provider, probe.feeds)
+    goal = run_as_written(expected, baseline.provider, baseline.feeds)
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
         files = Path(folder) / "cut.onnx", Path(folder) / "again.onnx", Path(folder) / "given.onnx"
-        cuts = cut(compressed, expected, probe.first, files)
+        cuts = cut(compressed, expected, baseline.first, files)
         if cuts is None:
-            deviation, values = _compare_or_explain(probe, before, after, goal, expected)
+            deviation, values = _compare_or_explain(baseline, before, after, goal, expected)
             return _Proof(deviation, values, ())
         _check_form(before, after, cuts.outputs)
         plain = [
@@ -150,25 +150,27 @@ def _proven(probe: Probe, compressed: Path, expected: Path) -> _Proof:
         deviation, values = 0.0, 0
         if plain:
             old, new, want = (_only(record, plain) for record in (before, after, goal))
-            deviation, values = _compare_or_explain(probe, old, new, want, expected)
+            deviation, values = _compare_or_explain(baseline, old, new, want, expected)
         release()
-        more = _proven_cut(probe, cuts, files)
+        more = _proven_cut(baseline, cuts, files)
     return _Proof(max(deviation, more[0]), values + more[1], cuts.nodes)
 
 
-def _proven_cut(probe: Probe, cuts: Cuts, files: tuple[Path, Path, Path]) -> tuple[float, int]:
+def _proven_cut(
+    baseline: Baseline, cuts: Cuts, files: tuple[Path, Path, Path]
+) -> tuple[float, int]:
     """Compare what discontinuous nodes read, and what follows where both are given the same."""
-    feeds = probe.feeds[SAMPLES - 1 :]  # one at the first shapes, one at each of the others
-    given = run_as_written(files[2], probe.provider, feeds)
+    feeds = baseline.feeds[SAMPLES - 1 :]  # one at the first shapes, one at each of the others
+    given = run_as_written(files[2], baseline.provider, feeds)
     names = [name for name, _, _ in given.signature.outputs]
     fed = tuple(
         {**batch, **{n: v for n, v in zip(names, outputs, strict=True) if n in cuts.given}}
         for batch, outputs in zip(feeds, given.outputs, strict=True)
     )
-    after = run_model(files[0], probe.provider, fed, probe.optimise)
+    after = run_model(files[0], baseline.provider, fed, baseline.optimise)
     kept = [name for name, _, _ in after.signature.outputs]
     goal = _only(given, [names.index(name) for name in kept])
-    again = replace(probe, feeds=fed)
+    again = replace(baseline, feeds=fed)
     try:
         return _compare_or_explain(again, goal, after, goal, files[1])
     except VerificationError as error:
@@ -204,7 +206,7 @@ def _check_form(before: Record, after: Record, names: Collection[str]) -> None:
 
 
 def _compare_or_explain(
-    probe: Probe, before: Record, after: Record, goal: Record, expected: Path
+    baseline: Baseline, before: Record, after: Record, goal: Record, expected: Path
 ) -> tuple[float, int]:
     """Compare; where the bound is passed, first ask how much the expected model differs by itself.
 
@@ -215,7 +217,7 @@ def _compare_or_explain(
         return compare(before, after, goal, 0.0)
     except VerificationError:
         release()
-        again = run_model(expected, probe.provider, probe.feeds)
+        again = run_model(expected, baseline.provider, baseline.feeds)
         names = [name for name, _, _ in again.signature.outputs]
         again = _only(again, [names.index(name) for name, _, _ in goal.signature.outputs])
         scales = _scales(before, goal)
@@ -301,7 +303,7 @@ def _as_float(array: Array) -> NDArray[np.float64]:
 
 
 def sampled_fidelity(
-    original: Path, compressed: Path, probe: Probe, samples: Iterable[Feeds], inputs: str
+    original: Path, compressed: Path, baseline: Baseline, samples: Iterable[Feeds], inputs: str
 ) -> Fidelity:
     """Measure how near a model is to the original on samples, both as they are deployed.
 
@@ -309,7 +311,7 @@ def sampled_fidelity(
     ----------
     original, compressed
         Their files.
-    probe
+    baseline
         The original as it runs.
     samples, inputs
         What they are compared on, and what that is.
@@ -322,7 +324,7 @@ def sampled_fidelity(
     with same_randomness(original, compressed) as ((one, two), _):
         feeds, before, held = list[Feeds](), list[tuple[Array, ...]](), 0
         runs = iter(samples)
-        for batch, outputs in _outputs(one, probe, runs):
+        for batch, outputs in _outputs(one, baseline, runs):
             feeds.append(batch)
             before.append(outputs)
             held += sum(array.nbytes for array in outputs)
@@ -330,12 +332,12 @@ def sampled_fidelity(
             if held > HELD:
                 break
         release()
-        after = (outputs for _, outputs in _outputs(two, probe, feeds))
-        return fidelity([n for n, _, _ in probe.record.signature.outputs], before, after, inputs)
+        after = (outputs for _, outputs in _outputs(two, baseline, feeds))
+        return fidelity([n for n, _, _ in baseline.record.signature.outputs], before, after, inputs)
 
 
 def _outputs(
-    path: Path, probe: Probe, samples: Iterable[Feeds]
+    path: Path, baseline: Baseline, samples: Iterable[Feeds]
 ) -> Iterator[tuple[Feeds, tuple[Array, ...]]]:
     """Inputs and outputs of a model, batch by batch."""
     given: list[Feeds] = []
@@ -345,5 +347,5 @@ def _outputs(
             given.append(batch)
             yield batch
 
-    for outputs in run_batches(path, probe.provider, remembered(), probe.optimise):
+    for outputs in run_batches(path, baseline.provider, remembered(), baseline.optimise):
         yield given.pop(), tuple(outputs.values())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
-from lbyl_onnx.graph.tensor_info import GraphFacts, attribute
+from lbyl_onnx.graph.tensor_info import TensorInfo, attribute
 from lbyl_onnx.types import DEFAULT_DOMAINS
 
 FLOATS = frozenset(
@@ -34,10 +34,10 @@ class Costs:
     macs: int
 
 
-def count_costs(model: onnx.ModelProto, facts: GraphFacts) -> Costs:
+def count_costs(model: onnx.ModelProto, tensor_info: TensorInfo) -> Costs:
     """Count a model's parameters and multiply-accumulates."""
     parameters = sum(math.prod(tensor.dims) for _, tensor in constants(model))
-    return Costs(parameters, sum(node_macs(node, facts) for node in model.graph.node))
+    return Costs(parameters, sum(node_macs(node, tensor_info) for node in model.graph.node))
 
 
 def constants(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
@@ -52,12 +52,12 @@ def constants(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
                 yield node.output[0], a.t
 
 
-def node_macs(node: NodeProto, facts: GraphFacts) -> int:
+def node_macs(node: NodeProto, tensor_info: TensorInfo) -> int:
     """Multiply-accumulates of one node; 0 where its shapes are not known."""
-    return sum(macs_in_parts(node, facts))
+    return sum(macs_in_parts(node, tensor_info))
 
 
-def macs_in_parts(node: NodeProto, facts: GraphFacts) -> tuple[int, ...]:
+def macs_in_parts(node: NodeProto, tensor_info: TensorInfo) -> tuple[int, ...]:
     """Return the multiply-accumulates of each product that a node is made of.
 
     They are one number for most operators, two for Attention: of queries by keys, and of the
@@ -67,39 +67,39 @@ def macs_in_parts(node: NodeProto, facts: GraphFacts) -> tuple[int, ...]:
         return ()
     count, operands, reads_output = _MACS[node.op_type]
     needed = [*node.input[:operands], *(node.output[:1] if reads_output else ())]
-    shapes = [facts.shape(name) for name in needed]
+    shapes = [tensor_info.shape(name) for name in needed]
     if any(shape is None or None in shape for shape in shapes):
         return ()
-    return count(node, [tuple(d or 0 for d in shape or ()) for shape in shapes], facts)
+    return count(node, [tuple(d or 0 for d in shape or ()) for shape in shapes], tensor_info)
 
 
 Shapes = Sequence[tuple[int, ...]]
 
 
-def _conv(node: NodeProto, shapes: Shapes, facts: GraphFacts) -> tuple[int, ...]:
+def _conv(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
     _, weight, output = shapes
     return (math.prod(output) * math.prod(weight[1:]),)
 
 
-def _conv_transpose(node: NodeProto, shapes: Shapes, facts: GraphFacts) -> tuple[int, ...]:
+def _conv_transpose(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
     data, weight = shapes
     return (math.prod(data) * math.prod(weight[1:]),)
 
 
-def _product(node: NodeProto, shapes: Shapes, facts: GraphFacts) -> tuple[int, ...]:
+def _product(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
     data, _, output = shapes
     transposed = attribute(node, "transA")
     depth = data[0] if transposed is not None and transposed.i else data[-1]
     return (math.prod(output) * depth,)
 
 
-def _recurrent(node: NodeProto, shapes: Shapes, facts: GraphFacts) -> tuple[int, ...]:
+def _recurrent(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
     """Each step of each sequence meets the weights of all gates and directions, W and R."""
     data, weight, recurrence = shapes
     return (math.prod(data[:2]) * (math.prod(weight) + math.prod(recurrence)),)
 
 
-def _einsum(node: NodeProto, shapes: Shapes, facts: GraphFacts) -> tuple[int, ...]:
+def _einsum(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
     """One for each combination of the letters' values; none where nothing is multiplied."""
     sizes: dict[str, int] = {}
     equation = attribute(node, "equation")
@@ -113,19 +113,19 @@ def _einsum(node: NodeProto, shapes: Shapes, facts: GraphFacts) -> tuple[int, ..
     return (math.prod(sizes.values()) if len(shapes) > 1 else 0,)
 
 
-def _attention(node: NodeProto, shapes: Shapes, facts: GraphFacts) -> tuple[int, ...]:
+def _attention(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
     """Each element of queries and output meets every position of the keys.
 
     Queries are (N, heads, T, d) or (N, T, heads * d), keys likewise with S for T; those of runs
     before, (N, heads, P, d), come on top.
     """
     queries, keys, output = shapes
-    past = facts.shape(node.input[4]) if len(node.input) > 4 and node.input[4] else None
+    past = tensor_info.shape(node.input[4]) if len(node.input) > 4 and node.input[4] else None
     positions = keys[-2] + ((past[2] or 0) if past else 0)
     return math.prod(queries) * positions, math.prod(output) * positions
 
 
-Count = Callable[[NodeProto, Shapes, GraphFacts], tuple[int, ...]]
+Count = Callable[[NodeProto, Shapes, TensorInfo], tuple[int, ...]]
 _ALL = None
 # How each operator is counted, how many of its first inputs and whether its output tell the shapes.
 _MACS: dict[str, tuple[Count, int | None, bool]] = {

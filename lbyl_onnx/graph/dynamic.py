@@ -1,8 +1,8 @@
 """Which sizes and small values depend on a dynamic dimension: decided by where they come from.
 
-Sizes that differ between the walks of `facts` do. Sizes and values that are equal in all of them
-may be so by accident: (H mod 32) + 1 is 1 for 224 and for 256. So every element of a value that
-is computed from Shape carries a mark, and so does an axis whose size such an element gives.
+Sizes that differ between the walks of `tensor_info` do. Sizes and values that are equal in all of
+them may be so by accident: (H mod 32) + 1 is 1 for 224 and for 256. So every element of a value
+that is computed from Shape carries a mark, and so does an axis whose size such an element gives.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from lbyl_onnx.graph.inference import TensorFact, from_type
-from lbyl_onnx.graph.tensor_info import attribute, default_opset, facts_of, given_facts
+from lbyl_onnx.graph.tensor_info import attribute, default_opset, input_facts, tensor_facts
 from lbyl_onnx.io.lazy_array import Reader
 
 DOMAIN = "com.microsoft"
@@ -50,14 +50,14 @@ def unfused(model: ModelProto, read: Reader) -> ModelProto:
     if not any(is_fused(node) for node in nodes):
         return model
     shapes = {info.name: from_type(info.type).shape for info in model.graph.input}
-    facts = given_facts(model, shapes, read)
+    tensor_info = input_facts(model, shapes, read)
     names, opset = set(_names(model.graph)), default_opset(model)
     written: list[NodeProto] = []
     for node in nodes:
-        writer = _Writer(node, facts, opset, names)
+        writer = _Writer(node, tensor_info, opset, names)
         whole = not is_fused(node) or not EXPANDED[node.op_type](writer)
         for new in [node] if whole else writer.nodes:
-            facts.update(facts_of(model, new, facts, opset))
+            tensor_info.update(tensor_facts(model, new, tensor_info, opset))
             written.append(new)
     del model.graph.node[:]
     model.graph.node.extend(written)
@@ -87,12 +87,12 @@ class _Writer:
     ----------
     node
         The fused node: the first new one takes its name, the last one gives its output.
-    facts, opset, names
+    tensor_info, opset, names
         Of the model: its tensors so far, its operator set, and the names in use.
     """
 
     node: NodeProto
-    facts: Mapping[str, TensorFact]
+    tensor_info: Mapping[str, TensorFact]
     opset: int
     names: set[str]
     nodes: list[NodeProto] = field(default_factory=list)
@@ -112,7 +112,7 @@ class _Writer:
 
     def dtype(self) -> int:
         """Return the type of its first inputs; 0 where it is not known."""
-        known = (self.facts.get(name, TensorFact()).dtype for name in self.node.input[:2])
+        known = (self.tensor_info.get(name, TensorFact()).dtype for name in self.node.input[:2])
         return next((dtype for dtype in known if dtype), 0)
 
     def constant(self, value: float) -> str:
@@ -191,7 +191,7 @@ def _matmul(writer: _Writer) -> bool:
         return False
     operands = []
     for name, flag in zip(writer.node.input, ("transA", "transB"), strict=True):
-        shape = writer.facts.get(name, TensorFact()).shape
+        shape = writer.tensor_info.get(name, TensorFact()).shape
         if writer.value(flag, 0):
             if shape is None or len(shape) < 2:
                 return False

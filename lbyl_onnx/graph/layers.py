@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.graph.model_graph import Node
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import Array
 
 Operand = tuple[int, int]  # index of a node, index of one of its inputs
@@ -27,7 +27,7 @@ def _input_axis(node: Node) -> int:
 
 
 def own_bias(
-    facts: GraphFacts, node: Node, outputs: int, dtype: np.dtype[np.generic]
+    tensor_info: TensorInfo, node: Node, outputs: int, dtype: np.dtype[np.generic]
 ) -> Array | None:
     """Return a node's bias, zeros where it could have one; None where it takes no constant one."""
     if node.op not in ("Conv", "ConvTranspose", "Gemm"):
@@ -37,17 +37,17 @@ def own_bias(
     if len(node.inputs) < 3 or not node.inputs[2].name:
         return np.zeros(outputs, dtype)
     name = node.inputs[2].name
-    if not facts.is_constant(name) or facts.value(name).size not in (1, outputs):
+    if not tensor_info.is_constant(name) or tensor_info.value(name).size not in (1, outputs):
         return None
-    bias = facts.value(name)
+    bias = tensor_info.value(name)
     # A Gemm's bias of shape (M, 1) has one value for each row, even where M is N.
     return bias if bias.size == 1 or bias.shape[-1] == bias.size else None
 
 
-def conv_window(node: Node, facts: GraphFacts) -> Window | None:
+def conv_window(node: Node, tensor_info: TensorInfo) -> Window | None:
     """Return a Conv's window with explicit pads; None where shapes are not known."""
-    weight, data = facts.shape(node.inputs[1].name), facts.shape(node.inputs[0].name)
-    output = facts.shape(node.outputs[0].name)
+    weight, data = tensor_info.shape(node.inputs[1].name), tensor_info.shape(node.inputs[0].name)
+    output = tensor_info.shape(node.outputs[0].name)
     if weight is None or data is None or output is None or None in (*data, *output, *weight):
         return None
     kernel = tuple(int(d or 0) for d in weight[2:])
@@ -127,14 +127,14 @@ class Layout:
         return (stored[0], left // self.groups, *stored[2:])
 
 
-def layout_of(facts: GraphFacts, node: Node, operand: int) -> Layout:
+def layout_of(tensor_info: TensorInfo, node: Node, operand: int) -> Layout:
     """Return how a node's constant operand is stored."""
     groups = int(node.attrs.get("group", 1)) if node.op == "ConvTranspose" else 1
     if operand != 1 or groups == 1:
         return Layout()
-    return Layout(groups, (facts.shape(node.inputs[1].name) or (0,))[0] == groups)
+    return Layout(groups, (tensor_info.shape(node.inputs[1].name) or (0,))[0] == groups)
 
 
-def layer_weight(facts: GraphFacts, node: Node, operand: int) -> Array:
+def layer_weight(tensor_info: TensorInfo, node: Node, operand: int) -> Array:
     """Return a constant operand with the axes that slots name."""
-    return layout_of(facts, node, operand).seen(facts.value(node.inputs[operand].name))
+    return layout_of(tensor_info, node, operand).seen(tensor_info.value(node.inputs[operand].name))

@@ -15,7 +15,7 @@ import numpy as np
 
 from lbyl_onnx.graph.costs import FLOATS
 from lbyl_onnx.graph.model_graph import Graph, Node, bodies, names_read
-from lbyl_onnx.graph.tensor_info import SMALL, GraphFacts
+from lbyl_onnx.graph.tensor_info import SMALL, TensorInfo
 from lbyl_onnx.types import DEFAULT_DOMAINS
 
 Operand = tuple[int, int]  # index of a node, index of one of its inputs
@@ -118,7 +118,7 @@ class Sharing:
         use = self.uses.get((node, operand))
         return use is None or (len(self.readers[use.base]) == 1 and use.base not in self.apart)
 
-    def rewritten(self, base: str, facts: GraphFacts) -> bool:
+    def rewritten(self, base: str, tensor_info: TensorInfo) -> bool:
         """Whether new values go where a base is stored, and not where they are read.
 
         So they do where it is stored in another type than it is read in, or read under several
@@ -127,7 +127,7 @@ class Sharing:
         uses = self.readers.get(base, ())
         if base not in self.stored or base in self.apart or not any(use.path for use in uses):
             return False
-        cast = any(facts.dtype(use.tensor) != facts.dtype(base) for use in uses)
+        cast = any(tensor_info.dtype(use.tensor) != tensor_info.dtype(base) for use in uses)
         return cast or len({use.tensor for use in uses}) > 1
 
 
@@ -139,7 +139,7 @@ class _Found:
     leads from each to the one that stands for all.
     """
 
-    facts: GraphFacts
+    tensor_info: TensorInfo
     views: dict[str, _View] = field(default_factory=dict)
     uses: dict[Operand, Use] = field(default_factory=dict)
     wholes: list[tuple[str, Whole]] = field(default_factory=list)
@@ -157,33 +157,33 @@ class _Found:
     def unite(self, name: str, source: str) -> None:
         """Note that a constant is computed from another that tells channels apart."""
         if source not in self.plain:
-            self.plain[source] = same_everywhere(self.facts, source)
+            self.plain[source] = same_everywhere(self.tensor_info, source)
         if not self.plain[source]:
             self.parent[self.kin(name)] = self.kin(source)
 
     def view(self, name: str) -> _View:
         """Return what a constant is a view of: itself, where nothing else is known."""
-        rank = len(self.facts.shape(name) or ())
+        rank = len(self.tensor_info.shape(name) or ())
         return self.views.get(name) or _View(name, tuple(range(rank)), ())
 
 
-def find_sharing(graph: Graph, facts: GraphFacts) -> Sharing:
+def find_sharing(graph: Graph, tensor_info: TensorInfo) -> Sharing:
     """Trace every constant operand back to the constant that it is a view of.
 
     Parameters
     ----------
-    graph, facts
+    graph, tensor_info
         The graph, and which of its tensors are constant.
     """
-    found = _Found(facts)
+    found = _Found(tensor_info)
     for index, node in enumerate(graph.nodes):
         for body in bodies(node):
             whole = Whole(index, f"the body of {node.op} reads it")
             names = sorted(names_read(body))
-            found.wholes += [(name, whole) for name in names if facts.is_constant(name)]
-        read = _values_read(node, facts)
+            found.wholes += [(name, whole) for name in names if tensor_info.is_constant(name)]
+        read = _values_read(node, tensor_info)
         outputs = [t.name for t in node.outputs if t.name]
-        if not outputs or not all(facts.is_constant(name) for name in outputs):
+        if not outputs or not all(tensor_info.is_constant(name) for name in outputs):
             for operand in read:
                 name = node.inputs[operand].name
                 view = found.view(name)
@@ -201,7 +201,7 @@ def find_sharing(graph: Graph, facts: GraphFacts) -> Sharing:
                 found.views[outputs[0]] = moved
                 found.parent[found.kin(outputs[0])] = found.kin(moved.base)
     whole = Whole(None, "it is an output of the graph")
-    found.wholes += [(t.name, whole) for t in graph.outputs if facts.is_constant(t.name)]
+    found.wholes += [(t.name, whole) for t in graph.outputs if tensor_info.is_constant(t.name)]
     return _sharing(found)
 
 
@@ -228,34 +228,34 @@ def _sharing(found: _Found) -> Sharing:
     return Sharing(found.uses, {b: tuple(u) for b, u in readers.items()}, stored, apart)
 
 
-def same_everywhere(facts: GraphFacts, name: str) -> bool:
+def same_everywhere(tensor_info: TensorInfo, name: str) -> bool:
     """Whether a constant is a number, or a vector of one number: it tells no channels apart.
 
     Exporters store such a vector once for all layers of one width: zeros as a bias, ones as a
     scale. That makes them no layer that is applied several times. Sizes and indices, too, are
     nothing that belongs to a channel.
     """
-    shape = [d or 0 for d in facts.shape(name) or ()]
+    shape = [d or 0 for d in tensor_info.shape(name) or ()]
     if math.prod(shape) <= 1:
         return True
-    if facts.dtype(name) not in FLOATS and math.prod(shape) <= SMALL:
+    if tensor_info.dtype(name) not in FLOATS and math.prod(shape) <= SMALL:
         return True
     if math.prod(shape) > max(shape):
         return False  # no vector: a weight
-    known = facts.traced_value(name)
-    if known is None and not facts.is_stored(name):
+    known = tensor_info.traced_value(name)
+    if known is None and not tensor_info.is_stored(name):
         return False  # it would have to be computed
-    value = facts.value(name) if known is None else known[0]
+    value = tensor_info.value(name) if known is None else known[0]
     return bool(np.all(value == value.reshape(-1)[0]))
 
 
-def _values_read(node: Node, facts: GraphFacts) -> list[int]:
+def _values_read(node: Node, tensor_info: TensorInfo) -> list[int]:
     """Inputs of a node that are constants whose values, and not only their shapes, it reads."""
     skipped = _SHAPE_ALONE.get(node.op, set()) if (node.domain or "") in DEFAULT_DOMAINS else set()
     return [
         i
         for i, t in enumerate(node.inputs)
-        if t.name and i not in skipped and facts.is_constant(t.name)
+        if t.name and i not in skipped and tensor_info.is_constant(t.name)
     ]
 
 
@@ -264,8 +264,8 @@ def _moved(found: _Found, index: int, node: Node) -> _View | None:
     if (node.domain or "") not in DEFAULT_DOMAINS or not node.inputs or len(node.outputs) != 1:
         return None
     names = node.inputs[0].name, node.outputs[0].name
-    before, after = (found.facts.shape(name) for name in names)
-    floats = all(found.facts.dtype(name) in FLOATS for name in names)
+    before, after = (found.tensor_info.shape(name) for name in names)
+    floats = all(found.tensor_info.dtype(name) in FLOATS for name in names)
     if not floats or before is None or after is None or None in (*before, *after):
         return None
     rank = len(before)

@@ -38,7 +38,7 @@ _RANDOM_OPS = frozenset(
 )
 
 
-class GraphFacts:
+class TensorInfo:
     """The facts of every tensor of a model's main graph, from several walks.
 
     Parameters
@@ -249,16 +249,18 @@ def _walk(
 ) -> dict[str, TensorFact]:
     """Facts of all tensors; those of a walk before are taken where a node reads the same."""
     before = before or {}
-    facts = given_facts(model, shapes, read, before)
+    tensor_info = input_facts(model, shapes, read, before)
     for node in model.graph.node:
-        if before and all(n in facts and facts[n] is before.get(n) for n in node.input if n):
-            facts.update((n, before[n]) for n in node.output if n in before)
+        if before and all(
+            n in tensor_info and tensor_info[n] is before.get(n) for n in node.input if n
+        ):
+            tensor_info.update((n, before[n]) for n in node.output if n in before)
         else:
-            facts.update(facts_of(model, node, facts, opset))
-    return facts
+            tensor_info.update(tensor_facts(model, node, tensor_info, opset))
+    return tensor_info
 
 
-def given_facts(
+def input_facts(
     model: onnx.ModelProto,
     shapes: Mapping[str, Shape | None],
     read: Reader,
@@ -269,23 +271,23 @@ def given_facts(
     Those of the initializers are taken from facts that are there before, where there are some.
     """
     graph, before = model.graph, before or {}
-    facts: dict[str, TensorFact] = {}
+    tensor_info: dict[str, TensorFact] = {}
     for graph_input in graph.input:
         tensor = graph_input.type.tensor_type
-        facts[graph_input.name] = TensorFact(tensor.elem_type, shapes.get(graph_input.name))
+        tensor_info[graph_input.name] = TensorFact(tensor.elem_type, shapes.get(graph_input.name))
     for initializer in graph.initializer:
         if before:
-            facts[initializer.name] = before[initializer.name]
+            tensor_info[initializer.name] = before[initializer.name]
             continue
         dims = tuple(initializer.dims)
         small = math.prod(dims) <= SMALL
         value = read(initializer) if small else None
-        facts[initializer.name] = TensorFact(initializer.data_type, dims, value, True)
-    return facts
+        tensor_info[initializer.name] = TensorFact(initializer.data_type, dims, value, True)
+    return tensor_info
 
 
-def facts_of(
-    model: onnx.ModelProto, node: NodeProto, facts: Mapping[str, TensorFact], opset: int
+def tensor_facts(
+    model: onnx.ModelProto, node: NodeProto, tensor_info: Mapping[str, TensorFact], opset: int
 ) -> dict[str, TensorFact]:
     """Facts of one node's outputs; outputs of what is not understood are unknown, not an error."""
     outputs = [name for name in node.output if name]
@@ -301,7 +303,7 @@ def facts_of(
         value = _constant_value(node)
         dtype = dtype or helper.np_dtype_to_tensor_dtype(value.dtype)
         return {outputs[0]: TensorFact(dtype, value.shape, value, True)}
-    inputs = [facts.get(name, TensorFact()) if name else None for name in node.input]
+    inputs = [tensor_info.get(name, TensorFact()) if name else None for name in node.input]
     if node.op_type in SEQUENCES:
         return {outputs[0]: sequence_fact(node, inputs)}
     types = infer(model, node, inputs, opset)

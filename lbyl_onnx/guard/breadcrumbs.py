@@ -11,21 +11,21 @@ VARIABLE = "LBYL_ONNX_NOTES"
 """The environment variable that names the file; where it is not set nothing is noted."""
 
 
-def note(**facts: str) -> None:
+def note(**tensor_info: str) -> None:
     """Note facts under their names: `model`, `output`, `doing`."""
     file = os.environ.get(VARIABLE)
     if not file:
         return
     # A note is worth no failure.
     with contextlib.suppress(OSError), Path(file).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(facts) + "\n")
+        stream.write(json.dumps(tensor_info) + "\n")
 
 
 def read(file: Path) -> dict[str, str]:
     """Return the last fact noted under each name."""
-    facts: dict[str, str] = {}
+    tensor_info: dict[str, str] = {}
     if file.exists():
         for line in file.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):  # cut short as its writer was killed
-                facts |= json.loads(line)
-    return facts
+                tensor_info |= json.loads(line)
+    return tensor_info

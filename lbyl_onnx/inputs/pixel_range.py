@@ -20,7 +20,7 @@ from lbyl_onnx.data.source import InputRange
 from lbyl_onnx.data.synthetic import image_layout
 from lbyl_onnx.graph.costs import FLOATS
 from lbyl_onnx.graph.model_graph import Graph, Node, Tensor, node_name
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import Floats
 
 # Largest values of pixels, where the least is 0.
@@ -57,22 +57,22 @@ class _Chain:
         return bool(np.all(self.scale == 1.0) and np.all(self.shift == 0.0))
 
 
-def input_ranges(graph: Graph, facts: GraphFacts, layout: Layout) -> dict[str, InputRange]:
+def input_ranges(graph: Graph, tensor_info: TensorInfo, layout: Layout) -> dict[str, InputRange]:
     """Return what the image inputs of a graph take, where the graph tells it, by name.
 
     Parameters
     ----------
-    graph, facts
+    graph, tensor_info
         The graph, and its shapes and constants.
     layout
         Where images have their channels.
     """
-    found = (_input_range(tensor, facts, layout) for tensor in graph.inputs)
+    found = (_input_range(tensor, tensor_info, layout) for tensor in graph.inputs)
     return {one.name: one for one in found if one is not None}
 
 
-def _input_range(tensor: Tensor, facts: GraphFacts, layout: Layout) -> InputRange | None:
-    shape, dtype = facts.static_shape(tensor.name), facts.dtype(tensor.name)
+def _input_range(tensor: Tensor, tensor_info: TensorInfo, layout: Layout) -> InputRange | None:
+    shape, dtype = tensor_info.static_shape(tensor.name), tensor_info.dtype(tensor.name)
     if shape is None or len(shape) != 4 or dtype not in FLOATS | {TensorProto.UINT8}:
         return None
     where = image_layout((None, *shape[1:]), layout)
@@ -80,7 +80,7 @@ def _input_range(tensor: Tensor, facts: GraphFacts, layout: Layout) -> InputRang
     channels = shape[axis]
     if where is None or channels is None:
         return None
-    chain = _followed(tensor, facts, _Chain.of(axis, channels))
+    chain = _followed(tensor, tensor_info, _Chain.of(axis, channels))
     limits = _limits(chain, dtype == TensorProto.UINT8)
     if limits is None:
         return None
@@ -89,37 +89,37 @@ def _input_range(tensor: Tensor, facts: GraphFacts, layout: Layout) -> InputRang
     return InputRange(tensor.name, low, high, mean, spread, axis, chain.nodes)
 
 
-def _followed(tensor: Tensor, facts: GraphFacts, chain: _Chain) -> _Chain:
+def _followed(tensor: Tensor, tensor_info: TensorInfo, chain: _Chain) -> _Chain:
     """Follow a tensor to the first node that does other things, or to several that read it."""
     while True:
         readers = [node for node in tensor.outputs if node.op != "Shape"]
         if len(readers) != 1:
             return chain
-        step = _step(readers[0], tensor, facts, chain)
+        step = _step(readers[0], tensor, tensor_info, chain)
         if step is None:
             return chain
         chain, tensor = step, readers[0].outputs[0]
 
 
-def _step(node: Node, tensor: Tensor, facts: GraphFacts, chain: _Chain) -> _Chain | None:
+def _step(node: Node, tensor: Tensor, tensor_info: TensorInfo, chain: _Chain) -> _Chain | None:
     """The chain with one more node; None where the node is no part of it."""
     if node.op == "Identity" or (node.op == "Cast" and node.attrs.get("to") in FLOATS):
         return chain
     if node.op == "Transpose" and "perm" in node.attrs:
         return replace(chain, axis=list(node.attrs["perm"]).index(chain.axis))
     if node.op in ("Gather", "Slice"):
-        chosen = _reordered(node, facts, chain)
+        chosen = _reordered(node, tensor_info, chain)
         return None if chosen is None else replace(chain, order=chain.order[chosen])
-    if facts.dtype(tensor.name) not in FLOATS:
+    if tensor_info.dtype(tensor.name) not in FLOATS:
         return None  # whole numbers wrap around
     named = replace(chain, nodes=(*chain.nodes, node_name(node)))
     if node.op == "Clip":
-        limits = _clip_limits(node, facts)
+        limits = _clip_limits(node, tensor_info)
         return replace(named, clip=limits) if chain.unchanged and limits is not None else chain
     if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
         return None
     first = node.inputs[0] is tensor
-    constant = _per_channel(node.inputs[1 if first else 0], facts, chain)
+    constant = _per_channel(node.inputs[1 if first else 0], tensor_info, chain)
     return None if constant is None else _affine(node.op, first, constant, named)
 
 
@@ -137,20 +137,22 @@ def _affine(op_type: str, first: bool, constant: Floats, chain: _Chain) -> _Chai
     return replace(chain, scale=scale * factor, shift=shift * factor)
 
 
-def _per_channel(tensor: Tensor, facts: GraphFacts, chain: _Chain) -> Floats | None:
+def _per_channel(tensor: Tensor, tensor_info: TensorInfo, chain: _Chain) -> Floats | None:
     """Return a constant operand as (channels,), in the order of the input's channels.
 
     None where it is no constant, or varies otherwise.
     """
-    shape, channels = facts.shape(tensor.name), len(chain.scale)
-    if shape is None or len(shape) > 4 or not facts.is_constant(tensor.name):
+    shape, channels = tensor_info.shape(tensor.name), len(chain.scale)
+    if shape is None or len(shape) > 4 or not tensor_info.is_constant(tensor.name):
         return None
     aligned = (*[1] * (4 - len(shape)), *shape)
     if any(
         d not in ((1, channels) if axis == chain.axis else (1,)) for axis, d in enumerate(aligned)
     ):
         return None
-    value = np.asarray(facts.value(tensor.name), np.float64).reshape(-1)  # (1, c, 1, 1) -> (c,)
+    value = np.asarray(tensor_info.value(tensor.name), np.float64).reshape(
+        -1
+    )  # (1, c, 1, 1) -> (c,)
     if not np.all(np.isfinite(value)):
         return None
     ordered = np.empty(channels)
@@ -158,12 +160,12 @@ def _per_channel(tensor: Tensor, facts: GraphFacts, chain: _Chain) -> Floats | N
     return ordered
 
 
-def _reordered(node: Node, facts: GraphFacts, chain: _Chain) -> NDArray[np.intp] | None:
+def _reordered(node: Node, tensor_info: TensorInfo, chain: _Chain) -> NDArray[np.intp] | None:
     """Return the order that a Gather or Slice brings the channels into; None for anything else."""
     numbers = np.arange(len(chain.order))
-    if any(not facts.is_constant(tensor.name) for tensor in node.inputs[1:]):
+    if any(not tensor_info.is_constant(tensor.name) for tensor in node.inputs[1:]):
         return None
-    values = [facts.value(tensor.name).reshape(-1).tolist() for tensor in node.inputs[1:]]
+    values = [tensor_info.value(tensor.name).reshape(-1).tolist() for tensor in node.inputs[1:]]
     if node.op == "Gather":
         axes, chosen = [node.attrs.get("axis", 0)], [int(i) % len(numbers) for i in values[0]]
     elif len(values) == 4 and all(len(value) == 1 for value in values):
@@ -175,10 +177,12 @@ def _reordered(node: Node, facts: GraphFacts, chain: _Chain) -> NDArray[np.intp]
     return np.asarray(chosen) if whole else None
 
 
-def _clip_limits(node: Node, facts: GraphFacts) -> tuple[float, float] | None:
+def _clip_limits(node: Node, tensor_info: TensorInfo) -> tuple[float, float] | None:
     limits = [node.attrs[name] for name in ("min", "max") if name in node.attrs]
-    given = [tensor for tensor in node.inputs[1:] if tensor.name and facts.is_constant(tensor.name)]
-    limits = limits or [float(facts.value(tensor.name).reshape(())) for tensor in given]
+    given = [
+        tensor for tensor in node.inputs[1:] if tensor.name and tensor_info.is_constant(tensor.name)
+    ]
+    limits = limits or [float(tensor_info.value(tensor.name).reshape(())) for tensor in given]
     if len(limits) != 2 or not np.all(np.isfinite(limits)) or limits[0] >= limits[1]:
         return None
     return float(limits[0]), float(limits[1])

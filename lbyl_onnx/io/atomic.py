@@ -204,7 +204,7 @@ def _abandoned(parent: Path, prefix: str) -> Iterator[Path]:
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
-            continue  # gone meanwhile, another person's, or no folder
+            continue  # gone meanwhile, another user's, or no folder
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

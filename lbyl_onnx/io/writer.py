@@ -30,7 +30,7 @@ SMALLEST_EXTERNAL, PAGE = 1024, 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Draft:
+class ModelDraft:
     """A model that is ready to be written, without a second copy of its weights.
 
     Parameters
@@ -45,9 +45,9 @@ class Draft:
     initializers: tuple[Initializer, ...]
 
     @staticmethod
-    def of(model: onnx.ModelProto) -> Draft:
+    def of(model: onnx.ModelProto) -> ModelDraft:
         """Return a model as it is; what it is made of is shared."""
-        return Draft(model, tuple(model.graph.initializer))
+        return ModelDraft(model, tuple(model.graph.initializer))
 
     @property
     def inline_size(self) -> int:
@@ -97,7 +97,7 @@ def write_message(model: onnx.ModelProto, path: Path) -> None:
         file.write(model.SerializeToString(deterministic=True))
 
 
-def write_draft(draft: Draft, path: Path, read: Reader, external: ExternalData) -> None:
+def write_draft(draft: ModelDraft, path: Path, read: Reader, external: ExternalData) -> None:
     """Write a draft, the same bytes for the same draft.
 
     Parameters
@@ -143,7 +143,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise OutputError(f"{path.name} cannot be written: {error.strerror or error}") from error
 
 
-def _write_data(draft: Draft, path: Path, read: Reader) -> Draft:
+def _write_data(draft: ModelDraft, path: Path, read: Reader) -> ModelDraft:
     """Write the large tensors to a data file; return the draft that refers to it."""
     stage = path.with_name(f"{path.name}.data")
     offsets: dict[int, int] = {}
@@ -166,7 +166,7 @@ def _write_data(draft: Draft, path: Path, read: Reader) -> Draft:
     tensors = list(draft.initializers)
     for index, offset in offsets.items():
         tensors[index] = references[index](name, offset)
-    return Draft(draft.skeleton, tuple(tensors))
+    return ModelDraft(draft.skeleton, tuple(tensors))
 
 
 def _value(tensor: Initializer, read: Reader) -> NDArray[np.generic] | None:
@@ -219,7 +219,7 @@ def _inline_size(tensor: Initializer) -> int:
     return tensor_bytes(message)
 
 
-def _write_draft(draft: Draft, file: BinaryIO, read: Reader) -> None:
+def _write_draft(draft: ModelDraft, file: BinaryIO, read: Reader) -> None:
     """Write the message that a whole ModelProto would give, one initializer at a time."""
     model, graph = _FIELDS["ModelProto"], _FIELDS["GraphProto"]
     before, after = _split(draft.skeleton, model["graph"])

@@ -29,7 +29,7 @@ LARGEST = 1200
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class ConsumerLoss:
     """How one consumer reads the channels.
 
     Attributes
@@ -48,14 +48,14 @@ class Reading:
         """Variance of the consumer's outputs, summed over them."""
         return float(np.einsum("ij,ij->", self.gram, self.moments.covariance))
 
-    def reduced(self) -> Reading:
+    def reduced(self) -> ConsumerLoss:
         """Return the reading by whole channels where it is too large."""
         taps, size = self.moments.taps, len(self.gram)
         if size <= LARGEST or taps == 1:
             return self
         n = size // taps
         gram = np.einsum("itjt->ij", self.gram.reshape(n, taps, n, taps))
-        return Reading(self.moments.per_channel(), gram)
+        return ConsumerLoss(self.moments.per_channel(), gram)
 
 
 @dataclass
@@ -142,7 +142,7 @@ class _State:
 
 
 @dataclass(frozen=True, eq=False)
-class Elimination:
+class Ranking:
     """The order in which channels go, and what that costs each consumer.
 
     Attributes
@@ -167,12 +167,12 @@ class Elimination:
         """Return the (count,) channels that are left, ascending."""
         return np.setdiff1d(np.arange(self.size), self.order[: self.size - count])
 
-    def spread(self, layers: NDArray[np.intp]) -> Elimination:
+    def spread(self, layers: NDArray[np.intp]) -> Ranking:
         """Give each consumer the losses and the total of its layer, (consumers,)."""
         return replace(self, losses=self.losses[:, layers], totals=self.totals[layers])
 
 
-def eliminate(readings: Sequence[Reading], count: int) -> Elimination:
+def eliminate(readings: Sequence[ConsumerLoss], count: int) -> Ranking:
     """Take channels away, one or a few at a time, those first whose loss changes least.
 
     Parameters
@@ -217,7 +217,7 @@ def eliminate(readings: Sequence[Reading], count: int) -> Elimination:
                 state.shrink(np.flatnonzero(alive))
             held, alive = held[alive], np.ones(left - len(going), dtype=np.bool_)
     totals = np.asarray([state.total for state in states])
-    return Elimination(n, np.asarray(order, np.intp), np.concatenate(lost), totals)
+    return Ranking(n, np.asarray(order, np.intp), np.concatenate(lost), totals)
 
 
 def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> NDArray[np.intp]:
@@ -238,7 +238,7 @@ def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> N
     return cheapest[going]
 
 
-def _begin(reading: Reading) -> _State:
+def _begin(reading: ConsumerLoss) -> _State:
     c, ridge = reading.moments.covariance, reading.moments.ridge
     system = c + ridge * np.eye(len(c))
     factor, failed = lapack.dpotrf(system, lower=True)

@@ -15,7 +15,7 @@ _WORST_CONDITION = 1e6
 
 
 @dataclass(frozen=True, eq=False)
-class Rotation:
+class ReducedRank:
     """k mixtures of n channels, and how they stand in for all n at the consumers.
 
     Attributes
@@ -39,7 +39,7 @@ class Rotation:
     lost: float
 
 
-def rotate(moments: Moments, gram: Floats, count: int) -> Rotation | None:
+def reduce_rank(moments: Moments, gram: Floats, count: int) -> ReducedRank | None:
     """Find the mixtures that leave the consumers' outputs with the least squared error.
 
     Parameters
@@ -82,7 +82,7 @@ def rotate(moments: Moments, gram: Floats, count: int) -> Rotation | None:
     mean = moments.mean
     shift = np.delete(mean, kept) - rows @ mean[kept]
     variance = np.einsum("kn,nm,km->k", mixing, c, mixing)
-    return Rotation(
+    return ReducedRank(
         mixing,
         mean[kept] - mixing @ mean,
         np.sqrt(np.maximum(variance, 0.0)),
@@ -97,7 +97,7 @@ def losses(moments: Moments, gram: Floats) -> Floats | None:
     Parameters
     ----------
     moments, gram
-        As for `rotate`.
+        As for `reduce_rank`.
 
     Returns
     -------

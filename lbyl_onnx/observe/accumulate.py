@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.observe.graph_builder import outputs_of
-from lbyl_onnx.observe.spec import View
+from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.types import Array, Floats
 
 # Blocks of rows whose means are kept before they become one.
@@ -18,14 +18,14 @@ BLOCKS = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class SampleMoments:
     """Moments of a view: its rows, the mean, and the covariance or the variance."""
 
     rows: int
     mean: Floats
     second: Floats
 
-    def with_prior(self, prior: Measured) -> Measured:
+    def with_prior(self, prior: SampleMoments) -> SampleMoments:
         """Return these moments with a prior covariance that counts as a row for each column.
 
         The prior's shape is taken, not its size; a degenerate one is left out.
@@ -36,11 +36,11 @@ class Measured:
             return self
         rows = self.rows + len(self.mean)
         second = (self.rows * self.second + len(self.mean) * shaped) / rows
-        return Measured(rows, self.mean, second)
+        return SampleMoments(rows, self.mean, second)
 
 
 @dataclass(eq=False)
-class Running:
+class MomentAccumulator:
     """Moments of the rows so far, block by block.
 
     Parameters
@@ -59,9 +59,11 @@ class Running:
     strips: tuple[slice, ...]
 
     @staticmethod
-    def of(view: View) -> Running:
+    def of(view: MomentSpec) -> MomentAccumulator:
         """Return those of no rows of a view."""
-        return Running([], [], np.zeros((view.columns,) * (2 if view.cross else 1)), view.strips)
+        return MomentAccumulator(
+            [], [], np.zeros((view.columns,) * (2 if view.cross else 1)), view.strips
+        )
 
     def add(self, rows: int, mean: Array, strips: Sequence[NDArray[np.floating[Any]]]) -> None:
         """Take in a block: its rows, their mean, and their sums, strip by strip."""
@@ -74,14 +76,14 @@ class Running:
         if len(self.rows) == BLOCKS:
             self._unite()
 
-    def measured(self) -> Measured:
+    def measured(self) -> SampleMoments:
         """Return the moments; these sums are spent."""
         self._unite()
         if self.sums.ndim == 2:
             for place in self.strips:  # what lies below the diagonal follows from what lies above
                 self.sums[place.stop :, place] = self.sums[place, place.stop :].T
         self.sums /= self.rows[0]
-        return Measured(self.rows[0], self.means[0], self.sums)
+        return SampleMoments(self.rows[0], self.means[0], self.sums)
 
     def _unite(self) -> None:
         """Make one block of all (Chan, Golub, LeVeque 1979)."""
@@ -94,8 +96,10 @@ class Running:
         self.rows, self.means = [int(rows.sum())], [mean]
 
 
-def _add(running: Running, outputs: Mapping[str, Array], key: str, view: View) -> None:
-    """Take in what a probe's outputs say of a view; of columns alone these give variances."""
+def _add(
+    running: MomentAccumulator, outputs: Mapping[str, Array], key: str, view: MomentSpec
+) -> None:
+    """Add one mini-batch's outputs of the instrumented model; columns alone give variances."""
     named = {part: outputs[name] for part, name in outputs_of(key, view).items()}
     rows = int(named["shape"][1])
     if view.cross:

@@ -1,4 +1,6 @@
-"""Normalisation by the statistics of the batch, in a probe: what it brings, and what it tells.
+"""BatchNormalization by the statistics of the batch, in an instrumented model.
+
+What it computes, and what it emits.
 
 The operator that takes its batch's mean and variance gives them, too, so that a tensor that goes
 through it need not be read again to be measured.
@@ -14,46 +16,48 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from lbyl_onnx.graph.model_graph import captured
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.observe.graph_builder import PREFIX, Writer
-from lbyl_onnx.observe.spec import Target, View
+from lbyl_onnx.observe.spec import MomentSpec, Renormalization
 
 # Added to the variance of what is brought to a given one; far below that of any activation.
 _EPSILON = 1e-10
 
 
-def can_take_batch(node: NodeProto, facts: GraphFacts) -> bool:
+def can_take_batch(node: NodeProto, tensor_info: TensorInfo) -> bool:
     """Whether a node is a BatchNormalization that can take the statistics of its batch."""
-    return node.op_type == "BatchNormalization" and facts.shape(node.input[0]) is not None
+    return node.op_type == "BatchNormalization" and tensor_info.shape(node.input[0]) is not None
 
 
 def unsettled(
-    model: onnx.ModelProto, facts: GraphFacts, targets: Mapping[str, Target]
-) -> dict[str, Target]:
+    model: onnx.ModelProto, tensor_info: TensorInfo, targets: Mapping[str, Renormalization]
+) -> dict[str, Renormalization]:
     """The targets that matter: what only batch statistics read comes to the same without one."""
     otherwise = {info.name for info in model.graph.output}
     for node in model.graph.node:
-        read = node.input[1:] if can_take_batch(node, facts) else node.input
+        read = node.input[1:] if can_take_batch(node, tensor_info) else node.input
         otherwise |= {*read} | captured(node)
     return {name: target for name, target in targets.items() if name in otherwise}
 
 
 def normalised(
     model: onnx.ModelProto,
-    facts: GraphFacts,
-    targets: Mapping[str, Target],
+    tensor_info: TensorInfo,
+    targets: Mapping[str, Renormalization],
     batch_statistics: bool,
 ) -> dict[str, str]:
     """Tensors that batch statistics will be taken of, and the names that they are read by."""
     found = dict[str, str]()
     for node in model.graph.node:
-        if batch_statistics and can_take_batch(node, facts):
+        if batch_statistics and can_take_batch(node, tensor_info):
             found.setdefault(node.input[0], node.input[0])
     found |= {name: raw_name(name) for name, target in targets.items() if target.axis == 1}
-    return {name: read for name, read in found.items() if facts.dtype(name) == TensorProto.FLOAT}
+    return {
+        name: read for name, read in found.items() if tensor_info.dtype(name) == TensorProto.FLOAT
+    }
 
 
-def each_alone(view: View) -> bool:
+def each_alone(view: MomentSpec) -> bool:
     """Whether a view is of all channels on axis 1, in their order, each alone."""
     in_order = np.array_equal(view.positions, np.arange(len(view.positions))[:, None])
     whole = view.window is None and max(view.strides, default=1) == 1
@@ -102,7 +106,7 @@ def _tell(
     writer.op("Concat", [writer.ints(columns), rows], {"axis": 0}, told["shape"])
 
 
-def bring(writer: Writer, output: str, target: Target, dtype: int) -> None:
+def bring(writer: Writer, output: str, target: Renormalization, dtype: int) -> None:
     """Bring a tensor to a mean and deviation on this batch, in float32 whatever its type."""
     if dtype == TensorProto.FLOAT:
         _bring_floats(writer, raw_name(output), target, output)
@@ -113,7 +117,7 @@ def bring(writer: Writer, output: str, target: Target, dtype: int) -> None:
     writer.op("Cast", [brought], {"to": dtype}, output)
 
 
-def _bring_floats(writer: Writer, raw: str, target: Target, output: str) -> None:
+def _bring_floats(writer: Writer, raw: str, target: Renormalization, output: str) -> None:
     parameters = (
         writer.constant(target.std.astype(np.float32)),
         writer.constant(target.mean.astype(np.float32)),

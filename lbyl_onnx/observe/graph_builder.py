@@ -1,4 +1,4 @@
-"""Nodes and initializers of a probe in the making."""
+"""Nodes and initializers of a model that is being instrumented."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from lbyl_onnx.observe.spec import View
+from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.types import Array
 
 PREFIX = "lbyl_onnx_probe/"
@@ -61,7 +61,7 @@ class Writer:
         return self.op("ReduceMean", [x], {"axes": list(axes), **attributes})
 
 
-def outputs_of(key: str, view: View) -> dict[str, str]:
+def outputs_of(key: str, view: MomentSpec) -> dict[str, str]:
     """Names of the outputs that tell a view's moments, by what they are.
 
     They are ``mean`` (columns, 1), ``shape`` (columns, rows), and ``0``, ``1``, .. for the strips

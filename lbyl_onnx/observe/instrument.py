@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
 from lbyl_onnx.graph.model_graph import captured
-from lbyl_onnx.graph.tensor_info import GraphFacts, attribute
-from lbyl_onnx.io.writer import Draft, copy_field
+from lbyl_onnx.graph.tensor_info import TensorInfo, attribute
+from lbyl_onnx.io.writer import ModelDraft, copy_field
 from lbyl_onnx.observe.batch_statistics import (
     bring,
     can_take_batch,
@@ -26,7 +26,7 @@ from lbyl_onnx.observe.batch_statistics import (
     unsettled,
 )
 from lbyl_onnx.observe.graph_builder import PREFIX, Writer, outputs_of
-from lbyl_onnx.observe.spec import Noise, Target, View
+from lbyl_onnx.observe.spec import MomentSpec, Noise, Renormalization
 
 # From this version on BatchNormalization may take its batch's statistics, with three outputs.
 _TRAINS = 14
@@ -34,22 +34,22 @@ _TRAINS = 14
 _UNLISTED = 4
 
 
-def probe_model(
-    draft: Draft,
-    facts: GraphFacts,
-    views: Mapping[str, View],
-    targets: Mapping[str, Target],
+def instrument(
+    draft: ModelDraft,
+    tensor_info: TensorInfo,
+    views: Mapping[str, MomentSpec],
+    targets: Mapping[str, Renormalization],
     batch_statistics: bool,
     noises: Mapping[str, Noise],
     provider: str,
-) -> Draft:
+) -> ModelDraft:
     """Build the model that emits the moments of some tensors of another.
 
     Parameters
     ----------
     draft
         The model; it is not changed.
-    facts
+    tensor_info
         Its facts.
     views
         What to measure, by a key. The outputs that `outputs_of` names are the mean of each column,
@@ -65,7 +65,7 @@ def probe_model(
     noises
         By the output of the layer that each is for.
     provider
-        What the probe will run on.
+        What the instrumented model will run on.
 
     Returns
     -------
@@ -74,10 +74,12 @@ def probe_model(
     """
     model = draft.skeleton
     # Only the CPU provider has the operator that takes its batch's statistics.
-    writer = Writer(facts.opset, facts.opset >= _TRAINS and provider == "CPUExecutionProvider")
-    targets = unsettled(model, facts, targets) if batch_statistics else targets
+    writer = Writer(
+        tensor_info.opset, tensor_info.opset >= _TRAINS and provider == "CPUExecutionProvider"
+    )
+    targets = unsettled(model, tensor_info, targets) if batch_statistics else targets
     by_tensor: dict[str, list[str]] = {}
-    told = normalised(model, facts, targets, batch_statistics) if writer.trains else {}
+    told = normalised(model, tensor_info, targets, batch_statistics) if writer.trains else {}
     for key, view in views.items():
         if view.tensor in told and each_alone(view):
             writer.awaited.setdefault(told[view.tensor], []).append(
@@ -86,16 +88,16 @@ def probe_model(
         else:
             by_tensor.setdefault(view.tensor, []).append(key)
     for info in model.graph.input:
-        _measure(writer, info.name, info.name, views, by_tensor, facts)
+        _measure(writer, info.name, info.name, views, by_tensor, tensor_info)
     for node in model.graph.node:
         noise = noises.get(node.output[0]) if node.output else None
         changed = node if noise is None else _noisy(writer, node, noise)
-        _rewritten(writer, changed, facts, targets, batch_statistics)
+        _rewritten(writer, changed, tensor_info, targets, batch_statistics)
         for name in node.output:
             if name in targets:
-                bring(writer, name, targets[name], facts.dtype(name))
+                bring(writer, name, targets[name], tensor_info.dtype(name))
             measured = raw_name(name) if name in targets else name
-            _measure(writer, name, measured, views, by_tensor, facts)
+            _measure(writer, name, measured, views, by_tensor, tensor_info)
     names = [name for key, view in views.items() for name in outputs_of(key, view).values()]
     return _assembled(draft, writer, names, [*noises.values()])
 
@@ -103,18 +105,18 @@ def probe_model(
 def _rewritten(
     writer: Writer,
     node: NodeProto,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     targets: Collection[str],
     batch_statistics: bool,
 ) -> None:
-    """Add a node as it was, but for what the probe changes in it."""
+    """Add a node as it was, but for what the instrumented model changes in it."""
     copy = NodeProto()
     copy.CopyFrom(node)
     copy.output[:] = [raw_name(name) if name in targets else name for name in node.output]
-    if not batch_statistics or not can_take_batch(node, facts):
+    if not batch_statistics or not can_take_batch(node, tensor_info):
         writer.nodes.append(copy)
         return
-    rank = len(facts.shape(node.input[0]) or ())
+    rank = len(tensor_info.shape(node.input[0]) or ())
     epsilon = attribute(node, "epsilon")
     eps = 1e-5 if epsilon is None else epsilon.f
     normalise(writer, node.input[0], (node.input[1], node.input[2]), eps, rank, copy.output[0])
@@ -124,16 +126,16 @@ def _measure(
     writer: Writer,
     name: str,
     measured: str,
-    views: Mapping[str, View],
+    views: Mapping[str, MomentSpec],
     by_tensor: Mapping[str, Sequence[str]],
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
 ) -> None:
     for key in by_tensor.get(name, ()):
         view = views[key]
         x, outputs = measured, outputs_of(key, view)
-        if facts.dtype(name) != TensorProto.FLOAT:
+        if tensor_info.dtype(name) != TensorProto.FLOAT:
             x = writer.op("Cast", [x], {"to": TensorProto.FLOAT})
-        shape = facts.shape(name)
+        shape = tensor_info.shape(name)
         columns = _columns(writer, x, view, None if shape is None else shape[view.axis])
         mean = writer.mean(columns, [1], True)
         writer.op("Identity", [mean], output=outputs["mean"])
@@ -152,7 +154,7 @@ def _measure(
             writer.op("MatMul", [some, turned], output=outputs[str(number)])
 
 
-def _columns(writer: Writer, x: str, view: View, channels: int | None) -> str:
+def _columns(writer: Writer, x: str, view: MomentSpec, channels: int | None) -> str:
     """The (columns, rows) matrix of a view of a tensor with so many channels on its axis."""
     index = view.positions.reshape(-1)  # (n, places) -> (n * places,)
     spatial = view.axis == 1 and view.rank > 2
@@ -185,7 +187,7 @@ def _gathered(
     return writer.op("Gather", [x, writer.ints(*index.tolist())], {"axis": axis})
 
 
-def _windows(writer: Writer, x: str, view: View) -> str:
+def _windows(writer: Writer, x: str, view: MomentSpec) -> str:
     """Unfold what a Conv sees: a depthwise Conv whose filters each pick one tap."""
     window = view.window
     assert window is not None
@@ -242,8 +244,8 @@ def _scaled(writer: Writer, x: str, ratio: str) -> str:
 
 
 def _assembled(
-    draft: Draft, writer: Writer, outputs: Sequence[str], noises: Sequence[Noise]
-) -> Draft:
+    draft: ModelDraft, writer: Writer, outputs: Sequence[str], noises: Sequence[Noise]
+) -> ModelDraft:
     """Put a model together of the nodes that the outputs need."""
     needed = set(outputs)
     kept: list[NodeProto] = []
@@ -272,4 +274,4 @@ def _assembled(
     gone = [info for info in result.graph.input if info.name in names]
     for info in gone:
         result.graph.input.remove(info)
-    return Draft(result, (*stored, *writer.initializers))
+    return ModelDraft(result, (*stored, *writer.initializers))

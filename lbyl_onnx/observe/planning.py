@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, Placement
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
 from lbyl_onnx.channels.paths import Activation, _feeds_a_layer, _layers_behind
 from lbyl_onnx.graph.layers import conv_window, own_bias
 from lbyl_onnx.graph.model_graph import Graph, Node
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.gaussian import behind
 from lbyl_onnx.methods.types import Moments
-from lbyl_onnx.observe.accumulate import Measured
-from lbyl_onnx.observe.spec import View
+from lbyl_onnx.observe.accumulate import SampleMoments
+from lbyl_onnx.observe.spec import MomentSpec
 
 
 def repairable(
-    graph: Graph, facts: GraphFacts, channels: ChannelMap, consumers: Collection[int]
-) -> dict[int, View]:
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, consumers: Collection[int]
+) -> dict[int, MomentSpec]:
     """View the outputs that a repair is for, by node.
 
     They are those of the consumers, and of the layers behind them, to which what is lost is passed
@@ -31,20 +31,20 @@ def repairable(
 
     Parameters
     ----------
-    graph, facts, channels
+    graph, tensor_info, channels
         The graph, its constants, and where its channels lie.
     consumers
         Nodes that read channels of which some go.
     """
-    views: dict[int, View] = {}
+    views: dict[int, MomentSpec] = {}
     for index in sorted({*consumers, *_layers_behind(graph, channels, consumers)}):
         node = graph.nodes[index]
-        view = output_view(graph, facts, index)
+        view = output_spec(graph, tensor_info, index)
         if view is None or not _feeds_a_layer(node):
             continue
         has_bias = len(node.inputs) > 2 and bool(node.inputs[2].name)
-        dtype = facts.value(node.inputs[1].name).dtype
-        scaled = own_bias(facts, node, len(view.positions), dtype) is not None
+        dtype = tensor_info.value(node.inputs[1].name).dtype
+        scaled = own_bias(tensor_info, node, len(view.positions), dtype) is not None
         # A consumer's offset may need an Add behind it; another layer is not worth a node.
         if not scaled and (has_bias or index not in consumers):
             continue
@@ -74,18 +74,18 @@ ENOUGH_ROWS, CHEAP_ROWS, CHEAP_WORK = 8, 32768, 1 << 34
 GAUSSIAN_BELOW = 8
 
 
-def key_of(group: ChannelGroup, consumer: Placement) -> str:
+def key_of(group: ChannelGroup, consumer: GroupBinding) -> str:
     """Return the key of a group's view at one consumer."""
     return f"{int(group.units[0])}/{consumer.slot.node}/{consumer.slot.operand}"
 
 
-def input_view(
+def input_spec(
     graph: Graph,
-    facts: GraphFacts,
-    consumer: Placement,
+    tensor_info: TensorInfo,
+    consumer: GroupBinding,
     samples: int,
-    uses: Sequence[Placement] = (),
-) -> View | None:
+    uses: Sequence[GroupBinding] = (),
+) -> MomentSpec | None:
     """Choose how a group is seen at a consumer's input; None where that cannot be told.
 
     A window's columns are told apart where the samples give enough rows to do so. Consumers that
@@ -93,8 +93,8 @@ def input_view(
 
     Parameters
     ----------
-    graph, facts
-        The graph; `facts.shape` is at one sample.
+    graph, tensor_info
+        The graph; `tensor_info.shape` is at one sample.
     consumer
         Where the group's channels enter.
     samples
@@ -105,7 +105,7 @@ def input_view(
     nodes = [graph.nodes[place.slot.node] for place in uses or (consumer,)]
     node, slot = graph.nodes[consumer.slot.node], consumer.slot
     tensor = node.inputs[0].name
-    shape = facts.shape(tensor)
+    shape = tensor_info.shape(tensor)
     if shape is None or None in shape or slot.operand != 1 or len(shape) < 2:
         return None
     sizes = [d or 0 for d in shape]
@@ -113,15 +113,15 @@ def input_view(
         return None
     last = node.op == "MatMul"
     axis = len(sizes) - 1 if last else 1
-    positions = _activation_positions(node, facts, consumer, sizes[axis])
-    view = View(tensor, axis, len(sizes), positions)
+    positions = _activation_positions(node, tensor_info, consumer, sizes[axis])
+    view = MomentSpec(tensor, axis, len(sizes), positions)
     plane = sizes[1:-1] if last else sizes[2:]
     if all(n.op == "Conv" and int(n.attrs.get("group", 1)) == 1 for n in nodes):
-        windowed = _windowed(node, nodes, facts, view, samples)
+        windowed = _windowed(node, nodes, tensor_info, view, samples)
         if windowed is not None:
             return windowed
     places = positions.shape[1]
-    flat = all(_is_flat(n, facts) for n in nodes) and int(node.attrs.get("group", 1)) == 1
+    flat = all(_is_flat(n, tensor_info) for n in nodes) and int(node.attrs.get("group", 1)) == 1
     if places > 1 and flat:
         joint, rows = replace(view, joint=True), samples * len(nodes)
         if joint.columns <= LARGEST_WINDOW and rows >= ROWS_PER_COLUMN * joint.columns:
@@ -131,7 +131,7 @@ def input_view(
 
 
 def _activation_positions(
-    node: Node, facts: GraphFacts, consumer: Placement, channels: int
+    node: Node, tensor_info: TensorInfo, consumer: GroupBinding, channels: int
 ) -> NDArray[np.intp]:
     """(n, places): where the channels lie in the input; each conv group has its own."""
     if node.op not in ("Conv", "ConvTranspose"):
@@ -142,21 +142,21 @@ def _activation_positions(
     return np.asarray(spread.reshape(len(spread), -1), dtype=np.intp)
 
 
-def _is_flat(node: Node, facts: GraphFacts) -> bool:
+def _is_flat(node: Node, tensor_info: TensorInfo) -> bool:
     """Whether a layer sees each sample at one place."""
-    return len(facts.shape(node.inputs[0].name) or ()) == 2
+    return len(tensor_info.shape(node.inputs[0].name) or ()) == 2
 
 
 def _windowed(
-    node: Node, nodes: Sequence[Node], facts: GraphFacts, view: View, samples: int
-) -> View | None:
+    node: Node, nodes: Sequence[Node], tensor_info: TensorInfo, view: MomentSpec, samples: int
+) -> MomentSpec | None:
     """View every value that a Conv's window sees, where there are enough rows for so many.
 
     `nodes` are all that read its weight, itself among them.
     """
-    window = conv_window(node, facts)
-    output = facts.shape(node.outputs[0].name)
-    if any(conv_window(n, facts) is None for n in nodes):
+    window = conv_window(node, tensor_info)
+    output = tensor_info.shape(node.outputs[0].name)
+    if any(conv_window(n, tensor_info) is None for n in nodes):
         return None
     if window is None or output is None or int(np.prod(window.kernel)) == 1:
         return None
@@ -164,7 +164,7 @@ def _windowed(
     plane = [d or 0 for d in output[2:]]
     if seen.columns > LARGEST_WINDOW or view.positions.shape[1] > 1:
         return None
-    outputs = [facts.shape(n.outputs[0].name) or () for n in nodes]
+    outputs = [tensor_info.shape(n.outputs[0].name) or () for n in nodes]
     places = sum(math.prod(d or 0 for d in shape[2:]) for shape in outputs)
     if samples * places < ROWS_PER_COLUMN * seen.columns:
         return None
@@ -193,27 +193,27 @@ def rows_enough(columns: int) -> int:
     return max(share * columns, min(CHEAP_ROWS, CHEAP_WORK // columns**2))
 
 
-def output_view(graph: Graph, facts: GraphFacts, index: int) -> View | None:
+def output_spec(graph: Graph, tensor_info: TensorInfo, index: int) -> MomentSpec | None:
     """View a consumer's output channels one by one; None where its shape is not known."""
     node = graph.nodes[index]
     tensor = node.outputs[0].name
-    shape = facts.shape(tensor)
+    shape = tensor_info.shape(tensor)
     if shape is None or len(shape) < 2:
         return None
     axis = len(shape) - 1 if node.op == "MatMul" else 1
     channels = shape[axis]
     if channels is None:
         return None
-    return View(tensor, axis, len(shape), np.arange(channels)[:, None], cross=False)
+    return MomentSpec(tensor, axis, len(shape), np.arange(channels)[:, None], cross=False)
 
 
-def rows_wanted(views: Iterable[tuple[View, int]]) -> int:
+def rows_wanted(views: Iterable[tuple[MomentSpec, int]]) -> int:
     """Samples that give every view enough rows; each comes with its rows per sample."""
     return max((-(-ENOUGH_ROWS * view.columns // max(1, rows)) for view, rows in views), default=1)
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class InputObservation:
     """How the channels that a consumer sees are measured.
 
     Parameters
@@ -225,14 +225,14 @@ class Sight:
         if what enters it were Gaussian.
     """
 
-    view: View
+    view: MomentSpec
     activation: Activation | None = None
 
     def few(self, rows: int) -> bool:
         """Whether there are fewer rows than a covariance of so many columns wants."""
         return rows < ENOUGH_ROWS * self.view.columns
 
-    def moments(self, measured: Measured) -> Moments:
+    def moments(self, measured: SampleMoments) -> Moments:
         """Return the moments at the consumer's input."""
         found = Moments(measured.mean, measured.second, measured.rows, self.view.taps)
         return found if self.activation is None else behind(found, self.activation)
@@ -240,32 +240,34 @@ class Sight:
 
 def sight(
     graph: Graph,
-    facts: GraphFacts,
-    consumer: Placement,
+    tensor_info: TensorInfo,
+    consumer: GroupBinding,
     activation: Activation | None,
     samples: int,
-    uses: Sequence[Placement] = (),
-) -> Sight | None:
+    uses: Sequence[GroupBinding] = (),
+) -> InputObservation | None:
     """Choose how a group is measured at a consumer; None where that cannot be told.
 
     Directly, where there are rows enough; else before the activation, as Gaussian, if the
-    consumer sees nothing but that: fewer rows then tell as much. `uses` as for `input_view`.
+    consumer sees nothing but that: fewer rows then tell as much. `uses` as for `input_spec`.
     """
-    view = input_view(graph, facts, consumer, samples, uses)
+    view = input_spec(graph, tensor_info, consumer, samples, uses)
     if view is None or activation is None or view.taps > 1:
-        return None if view is None else Sight(view)
-    if samples * rows_each(facts, view) * max(1, len(uses)) >= GAUSSIAN_BELOW * view.columns:
-        return Sight(view)
+        return None if view is None else InputObservation(view)
+    if samples * rows_each(tensor_info, view) * max(1, len(uses)) >= GAUSSIAN_BELOW * view.columns:
+        return InputObservation(view)
     node = graph.nodes[activation.place.slot.node]
-    shape = facts.shape(activation.tensor)
+    shape = tensor_info.shape(activation.tensor)
     if shape is None or len(shape) < 2:
-        return Sight(view)
+        return InputObservation(view)
     axis = len(shape) - 1 if node.op == "MatMul" else 1
-    return Sight(View(activation.tensor, axis, len(shape), activation.place.positions), activation)
+    return InputObservation(
+        MomentSpec(activation.tensor, axis, len(shape), activation.place.positions), activation
+    )
 
 
-def rows_each(facts: GraphFacts, view: View) -> int:
+def rows_each(tensor_info: TensorInfo, view: MomentSpec) -> int:
     """Rows that one sample gives a view without a window."""
-    shape = [d or 0 for d in facts.shape(view.tensor) or ()]
+    shape = [d or 0 for d in tensor_info.shape(view.tensor) or ()]
     plane = shape[2:] if view.axis == 1 else shape[1:-1]
     return math.prod(plane) * len(view.positions[0])

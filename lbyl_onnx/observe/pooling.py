@@ -13,7 +13,7 @@ from lbyl_onnx.channels.groups import ChannelMap
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.methods import lbyl_plus
 from lbyl_onnx.methods.types import Delivery, Moments
-from lbyl_onnx.observe.accumulate import Measured
+from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.types import Floats
 
 
@@ -151,8 +151,8 @@ def shared_layers(
 
 
 def pooled_outputs(
-    measured: Mapping[int, Measured], found: Sequence[tuple[Sequence[int], Sequence[str]]]
-) -> dict[int, Measured]:
+    measured: Mapping[int, SampleMoments], found: Sequence[tuple[Sequence[int], Sequence[str]]]
+) -> dict[int, SampleMoments]:
     """Pool the means and variances of layers' outputs, by node, as `pooled` does those of inputs.
 
     Parameters
@@ -169,5 +169,5 @@ def pooled_outputs(
         rows = [m.rows for m in here]
         means, second = _pool(rows, [m.mean for m in here], [m.second for m in here], biases)
         for node, bias in zip(nodes, biases, strict=True):
-            result[node] = Measured(sum(rows), means[bias], second)
+            result[node] = SampleMoments(sum(rows), means[bias], second)
     return result

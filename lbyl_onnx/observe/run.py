@@ -14,25 +14,25 @@ import onnx
 from lbyl_onnx.channels.rules import PRODUCING
 from lbyl_onnx.data.source import SampleSource
 from lbyl_onnx.graph.model_graph import Graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft, write_draft
-from lbyl_onnx.observe.accumulate import Measured, Running, _add
+from lbyl_onnx.io.writer import ModelDraft, write_draft
+from lbyl_onnx.observe.accumulate import MomentAccumulator, SampleMoments, _add
 from lbyl_onnx.observe.graph_builder import PREFIX
-from lbyl_onnx.observe.instrument import probe_model
-from lbyl_onnx.observe.spec import Noise, Target, View
+from lbyl_onnx.observe.instrument import instrument
+from lbyl_onnx.observe.spec import MomentSpec, Noise, Renormalization
 from lbyl_onnx.runtime import execute
 from lbyl_onnx.types import Array
 
 
 @dataclass(frozen=True)
-class ProbeRun:
+class ObservationRun:
     """Where and on what a model is measured.
 
     Parameters
     ----------
     folder, provider
-        For files, and what runs the probe.
+        For files, and what runs the instrumented model.
     source
         The samples.
     batch_statistics
@@ -58,18 +58,18 @@ class ProbeRun:
 
 
 def measure(
-    draft: Draft,
-    facts: GraphFacts,
+    draft: ModelDraft,
+    tensor_info: TensorInfo,
     read: TensorReader,
-    views: Mapping[str, View],
-    targets: Mapping[str, Target],
-    run: ProbeRun,
-) -> dict[str, Measured]:
+    views: Mapping[str, MomentSpec],
+    targets: Mapping[str, Renormalization],
+    run: ObservationRun,
+) -> dict[str, SampleMoments]:
     """Measure the moments of some tensors over all samples, a mini-batch at a time.
 
     Parameters
     ----------
-    draft, facts, read
+    draft, tensor_info, read
         The model, its facts, and what reads its tensors.
     views
         What to measure, by a key.
@@ -86,18 +86,18 @@ def measure(
     Raises
     ------
     ModelError
-        When ONNX Runtime cannot run the probe.
+        When ONNX Runtime cannot run the instrumented model.
     """
     pairs = [key for key, view in views.items() if view.cross]
-    total = {key: Running.of(view) for key, view in views.items()}
+    total = {key: MomentAccumulator.of(view) for key, view in views.items()}
     path = run.folder / "probe.onnx"
-    probe = probe_model(
-        draft, facts, views, targets, run.batch_statistics, run.noises, run.provider
+    instrumented = instrument(
+        draft, tensor_info, views, targets, run.batch_statistics, run.noises, run.provider
     )
-    fed = {info.name for info in probe.skeleton.graph.input}
+    fed = {info.name for info in instrumented.skeleton.graph.input}
     for name in run.source.inputs:
-        free_batch(probe.skeleton, name)
-    write_draft(probe, path, read, "auto")
+        free_batch(instrumented.skeleton, name)
+    write_draft(instrumented, path, read, "auto")
     batches = execute.run_batches(path, run.provider, feeds_of(run, fed))
     for number, outputs in enumerate(islice(batches, None if pairs else run.few)):
         brief = run.few is not None and number >= run.few
@@ -109,7 +109,7 @@ def measure(
     return {key: running.measured() for key, running in total.items()}
 
 
-def feeds_of(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:
+def feeds_of(run: ObservationRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:
     """Yield the samples with the noise that goes with them: none for two samples of every four."""
     asked = sorted(
         (noise for noise in run.noises.values() if noise.feed in fed), key=lambda noise: noise.feed
@@ -127,7 +127,7 @@ def feeds_of(run: ProbeRun, fed: Collection[str]) -> Iterator[Mapping[str, Array
         yield {**feeds, **more}
 
 
-def layer_noises(graph: Graph, facts: GraphFacts) -> dict[str, Noise]:
+def layer_noises(graph: Graph, tensor_info: TensorInfo) -> dict[str, Noise]:
     """Shape noise for the layers of a model that begins with a Gemm or MatMul; none for others.
 
     What such a model reads is seldom like a photograph, but training leaves the covariance of a
@@ -144,17 +144,17 @@ def layer_noises(graph: Graph, facts: GraphFacts) -> dict[str, Noise]:
     layers = [node for node in graph.nodes if node.op in PRODUCING]
     noises: dict[str, Noise] = {}
     for index, node in enumerate(layers):
-        shape = facts.shape(node.inputs[0].name)
+        shape = tensor_info.shape(node.inputs[0].name)
         fits = node.op in ("Gemm", "MatMul") and shape is not None and len(shape) == 2
         weight_name = node.inputs[1].name
-        if not fits or not facts.is_constant(weight_name) or node.attrs.get("transA", 0):
+        if not fits or not tensor_info.is_constant(weight_name) or node.attrs.get("transA", 0):
             if index == 0:
                 return {}
             continue
-        if facts.dtype(node.inputs[0].name) != onnx.TensorProto.FLOAT:
+        if tensor_info.dtype(node.inputs[0].name) != onnx.TensorProto.FLOAT:
             return {}
         transposed = bool(node.op == "Gemm" and node.attrs.get("transB", 0))
-        weight = facts.value(weight_name).astype(np.float64)
+        weight = tensor_info.value(weight_name).astype(np.float64)
         outputs = weight.shape[0 if transposed else 1]
         power = float(np.sum(weight**2)) / outputs if index == 0 else None
         feed = f"{PREFIX}noise/{index:04}"

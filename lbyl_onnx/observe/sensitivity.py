@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft, write_draft
+from lbyl_onnx.io.writer import ModelDraft, write_draft
 from lbyl_onnx.observe.graph_builder import PREFIX
-from lbyl_onnx.observe.instrument import probe_model
-from lbyl_onnx.observe.run import ProbeRun, feeds_of, free_batch
-from lbyl_onnx.observe.spec import View
+from lbyl_onnx.observe.instrument import instrument
+from lbyl_onnx.observe.run import ObservationRun, feeds_of, free_batch
+from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.runtime import execute
 from lbyl_onnx.types import Array
 
@@ -29,16 +29,16 @@ _OTHER = f"{PREFIX}another_sample"
 
 def sensitivities(
     model: onnx.ModelProto,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     read: TensorReader,
     points: Mapping[int, str],
-    run: ProbeRun,
+    run: ObservationRun,
 ) -> dict[int, float]:
     """Measure how errors in some tensors reach the model's outputs.
 
     Parameters
     ----------
-    model, facts, read
+    model, tensor_info, read
         The model, its facts, and what reads its tensors.
     points
         Names of these tensors, by a key; they are float32, their first axis is the batch.
@@ -57,13 +57,13 @@ def sensitivities(
     The error is the difference from another sample, so it has the channels' own variances and
     looks like what the tensor holds. All points are run through one session.
     """
-    outputs = [o.name for o in model.graph.output if facts.dtype(o.name) == TensorProto.FLOAT]
-    views = {str(i): _view(facts, name) for i, name in enumerate(outputs)}
+    outputs = [o.name for o in model.graph.output if tensor_info.dtype(o.name) == TensorProto.FLOAT]
+    views = {str(i): _view(tensor_info, name) for i, name in enumerate(outputs)}
     known = {key: view for key, view in views.items() if view is not None}
-    if not known or not points or run.source.size < 2 or facts.opset < BROADCAST_OPSET:
+    if not known or not points or run.source.size < 2 or tensor_info.opset < BROADCAST_OPSET:
         return {}
-    draft = probe_model(
-        Draft.of(model), facts, known, {}, run.batch_statistics, run.noises, run.provider
+    draft = instrument(
+        ModelDraft.of(model), tensor_info, known, {}, run.batch_statistics, run.noises, run.provider
     )
     skeleton = draft.skeleton
     named = [view.tensor for view in known.values()]
@@ -78,7 +78,7 @@ def sensitivities(
     for name in run.source.inputs:
         free_batch(skeleton, name)
     path = run.folder / "sensitivity.onnx"
-    write_draft(Draft(skeleton, (*draft.initializers, *constants)), path, read, "auto")
+    write_draft(ModelDraft(skeleton, (*draft.initializers, *constants)), path, read, "auto")
     batch = next(iter(feeds_of(run, {i.name for i in skeleton.graph.input})))
     feeds = {name: value[:size] for name, value in batch.items()}
     results = execute.run_batches(path, run.provider, _switched(feeds, points))
@@ -91,12 +91,12 @@ def sensitivities(
     return found
 
 
-def _view(facts: GraphFacts, tensor: str) -> View | None:
-    """Any view of an output, so that the probe holds what it needs."""
-    shape = facts.shape(tensor)
+def _view(tensor_info: TensorInfo, tensor: str) -> MomentSpec | None:
+    """Any view of an output, so that the instrumented model holds what it needs."""
+    shape = tensor_info.shape(tensor)
     if shape is None or len(shape) < 2 or shape[1] is None:
         return None
-    return View(tensor, 1, len(shape), np.arange(shape[1])[:, None], cross=False)
+    return MomentSpec(tensor, 1, len(shape), np.arange(shape[1])[:, None], cross=False)
 
 
 def _switched(feeds: Mapping[str, Array], points: Iterable[int]) -> Iterator[Mapping[str, Array]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lbyl_onnx.channels.affine import finite_groups
-from lbyl_onnx.channels.analyzed_model import Layer, Stages
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import ChannelGroup, Refusal
 from lbyl_onnx.config import Config
 from lbyl_onnx.data.calibration import Input, read_calibration
@@ -26,12 +26,19 @@ from lbyl_onnx.errors import ModelError
 from lbyl_onnx.graph.costs import count_costs
 from lbyl_onnx.inputs.pixel_range import input_ranges
 from lbyl_onnx.methods.types import Moments
-from lbyl_onnx.observe.accumulate import Measured
-from lbyl_onnx.observe.planning import Sight, key_of, repairable, rows_each, rows_wanted, sight
+from lbyl_onnx.observe.accumulate import SampleMoments
+from lbyl_onnx.observe.planning import (
+    InputObservation,
+    key_of,
+    repairable,
+    rows_each,
+    rows_wanted,
+    sight,
+)
 from lbyl_onnx.observe.pooling import pooled_by_layer
-from lbyl_onnx.observe.run import ProbeRun, layer_noises, measure
-from lbyl_onnx.observe.spec import View
-from lbyl_onnx.runtime.baseline import Probe
+from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
+from lbyl_onnx.observe.spec import MomentSpec
+from lbyl_onnx.runtime.baseline import Baseline
 
 
 @dataclass
@@ -39,9 +46,9 @@ class Measurement:
     """The rounds of measurement; they are held where one pass has all, else measured anew."""
 
     prepared: Prepared
-    held: list[Round] = field(default_factory=list)
+    held: list[ObservationRound] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[Round]:
+    def __iter__(self) -> Iterator[ObservationRound]:
         """Yield each round."""
         if self.held:
             yield from self.held
@@ -68,27 +75,27 @@ class Prepared:
 
     Parameters
     ----------
-    stages, config
+    analyzed, config
         The model and the options.
     groups, refusals
         The groups that can be fitted, and those that cannot.
     run
         Where and on what the model is measured; None where nothing is or can be.
     prior
-        The same on synthetic samples, for what a person's own are too few for; None without such.
+        The same on synthetic samples, for what the user's own are too few for; None without such.
     outputs
         The outputs that a repair is measured for, by node.
     modelled
         Nodes whose repair the moments have to tell.
     """
 
-    stages: Stages
+    analyzed: AnalyzedModel
     config: Config
     groups: tuple[ChannelGroup, ...]
     refusals: tuple[Refusal, ...]
-    run: ProbeRun | None
-    prior: ProbeRun | None
-    outputs: Mapping[int, View]
+    run: ObservationRun | None
+    prior: ObservationRun | None
+    outputs: Mapping[int, MomentSpec]
     modelled: frozenset[int]
 
     @property
@@ -101,13 +108,13 @@ class Prepared:
 
 
 @dataclass(frozen=True, eq=False)
-class Round:
+class ObservationRound:
     """Groups that are measured in one pass, how, and what was found; `layers` by their keys."""
 
     groups: tuple[ChannelGroup, ...]
     layers: Mapping[int, tuple[Layer, ...]]
-    sights: Mapping[str, Sight]
-    measured: Mapping[str, Measured]
+    sights: Mapping[str, InputObservation]
+    measured: Mapping[str, SampleMoments]
 
     def moments(self, group: ChannelGroup) -> list[Moments] | str:
         """Return the moments at each consumer of a group, or why there are none.
@@ -125,65 +132,71 @@ class Round:
 
 
 def prepare(
-    stages: Stages, probe: Probe, config: Config, folder: Path, measured: bool = False
+    analyzed: AnalyzedModel,
+    baseline: Baseline,
+    config: Config,
+    folder: Path,
+    measured: bool = False,
 ) -> Prepared:
     """Find what can be fitted, and decide on what the model is measured.
 
     Parameters
     ----------
-    stages, probe
+    analyzed, baseline
         The model, and what is known of it from running it.
     config
         The options.
     folder
-        For files of the probe.
+        For files of the baseline.
     measured
         Whether statistics are wanted where the method needs none, too.
     """
-    groups, refusals = finite_groups(stages.graph, stages.facts, stages.channels.groups)
+    groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
     wanted = measured or config.method == "lbyl+" or config.by_loss
-    seen = _sights(stages, groups, config, MOST) if wanted else {}
+    seen = _sights(analyzed, groups, config, MOST) if wanted else {}
     run = prior = None
     if seen:
         views = [s.view for s in seen.values()]
-        run = _run(stages, probe, config, folder, views)
+        run = _run(analyzed, baseline, config, folder, views)
         if config.calibration:
             synthetic = replace(config, calibration=None, mean=(), std=())
-            prior = _run(stages, probe, synthetic, folder, views)
-    outputs, consumers = dict[int, View](), _consumers(groups)
+            prior = _run(analyzed, baseline, synthetic, folder, views)
+    outputs, consumers = dict[int, MomentSpec](), _consumers(groups)
     if run is not None and config.method == "lbyl+":
-        outputs = repairable(stages.graph, stages.facts, stages.channels, consumers)
+        outputs = repairable(analyzed.graph, analyzed.tensor_info, analyzed.channels, consumers)
     modelled = frozenset[int]()
     if run is not None and run.noises:
         # Noise follows the weights, so a compensated layer would be measured on another.
         modelled, outputs = frozenset(outputs.keys() & consumers), {}
-    return Prepared(stages, config, groups, refusals, run, prior, outputs, modelled)
+    return Prepared(analyzed, config, groups, refusals, run, prior, outputs, modelled)
 
 
-def rounds(prepared: Prepared) -> Iterator[Round]:
+def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
     """Measure the groups, as many at a time as memory holds; nothing where nothing is measured."""
-    stages, run = prepared.stages, prepared.run
+    analyzed, run = prepared.analyzed, prepared.run
     if run is None:
         return
     outputs = {str(i): view for i, view in prepared.outputs.items()}
-    for groups in _rounds(stages, prepared.groups, prepared.config, run.source.count):
-        sights = _sights(stages, groups, prepared.config, run.source.count)
+    for groups in _rounds(analyzed, prepared.groups, prepared.config, run.source.count):
+        sights = _sights(analyzed, groups, prepared.config, run.source.count)
         asked = {key: s.view for key, s in sights.items()} | outputs
         outputs = {}  # they are all measured in the first round
-        found = measure(stages.draft, stages.facts, stages.read, asked, {}, run)
-        told = {g.key: stages.layers(g) for g in groups}
+        found = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, asked, {}, run)
+        told = {g.key: analyzed.layers(g) for g in groups}
         few = {key: sights[key].view for key in _few(groups, told, sights, found)}
         if prepared.prior is not None and few:
-            prior = measure(stages.draft, stages.facts, stages.read, few, {}, prepared.prior)
+            prior = measure(
+                analyzed.draft, analyzed.tensor_info, analyzed.read, few, {}, prepared.prior
+            )
             found |= {key: found[key].with_prior(prior[key]) for key in few}
-        yield Round(tuple(groups), told, sights, found)
+        yield ObservationRound(tuple(groups), told, sights, found)
 
 
 def _few(
     groups: Iterable[ChannelGroup],
     told: Mapping[int, Sequence[Layer]],
-    sights: Mapping[str, Sight],
-    found: Mapping[str, Measured],
+    sights: Mapping[str, InputObservation],
+    found: Mapping[str, SampleMoments],
 ) -> Iterator[str]:
     """Keys of what has fewer rows than it wants; those of one layer are counted together."""
     for group in groups:
@@ -199,20 +212,20 @@ def _consumers(groups: Iterable[ChannelGroup]) -> set[int]:
 
 
 def _sights(
-    stages: Stages, groups: Iterable[ChannelGroup], config: Config, samples: int
-) -> dict[str, Sight]:
+    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], config: Config, samples: int
+) -> dict[str, InputObservation]:
     """How groups are measured at all their consumers; groups of which one cannot be told lack."""
-    sights: dict[str, Sight] = {}
+    sights: dict[str, InputObservation] = {}
     for group in groups:
-        places = [[group.consumers[i] for i in x.consumers] for x in stages.layers(group)]
+        places = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
         found = {
             key_of(group, place): sight(
-                stages.graph, stages.facts, place, activation, samples, uses
+                analyzed.graph, analyzed.tensor_info, place, activation, samples, uses
             )
             for uses in places
             for place in uses
-            # A person's own samples are believed beyond their second moments.
-            for activation in [None if config.calibration else stages.activation(group, place)]
+            # The user's own samples are believed beyond their second moments.
+            for activation in [None if config.calibration else analyzed.activation(group, place)]
         }
         known = {key: seen for key, seen in found.items() if seen is not None}
         sights |= known if len(known) == len(found) else {}
@@ -220,12 +233,12 @@ def _sights(
 
 
 def _rounds(
-    stages: Stages, groups: Iterable[ChannelGroup], config: Config, samples: int
+    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], config: Config, samples: int
 ) -> Iterator[list[ChannelGroup]]:
     """Groups that are measured in one pass, so that their covariances fit into memory."""
     held, round_ = 0, list[ChannelGroup]()
     for group in groups:
-        seen = _sights(stages, [group], config, samples)
+        seen = _sights(analyzed, [group], config, samples)
         size = sum(16 * s.view.columns**2 for s in seen.values())
         if round_ and held + size > HELD:
             yield round_
@@ -235,32 +248,38 @@ def _rounds(
 
 
 def _run(
-    stages: Stages, probe: Probe, config: Config, folder: Path, views: Sequence[View]
-) -> ProbeRun:
+    analyzed: AnalyzedModel,
+    baseline: Baseline,
+    config: Config,
+    folder: Path,
+    views: Sequence[MomentSpec],
+) -> ObservationRun:
     """Decide on what the model is measured, and try it on one mini-batch."""
-    batch = max((shape[0] for shape in probe.first.values() if shape), default=1)
-    activations = [stages.facts.shape(t) for n in stages.model.graph.node for t in n.output if t]
+    batch = max((shape[0] for shape in baseline.first.values() if shape), default=1)
+    activations = [
+        analyzed.tensor_info.shape(t) for n in analyzed.model.graph.node for t in n.output if t
+    ]
     sizes = [math.prod(s) for s in ([d or 0 for d in shape or ()] for shape in activations)]
-    macs = count_costs(stages.model, stages.facts).macs // batch
-    noises = {} if config.calibration else layer_noises(stages.graph, stages.facts)
-    wanted = max(FEW_SAMPLES, rows_wanted((v, rows_each(stages.facts, v)) for v in views))
+    macs = count_costs(analyzed.model, analyzed.tensor_info).macs // batch
+    noises = {} if config.calibration else layer_noises(analyzed.graph, analyzed.tensor_info)
+    wanted = max(FEW_SAMPLES, rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views))
     wanted = MOST if noises else wanted
     count = sample_count(macs, wanted)
     size = batch_size(max(sizes, default=1) // batch, count)
     plain = (replace(view, cross=False, window=None) for view in views)
     everywhere = {view.tensor: view for view in plain}
-    shapes = [(probe.first[name], probe.second[name]) for name in probe.first]
+    shapes = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
     any_batch = all(one[0] != two[0] for one, two in shapes if one)
     for free in (True, False):
-        source = sample_source(stages, probe, config, count, size, free)
+        source = sample_source(analyzed, baseline, config, count, size, free)
         steady = source.given is None and source.size >= LEAST_BATCH
-        alone = ALONE if source.given is None else None  # a person's own may be in any order
-        run = ProbeRun(folder, probe.provider, source, steady, noises, alone)
+        alone = ALONE if source.given is None else None  # the user's own may be in any order
+        run = ObservationRun(folder, baseline.provider, source, steady, noises, alone)
         if any_batch:
             return run
         trial = replace(run, source=replace(source, count=source.size))
         try:
-            measure(stages.draft, stages.facts, stages.read, everywhere, {}, trial)
+            measure(analyzed.draft, analyzed.tensor_info, analyzed.read, everywhere, {}, trial)
         except ModelError:
             # A graph may hold the number of samples it was declared for, in a Reshape say.
             if not free:
@@ -271,24 +290,26 @@ def _run(
 
 
 def sample_source(
-    stages: Stages, probe: Probe, config: Config, count: int, size: int, free: bool
+    analyzed: AnalyzedModel, baseline: Baseline, config: Config, count: int, size: int, free: bool
 ) -> SampleSource:
     """Samples in mini-batches of `size`, or of what the model declares where `free` is False."""
-    dtypes = {name: feed.dtype for name, feed in probe.feeds[0].items()}
+    dtypes = {name: feed.dtype for name, feed in baseline.feeds[0].items()}
     dynamic = {
-        name for name, shape in probe.first.items() if shape and shape[0] != probe.second[name][0]
+        name
+        for name, shape in baseline.first.items()
+        if shape and shape[0] != baseline.second[name][0]
     }
-    fixed = [probe.first[name][0] for name in probe.first if probe.first[name]]
+    fixed = [baseline.first[name][0] for name in baseline.first if baseline.first[name]]
     if not free:
         dynamic, size = set(), max(fixed, default=1)
     elif not dynamic:
-        dynamic = {name for name, shape in probe.first.items() if shape}
-    ranges = input_ranges(stages.graph, stages.facts, config.layout)
+        dynamic = {name for name, shape in baseline.first.items() if shape}
+    ranges = input_ranges(analyzed.graph, analyzed.tensor_info, config.layout)
     inputs = {
         name: InputSpec(
             dtypes[name], (size, *shape[1:]) if name in dynamic else shape, ranges.get(name)
         )
-        for name, shape in probe.first.items()
+        for name, shape in baseline.first.items()
     }
     if config.calibration is None:
         return SampleSource(inputs, rounded(count, size), size, config.seed, config.layout)

@@ -16,7 +16,7 @@ STRIP, MOST_STRIPS = 256, 4
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class MomentSpec:
     """A tensor as rows of samples: which of its numbers are the columns.
 
     Parameters
@@ -70,7 +70,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class Renormalization:
     """Mean and standard deviation, each (channels,), that a tensor is brought to on every batch."""
 
     axis: int
@@ -81,7 +81,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise that the probe adds at a Gemm's or MatMul's input, shaped as its weight: xi W.
+    """Noise added at a Gemm's or MatMul's input, shaped as its weight: xi W.
 
     Parameters
     ----------

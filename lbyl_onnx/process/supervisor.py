@@ -1,4 +1,4 @@
-"""The command as a person starts it: a parent that outlives what native code does to its child.
+"""The command as the user starts it: a parent that outlives what native code does to its child.
 
 Models come from strangers, and onnx and ONNX Runtime parse and run them in native code, where a
 fault ends the process. So the work is done in a child: the parent tells its end in one line, ends

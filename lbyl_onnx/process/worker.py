@@ -172,7 +172,7 @@ def _die_with_parent() -> None:
 
 
 def _limit() -> None:
-    """No core dump beside the person's files, no more memory than there is."""
+    """No core dump beside the user's files, no more memory than there is."""
     _lower(resource.RLIMIT_CORE, 0)
     told = os.environ.get(processes.MEMORY)
     available = int(told) if told else available_memory()
@@ -188,7 +188,7 @@ def _lower(limit: int, value: int) -> None:
 
 
 def _hide_native_output() -> None:
-    """Keep what native code prints as it dies off the person's terminal.
+    """Keep what native code prints as it dies off the user's terminal.
 
     Python's own stderr stays; file descriptor 2 leads to a file of the parent's.
     """

@@ -19,7 +19,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from lbyl_onnx.graph.model_graph import bodies, names_read, to_graph
 from lbyl_onnx.io.lazy_array import Value, identity
-from lbyl_onnx.io.writer import Draft, NamedArray, copy_field
+from lbyl_onnx.io.writer import ModelDraft, NamedArray, copy_field
 from lbyl_onnx.rewrite.weights import Edits
 
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -29,7 +29,7 @@ _WHOLE_NUMBERS = (onnx.AttributeProto.INT, onnx.AttributeProto.INTS)
 LISTED_UNTIL = 4
 
 
-def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> Draft:
+def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> ModelDraft:
     """Return the model with the edits made; the original is not changed.
 
     A constant that all its readers see changed alike keeps its name. Where some readers need the
@@ -165,7 +165,7 @@ def _put_together(
     protos: Protos,
     values: Mapping[str, Value],
     shapes: Shapes,
-) -> Draft:
+) -> ModelDraft:
     result = onnx.ModelProto()
     for field, value in model.ListFields():
         if field.name != "graph":
@@ -194,7 +194,7 @@ def _put_together(
     result.graph.value_info.extend(
         _reshaped(info, stale) for info in model.graph.value_info if info.name in written
     )
-    return Draft(result, tuple(initializers))
+    return ModelDraft(result, tuple(initializers))
 
 
 def _node(node: gs.Node, original: onnx.NodeProto | None) -> onnx.NodeProto:

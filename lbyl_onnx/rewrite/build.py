@@ -9,37 +9,38 @@ from pathlib import Path
 
 import numpy as np
 
-from lbyl_onnx.channels.analyzed_model import Stages
-from lbyl_onnx.compensate.fits import Fit, Mixture, Repairs
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.compensate.fits import ConsumerFit, ProducerMixing, Repairs
 from lbyl_onnx.compensate.group import Fitted, fit
 from lbyl_onnx.compensate.selection import KeptCounts, PruningPlan, choose_channels
 from lbyl_onnx.errors import VerificationError
 from lbyl_onnx.evaluate.verify import sampled_fidelity
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import Costs, count_costs
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.guard.memory import release
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft, write_draft
-from lbyl_onnx.methods.obs import Elimination
-from lbyl_onnx.observe.session import Prepared, Round
+from lbyl_onnx.io.writer import ModelDraft, write_draft
+from lbyl_onnx.methods.obs import Ranking
+from lbyl_onnx.observe.session import ObservationRound, Prepared
 from lbyl_onnx.rewrite.assemble import Shapes, apply_edits
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.rewrite.norm_masks import norm_masks, with_kept_statistics
 from lbyl_onnx.rewrite.shrink import new_shape, shrunk
 from lbyl_onnx.rewrite.storing import as_stored, stored
 from lbyl_onnx.rewrite.weights import Edits, compensated
-from lbyl_onnx.runtime import baseline, timing
+from lbyl_onnx.runtime import timing
+from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.types import Progress
 
 
 @dataclass(frozen=True, eq=False)
-class Maker:
+class ModelBuilder:
     """Makes and measures models of given counts.
 
     Parameters
     ----------
-    prepared, probe
+    prepared, baseline
         What can be fitted, and the original as it runs.
     measured, ways
         What is measured, and how channels go where that is known.
@@ -50,9 +51,9 @@ class Maker:
     """
 
     prepared: Prepared
-    probe: baseline.Probe
-    measured: Iterable[Round]
-    ways: Mapping[int, Elimination]
+    baseline: Baseline
+    measured: Iterable[ObservationRound]
+    ways: Mapping[int, Ranking]
     source: Path
     stage: Path
     expected: Path
@@ -60,7 +61,7 @@ class Maker:
 
     def make(self, counts: KeptCounts) -> Fitted:
         """Fit, rewrite, repair; write both files."""
-        stages = self.prepared.stages
+        analyzed = self.prepared.analyzed
         step = partial(self.progress, "compensating")
         fitted = fit(self.prepared, counts, self.measured, self.ways, step)
         if not fitted.plan.groups:
@@ -73,56 +74,56 @@ class Maker:
             plain = self._draft(self._compensated(fitted.fits, (), {}), {})
             restored = self._kept_statistics(plain, fitted.plan)
             changed = {f.consumer.slot.node for f in fitted.fits if f.delivery.removed.size}
-            found = fitted.statistics.repaired(stages, restored, changed)
+            found = fitted.statistics.repaired(analyzed, restored, changed)
         edits = self._compensated(fitted.fits, fitted.mixtures, found)
         expected = self._kept_statistics(self._draft(edits, {}), fitted.plan)
-        write_draft(expected, self.expected, stages.read, "auto")
+        write_draft(expected, self.expected, analyzed.read, "auto")
         release()
         self._write(edits, fitted.plan)
         return fitted
 
     def _compensated(
-        self, fits: Sequence[Fit], mixtures: Sequence[Mixture], repairs: Repairs
+        self, fits: Sequence[ConsumerFit], mixtures: Sequence[ProducerMixing], repairs: Repairs
     ) -> Edits:
         """Compensated constants, rounded to the types that they are stored in."""
-        stages = self.prepared.stages
-        edits = compensated(stages.graph, stages.facts, fits, mixtures, repairs)
-        return as_stored(stages.graph, stages.facts, stages.channels.sharing, edits)
+        analyzed = self.prepared.analyzed
+        edits = compensated(analyzed.graph, analyzed.tensor_info, fits, mixtures, repairs)
+        return as_stored(analyzed.graph, analyzed.tensor_info, analyzed.channels.sharing, edits)
 
-    def _draft(self, edits: Edits, shapes: Shapes) -> Draft:
+    def _draft(self, edits: Edits, shapes: Shapes) -> ModelDraft:
         """Return the model with edits made where its constants are stored."""
-        stages = self.prepared.stages
-        edits, moved = stored(stages.facts, stages.channels.sharing, edits)
-        return apply_edits(stages.model, edits, {**shapes, **moved})
+        analyzed = self.prepared.analyzed
+        edits, moved = stored(analyzed.tensor_info, analyzed.channels.sharing, edits)
+        return apply_edits(analyzed.model, edits, {**shapes, **moved})
 
-    def _kept_statistics(self, draft: Draft, plan: PruningPlan) -> Draft:
+    def _kept_statistics(self, draft: ModelDraft, plan: PruningPlan) -> ModelDraft:
         """Let normalisations over groups of channels see those that stay alone."""
-        stages = self.prepared.stages
-        masks = norm_masks(stages.model, stages.facts, stages.channels, plan.removed)
-        return with_kept_statistics(draft, masks, stages.facts.opset)
+        analyzed = self.prepared.analyzed
+        masks = norm_masks(analyzed.model, analyzed.tensor_info, analyzed.channels, plan.removed)
+        return with_kept_statistics(draft, masks, analyzed.tensor_info.opset)
 
     def cut(self, counts: KeptCounts) -> None:
         """Write a model that only has the size of the compressed one: as fast, and not right."""
-        stages = self.prepared.stages
+        analyzed = self.prepared.analyzed
         plan = choose_channels(
-            stages.graph, stages.facts, self.prepared.groups, counts, "random", 0
+            analyzed.graph, analyzed.tensor_info, self.prepared.groups, counts, "random", 0
         )
         self._write(Edits({}, {}, {}), plan)
 
     def costs(self) -> tuple[Costs, int]:
         """Return the costs of what was written, and its bytes."""
         model, size = graph_source.load_model(self.stage)
-        first = self.probe.first
-        return count_costs(model, GraphFacts(model, first, first, TensorReader(self.stage))), size
+        first = self.baseline.first
+        return count_costs(model, TensorInfo(model, first, first, TensorReader(self.stage))), size
 
     def times(self) -> timing.PairedLatency:
         """Time the original and what was written, in turns."""
         return timing.paired(
             self.source,
             self.stage,
-            self.probe.provider,
-            self.probe.feeds[0],
-            self.probe.optimise,
+            self.baseline.provider,
+            self.baseline.feeds[0],
+            self.baseline.optimise,
         )
 
     def agreement(self) -> float:
@@ -135,9 +136,9 @@ class Maker:
         VerificationError
             When nothing could be compared.
         """
-        samples = ComparedSamples.of(self.prepared, self.probe)
+        samples = ComparedSamples.of(self.prepared, self.baseline)
         near = sampled_fidelity(
-            self.source, self.stage, self.probe, samples.batches(), samples.described
+            self.source, self.stage, self.baseline, samples.batches(), samples.described
         )
         if near.nearness is None:
             raise VerificationError("no output value could be compared")
@@ -145,29 +146,29 @@ class Maker:
 
     def _write(self, edits: Edits, plan: PruningPlan) -> None:
         """Write the compressed model, without the channels that are not in the plan."""
-        stages = self.prepared.stages
-        edits = shrunk(stages.graph, stages.facts, stages.channels, edits, plan.removed)
-        draft = self._draft(edits, _new_shapes(stages, plan))
-        write_draft(draft, self.stage, stages.read, self.prepared.config.external_data)
+        analyzed = self.prepared.analyzed
+        edits = shrunk(analyzed.graph, analyzed.tensor_info, analyzed.channels, edits, plan.removed)
+        draft = self._draft(edits, _new_shapes(analyzed, plan))
+        write_draft(draft, self.stage, analyzed.read, self.prepared.config.external_data)
 
 
-def _new_shapes(stages: Stages, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
+def _new_shapes(analyzed: AnalyzedModel, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
     """Shapes of the activations that have shrunk; None for the dimensions that stay.
 
     A declared shape that was wrong before is put right.
     """
-    alive = ~np.isin(stages.channels.roots, plan.removed)
+    alive = ~np.isin(analyzed.channels.roots, plan.removed)
     shapes: dict[str, tuple[int | None, ...]] = {
         name: tuple(
             new if size > 1 else None
             for new, size in zip(new_shape(labels, alive), labels.shape, strict=True)
         )
-        for name, labels in stages.channels.tensors.items()
+        for name, labels in analyzed.channels.tensors.items()
         if not np.all(alive[labels])
     }
-    for info in stages.model.graph.value_info:
-        if stages.facts.contradicts(info):
-            known = stages.facts.static_shape(info.name) or ()
+    for info in analyzed.model.graph.value_info:
+        if analyzed.tensor_info.contradicts(info):
+            known = analyzed.tensor_info.static_shape(info.name) or ()
             new = shapes.get(info.name, (None,) * len(known))
             shapes[info.name] = tuple(a or b for a, b in zip(new, known, strict=True))
     return shapes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lbyl_onnx.data.source import BUDGET, SampleSource, batch_size, rounded
 from lbyl_onnx.graph.costs import count_costs
 from lbyl_onnx.observe.session import Prepared, sample_source
-from lbyl_onnx.runtime.baseline import Probe
+from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.types import Array
 
 # Samples, at most and (where they take long) at least; at most where no statistics are taken, and
@@ -20,7 +20,7 @@ MOST, LEAST, UNMEASURED = 128, 16, 64
 
 @dataclass(frozen=True, eq=False)
 class ComparedSamples:
-    """Samples like those that the statistics are of: a person's own, or synthetic ones drawn anew.
+    """Samples like those that the statistics are of: the user's own, or synthetic ones drawn anew.
 
     Parameters
     ----------
@@ -37,14 +37,14 @@ class ComparedSamples:
     measured: bool
 
     @staticmethod
-    def of(prepared: Prepared, probe: Probe) -> ComparedSamples:
+    def of(prepared: Prepared, baseline: Baseline) -> ComparedSamples:
         """Return the samples for a model and its options."""
-        stages = prepared.stages
-        batch = max((shape[0] for shape in probe.first.values() if shape), default=1)
-        macs = count_costs(stages.model, stages.facts).macs // batch
+        analyzed = prepared.analyzed
+        batch = max((shape[0] for shape in baseline.first.values() if shape), default=1)
+        macs = count_costs(analyzed.model, analyzed.tensor_info).macs // batch
         wanted = max(LEAST, min(MOST, BUDGET // max(1, macs)))
         measured = prepared.run is not None
-        pairs = [(probe.first[name], probe.second[name]) for name in probe.first]
+        pairs = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
         # A state may have its batch on another axis: then all inputs keep the shapes that ran.
         apart = any(one[0] == two[0] and one != two for one, two in pairs if one)
         free = not apart and any(one[0] != two[0] for one, two in pairs if one)
@@ -53,7 +53,7 @@ class ComparedSamples:
         else:
             # Statistics may be taken in larger mini-batches than the model itself takes.
             wanted = wanted if measured else min(wanted, UNMEASURED)
-            source = _own_samples(prepared, probe, wanted, free)
+            source = _own_samples(prepared, baseline, wanted, free)
         count = rounded(min(wanted, source.count), source.size)
         # Other synthetic samples than those that the statistics are of.
         source = SampleSource(
@@ -73,12 +73,12 @@ class ComparedSamples:
         return itertools.islice(self.source.batches(), math.ceil(self.count / self.source.size))
 
 
-def _own_samples(prepared: Prepared, probe: Probe, wanted: int, free: bool) -> SampleSource:
+def _own_samples(prepared: Prepared, baseline: Baseline, wanted: int, free: bool) -> SampleSource:
     """Samples in mini-batches that the model takes as it is deployed."""
-    stages = prepared.stages
-    batch = max((shape[0] for shape in probe.first.values() if shape), default=1)
-    names = [name for node in stages.model.graph.node for name in node.output if name]
-    shapes = [stages.facts.shape(name) or () for name in names]
+    analyzed = prepared.analyzed
+    batch = max((shape[0] for shape in baseline.first.values() if shape), default=1)
+    names = [name for node in analyzed.model.graph.node for name in node.output if name]
+    shapes = [analyzed.tensor_info.shape(name) or () for name in names]
     largest = max((math.prod(d or 0 for d in shape) for shape in shapes), default=1)
     size = batch_size(largest // batch, wanted)
-    return sample_source(stages, probe, prepared.config, wanted, size, free)
+    return sample_source(analyzed, baseline, prepared.config, wanted, size, free)

@@ -20,8 +20,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from lbyl_onnx.channels.groups import ChannelMap
 from lbyl_onnx.channels.labels import Labels
-from lbyl_onnx.graph.tensor_info import GraphFacts
-from lbyl_onnx.io.writer import Draft
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.io.writer import ModelDraft
 from lbyl_onnx.types import Array
 
 # From this version on ReduceMean takes its axes as an input.
@@ -53,13 +53,13 @@ class NormMask:
 
 
 def norm_masks(
-    model: ModelProto, facts: GraphFacts, channels: ChannelMap, removed: Labels
+    model: ModelProto, tensor_info: TensorInfo, channels: ChannelMap, removed: Labels
 ) -> tuple[NormMask, ...]:
     """Return a mask for each normalisation that takes statistics over channels of which some go.
 
     Parameters
     ----------
-    model, facts, channels
+    model, tensor_info, channels
         The original, and where its channels lie.
     removed
         Roots of the removed channels.
@@ -71,13 +71,13 @@ def norm_masks(
         stays = alive[norm.labels]
         if np.all(stays):
             continue
-        dtype = helper.tensor_dtype_to_np_dtype(facts.dtype(node.input[0]))
-        rank = len(facts.shape(node.input[0]) or ())
+        dtype = helper.tensor_dtype_to_np_dtype(tensor_info.dtype(node.input[0]))
+        rank = len(tensor_info.shape(node.input[0]) or ())
         masks.append(NormMask(node.output[0], stays, norm.groups, rank, dtype))
     return tuple(masks)
 
 
-def with_kept_statistics(draft: Draft, masks: Sequence[NormMask], opset: int) -> Draft:
+def with_kept_statistics(draft: ModelDraft, masks: Sequence[NormMask], opset: int) -> ModelDraft:
     """Return an uncut model whose normalisations see the channels that stay alone.
 
     Parameters
@@ -100,7 +100,7 @@ def with_kept_statistics(draft: Draft, masks: Sequence[NormMask], opset: int) ->
         nodes += [node] if mask is None else _Masked(mask, node, opset).written()
     del skeleton.graph.node[:]
     skeleton.graph.node.extend(nodes)
-    return Draft(skeleton, draft.initializers)
+    return ModelDraft(skeleton, draft.initializers)
 
 
 @dataclass(eq=False)

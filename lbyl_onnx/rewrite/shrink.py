@@ -17,24 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.channels.groups import ChannelMap
-from lbyl_onnx.channels.labels import Labels, Role, Slot
-from lbyl_onnx.channels.rules.view import Sizes
+from lbyl_onnx.channels.labels import AxisBinding, Labels, Role
+from lbyl_onnx.channels.rules.view import ShapeParameter
 from lbyl_onnx.graph.layers import Layout, Operand, layout_of
 from lbyl_onnx.graph.model_graph import Graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value, identity, load
 from lbyl_onnx.rewrite.weights import DEFERRED, Edits
 from lbyl_onnx.types import Array
 
 
 def shrunk(
-    graph: Graph, facts: GraphFacts, channels: ChannelMap, edits: Edits, removed: Labels
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, edits: Edits, removed: Labels
 ) -> Edits:
     """Drop the removed channels from every constant that carries them.
 
     Parameters
     ----------
-    graph, facts, channels
+    graph, tensor_info, channels
         The original graph, its constants, and where its channels lie.
     edits
         The compensated constants, in the original's shapes.
@@ -48,7 +48,7 @@ def shrunk(
     """
     alive = ~np.isin(channels.roots, removed)
     outputs = {s.node: s for s in channels.slots if s.role is Role.PRODUCER}
-    operands = _cut(graph, facts, channels, edits, alive)
+    operands = _cut(graph, tensor_info, channels, edits, alive)
     attributes: dict[tuple[int, str], list[int] | int | None] = {}
     for sizes in channels.sizes:
         also = [] if sizes.also is None else [sizes.also]
@@ -58,26 +58,26 @@ def shrunk(
         if isinstance(sizes.place, str):
             attributes[sizes.node, sizes.place] = numbers[0] if sizes.scalar else numbers
         else:
-            operands[sizes.node, sizes.place] = _like(graph, facts, sizes, numbers)
+            operands[sizes.node, sizes.place] = _like(graph, tensor_info, sizes, numbers)
         if sizes.replaces in graph.nodes[sizes.node].attrs:
             attributes[sizes.node, str(sizes.replaces)] = None
     added = dict(edits.added)
     for index in added.keys() & outputs.keys():
         added[index] = np.compress(alive[outputs[index].labels], added[index], axis=0)
-    operands |= _pinned(graph, facts, channels, alive, operands)
+    operands |= _pinned(graph, tensor_info, channels, alive, operands)
     return Edits(operands, added, attributes)
 
 
 def _cut(
     graph: Graph,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     channels: ChannelMap,
     edits: Edits,
     alive: NDArray[np.bool_],
 ) -> dict[Operand, Value]:
     """Drop the dead indices of every constant along which channels lie."""
-    slots: dict[Operand, list[Slot]] = defaultdict(list)
-    outputs: dict[int, Slot] = {}
+    slots: dict[Operand, list[AxisBinding]] = defaultdict(list)
+    outputs: dict[int, AxisBinding] = {}
     for slot in channels.slots:
         slots[slot.node, slot.operand].append(slot)
         if slot.role is Role.PRODUCER:
@@ -92,19 +92,19 @@ def _cut(
             continue
         value = edits.operands.get(key)
         if value is None:
-            value = _stored(facts, graph.nodes[key[0]].inputs[key[1]].name)
+            value = _stored(tensor_info, graph.nodes[key[0]].inputs[key[1]].name)
         for slot in touched:
-            layout = layout_of(facts, graph.nodes[key[0]], key[1])
+            layout = layout_of(tensor_info, graph.nodes[key[0]], key[1])
             value = _without(value, alive[slot.labels], slot.axis, layout)
         operands[key] = value
     return operands
 
 
-def _stored(facts: GraphFacts, name: str) -> Value:
-    value = facts.value(name)
+def _stored(tensor_info: TensorInfo, name: str) -> Value:
+    value = tensor_info.value(name)
     if value.nbytes <= DEFERRED:
         return value
-    return Deferred(value.shape, value.dtype, partial(facts.value, name), name)
+    return Deferred(value.shape, value.dtype, partial(tensor_info.value, name), name)
 
 
 def _without(value: Value, stays: NDArray[np.bool_], axis: int, layout: Layout) -> Value:
@@ -127,7 +127,7 @@ def new_shape(labels: Labels, alive: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(int(left.sum(axis=axis).max()) for axis in range(left.ndim))
 
 
-def _count(sizes: Sizes, alive: NDArray[np.bool_]) -> list[int]:
+def _count(sizes: ShapeParameter, alive: NDArray[np.bool_]) -> list[int]:
     """Return the numbers once the removed channels are gone."""
     numbers = [x if isinstance(x, int) else int(alive[x].sum()) for x in sizes.elements]
     if sizes.of is None:
@@ -135,27 +135,29 @@ def _count(sizes: Sizes, alive: NDArray[np.bool_]) -> list[int]:
     return [n for n, stays in zip(numbers, alive[sizes.of], strict=True) if stays]
 
 
-def _like(graph: Graph, facts: GraphFacts, sizes: Sizes, numbers: list[int]) -> Array:
+def _like(
+    graph: Graph, tensor_info: TensorInfo, sizes: ShapeParameter, numbers: list[int]
+) -> Array:
     """Numbers in the type of the input that they replace."""
     inputs, place = graph.nodes[sizes.node].inputs, int(sizes.place)
     name = inputs[place].name if place < len(inputs) else ""
-    known = facts.traced_value(name) if name else None
+    known = tensor_info.traced_value(name) if name else None
     return np.asarray(numbers, np.int64 if known is None else known[0].dtype)
 
 
 def _stored_behind(
-    facts: GraphFacts, channels: ChannelMap, operands: Mapping[Operand, Value]
+    tensor_info: TensorInfo, channels: ChannelMap, operands: Mapping[Operand, Value]
 ) -> set[str]:
     """Names of what is rewritten where it is stored, and of what lies between there and a node."""
     sharing = channels.sharing
     uses = [sharing.uses[key] for key in operands if key in sharing.uses]
-    behind = [use for use in uses if sharing.rewritten(use.base, facts)]
+    behind = [use for use in uses if sharing.rewritten(use.base, tensor_info)]
     return {n for use in behind for n in (use.base, *(step.tensor for step in use.path))}
 
 
 def _pinned(
     graph: Graph,
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     channels: ChannelMap,
     alive: NDArray[np.bool_],
     operands: Mapping[Operand, Value],
@@ -168,7 +170,7 @@ def _pinned(
     # A bias that compensation has added is no input of the original node.
     shrinking = {t.name for i, j in operands for t in graph.nodes[i].inputs[j : j + 1]}
     shrinking |= {n for n, labels in channels.tensors.items() if not np.all(alive[labels])}
-    shrinking |= _stored_behind(facts, channels, operands)
+    shrinking |= _stored_behind(tensor_info, channels, operands)
     derived: set[str] = set()
     pinned: dict[Operand, Array] = {}
     for index, node in enumerate(graph.nodes):
@@ -177,10 +179,14 @@ def _pinned(
         reads_shape = node.op in ("Shape", "Size") and names[0] in shrinking
         if reads_shape or not derived.isdisjoint(names):
             # Known, not only constant: [N, C, H, W] depends on N, what is taken of it may not.
-            derived.update(n for n in outputs if facts.is_known(n))
-        if all(facts.is_constant(name) for name in outputs):
+            derived.update(n for n in outputs if tensor_info.is_known(n))
+        if all(tensor_info.is_constant(name) for name in outputs):
             continue
         for operand, name in enumerate(names):
-            if name in derived and facts.is_constant(name) and (index, operand) not in operands:
-                pinned[index, operand] = facts.value(name)
+            if (
+                name in derived
+                and tensor_info.is_constant(name)
+                and (index, operand) not in operands
+            ):
+                pinned[index, operand] = tensor_info.value(name)
     return pinned

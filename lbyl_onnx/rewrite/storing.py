@@ -13,7 +13,7 @@ from onnx import helper
 from lbyl_onnx.errors import CompensationError
 from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.graph.sharing import Axes, Sharing, Use
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value, identity, load
 from lbyl_onnx.rewrite.weights import Edits
 from lbyl_onnx.types import Array
@@ -23,7 +23,7 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 _ROUNDING = 16
 
 
-def as_stored(graph: Graph, facts: GraphFacts, sharing: Sharing, edits: Edits) -> Edits:
+def as_stored(graph: Graph, tensor_info: TensorInfo, sharing: Sharing, edits: Edits) -> Edits:
     """Round each new constant to the type that it is stored in, in the type that it is read in.
 
     Raises
@@ -34,9 +34,9 @@ def as_stored(graph: Graph, facts: GraphFacts, sharing: Sharing, edits: Edits) -
     operands = dict(edits.operands)
     for key, value in edits.operands.items():
         use = sharing.uses.get(key)
-        if use is None or not sharing.rewritten(use.base, facts):
+        if use is None or not sharing.rewritten(use.base, tensor_info):
             continue
-        dtype = _stored_type(facts, use.base)
+        dtype = _stored_type(tensor_info, use.base)
         if dtype != value.dtype:
             name = node_name(graph.nodes[use.node])
             function = partial(_rounded, dtype, name)
@@ -44,7 +44,7 @@ def as_stored(graph: Graph, facts: GraphFacts, sharing: Sharing, edits: Edits) -
     return replace(edits, operands=operands)
 
 
-def stored(facts: GraphFacts, sharing: Sharing, edits: Edits) -> tuple[Edits, Shapes]:
+def stored(tensor_info: TensorInfo, sharing: Sharing, edits: Edits) -> tuple[Edits, Shapes]:
     """Move edits from where constants are read to where they are stored.
 
     A constant that only some readers see changed, or some otherwise, is left where it is read:
@@ -52,7 +52,7 @@ def stored(facts: GraphFacts, sharing: Sharing, edits: Edits) -> tuple[Edits, Sh
 
     Parameters
     ----------
-    facts, sharing
+    tensor_info, sharing
         The original's constants, and who reads them.
     edits
         New constants by reader.
@@ -70,9 +70,11 @@ def stored(facts: GraphFacts, sharing: Sharing, edits: Edits) -> tuple[Edits, Sh
     for base in dict.fromkeys(use.base for use in touched):
         uses = sharing.readers[base]
         keys = [(use.node, use.operand) for use in uses]
-        if not sharing.rewritten(base, facts) or any(key not in edits.operands for key in keys):
+        if not sharing.rewritten(base, tensor_info) or any(
+            key not in edits.operands for key in keys
+        ):
             continue
-        values = [_to_base(facts, use, edits.operands[use.node, use.operand]) for use in uses]
+        values = [_to_base(tensor_info, use, edits.operands[use.node, use.operand]) for use in uses]
         if not all(_alike(values[0], value) for value in values[1:]):
             continue
         for use, key in zip(uses, keys, strict=True):
@@ -83,7 +85,7 @@ def stored(facts: GraphFacts, sharing: Sharing, edits: Edits) -> tuple[Edits, Sh
             operands[use.path[0].node, 0] = values[0]
             for step in use.path:
                 shape = tuple(1 if a is None else values[0].shape[a] for a in step.axes)
-                if shape == facts.shape(step.tensor):
+                if shape == tensor_info.shape(step.tensor):
                     continue
                 shapes[step.tensor] = shape
                 if step.sized:
@@ -91,8 +93,8 @@ def stored(facts: GraphFacts, sharing: Sharing, edits: Edits) -> tuple[Edits, Sh
     return replace(edits, operands=operands), shapes
 
 
-def _stored_type(facts: GraphFacts, base: str) -> np.dtype[np.generic]:
-    return np.dtype(helper.tensor_dtype_to_np_dtype(facts.dtype(base)))
+def _stored_type(tensor_info: TensorInfo, base: str) -> np.dtype[np.generic]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor_info.dtype(base)))
 
 
 def _rounded(dtype: np.dtype[np.generic], name: str, value: Array) -> Array:
@@ -106,13 +108,13 @@ def _rounded(dtype: np.dtype[np.generic], name: str, value: Array) -> Array:
     return narrow.astype(value.dtype)
 
 
-def _to_base(facts: GraphFacts, use: Use, value: Value) -> Value:
+def _to_base(tensor_info: TensorInfo, use: Use, value: Value) -> Value:
     """What the base becomes when a reader is to see a value."""
-    shape = [1] * len(facts.shape(use.base) or ())
+    shape = [1] * len(tensor_info.shape(use.base) or ())
     for length, axis in zip(value.shape, use.axes, strict=True):
         if axis is not None:
             shape[axis] = length
-    dtype = _stored_type(facts, use.base)
+    dtype = _stored_type(tensor_info, use.base)
     function = partial(_laid_out, use.axes, shape, dtype)
     return _mapped(value, function, tuple(shape), dtype, f"{use.axes} {shape} {dtype}")
 

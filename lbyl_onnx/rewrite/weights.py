@@ -11,11 +11,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.compensate.fits import Fit, Mixture, Repair, Repairs
+from lbyl_onnx.compensate.fits import ConsumerFit, ProducerMixing, Repair, Repairs
 from lbyl_onnx.errors import CompensationError
 from lbyl_onnx.graph.layers import Layout, Operand, _input_axis, layout_of, own_bias
 from lbyl_onnx.graph.model_graph import Graph, Node, node_name
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value
 from lbyl_onnx.methods.types import Delivery
 from lbyl_onnx.types import Array, Floats
@@ -44,9 +44,9 @@ class Change:
 
     layout: Layout
     input_axis: int
-    fits: tuple[Fit, ...]
+    fits: tuple[ConsumerFit, ...]
     repair: Repair | None
-    mixture: Mixture | None
+    mixture: ProducerMixing | None
 
     @property
     def shared(self) -> bool:
@@ -93,9 +93,9 @@ class Edits:
 
 def compensated(
     graph: Graph,
-    facts: GraphFacts,
-    fits: Sequence[Fit],
-    mixtures: Sequence[Mixture],
+    tensor_info: TensorInfo,
+    fits: Sequence[ConsumerFit],
+    mixtures: Sequence[ProducerMixing],
     repairs: Repairs,
 ) -> Edits:
     """Fold each delivery into its consumer, in the shapes of the original model.
@@ -106,7 +106,7 @@ def compensated(
 
     Parameters
     ----------
-    graph, facts
+    graph, tensor_info
         The original graph and its constants.
     fits
         The deliveries; several may meet in one consumer, each on channels of its own.
@@ -128,12 +128,12 @@ def compensated(
     operands: dict[Operand, Value] = {}
     added: dict[int, Array] = {}
     shared: dict[str, Array] = {}
-    for (index, operand), change in _changes(graph, facts, fits, mixtures, repairs).items():
+    for (index, operand), change in _changes(graph, tensor_info, fits, mixtures, repairs).items():
         node = graph.nodes[index]
         name = node.inputs[operand].name
-        stored = facts.value(name)
+        stored = tensor_info.value(name)
         if stored.nbytes > DEFERRED:
-            compute = partial(_change_stored, facts, name, change, node)
+            compute = partial(_change_stored, tensor_info, name, change, node)
             key = _identity(name, change)
             operands[index, operand] = Deferred(stored.shape, stored.dtype, compute, key)
         elif change.shared:
@@ -145,11 +145,11 @@ def compensated(
             operands[index, operand] = _changed(stored, change, node)
         shift = _shift(stored, change, node)
         if np.any(shift) or change.mixture is not None or change.repair is not None:
-            _move_bias(facts, node, index, change, shift, stored.dtype, operands, added)
+            _move_bias(tensor_info, node, index, change, shift, stored.dtype, operands, added)
     for mixture in mixtures:
         for place, values in mixture.followers:
             node = graph.nodes[place.slot.node]
-            stored = facts.value(node.inputs[place.slot.operand].name).copy()
+            stored = tensor_info.value(node.inputs[place.slot.operand].name).copy()
             stored[place.positions[mixture.kept, 0]] = _store(values, stored.dtype, node)
             operands[place.slot.node, place.slot.operand] = stored
     return Edits(operands, added, {})
@@ -157,13 +157,13 @@ def compensated(
 
 def _changes(
     graph: Graph,
-    facts: GraphFacts,
-    fits: Sequence[Fit],
-    mixtures: Sequence[Mixture],
+    tensor_info: TensorInfo,
+    fits: Sequence[ConsumerFit],
+    mixtures: Sequence[ProducerMixing],
     repairs: Repairs,
 ) -> dict[Operand, Change]:
     at_producer = {mixture.producer.slot.node for mixture in mixtures}
-    by_weight: dict[Operand, list[Fit]] = defaultdict(list)
+    by_weight: dict[Operand, list[ConsumerFit]] = defaultdict(list)
     for fit in fits:
         moved = any(place.slot.node in at_producer for place in fit.group.producers)
         here = replace(fit, mixing=None) if moved else fit
@@ -173,7 +173,7 @@ def _changes(
     keys = dict.fromkeys([*by_weight, *mixed, *((i, 1) for i in needed)])
     return {
         key: Change(
-            layout_of(facts, graph.nodes[key[0]], key[1]),
+            layout_of(tensor_info, graph.nodes[key[0]], key[1]),
             _input_axis(graph.nodes[key[0]]),
             tuple(by_weight.get(key, ())),
             needed.get(key[0]),
@@ -198,8 +198,8 @@ def _identity(name: str, change: Change) -> str:
     return digest.hexdigest()
 
 
-def _change_stored(facts: GraphFacts, name: str, change: Change, node: Node) -> Array:
-    return _changed(facts.value(name), change, node)
+def _change_stored(tensor_info: TensorInfo, name: str, change: Change, node: Node) -> Array:
+    return _changed(tensor_info.value(name), change, node)
 
 
 def _changed(stored: Array, change: Change, node: Node) -> Array:
@@ -289,7 +289,7 @@ def _store(value: Floats, dtype: np.dtype[np.generic], node: Node) -> Array:
 
 
 def _move_bias(
-    facts: GraphFacts,
+    tensor_info: TensorInfo,
     node: Node,
     index: int,
     change: Change,
@@ -299,11 +299,11 @@ def _move_bias(
     added: dict[int, Array],
 ) -> None:
     """Change what a node adds: its bias where it can take it, else by an Add behind it."""
-    bias = own_bias(facts, node, shift.size, dtype)
+    bias = own_bias(tensor_info, node, shift.size, dtype)
     if bias is None:
         grown = change.added(shift)
         if np.any(grown):
-            spatial = len(facts.value(node.inputs[1].name).shape) - 2  # 0 for a matrix
+            spatial = len(tensor_info.value(node.inputs[1].name).shape) - 2  # 0 for a matrix
             per_channel = grown.reshape(-1, *(1,) * spatial)  # (N,) -> (N, 1, ..)
             added[index] = _store(per_channel, dtype, node)
         return

@@ -30,7 +30,7 @@ OTHERS_SECONDS, SLOWEST = 10.0, 2.0
 
 
 @dataclass(frozen=True)
-class Probe:
+class Baseline:
     """A model as it is before compression, seen from outside.
 
     Parameters
@@ -64,7 +64,9 @@ class Probe:
         return len({tuple(sorted(shapes.items())) for shapes in found})
 
 
-def probe(path: Path, provider: str, seed: int, optimise: bool = True, given: Given = ()) -> Probe:
+def run_baseline(
+    path: Path, provider: str, seed: int, optimise: bool = True, given: Given = ()
+) -> Baseline:
     """Run a model as it came: find input shapes it accepts, record what it gives.
 
     Parameters
@@ -104,7 +106,7 @@ def probe(path: Path, provider: str, seed: int, optimise: bool = True, given: Gi
     record = Record(signature, (*outputs, *(o for _, _, o in others)))
     feeds = (*feeds, *(batch for _, batch, _ in others))
     more = tuple(shapes for shapes, _, _ in others)
-    return Probe(provider, first, second, feeds, record, optimise, more)
+    return Baseline(provider, first, second, feeds, record, optimise, more)
 
 
 def input_shapes(path: Path, provider: str, given: Given = ()) -> tuple[Shapes, Shapes]:
@@ -115,7 +117,7 @@ def input_shapes(path: Path, provider: str, given: Given = ()) -> tuple[Shapes, 
     Raises
     ------
     ModelError, OptionError
-        As `probe` does.
+        As `baseline` does.
     """
     session = Session.of(path, provider, as_written())
     return _runnable_shapes(session, given)

@@ -181,7 +181,7 @@ class Session:
 def options() -> ort.SessionOptions:
     """Return the options of a session that optimises the graph."""
     settings = ort.SessionOptions()
-    settings.log_severity_level = 4  # failures are raised; what else it says is not for a person
+    settings.log_severity_level = 4  # failures are raised; what else it says is not for the user
     return settings
 
 

@@ -49,13 +49,13 @@ def plan_cells(
     for model in models:
         digest = _model_digest(model)
         for config in configs:
-            facts = {
+            tensor_info = {
                 "model": digest,
                 "config": asdict(config),
                 "scored_on": [*scored, data.labels, data.seed],
                 "version": version,
             }
-            key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+            key = hashlib.sha256(json.dumps(tensor_info, sort_keys=True).encode()).hexdigest()
             cells.append(Cell(model, digest, config, data, key))
     return tuple(cells)
 

@@ -1,6 +1,6 @@
 """The report, the sweep's picture and the pages in a real browser, on a desk and on a phone.
 
-With LBYL_ONNX_SCREENSHOTS=FOLDER the screenshots are kept for a person to look at.
+With LBYL_ONNX_SCREENSHOTS=FOLDER the screenshots are kept for the user to look at.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.config import Method, Scope
 from lbyl_onnx.data import source as data_source
 from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.observe import session
 from lbyl_onnx.rewrite import compared_samples
 from lbyl_onnx.runtime import baseline
@@ -99,8 +99,10 @@ def located(store: Path, name: str) -> Path:
 def interpreted(path: Path, scope: Scope) -> Interpreted:
     """Find a model's channels at input shapes that it accepts."""
     model = onnx.load(path)
-    facts = GraphFacts(model, *baseline.input_shapes(path, "CPUExecutionProvider"))
-    return Interpreted(model, facts, find_channels(to_graph(model), facts, Selection(scope=scope)))
+    tensor_info = TensorInfo(model, *baseline.input_shapes(path, "CPUExecutionProvider"))
+    return Interpreted(
+        model, tensor_info, find_channels(to_graph(model), tensor_info, Selection(scope=scope))
+    )
 
 
 def feeds(path: Path, model: ModelProto) -> Feeds:

@@ -20,7 +20,7 @@ from tests.support.pages import PAGES, blocks, clone, run_commands
 
 __all__ = ["clone"]  # a fixture
 
-# Languages of blocks, and who runs them: `text` is for a person's own shell.
+# Languages of blocks, and who runs them: `text` is for the user's own shell.
 RUN_HERE, RUN_ELSEWHERE = ("sh", "python"), {"json": "test_olive.py", "text": "no one"}
 
 

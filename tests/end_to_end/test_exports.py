@@ -23,7 +23,7 @@ from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.config import Method, Scope
 from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from tests.support.exported import FOLDER, filled, load, names, stripped
 from tests.support.oracle import Feeds, Interpreted, deviation, input_shapes, masked, run
 
@@ -38,8 +38,10 @@ WORDS = 50  # of the embeddings
 def interpreted(name: str, scope: Scope) -> Interpreted:
     """Find the channels of an export; the batch is its only dynamic dimension."""
     model = load(name)
-    facts = GraphFacts(model, input_shapes(model, 2, 0), input_shapes(model, 3, 0))
-    return Interpreted(model, facts, find_channels(to_graph(model), facts, Selection(scope=scope)))
+    tensor_info = TensorInfo(model, input_shapes(model, 2, 0), input_shapes(model, 3, 0))
+    return Interpreted(
+        model, tensor_info, find_channels(to_graph(model), tensor_info, Selection(scope=scope))
+    )
 
 
 def feeds(model: ModelProto) -> Feeds:

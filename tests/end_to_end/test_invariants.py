@@ -32,7 +32,7 @@ from lbyl_onnx.evaluate.verify import compare
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.methods import lbyl
 from lbyl_onnx.methods.types import FoldedRows
-from lbyl_onnx.runtime.baseline import probe
+from lbyl_onnx.runtime.baseline import run_baseline
 from lbyl_onnx.runtime.execute import run_model
 from tests.support.architectures import chain, residual
 from tests.support.exact import LINEAR, SILENT
@@ -159,7 +159,9 @@ def fitted_rows(name: str) -> list[tuple[FoldedRows, Indices]]:
     fitted = []
     for plan in found.plan(0.5):
         for place in plan.group.consumers:
-            response = respond(found.model, graph, found.facts, found.channels, plan.group, place)
+            response = respond(
+                found.model, graph, found.tensor_info, found.channels, plan.group, place
+            )
             assert response is not None
             fitted.append((response.rows, plan.kept))
     assert fitted
@@ -395,7 +397,7 @@ class TestInvariant10NothingCompared:
         path = tmp_path / "model.onnx"
         onnx.save(chain(), path)
         record = run_model(
-            path, "CPUExecutionProvider", probe(path, "CPUExecutionProvider", 0).feeds
+            path, "CPUExecutionProvider", run_baseline(path, "CPUExecutionProvider", 0).feeds
         )
         nothing = type(record)(record.signature, ())
         with pytest.raises(VerificationError, match="no output value"):

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from lbyl_onnx import Config, VerificationError, compare_models, compress
 from lbyl_onnx.evaluate.verify import verify
-from lbyl_onnx.runtime.baseline import probe
+from lbyl_onnx.runtime.baseline import run_baseline
 from tests.support.net import Net
 from tests.support.oracle import interpret
 
@@ -86,7 +86,7 @@ def test_a_lost_default_is_a_changed_input(tmp_path: Path) -> None:
     del model.graph.input[1]
     onnx.save(model, tmp_path / "b.onnx")
     one, two = tmp_path / "a.onnx", tmp_path / "b.onnx"
-    taken = probe(one, CPU, 0)
+    taken = run_baseline(one, CPU, 0)
     with pytest.raises(VerificationError, match="inputs or outputs changed"):
         verify(taken, one, two, one, taken.feeds)
     with pytest.raises(VerificationError, match="inputs or outputs differ"):

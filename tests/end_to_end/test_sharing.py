@@ -13,20 +13,20 @@ from onnx import ModelProto, TensorProto
 
 from lbyl_onnx import CompressResult, Config, NothingToPruneError, compress
 from lbyl_onnx.channels.analysis import find_channels
-from lbyl_onnx.channels.analyzed_model import Layer, Stages
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.config import Method, Scope
 from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io import reader
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.methods import lbyl_plus
 from lbyl_onnx.methods.types import Delivery, Moments
-from lbyl_onnx.observe.accumulate import Measured
+from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.pooling import averaged, deliveries, pooled, pooled_outputs
 from lbyl_onnx.observe.session import prepare, rounds
 from lbyl_onnx.rewrite import shrink, weights
-from lbyl_onnx.runtime import baseline
+from lbyl_onnx.runtime.baseline import run_baseline
 from tests.support.models import MODELS
 from tests.support.oracle import assert_same, deviation, interpret, make_feeds, run, tap, values
 from tests.support.shared_layers import (
@@ -275,14 +275,14 @@ class TestPooledMoments:
         """Against every value that the three uses of the head see, from ONNX Runtime itself."""
         model = pyramid()
         with reader.on_disk(model) as path:
-            probe = baseline.probe(path, "CPUExecutionProvider", 0)
+            baseline = run_baseline(path, "CPUExecutionProvider", 0)
             read = TensorReader(path)
-            facts = GraphFacts(model, probe.first, probe.second, read)
+            tensor_info = TensorInfo(model, baseline.first, baseline.second, read)
             graph = to_graph(model)
-            channels = find_channels(graph, facts, Selection())
-            stages = Stages(model, read, graph, facts, channels)
+            channels = find_channels(graph, tensor_info, Selection())
+            analyzed = AnalyzedModel(model, read, graph, tensor_info, channels)
             config = Config(round_to=1, ratio=0.3, provider="cpu")
-            prepared = prepare(stages, probe, config, tmp_path)
+            prepared = prepare(analyzed, baseline, config, tmp_path)
             (round_,) = list(rounds(prepared))
             assert prepared.run is not None
             batches = list(prepared.run.source.batches(tmp_path))
@@ -303,7 +303,9 @@ class TestPooledMoments:
 
     def test_outputs_are_pooled_alike(self) -> None:
         rows = [samples_of(n, 3, i) for i, n in enumerate(self.COUNTS)]
-        measured = {i: Measured(len(r), r.mean(axis=0), r.var(axis=0)) for i, r in enumerate(rows)}
+        measured = {
+            i: SampleMoments(len(r), r.mean(axis=0), r.var(axis=0)) for i, r in enumerate(rows)
+        }
         found = pooled_outputs(measured, [((0, 2), ("", ""))])
         both = np.concatenate([rows[0], rows[2]])
         for node in (0, 2):

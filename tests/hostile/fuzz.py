@@ -76,7 +76,7 @@ def end_of(number: int, folder: Path) -> str:
         compress(source, folder / "out.onnx", config=config, force=True)
     except (LbylOnnxError, MemoryError) as error:
         return type(error).__name__
-    except Exception as error:  # what a person would see as an internal error
+    except Exception as error:  # what the user would see as an internal error
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return f"BAD {_place(error)} {text[:200]}"
     return "passed"

@@ -158,7 +158,7 @@ _PUBLISH = """
 import os, sys
 from pathlib import Path
 from tempfile import mkdtemp
-from lbyl_onnx import staging
+from lbyl_onnx.io import atomic
 left = int(sys.argv[1])
 
 def counted(change):
@@ -173,10 +173,10 @@ def counted(change):
 for name in ("replace", "unlink", "write_text"):
     setattr(Path, name, counted(getattr(Path, name)))
 path = Path("out.onnx")
-with staging.staged(path) as stage:
+with atomic.staged(path) as stage:
     stage.open("wb").write(b"new, see out.onnx." + b"2" * 16 + b".data")
     stage.with_name("out.onnx." + "2" * 16 + ".data").open("wb").write(b"new data")
-    staging.publish(stage, path)
+    atomic.publish(stage, path)
 """
 
 

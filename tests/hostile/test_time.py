@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="finds the processes 
 _PATCH = """
 import os, time
 if "LBYL_ONNX_NOTES" in os.environ:
-    from lbyl_onnx import bounds
+    from lbyl_onnx.guard import bounds
     bounds.SECONDS, bounds.LATE = 3.0, 1.0
     {more}
 """

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from lbyl_onnx.graph.layers import Window
-from lbyl_onnx.graph.tensor_info import GraphFacts
-from lbyl_onnx.observe.spec import View
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.types import Array
 from tests.support.oracle import input_shapes
 
@@ -32,8 +32,8 @@ class Moments:
     rows: int
 
 
-def facts_of(model: ModelProto) -> GraphFacts:
-    return GraphFacts(model, input_shapes(model, 1, 8), input_shapes(model, 2, 11))
+def tensor_facts(model: ModelProto) -> TensorInfo:
+    return TensorInfo(model, input_shapes(model, 1, 8), input_shapes(model, 2, 11))
 
 
 def feeds_of(
@@ -49,7 +49,7 @@ def feeds_of(
     }
 
 
-def rows_of(x: Array, view: View) -> Floats:
+def rows_of(x: Array, view: MomentSpec) -> Floats:
     """(rows, columns) of a view, with plain indexing."""
     values: Floats = x.astype(np.float64)
     if view.window is not None:
@@ -89,7 +89,7 @@ def unfolded(x: Floats, window: Window, strides: Sequence[int]) -> Floats:
     return rows.reshape(-1, n * taps)
 
 
-def expected(x: Array, view: View) -> Moments:
+def expected(x: Array, view: MomentSpec) -> Moments:
     """The centred sums, or the variances where only these are wanted."""
     rows = rows_of(x, view)
     centred = rows - rows.mean(axis=0)

@@ -19,7 +19,7 @@ from lbyl_onnx.channels.groups import ChannelMap, Selection
 from lbyl_onnx.compensate.selection import GroupPlan, choose_channels
 from lbyl_onnx.config import Method
 from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.importance import kept_count
 from tests.support.models import MODELS
 
@@ -35,7 +35,7 @@ class Interpreted:
     """A model, what is known of it, and its channels."""
 
     model: ModelProto
-    facts: GraphFacts
+    tensor_info: TensorInfo
     channels: ChannelMap
 
     def plan(self, ratio: float) -> tuple[GroupPlan, ...]:
@@ -43,7 +43,7 @@ class Interpreted:
         graph = to_graph(self.model)
         groups = self.channels.groups
         counts = {group.key: kept_count(group.size, ratio) for group in groups}
-        plan = choose_channels(graph, self.facts, groups, counts, "l2", 0)
+        plan = choose_channels(graph, self.tensor_info, groups, counts, "l2", 0)
         return plan.groups
 
 
@@ -62,9 +62,9 @@ def input_shapes(model: ModelProto, batch: int, size: int) -> dict[str, tuple[in
 
 def interpret(model: ModelProto, selection: Selection | None = None) -> Interpreted:
     """Find a model's channels."""
-    facts = GraphFacts(model, input_shapes(model, 2, 8), input_shapes(model, 3, 11))
-    channels = find_channels(to_graph(model), facts, selection or Selection())
-    return Interpreted(model, facts, channels)
+    tensor_info = TensorInfo(model, input_shapes(model, 2, 8), input_shapes(model, 3, 11))
+    channels = find_channels(to_graph(model), tensor_info, selection or Selection())
+    return Interpreted(model, tensor_info, channels)
 
 
 def make_feeds(model: ModelProto, seed: int = 0) -> dict[str, Array]:
@@ -117,15 +117,15 @@ def masked(
     norms = _norms_of_the_kept(plans, interpreted)
     for index, node in enumerate(copy.graph.node):
         if index in norms:
-            inserted += _normalised_apart(node, *norms[index], interpreted.facts)
+            inserted += _normalised_apart(node, *norms[index], interpreted.tensor_info)
             continue
         if index in masks:
             data = node.input[0]
-            size = interpreted.facts.shape(data) or ()
+            size = interpreted.tensor_info.shape(data) or ()
             axis = 1 if node.op_type in ("Conv", "ConvTranspose") else len(size) - 1
             shape = [1] * len(size)
             shape[axis] = -1
-            dtype = helper.tensor_dtype_to_np_dtype(interpreted.facts.dtype(data))
+            dtype = helper.tensor_dtype_to_np_dtype(interpreted.tensor_info.dtype(data))
             # The weight of a grouped Conv names the channels of one group, which all share.
             mask = np.tile(masks[index], (size[axis] or 0) // len(masks[index]))
             value = mask.reshape(shape).astype(dtype)  # (C,) -> (1, .., C, .., 1)
@@ -159,7 +159,7 @@ def _norms_of_the_kept(
 
 
 def _normalised_apart(
-    node: onnx.NodeProto, axis: int, stays: NDArray[np.bool_], facts: GraphFacts
+    node: onnx.NodeProto, axis: int, stays: NDArray[np.bool_], tensor_info: TensorInfo
 ) -> list[onnx.NodeProto]:
     """Pick the places that stay, normalise these alone, and put them where they were.
 
@@ -174,7 +174,7 @@ def _normalised_apart(
     picked = onnx.NodeProto()
     picked.CopyFrom(node)
     for operand, along in ((0, axis), (1, 0), (2, 0)):
-        of_channels = operand and facts.shape(node.input[operand]) == stays.shape
+        of_channels = operand and tensor_info.shape(node.input[operand]) == stays.shape
         if operand == 0 or (of_channels and axis == 1):
             name = f"{base}_of_{operand}"
             inputs = [node.input[operand], f"{base}_kept"]

@@ -1,11 +1,11 @@
-"""Targets as a person writes them."""
+"""Targets as the user writes them."""
 
 from __future__ import annotations
 
 import pytest
 
 from lbyl_onnx import Config, OptionError
-from lbyl_onnx.target import Kind, parse_goal
+from lbyl_onnx.target import Kind, parse_target
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from lbyl_onnx.target import Kind, parse_goal
     ],
 )
 def test_amounts(kind: Kind, text: str | float, original: float, budget: float) -> None:
-    assert parse_goal(kind, text).budget(original) == pytest.approx(budget, rel=1e-12)
+    assert parse_target(kind, text).budget(original) == pytest.approx(budget, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_amounts(kind: Kind, text: str | float, original: float, budget: float) 
 )
 def test_what_is_no_amount(kind: Kind, text: str) -> None:
     with pytest.raises(OptionError, match=kind):
-        parse_goal(kind, text)
+        parse_target(kind, text)
 
 
 def test_one_target() -> None:

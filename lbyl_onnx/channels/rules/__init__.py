@@ -10,14 +10,14 @@ from __future__ import annotations
 from lbyl_onnx.channels.labels import Labels
 from lbyl_onnx.channels.rules import elementwise, mixing, moves, weights
 from lbyl_onnx.channels.rules.view import (
-    Count,
-    Counts,
     Join,
     LabelFlow,
     NodeView,
     Rule,
+    ShapeDependence,
+    ShapeDependences,
+    ShapeParameter,
     SharedNorm,
-    Sizes,
 )
 from lbyl_onnx.types import DEFAULT_DOMAINS
 
@@ -25,13 +25,13 @@ __all__ = [
     "ELEMENTWISE",
     "PRODUCING",
     "RULES",
-    "Count",
-    "Counts",
     "Join",
     "LabelFlow",
     "NodeView",
+    "ShapeDependence",
+    "ShapeDependences",
+    "ShapeParameter",
     "SharedNorm",
-    "Sizes",
     "no_rule",
 ]
 

@@ -44,7 +44,7 @@ def _meet_unlabelled(view: NodeView, operand: int, base: Labels) -> None:
         view.freeze(base, f"an operand of {view.op_type} has an unknown shape")
         return
     offset = base.ndim - len(shape)
-    static = view.facts.static_shape(view.node.inputs[operand].name) or (None,) * len(shape)
+    static = view.tensor_info.static_shape(view.node.inputs[operand].name) or (None,) * len(shape)
     for axis in varying_axes(view.flow.coupling.canonical(base)):
         if axis < offset or static[axis - offset] == 1:
             continue

@@ -6,7 +6,7 @@ import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, varying_axes
 from lbyl_onnx.channels.rules.normalisations import normalisation_of
-from lbyl_onnx.channels.rules.view import NodeView, SharedNorm, Sizes
+from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter, SharedNorm
 
 
 def _beyond(labels: Labels, axis: int) -> bool:
@@ -61,7 +61,7 @@ def group_normalization(view: NodeView) -> list[Labels | None]:
     if groups == shape[1]:
         made = _scaled_per_channel(view, range(1, 3), False)
         if made:
-            view.flow.sizes.append(Sizes(view.index, "num_groups", (along,), scalar=True))
+            view.flow.sizes.append(ShapeParameter(view.index, "num_groups", (along,), scalar=True))
         return made
     if not view.is_constant(1) or not view.is_constant(2):
         return view.freeze_inputs("GroupNormalization's scale and bias are not constant")
@@ -111,7 +111,9 @@ def arg_reduce(view: NodeView) -> list[Labels | None]:
 
 def _reduced(view: NodeView, labels: Labels, axes: set[int]) -> list[Labels | None]:
     if any(labels.shape[axis] > 1 for axis in axes):
-        part_of = normalisation_of(view.node, view.facts) if view.op_type == "ReduceMean" else None
+        part_of = (
+            normalisation_of(view.node, view.tensor_info) if view.op_type == "ReduceMean" else None
+        )
         reason = f"{part_of} averages over them" if part_of else f"{view.op_type} sums over them"
         return view.freeze_inputs(reason)
     if view.int_attribute("keepdims", 1):
@@ -124,7 +126,7 @@ def along_axis(view: NodeView) -> list[Labels | None]:
     labels, shape = view.labels[0], view.shape(0)
     if labels is None or shape is None:
         return view.freeze_inputs(f"{view.op_type} mixes them")
-    old_softmax = view.op_type in SOFTMAXES and view.facts.opset < 13
+    old_softmax = view.op_type in SOFTMAXES and view.tensor_info.opset < 13
     default = 1 if old_softmax or view.op_type == "LRN" else -1
     axis = view.int_attribute("axis", default)
     if view.op_type == "CumSum":

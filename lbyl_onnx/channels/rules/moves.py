@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, compress, expand, varying_axes
-from lbyl_onnx.channels.rules.view import NodeView, Sizes
+from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter
 
 # Labels are spread over a tensor's whole shape to be reshaped; past this they are frozen.
 LARGEST_RESHAPE = 1 << 26
@@ -31,7 +31,7 @@ def reshape(view: NodeView) -> list[Labels | None]:
     for axis in axes[:-1]:
         # Channels spread over several axes can only go in whole slices along the last of them.
         moved = view.couple_along(moved, axis)
-    static = view.facts.static_shape(view.node.outputs[0].name)
+    static = view.tensor_info.static_shape(view.node.outputs[0].name)
     if static is None or any(static[axis] is None for axis in axes):
         return view.freeze_inputs(f"{view.op_type} merges them with a dynamic dimension")
     if not _same_at_all_sizes(view, labels, first):
@@ -44,9 +44,9 @@ def reshape(view: NodeView) -> list[Labels | None]:
 def _same_at_all_sizes(view: NodeView, before: Labels, after: Labels) -> bool:
     """Whether each element keeps its label at the other input shapes, too: at many, by sample."""
     names = view.node.inputs[0].name, view.node.outputs[0].name
-    if any(view.facts.is_accidental(name) for name in names):
+    if any(view.tensor_info.is_accidental(name) for name in names):
         return False
-    for one, two in view.facts.shapes(*names):
+    for one, two in view.tensor_info.shapes(*names):
         total = math.prod(one)
         if len(one) != before.ndim or len(two) != after.ndim or total != math.prod(two):
             continue
@@ -75,8 +75,8 @@ def sized(view: NodeView, operand: int, labels: Labels) -> bool:
 
 def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
     """Note how a target shape is rewritten when channels go; False where it cannot be."""
-    values = view.facts.traced_value(view.node.inputs[operand].name)
-    before = view.facts.static_shape(view.node.inputs[0].name)
+    values = view.tensor_info.traced_value(view.node.inputs[operand].name)
+    before = view.tensor_info.static_shape(view.node.inputs[0].name)
     if values is None or before is None:
         return False
     expands = view.op_type == "Expand"
@@ -104,7 +104,7 @@ def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
     unknown = -1 in fixed and view.op_type != "Reshape"
     if fixed.count(-1) > 1 or unknown or (0 in fixed and not zero_copies):
         return False
-    view.flow.sizes.append(Sizes(view.index, operand, tuple(sizes), also=computed))
+    view.flow.sizes.append(ShapeParameter(view.index, operand, tuple(sizes), also=computed))
     return True
 
 
@@ -154,15 +154,15 @@ def split(view: NodeView) -> list[Labels | None]:
     along = view.varying(labels, axis)
     if along is None:  # the parts hold channels that go together: their number stays
         return list(pieces)
-    place: int | str = "split" if view.facts.opset < 13 else 1
+    place: int | str = "split" if view.tensor_info.opset < 13 else 1
     cut = tuple(np.split(along, ends[:-1]))
-    view.flow.sizes.append(Sizes(view.index, place, cut, replaces="num_outputs"))
+    view.flow.sizes.append(ShapeParameter(view.index, place, cut, replaces="num_outputs"))
     return [piece if np.any(piece) else None for piece in pieces]
 
 
 def split_to_sequence(view: NodeView) -> list[Labels | None]:
     """SplitToSequence: the labels stay whole, SequenceAt cuts them; the sizes are counted anew."""
-    labels, parts = view.labels[0], view.facts.parts(view.node.outputs[0].name)
+    labels, parts = view.labels[0], view.tensor_info.parts(view.node.outputs[0].name)
     if labels is None or parts is None:
         return view.freeze_inputs("the sizes of SplitToSequence are not known")
     axis = view.int_attribute("axis", 0) % labels.ndim
@@ -172,7 +172,7 @@ def split_to_sequence(view: NodeView) -> list[Labels | None]:
     if not view.has(1) or not view.is_constant(1):
         return view.freeze_inputs("SplitToSequence takes them one by one, or by computed sizes")
     ends = np.cumsum([part[axis] for part in parts])
-    view.flow.sizes.append(Sizes(view.index, 1, tuple(np.split(along, ends[:-1]))))
+    view.flow.sizes.append(ShapeParameter(view.index, 1, tuple(np.split(along, ends[:-1]))))
     return [labels]
 
 
@@ -180,7 +180,7 @@ def sequence_at(view: NodeView) -> list[Labels | None]:
     """SequenceAt: one part of what SplitToSequence has cut."""
     labels, position = view.labels[0], view.ints_of(1)
     source = next(iter(view.node.inputs[0].inputs), None)
-    parts = view.facts.parts(view.node.inputs[0].name)
+    parts = view.tensor_info.parts(view.node.inputs[0].name)
     known = source is not None and source.op == "SplitToSequence"
     if labels is None or position is None or parts is None or source is None or not known:
         return view.freeze_inputs("SequenceAt takes them from a sequence that is not known")
@@ -224,8 +224,8 @@ def slice_(view: NodeView) -> list[Labels | None]:
         labels = np.take(labels, taken, axis=axis)
     for operand, name, numbers in ((1, "starts", bounds[0]), (2, "ends", bounds[1])):
         if any(not isinstance(number, int) for number in numbers):
-            place: int | str = name if view.facts.opset < 10 else operand
-            view.flow.sizes.append(Sizes(view.index, place, tuple(numbers), also=from_end))
+            place: int | str = name if view.tensor_info.opset < 10 else operand
+            view.flow.sizes.append(ShapeParameter(view.index, place, tuple(numbers), also=from_end))
     return [labels if labels.size and np.any(labels) else None]
 
 
@@ -250,7 +250,7 @@ def gather(view: NodeView) -> list[Labels | None]:
     positive = [i % shape[axis] for i in indices]
     view.slot(1, 0, along[positive], Role.FOLLOWER)
     view.flow.sizes.append(
-        Sizes(view.index, 1, tuple(along[:i] for i in positive), along[positive])
+        ShapeParameter(view.index, 1, tuple(along[:i] for i in positive), along[positive])
     )
     return [compress(np.take(labels, positive, axis=axis))]
 
@@ -282,9 +282,9 @@ def pad(view: NodeView) -> list[Labels | None]:
             sizes[number] = fresh
             parts.append(np.expand_dims(fresh, tuple(a for a in range(rank) if a != axis)))
         labels = np.concatenate([parts[0], labels, parts[1]], axis=axis)
-    place: int | str = "pads" if view.facts.opset < 11 else 1
+    place: int | str = "pads" if view.tensor_info.opset < 11 else 1
     if any(not isinstance(size, int) for size in sizes):
-        view.flow.sizes.append(Sizes(view.index, place, tuple(sizes)))
+        view.flow.sizes.append(ShapeParameter(view.index, place, tuple(sizes)))
     return [labels]
 
 
@@ -296,14 +296,14 @@ def resize(view: NodeView) -> list[Labels | None]:
     axes = [a for a in range(labels.ndim) if view.varying(labels, a) is not None]
     if any(before[a] != after[a] for a in axes):
         return view.freeze_inputs(f"{view.op_type} mixes them")
-    has_sizes = view.op_type == "Resize" and view.facts.opset >= 11 and view.has(3)
+    has_sizes = view.op_type == "Resize" and view.tensor_info.opset >= 11 and view.has(3)
     if has_sizes and not _resize_sizes(view, labels, axes):
         return view.freeze_inputs("the sizes of Resize cannot be rewritten")
     return [labels]
 
 
 def _resize_sizes(view: NodeView, labels: Labels, axes: Sequence[int]) -> bool:
-    values = view.facts.traced_value(view.node.inputs[3].name)
+    values = view.tensor_info.traced_value(view.node.inputs[3].name)
     named = view.node.attrs.get("axes", list(range(labels.ndim)))
     touched = {i: a for i, a in enumerate(x % labels.ndim for x in named) if a in axes}
     if not touched:
@@ -315,7 +315,7 @@ def _resize_sizes(view: NodeView, labels: Labels, axes: Sequence[int]) -> bool:
         along = view.varying(labels, axis)
         assert along is not None
         sizes[i] = along
-    view.flow.sizes.append(Sizes(view.index, 3, tuple(sizes)))
+    view.flow.sizes.append(ShapeParameter(view.index, 3, tuple(sizes)))
     return True
 
 

@@ -7,41 +7,43 @@ x / sqrt(mean(x^2) + eps).
 from __future__ import annotations
 
 from lbyl_onnx.graph.model_graph import Node, Tensor
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 
 # What may lie between the operators without changing what they compute.
 _PASSED = ("Cast", "Identity")
 
 
-def normalisation_of(mean: Node, facts: GraphFacts) -> str | None:
+def normalisation_of(mean: Node, tensor_info: TensorInfo) -> str | None:
     """Return the normalisation that a ReduceMean is part of; None where it is part of none.
 
     Parameters
     ----------
     mean
         The node.
-    facts
+    tensor_info
         Constants of its graph.
     """
-    squared = _squared(mean, facts)
-    if squared is not None and _is_divided_by(mean, facts):
+    squared = _squared(mean, tensor_info)
+    if squared is not None and _is_divided_by(mean, tensor_info):
         return "layer normalisation" if _is_centred(squared) else "RMS normalisation"
     for difference in _consumers(mean, "Sub"):
         for square in _consumers(difference, "Mul", "Pow"):
             for second in _consumers(square, "ReduceMean"):
-                if _squared(second, facts) is not None and _is_divided_by(second, facts):
+                if _squared(second, tensor_info) is not None and _is_divided_by(
+                    second, tensor_info
+                ):
                     return "layer normalisation"
     return None
 
 
-def _squared(mean: Node, facts: GraphFacts) -> Tensor | None:
+def _squared(mean: Node, tensor_info: TensorInfo) -> Tensor | None:
     """Return what is squared in front of a ReduceMean."""
     square = _producer(mean.inputs[0])
     if square is None or len(square.inputs) != 2 or mean.op != "ReduceMean":
         return None
     first, second = square.inputs
     twice = square.op == "Mul" and first is second
-    power = square.op == "Pow" and _scalar(second, facts) == 2.0
+    power = square.op == "Pow" and _scalar(second, tensor_info) == 2.0
     return first if twice or power else None
 
 
@@ -54,21 +56,21 @@ def _is_centred(tensor: Tensor) -> bool:
     return mean is not None and mean.op == "ReduceMean"
 
 
-def _is_divided_by(mean: Node, facts: GraphFacts) -> bool:
+def _is_divided_by(mean: Node, tensor_info: TensorInfo) -> bool:
     """Whether the root of a mean and a constant divides something."""
     for total in _consumers(mean, "Add"):
         for root in _consumers(total, "Sqrt", "Pow"):
-            exponent = 0.5 if root.op == "Sqrt" else _scalar(root.inputs[1], facts)
+            exponent = 0.5 if root.op == "Sqrt" else _scalar(root.inputs[1], tensor_info)
             divides = exponent == 0.5 and _consumers(root, "Div", "Reciprocal")
             if divides or exponent == -0.5:
                 return True
     return False
 
 
-def _scalar(tensor: Tensor, facts: GraphFacts) -> float | None:
-    if facts.shape(tensor.name) not in ((), (1,)) or not facts.is_constant(tensor.name):
+def _scalar(tensor: Tensor, tensor_info: TensorInfo) -> float | None:
+    if tensor_info.shape(tensor.name) not in ((), (1,)) or not tensor_info.is_constant(tensor.name):
         return None
-    return float(facts.value(tensor.name).reshape(()))  # (1,) -> ()
+    return float(tensor_info.value(tensor.name).reshape(()))  # (1,) -> ()
 
 
 def _producer(tensor: Tensor) -> Node | None:

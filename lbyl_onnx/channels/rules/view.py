@@ -7,13 +7,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lbyl_onnx.channels.labels import FIXED, Coupling, Freeze, Labels, Role, Slot, varying_axes
+from lbyl_onnx.channels.labels import (
+    FIXED,
+    AxisBinding,
+    Coupling,
+    Freeze,
+    Labels,
+    Role,
+    varying_axes,
+)
 from lbyl_onnx.graph.model_graph import Node
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ShapeParameter:
     """Whole numbers at a node that count channels: a target shape, part sizes, bounds, `group`.
 
     Parameters
@@ -50,7 +58,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Count:
+class ShapeDependence:
     """A number in the graph that is computed from the number of channels along an axis.
 
     Parameters
@@ -65,7 +73,7 @@ class Count:
     exact: bool
 
 
-Counts = tuple[Count | None, ...]
+ShapeDependences = tuple[ShapeDependence | None, ...]
 """For each element of a tensor what it counts."""
 
 
@@ -102,12 +110,12 @@ class LabelFlow:
     """What the interpretation of a graph on labels has found so far."""
 
     coupling: Coupling = field(default_factory=Coupling)
-    slots: list[Slot] = field(default_factory=list)
+    slots: list[AxisBinding] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
-    sizes: list[Sizes] = field(default_factory=list)
+    sizes: list[ShapeParameter] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
     norms: list[SharedNorm] = field(default_factory=list)
-    counts: dict[str, Counts] = field(default_factory=dict)
+    counts: dict[str, ShapeDependences] = field(default_factory=dict)
     reads: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -118,7 +126,7 @@ class NodeView:
     index: int
     node: Node
     labels: Sequence[Labels | None]
-    facts: GraphFacts
+    tensor_info: TensorInfo
     flow: LabelFlow
 
     @property
@@ -132,11 +140,11 @@ class NodeView:
 
     def shape(self, operand: int) -> tuple[int, ...] | None:
         """Shape of an input at the first input shapes; None where any of it is unknown."""
-        return _known(self.facts.shape(self.node.inputs[operand].name))
+        return _known(self.tensor_info.shape(self.node.inputs[operand].name))
 
     def output_shape(self, output: int = 0) -> tuple[int, ...] | None:
         """Shape of an output at the first input shapes; None where unknown."""
-        return _known(self.facts.shape(self.node.outputs[output].name))
+        return _known(self.tensor_info.shape(self.node.outputs[output].name))
 
     def has(self, operand: int) -> bool:
         """Whether an optional input is there."""
@@ -156,17 +164,17 @@ class NodeView:
         """Return a constant input of whole numbers as a list; None where it is not constant."""
         if not self.has(operand) or not self.is_constant(operand):
             return None
-        value = self.facts.value(self.node.inputs[operand].name)
+        value = self.tensor_info.value(self.node.inputs[operand].name)
         return [int(v) for v in value.reshape(-1)]  # scalars too
 
     def is_constant(self, operand: int) -> bool:
         """Whether an input has the same value in every run."""
-        return self.facts.is_constant(self.node.inputs[operand].name)
+        return self.tensor_info.is_constant(self.node.inputs[operand].name)
 
     def computed_from(self, operand: int) -> Labels | None:
         """Return the channels from whose number an input is computed in each run."""
         name = self.node.inputs[operand].name
-        if self.facts.is_constant(name):
+        if self.tensor_info.is_constant(name):
             return None
         found = [c.labels for c in self.flow.counts.get(name, ()) if c is not None]
         return np.unique(np.concatenate(found)) if found else None
@@ -184,7 +192,7 @@ class NodeView:
 
     def slot(self, operand: int, axis: int, labels: Labels, role: Role) -> None:
         """Say that labels, shape (length of the axis,), lie along an axis of a constant."""
-        self.flow.slots.append(Slot(self.index, operand, axis, labels, role))
+        self.flow.slots.append(AxisBinding(self.index, operand, axis, labels, role))
 
     def along(self, labels: Labels, axis: int) -> Labels | None:
         """Labels along one axis; None where they vary along another."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, varying_axes
-from lbyl_onnx.channels.rules.view import NodeView, Sizes
+from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter
 
 # The axis of their weight along which outputs lie.
 CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}
@@ -48,7 +48,7 @@ def _depthwise(view: NodeView, multiplier: int, weight_axis: int) -> list[Labels
     made = np.repeat(along, multiplier)
     view.slot(1, weight_axis, made, Role.FOLLOWER)
     follow_bias(view, made)
-    view.flow.sizes.append(Sizes(view.index, "group", (along,), scalar=True))
+    view.flow.sizes.append(ShapeParameter(view.index, "group", (along,), scalar=True))
     return [made.reshape(1, -1, *(1,) * (labels.ndim - 2))]  # (C,) -> (1, C, 1, ..)
 
 

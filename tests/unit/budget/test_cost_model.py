@@ -20,7 +20,7 @@ from lbyl_onnx.config import Scope
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.costs import constants, count_costs
 from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io import reader
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.runtime import baseline
@@ -54,17 +54,17 @@ def test_predicted_costs_are_those_of_the_written_model(name: str, scope: Scope)
     with reader.on_disk(model) as path:
         first, second = baseline.input_shapes(path, "CPUExecutionProvider")
         proto, _ = source.load_model(path)
-        facts = GraphFacts(proto, first, second, TensorReader(path))
+        tensor_info = TensorInfo(proto, first, second, TensorReader(path))
         graph = to_graph(proto)
-        channels = find_channels(graph, facts, Selection(scope=scope))
+        channels = find_channels(graph, tensor_info, Selection(scope=scope))
         groups = channels.groups
-        macs = counted_macs(proto, facts, channels, groups)
-        parameters = counted_parameters(proto, facts, channels, groups, graph, False)
-        stored = counted_bytes(proto, facts, channels, groups, graph, False)
+        macs = counted_macs(proto, tensor_info, channels, groups)
+        parameters = counted_parameters(proto, tensor_info, channels, groups, graph, False)
+        stored = counted_bytes(proto, tensor_info, channels, groups, graph, False)
         whole = np.asarray([group.size for group in groups])
         counts = np.asarray([group.kept for group in result.groups])
         assert len(counts) == len(whole)
-        assert macs.at(whole) == pytest.approx(count_costs(proto, facts).macs, rel=1e-12)
+        assert macs.at(whole) == pytest.approx(count_costs(proto, tensor_info).macs, rel=1e-12)
     assert macs.at(counts) == pytest.approx(result.after.macs, rel=1e-12)
     if name not in NEAR:
         assert parameters.at(counts) == pytest.approx(result.after.parameters, rel=1e-12)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from lbyl_onnx.channels.affine import Response, producer_rows, respond
-from lbyl_onnx.channels.groups import ChannelGroup, Placement
+from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding
 from lbyl_onnx.channels.paths import Affine
 from lbyl_onnx.channels.rules import ELEMENTWISE
 from lbyl_onnx.graph.model_graph import to_graph
@@ -22,9 +22,9 @@ Floats = NDArray[np.float64]
 RTOL, ATOL = 1e-4, 1e-5
 
 
-def response_of(found: Interpreted, group: ChannelGroup, place: Placement) -> Response:
+def response_of(found: Interpreted, group: ChannelGroup, place: GroupBinding) -> Response:
     graph = to_graph(found.model)
-    response = respond(found.model, graph, found.facts, found.channels, group, place)
+    response = respond(found.model, graph, found.tensor_info, found.channels, group, place)
     assert response is not None
     return response
 
@@ -74,7 +74,7 @@ class TestPrefix:
         group = found.channels.groups[0]
         response = response_of(found, group, group.consumers[0])
         rows = response.rows
-        weight, bias = producer_rows(to_graph(found.model), found.facts, group.producers[0])
+        weight, bias = producer_rows(to_graph(found.model), found.tensor_info, group.producers[0])
         node = to_graph(found.model).nodes[group.producers[0].slot.node]
         beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
         linear = raw - (0.0 if bias is None else beta * bias)  # bias: (n, 1)
@@ -244,4 +244,4 @@ class TestNotFinite:
         group = found.channels.groups[0]
         graph = to_graph(model)
         place = group.consumers[0]
-        assert respond(model, graph, found.facts, found.channels, group, place) is None
+        assert respond(model, graph, found.tensor_info, found.channels, group, place) is None

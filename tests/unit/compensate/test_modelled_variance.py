@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from lbyl_onnx import Config, compress
-from lbyl_onnx.compensate.fits import Fit
+from lbyl_onnx.compensate.fits import ConsumerFit
 from lbyl_onnx.compensate.group import Fitted, fit
-from lbyl_onnx.compensate.variance import Part, modelled, part
+from lbyl_onnx.compensate.variance import OutputContribution, modelled, part
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.methods.lbyl_plus import deliver
 from lbyl_onnx.observe import session
-from lbyl_onnx.observe.accumulate import Measured
-from lbyl_onnx.observe.run import ProbeRun, measure
+from lbyl_onnx.observe.accumulate import SampleMoments
+from lbyl_onnx.observe.run import ObservationRun, measure
 from lbyl_onnx.rewrite import build
 from tests.support.correlated import correlated, moments_of
 from tests.support.gemms import gemms
@@ -27,16 +27,18 @@ from tests.support.oracle import interpret
 Floats = NDArray[np.float64]
 
 
-def fitted_part(model: Any, samples: Floats, taps: int) -> tuple[Fit, Part, dict[int, Any]]:
+def fitted_part(
+    model: Any, samples: Floats, taps: int
+) -> tuple[ConsumerFit, OutputContribution, dict[int, Any]]:
     """Prune the first group by moments of samples, and tell its part in its consumer."""
     found = interpret(model)
     group = found.channels.groups[0]
     consumer = group.consumers[0]
     delivery, _ = deliver(moments_of(samples, taps), np.arange(0, group.size, 2))
-    here = Fit(group, consumer, delivery)
-    told = part(to_graph(model), found.facts, here, moments_of(samples, taps))
+    here = ConsumerFit(group, consumer, delivery)
+    told = part(to_graph(model), found.tensor_info, here, moments_of(samples, taps))
     parts = {consumer.slot.node: [told]}
-    return here, told, dict(modelled(to_graph(model), found.facts, parts))
+    return here, told, dict(modelled(to_graph(model), found.tensor_info, parts))
 
 
 class TestRepair:
@@ -47,7 +49,7 @@ class TestRepair:
         model = gemms(alpha, beta)
         samples = correlated(300, 12)
         here, _, repairs = fitted_part(model, samples, 1)
-        stored = interpret(model).facts
+        stored = interpret(model).tensor_info
         node = to_graph(model).nodes[here.consumer.slot.node]
         weight, bias = (stored.value(node.inputs[i].name).astype(float) for i in (1, 2))
         before = alpha * samples @ weight.T + beta * bias.reshape(-1)
@@ -66,7 +68,7 @@ class TestRepair:
         here, told, _ = fitted_part(model, samples, 9)
         found = interpret(model)
         node = to_graph(model).nodes[here.consumer.slot.node]
-        weight = found.facts.value(node.inputs[1].name).astype(float).reshape(5, -1)
+        weight = found.tensor_info.value(node.inputs[1].name).astype(float).reshape(5, -1)
         outputs = samples @ weight.T
         np.testing.assert_allclose(told.mean, outputs.mean(axis=0), rtol=1e-9)
         np.testing.assert_allclose(told.before, outputs.var(axis=0), rtol=1e-9)
@@ -78,10 +80,10 @@ class TestRepair:
         model = gemms()
         here, told, _ = fitted_part(model, correlated(300, 12), 1)
         found = interpret(model)
-        half = Part(told.mean, told.before, told.after, told.width // 2)
-        assert modelled(to_graph(model), found.facts, {here.consumer.slot.node: [half]}) == {}
+        half = OutputContribution(told.mean, told.before, told.after, told.width // 2)
+        assert modelled(to_graph(model), found.tensor_info, {here.consumer.slot.node: [half]}) == {}
         both = {here.consumer.slot.node: [half, half]}
-        assert modelled(to_graph(model), found.facts, both).keys() == both.keys()
+        assert modelled(to_graph(model), found.tensor_info, both).keys() == both.keys()
 
     def test_models_that_begin_with_a_gemm_get_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fits: list[Fitted] = []
@@ -101,8 +103,8 @@ class TestRepair:
 class TestPrior:
     def test_it_counts_as_a_row_for_each_column_at_the_same_power(self) -> None:
         own, prior = (moments_of(correlated(rows, 5, seed)) for rows, seed in ((20, 0), (400, 1)))
-        got = Measured(20, own.mean, own.covariance).with_prior(
-            Measured(400, prior.mean, 9.0 * prior.covariance)
+        got = SampleMoments(20, own.mean, own.covariance).with_prior(
+            SampleMoments(400, prior.mean, 9.0 * prior.covariance)
         )
         power = np.trace(own.covariance) / np.trace(prior.covariance)
         expected = (20 * own.covariance + 5 * power * prior.covariance) / 25
@@ -112,17 +114,17 @@ class TestPrior:
 
     @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
     def test_a_degenerate_one_is_left_out(self, value: float) -> None:
-        own = Measured(20, np.zeros(3), np.eye(3))
-        assert own.with_prior(Measured(9, np.zeros(3), np.full((3, 3), value))) is own
+        own = SampleMoments(20, np.zeros(3), np.eye(3))
+        assert own.with_prior(SampleMoments(9, np.zeros(3), np.full((3, 3), value))) is own
 
     @pytest.mark.parametrize(("count", "priors"), [(40, 1), (200, 0)])
     def test_it_is_measured_where_a_persons_samples_are_few(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, priors: int
     ) -> None:
         """The widest layer has 12 columns: 96 rows are enough."""
-        runs: list[ProbeRun] = []
+        runs: list[ObservationRun] = []
 
-        def noted(*arguments: Any) -> dict[str, Measured]:
+        def noted(*arguments: Any) -> dict[str, SampleMoments]:
             runs.append(arguments[-1])
             return measure(*arguments)
 

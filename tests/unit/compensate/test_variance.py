@@ -22,18 +22,18 @@ from lbyl_onnx.compensate.variance import LARGEST_GAIN, repairs, targets
 from lbyl_onnx.data import source as data_source
 from lbyl_onnx.evaluate.verify import Verification, verify
 from lbyl_onnx.graph.model_graph import Graph, Node, to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft
-from lbyl_onnx.observe.accumulate import Measured
+from lbyl_onnx.io.writer import ModelDraft
+from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import repairable
 from lbyl_onnx.observe.run import measure
 from lbyl_onnx.rewrite import build as rewrite_build
-from lbyl_onnx.runtime.baseline import Probe
+from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.types import Array
 from tests.support.gemms import gemms
 from tests.support.models import MODELS
-from tests.support.moments import facts_of, feeds_of
+from tests.support.moments import feeds_of, tensor_facts
 from tests.support.net import Net
 from tests.support.oracle import deviation, run, tap
 
@@ -61,10 +61,10 @@ def repaired(
     kept: list[ModelProto] = []
 
     def keeping(
-        probe: Probe, source: Path, stage: Path, expected: Path, *samples: Any
+        baseline: Baseline, source: Path, stage: Path, expected: Path, *samples: Any
     ) -> Verification:
         kept.append(onnx.load(expected))
-        return verify(probe, source, stage, expected, *samples)
+        return verify(baseline, source, stage, expected, *samples)
 
     feeds = feeds or feeds_of(model, COUNT)
     np.savez(folder / "samples.npz", **feeds)  # type: ignore[arg-type]  # arrays by name
@@ -85,12 +85,12 @@ def per_channel(x: Array, axis: int) -> tuple[Floats, Floats]:
     return rows.mean(axis=0), rows.var(axis=0)
 
 
-def found_of(model: ModelProto) -> tuple[Graph, GraphFacts, ChannelMap, set[int]]:
+def found_of(model: ModelProto) -> tuple[Graph, TensorInfo, ChannelMap, set[int]]:
     """Graph, facts, channels and the nodes that consume a group."""
-    graph, facts = to_graph(model), facts_of(model)
-    channels = find_channels(graph, facts, Selection())
+    graph, tensor_info = to_graph(model), tensor_facts(model)
+    channels = find_channels(graph, tensor_info, Selection())
     nodes = {place.slot.node for group in channels.groups for place in group.consumers}
-    return graph, facts, channels, nodes
+    return graph, tensor_info, channels, nodes
 
 
 def names_of(model: ModelProto) -> list[str]:
@@ -210,10 +210,10 @@ class TestMeanAndVariance:
             return fits[0]
 
         def keeping(
-            probe: Probe, source: Path, stage: Path, expected: Path, *samples: Any
+            baseline: Baseline, source: Path, stage: Path, expected: Path, *samples: Any
         ) -> Verification:
             uncut.append(onnx.load(expected))
-            return verify(probe, source, stage, expected, *samples)
+            return verify(baseline, source, stage, expected, *samples)
 
         monkeypatch.setattr(data_source, "LARGEST_BATCH", data_source.MOST)
         monkeypatch.setattr(rewrite_build, "fit", fitting)
@@ -228,7 +228,9 @@ class TestMeanAndVariance:
         path = tmp_path / "uncut.onnx"
         onnx.save(uncut[0], path)
         views = {str(i): view for i, view in found.outputs.items()}
-        after = measure(Draft.of(uncut[0]), facts_of(model), TensorReader(path), views, {}, here)
+        after = measure(
+            ModelDraft.of(uncut[0]), tensor_facts(model), TensorReader(path), views, {}, here
+        )
         assert set(after) == {str(i) for i in found.before} != set()
         for key, now in after.items():
             was = found.before[int(key)]
@@ -309,11 +311,11 @@ class TestWhichLayers:
     def test_layers_behind_are_repaired_too(self) -> None:
         """The first Conv of the second residual block reads what the first block has lost."""
         model = MODELS["residual"]()
-        graph, facts, channels, consumers = found_of(model)
+        graph, tensor_info, channels, consumers = found_of(model)
         convs = [i for i, node in enumerate(graph.nodes) if node.op == "Conv"]
         first = min(consumers)
         expected = [i for i in convs if i >= first]
-        assert list(repairable(graph, facts, channels, [first])) == expected
+        assert list(repairable(graph, tensor_info, channels, [first])) == expected
         assert set(expected) - consumers
 
     @pytest.mark.parametrize("how", ["shared", "without a bias of its own"])
@@ -325,10 +327,10 @@ class TestWhichLayers:
         for _ in range(2):
             x = net.relu(net.node("Gemm" if how == "shared" else "MatMul", [x, weight]))
         model = net.model(net.gemm(x, 6, 3))
-        graph, facts, channels, consumers = found_of(model)
+        graph, tensor_info, channels, consumers = found_of(model)
         behind = [i for i, n in enumerate(graph.nodes) if weight in [t.name for t in n.inputs]]
         assert len(behind) == 2
-        assert not set(repairable(graph, facts, channels, [min(consumers)])) & set(behind)
+        assert not set(repairable(graph, tensor_info, channels, [min(consumers)])) & set(behind)
 
     @pytest.mark.parametrize("bias", ["computed", "(M,1)", "(M,N)"])
     def test_a_gemm_whose_bias_cannot_be_scaled_is_left_alone(
@@ -345,8 +347,8 @@ class TestWhichLayers:
         assert "gemm_2_out" in names_of(gemms(beta=0.0, bias="none"))
 
     def test_no_consumers_no_views(self) -> None:
-        graph, facts, channels, _ = found_of(MODELS["chain_2d"]())
-        assert repairable(graph, facts, channels, []) == {}
+        graph, tensor_info, channels, _ = found_of(MODELS["chain_2d"]())
+        assert repairable(graph, tensor_info, channels, []) == {}
 
 
 def final(graph: Graph) -> list[Node]:
@@ -411,8 +413,8 @@ class TestMatMul:
         assert [len(n.input) for n in convs] == [2, 3, 3, 3]
 
 
-def moments(mean: Sequence[float], variance: Sequence[float]) -> Measured:
-    return Measured(10, np.array(mean, np.float64), np.array(variance, np.float64))
+def moments(mean: Sequence[float], variance: Sequence[float]) -> SampleMoments:
+    return SampleMoments(10, np.array(mean, np.float64), np.array(variance, np.float64))
 
 
 class TestGain:

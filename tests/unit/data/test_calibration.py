@@ -1,4 +1,4 @@
-"""A person's own samples: arrays or images in, mini-batches out; one clear error if not."""
+"""The user's own samples: arrays or images in, mini-batches out; one clear error if not."""
 
 from __future__ import annotations
 

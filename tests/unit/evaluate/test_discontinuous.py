@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from lbyl_onnx import Config, VerificationError, compress
 from lbyl_onnx.evaluate.verify import Verification, verify
-from lbyl_onnx.runtime.baseline import probe
+from lbyl_onnx.runtime.baseline import run_baseline
 from tests.support.net import Net
 
 CPU = "CPUExecutionProvider"
@@ -86,7 +86,7 @@ def checked(original: ModelProto, made: ModelProto, folder: Path) -> Verificatio
     for name, model in (("a", original), ("b", made)):
         onnx.save(model, folder / f"{name}.onnx")
     one, two = folder / "a.onnx", folder / "b.onnx"
-    taken = probe(one, CPU, 0)
+    taken = run_baseline(one, CPU, 0)
     return verify(taken, one, two, one, taken.feeds)
 
 

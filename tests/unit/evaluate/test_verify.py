@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from lbyl_onnx import VerificationError
 from lbyl_onnx.evaluate.metrics import fidelity
 from lbyl_onnx.evaluate.verify import compare, verify
-from lbyl_onnx.runtime.baseline import probe
+from lbyl_onnx.runtime.baseline import run_baseline
 from lbyl_onnx.runtime.execute import Record
 from lbyl_onnx.runtime.session import Signature
 from tests.support.architectures import chain
@@ -111,7 +111,7 @@ class TestVerify:
         paths = folder / "original.onnx", folder / "changed.onnx"
         for model, path in zip((original, changed), paths, strict=True):
             onnx.save(model, path)
-        taken = probe(paths[0], CPU, 0)
+        taken = run_baseline(paths[0], CPU, 0)
         verify(taken, paths[0], paths[1], paths[0], taken.feeds)
 
     @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ class TestVerify:
     def test_tells_what_was_compared(self, tmp_path: Path) -> None:
         path = tmp_path / "model.onnx"
         onnx.save(chain(), path)
-        taken = probe(path, CPU, 0)
+        taken = run_baseline(path, CPU, 0)
         proof = verify(taken, path, path, path, taken.feeds)
         # Eight single inputs and batches of 2, 4, 3 and 17, ten classes each.
         assert (proof.values, proof.shapes, proof.provider) == (340, 5, CPU)
@@ -168,7 +168,7 @@ class TestVerify:
         onnx.save(model, tmp_path / "a.onnx")
         weight(model, "w2", -stored(model, "w2"))
         onnx.save(model, tmp_path / "b.onnx")
-        taken = probe(tmp_path / "a.onnx", CPU, 0)
+        taken = run_baseline(tmp_path / "a.onnx", CPU, 0)
         paths = {name: tmp_path / f"{name}.onnx" for name in "ab"}
         proof = verify(taken, paths["a"], paths["a"], paths["a"], taken.feeds)
         # What ArgMax reads, at five input shapes: batches of 1, 2, 4, 3 and 17, five scores each.

@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from lbyl_onnx.graph.costs import count_costs
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 
 Shape = Sequence[int]
 
@@ -37,7 +37,7 @@ def macs(op_type: str, shapes: Sequence[Shape | None], **attributes: Any) -> int
     given = {
         v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in model.graph.input
     }
-    return count_costs(model, GraphFacts(model, given, given)).macs
+    return count_costs(model, TensorInfo(model, given, given)).macs
 
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -151,4 +151,4 @@ def test_convolutions(
 def test_an_operator_of_another_domain_is_not_taken_for_its_namesake() -> None:
     model = one_node("MatMul", [(4, 5), (5, 6)], {"domain": "somewhere"})
     shapes = {"x0": (4, 5), "x1": (5, 6)}
-    assert count_costs(model, GraphFacts(model, shapes, shapes)).macs == 0
+    assert count_costs(model, TensorInfo(model, shapes, shapes)).macs == 0

@@ -13,7 +13,7 @@ from lbyl_onnx import Config, NothingToPruneError, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from tests.support.net import Net
 from tests.support.oracle import assert_same, compressed, run
 
@@ -58,17 +58,17 @@ def ratio(net: Net, x: str) -> str:
 COMPUTED = {f.__name__: f for f in (remainder, no_product, least, even, ratio)}
 
 
-def facts_of(net: Net, output: str) -> GraphFacts:
-    return GraphFacts(net.model(output), FIRST, SECOND)
+def tensor_facts(net: Net, output: str) -> TensorInfo:
+    return TensorInfo(net.model(output), FIRST, SECOND)
 
 
 @pytest.mark.parametrize("computed", COMPUTED.values(), ids=COMPUTED)
 def test_arithmetic_on_a_dynamic_size_is_no_constant(computed: Sizes) -> None:
     net = Net(IMAGE)
     size = computed(net, "x")
-    facts = facts_of(net, net.node("Mul", ["x", net.node("Cast", [size], {"to": 1})]))
-    assert not facts.is_constant(size)
-    assert facts.is_known(size)
+    tensor_info = tensor_facts(net, net.node("Mul", ["x", net.node("Cast", [size], {"to": 1})]))
+    assert not tensor_info.is_constant(size)
+    assert tensor_info.is_known(size)
 
 
 @pytest.mark.parametrize("computed", COMPUTED.values(), ids=COMPUTED)
@@ -79,11 +79,11 @@ def test_an_axis_of_such_a_size_is_dynamic_and_so_is_what_follows(computed: Size
     row = net.node("Unsqueeze", [wide, net.ints(0)])
     again = element(net, row, 1)
     static = element(net, row, 0)
-    facts = facts_of(net, net.node("Add", ["x", row]))
-    assert facts.static_shape(row) == (1, None)
-    assert not facts.is_constant(again)
-    assert not facts.is_constant(wide)
-    assert facts.is_constant(static)
+    tensor_info = tensor_facts(net, net.node("Add", ["x", row]))
+    assert tensor_info.static_shape(row) == (1, None)
+    assert not tensor_info.is_constant(again)
+    assert not tensor_info.is_constant(wide)
+    assert tensor_info.is_constant(static)
 
 
 def test_marks_follow_their_elements() -> None:
@@ -97,10 +97,10 @@ def test_marks_follow_their_elements() -> None:
     size = net.node("Size", [net.weight("w", 4, 5)])
     model = net.model(net.node("Reshape", ["x", parts]))
     first, second = {"x": (2, 3, 224, 224)}, {"x": (2, 3, 256, 256)}
-    facts = GraphFacts(model, first, second)
+    tensor_info = TensorInfo(model, first, second)
     for name in (front, parts, swapped, floats, size):
-        assert facts.is_constant(name)
-    known = facts.traced_value(scaled)
+        assert tensor_info.is_constant(name)
+    known = tensor_info.traced_value(scaled)
     assert known is not None
     assert known[1].tolist() == [False, False, True, True]
 
@@ -112,16 +112,16 @@ def test_what_is_worked_out_of_static_sizes_stays_static() -> None:
     front, back = element(net, "x", 0), [element(net, "x", axis) for axis in (2, 3)]
     target = net.node("Concat", [front, net.ints(-1), *back], {"axis": 0})
     shaped = net.node("Reshape", [x, target])
-    facts = facts_of(net, net.relu(shaped))
-    assert facts.static_shape(shaped) == (1, 8, None, None)
+    tensor_info = tensor_facts(net, net.relu(shaped))
+    assert tensor_info.static_shape(shaped) == (1, 8, None, None)
 
 
 def test_a_rank_that_depends_on_the_batch_is_unknown() -> None:
     net = Net(("N", 3))
     squeezed = net.node("Squeeze", ["x"])
     model = net.model(net.relu(squeezed))
-    facts = GraphFacts(model, {"x": (1, 3)}, {"x": (2, 3)})
-    assert facts.static_shape(squeezed) is None
+    tensor_info = TensorInfo(model, {"x": (1, 3)}, {"x": (2, 3)})
+    assert tensor_info.static_shape(squeezed) is None
 
 
 def test_a_bound_beyond_the_probed_sizes_is_found_at_others() -> None:
@@ -129,8 +129,8 @@ def test_a_bound_beyond_the_probed_sizes_is_found_at_others() -> None:
     net = Net(IMAGE)
     top = net.node("Slice", ["x", net.ints(0), net.ints(100), net.ints(2)])
     model = net.model(net.relu(top))
-    assert GraphFacts(model, FIRST, SECOND).static_shape(top) == (1, 3, 100, None)
-    smaller = GraphFacts(model, FIRST, SECOND, others=[{"x": (1, 3, 32, 32)}])
+    assert TensorInfo(model, FIRST, SECOND).static_shape(top) == (1, 3, 100, None)
+    smaller = TensorInfo(model, FIRST, SECOND, others=[{"x": (1, 3, 32, 32)}])
     assert smaller.static_shape(top) == (1, 3, None, None)
 
 
@@ -176,6 +176,6 @@ def test_an_operand_that_broadcasts_only_at_some_sizes_keeps_the_channels() -> N
     sizes = net.node("Concat", [net.ints(1), remainder(net, "x"), net.ints(1, 1)], {"axis": 0})
     x = net.node("Add", [x, net.node("ConstantOfShape", [sizes])])
     model = net.model(net.conv(x, (8, 4)))
-    found = find_channels(to_graph(model), GraphFacts(model, FIRST, SECOND), Selection())
+    found = find_channels(to_graph(model), TensorInfo(model, FIRST, SECOND), Selection())
     (refusal, *_) = found.refusals
     assert "joins them to channels that stay" in refusal.reason

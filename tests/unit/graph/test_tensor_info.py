@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lbyl_onnx import ModelError
-from lbyl_onnx.graph.tensor_info import GraphFacts, evaluate
+from lbyl_onnx.graph.tensor_info import TensorInfo, evaluate
 from tests.support.architectures import chain, reshape_from_shape
 from tests.support.files import dynamo_batch_norm
 from tests.support.models import MODELS
@@ -21,26 +21,26 @@ class TestShapes:
     def test_every_shape_is_what_onnx_runtime_gives(self, name: str) -> None:
         model = MODELS[name]()
         shapes = input_shapes(model, 2, 16)
-        facts = GraphFacts(model, shapes, input_shapes(model, 3, 24))
+        tensor_info = TensorInfo(model, shapes, input_shapes(model, 3, 24))
         names = [o for n in model.graph.node for o in n.output if o not in ("y", "y2")]
         types = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
         feeds = {
             n: np.zeros(s, helper.tensor_dtype_to_np_dtype(types[n])) for n, s in shapes.items()
         }
         outputs = run(tap(model, *names), feeds)[len(model.graph.output) :]
-        assert {n: facts.shape(n) for n in names} == {
+        assert {n: tensor_info.shape(n) for n in names} == {
             n: o.shape for n, o in zip(names, outputs, strict=True)
         }
 
     def test_a_dynamic_dimension_is_none(self) -> None:
-        facts = interpret(chain()).facts
-        assert facts.shape("conv_0_out") == (2, 8, 6, 6)
-        assert facts.static_shape("conv_0_out") == (None, 8, 6, 6)
+        tensor_info = interpret(chain()).tensor_info
+        assert tensor_info.shape("conv_0_out") == (2, 8, 6, 6)
+        assert tensor_info.static_shape("conv_0_out") == (None, 8, 6, 6)
 
     def test_what_follows_an_if_is_unknown(self) -> None:
-        facts = interpret(MODELS["if_body"]()).facts
-        assert facts.shape("y") is None
-        assert facts.static_shape("y") is None
+        tensor_info = interpret(MODELS["if_body"]()).tensor_info
+        assert tensor_info.shape("y") is None
+        assert tensor_info.static_shape("y") is None
 
     @pytest.mark.parametrize(("sizes", "keepdims"), [((), 0), ((), 1), ((5,), 1), ((4, 3, 5), 1)])
     def test_parts_of_a_sequence_are_what_onnx_runtime_gives(
@@ -55,7 +55,7 @@ class TestShapes:
         x = net.node("SequenceAt", [cut, net.constant("at", np.asarray(-1, np.int64))])
         model = net.model(net.node("Relu", [x]))
         (output,) = run(model, {"x": np.zeros((12, 3), np.float32)})
-        assert interpret(model).facts.shape(x) == output.shape
+        assert interpret(model).tensor_info.shape(x) == output.shape
 
     def test_a_sequence_of_unknown_tensors_is_unknown(self) -> None:
         net = Net(IMAGE_SHAPE)
@@ -64,9 +64,9 @@ class TestShapes:
         joined = net.node("ConcatFromSequence", [cut], {"axis": 0})
         graph = helper.make_graph(net.nodes, "net", net.inputs, [], [*net.initializers])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-        facts = interpret(model).facts
-        assert facts.parts(cut) is None
-        assert facts.shape(joined) is None
+        tensor_info = interpret(model).tensor_info
+        assert tensor_info.parts(cut) is None
+        assert tensor_info.shape(joined) is None
 
 
 IMAGE_SHAPE = ("N", 3, 6, 6)
@@ -80,9 +80,9 @@ class TestValues:
         x = net.relu(net.node("Conv", ["x", cast], {"pads": [1] * 4}))
         model = net.model(net.head(x, 200))
         found = interpret(model)
-        assert found.facts.is_constant(cast)
+        assert found.tensor_info.is_constant(cast)
         np.testing.assert_array_equal(
-            found.facts.value(cast), numpy_helper.to_array(net.initializers[0])
+            found.tensor_info.value(cast), numpy_helper.to_array(net.initializers[0])
         )
         assert [group.size for group in found.channels.groups] == [200]
 
@@ -91,7 +91,7 @@ class TestValues:
     )
     def test_weights_are_found_whatever_computes_them(self, name: str) -> None:
         model = MODELS[name]()
-        facts = interpret(model).facts
+        tensor_info = interpret(model).tensor_info
         weights = {
             name
             for node in model.graph.node
@@ -103,53 +103,56 @@ class TestValues:
         expected = run(tap(model, *names), given)[1:]
         assert names
         for weight, value in zip(names, expected, strict=True):
-            assert facts.is_constant(weight)
-            np.testing.assert_array_equal(facts.value(weight), value)
-            assert facts.value(weight).dtype == value.dtype
+            assert tensor_info.is_constant(weight)
+            np.testing.assert_array_equal(tensor_info.value(weight), value)
+            assert tensor_info.value(weight).dtype == value.dtype
 
     def test_a_size_taken_from_shape_is_constant_where_it_is_static(self) -> None:
         model = reshape_from_shape()
-        facts = interpret(model).facts
+        tensor_info = interpret(model).tensor_info
         gathers = [n.output[0] for n in model.graph.node if n.op_type == "Gather"]
-        assert [facts.is_constant(name) for name in gathers] == [False, True, False]
-        assert facts.value(gathers[1]) == 8
-        assert facts.is_known(gathers[0])
-        assert not facts.is_known("x")
+        assert [tensor_info.is_constant(name) for name in gathers] == [False, True, False]
+        assert tensor_info.value(gathers[1]) == 8
+        assert tensor_info.is_known(gathers[0])
+        assert not tensor_info.is_known("x")
 
     def test_large_constants_are_computed_only_when_asked(self) -> None:
         net = Net(("N", 70))
         weight = net.node("Transpose", [net.weight("w", 80, 70)])
         model = net.model(net.node("MatMul", ["x", weight]))
-        facts = interpret(model).facts
-        assert facts.traced_value(weight) is None
-        assert facts.is_constant(weight)
+        tensor_info = interpret(model).tensor_info
+        assert tensor_info.traced_value(weight) is None
+        assert tensor_info.is_constant(weight)
         stored = numpy_helper.to_array(model.graph.initializer[0])
-        np.testing.assert_array_equal(facts.value(weight), stored.T)
+        np.testing.assert_array_equal(tensor_info.value(weight), stored.T)
 
     def test_an_activation_has_no_value(self) -> None:
-        facts = interpret(chain()).facts
-        assert not facts.is_constant("conv_0_out")
+        tensor_info = interpret(chain()).tensor_info
+        assert not tensor_info.is_constant("conv_0_out")
         with pytest.raises(KeyError):
-            facts.value("conv_0_out")
+            tensor_info.value("conv_0_out")
 
     def test_random_numbers_are_no_constant(self) -> None:
         net = Net(("N", 3))
         noise = net.node("RandomNormal", [], {"shape": [3]})
         model = net.model(net.node("Add", ["x", noise]))
-        assert not interpret(model).facts.is_constant(noise)
+        assert not interpret(model).tensor_info.is_constant(noise)
 
     def test_cast_like_takes_the_type_alone(self) -> None:
         model = dynamo_batch_norm()
-        facts = interpret(model).facts
+        tensor_info = interpret(model).tensor_info
         (first, *_) = [n.output[0] for n in model.graph.node if n.op_type == "CastLike"]
-        assert (facts.dtype(first), facts.is_constant(first)) == (TensorProto.FLOAT, True)
+        assert (tensor_info.dtype(first), tensor_info.is_constant(first)) == (
+            TensorProto.FLOAT,
+            True,
+        )
 
     def test_a_model_without_the_onnx_operators_is_an_error(self) -> None:
         model = chain()
         del model.opset_import[:]
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
         with pytest.raises(ModelError, match="imports no version of the ONNX operator set"):
-            GraphFacts(model, {}, {})
+            TensorInfo(model, {}, {})
 
 
 class TestEvaluate:

@@ -19,7 +19,7 @@ from lbyl_onnx.cli import main
 from lbyl_onnx.data.source import InputRange, InputSpec, SampleSource, synthetic_input
 from lbyl_onnx.data.synthetic import natural_images, synthetic_batch
 from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.pixel_range import input_ranges
 from tests.support.net import Dims, Net
 from tests.support.oracle import input_shapes
@@ -54,8 +54,8 @@ def behind(
 
 
 def found(model: ModelProto) -> InputRange | None:
-    facts = GraphFacts(model, input_shapes(model, 1, 24), input_shapes(model, 2, 24))
-    return input_ranges(to_graph(model), facts, "auto").get("x")
+    tensor_info = TensorInfo(model, input_shapes(model, 1, 24), input_shapes(model, 2, 24))
+    return input_ranges(to_graph(model), tensor_info, "auto").get("x")
 
 
 @pytest.mark.parametrize(

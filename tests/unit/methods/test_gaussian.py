@@ -81,7 +81,12 @@ def test_the_activation_of_a_graph_is_found_and_evaluated(name: str) -> None:
     found = interpret(MODELS[name](), Selection())
     group = found.channels.groups[0]
     activation = activation_between(
-        found.model, to_graph(found.model), found.facts, found.channels, group, group.consumers[0]
+        found.model,
+        to_graph(found.model),
+        found.tensor_info,
+        found.channels,
+        group,
+        group.consumers[0],
     )
     assert activation is not None
     values = np.random.default_rng(0).normal(size=(7, group.size))

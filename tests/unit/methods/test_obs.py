@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lbyl_onnx.methods import obs
-from lbyl_onnx.methods.obs import Reading, eliminate
+from lbyl_onnx.methods.obs import ConsumerLoss, eliminate
 from lbyl_onnx.methods.types import Moments
 
 Floats = NDArray[np.float64]
@@ -25,11 +25,11 @@ class Consumer:
     taps: int = 1
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> ConsumerLoss:
         centred = self.samples - self.samples.mean(axis=0)
         rows = len(centred)
         moments = Moments(self.samples.mean(axis=0), centred.T @ centred / rows, rows, self.taps)
-        return Reading(moments, self.weight.T @ self.weight)
+        return ConsumerLoss(moments, self.weight.T @ self.weight)
 
     def columns(self, channels: Sequence[int]) -> list[int]:
         return [i * self.taps + t for i in channels for t in range(self.taps)]
@@ -49,7 +49,7 @@ class Consumer:
         return float(np.sum(error**2) / (np.sum(output**2) / len(output)))
 
 
-def keep(readings: Sequence[Reading], count: int) -> NDArray[np.intp]:
+def keep(readings: Sequence[ConsumerLoss], count: int) -> NDArray[np.intp]:
     return eliminate(readings, count).kept(count)
 
 
@@ -216,7 +216,7 @@ class TestResult:
     @pytest.mark.parametrize("rank", [0, 1, 3])
     def test_a_singular_covariance_is_no_failure(self, rank: int) -> None:
         mix = np.random.default_rng(0).standard_normal((8, rank))
-        reading = Reading(Moments(np.zeros(8), mix @ mix.T, 100), consumer(8).reading.gram)
+        reading = ConsumerLoss(Moments(np.zeros(8), mix @ mix.T, 100), consumer(8).reading.gram)
         assert len(keep([reading], 3)) == 3
 
     @pytest.mark.parametrize("below", [1e-8, 1e-3, 0.5])
@@ -225,7 +225,7 @@ class TestResult:
         turned = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
         values = np.array([1.0, 2.0, 3.0, 0.0, 0.0, -below, -below, -below])
         moments = Moments(np.zeros(8), (turned * values) @ turned.T, 10**9)
-        found = eliminate([Reading(moments, consumer(8).reading.gram)], 3)
+        found = eliminate([ConsumerLoss(moments, consumer(8).reading.gram)], 3)
         assert len(found.kept(3)) == 3
         assert np.all(np.isfinite(found.losses))
         assert found.losses[-1, 0] < 2e-3  # what the ridge costs
@@ -236,7 +236,7 @@ class TestResult:
 
 
 class TestWideWindows:
-    def by_channel(self, one: Consumer) -> Reading:
+    def by_channel(self, one: Consumer) -> ConsumerLoss:
         """Each tap as samples, and outputs, of its own."""
         n = one.samples.shape[1] // one.taps
         parts = [one.weight[:, t :: one.taps] for t in range(one.taps)]  # (outputs, n) each
@@ -246,7 +246,7 @@ class TestWideWindows:
         rows = len(one.samples) * one.taps
         gram = np.sum([part.T @ part for part in parts], axis=0)
         assert gram.shape == (n, n)
-        return Reading(Moments(mean, covariance, rows), gram)
+        return ConsumerLoss(Moments(mean, covariance, rows), gram)
 
     def test_one_that_is_too_large_is_read_by_whole_channels(
         self, monkeypatch: pytest.MonkeyPatch
@@ -292,7 +292,7 @@ class TestWideWindows:
         one = channels.T @ channels / len(channels)
         moments = Moments(np.zeros(1206), np.kron(one, np.eye(9)), 4000, 9)
         weight = rng.standard_normal((16, 1206))
-        found = keep([Reading(moments, weight.T @ weight)], 100)
+        found = keep([ConsumerLoss(moments, weight.T @ weight)], 100)
         assert sorted(i % 100 for i in found) == list(range(100))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.methods.lbyl_plus import deliver
-from lbyl_onnx.methods.reduced_rank import Rotation, losses, rotate
+from lbyl_onnx.methods.reduced_rank import ReducedRank, losses, reduce_rank
 from lbyl_onnx.methods.types import Moments
 from tests.support.correlated import correlated, moments_of
 from tests.support.net import Net
@@ -27,14 +27,14 @@ def weights(outputs: int, channels: int, seed: int = 1) -> Floats:
     return np.random.default_rng(seed).standard_normal((outputs, channels))
 
 
-def rotation_of(moments: Moments, weight: Floats, count: int) -> Rotation:
+def rotation_of(moments: Moments, weight: Floats, count: int) -> ReducedRank:
     """Rotate, where that can be done."""
-    found = rotate(moments, weight.T @ weight, count)
+    found = reduce_rank(moments, weight.T @ weight, count)
     assert found is not None
     return found
 
 
-def whole(rotation: Rotation) -> Floats:
+def whole(rotation: ReducedRank) -> Floats:
     """The (n, n) map from all channels to what the mixtures restore of them."""
     return np.asarray(rotation.delivery.matrix @ rotation.mixing)
 
@@ -92,7 +92,7 @@ class TestRotation:
 
     def test_dead_channels_give_nothing_to_mix(self) -> None:
         moments = Moments(np.zeros(4), np.diag([1.0, 0.0, 0.0, 0.0]), 100)
-        assert rotate(moments, np.full((4, 4), np.nan), 2) is None
+        assert reduce_rank(moments, np.full((4, 4), np.nan), 2) is None
 
 
 def linear(net: Net, x: str) -> str:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from lbyl_onnx.graph.layers import Window
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft, write_draft
+from lbyl_onnx.io.writer import ModelDraft, write_draft
 from lbyl_onnx.observe.graph_builder import outputs_of
-from lbyl_onnx.observe.instrument import probe_model
-from lbyl_onnx.observe.spec import Target, View
+from lbyl_onnx.observe.instrument import instrument
+from lbyl_onnx.observe.spec import MomentSpec, Renormalization
 from lbyl_onnx.runtime.execute import run_batches
 from lbyl_onnx.types import Array
 from tests.support.files import if_body, initializers_as_inputs
@@ -29,8 +29,8 @@ from tests.support.moments import (
     Moments,
     assert_close,
     expected,
-    facts_of,
     feeds_of,
+    tensor_facts,
 )
 from tests.support.net import Net
 from tests.support.oracle import input_shapes, run, tap
@@ -40,16 +40,16 @@ Feeds = Mapping[str, Array]
 
 def raw_probe(
     model: ModelProto,
-    views: Mapping[str, View],
+    views: Mapping[str, MomentSpec],
     feeds: Feeds,
     folder: Path,
-    targets: Mapping[str, Target] | None = None,
+    targets: Mapping[str, Renormalization] | None = None,
     batch_statistics: bool = False,
 ) -> dict[str, Array]:
     """Outputs of the probe by name."""
-    draft = probe_model(
-        Draft.of(model),
-        facts_of(model),
+    draft = instrument(
+        ModelDraft.of(model),
+        tensor_facts(model),
         views,
         targets or {},
         batch_statistics,
@@ -64,10 +64,10 @@ def raw_probe(
 
 def probed(
     model: ModelProto,
-    views: Mapping[str, View],
+    views: Mapping[str, MomentSpec],
     feeds: Feeds,
     folder: Path,
-    targets: Mapping[str, Target] | None = None,
+    targets: Mapping[str, Renormalization] | None = None,
     batch_statistics: bool = False,
 ) -> dict[str, Moments]:
     outputs = raw_probe(model, views, feeds, folder, targets, batch_statistics)
@@ -118,13 +118,13 @@ class TestWithoutWindow:
     def test_a_plane(
         self, tmp_path: Path, index: NDArray[np.intp], strides: tuple[int, ...], cross: bool
     ) -> None:
-        view = View("relu_1_out", 1, 4, index, strides=strides, cross=cross)
+        view = MomentSpec("relu_1_out", 1, 4, index, strides=strides, cross=cross)
         check(finished(plain()), view, tmp_path)
 
     @pytest.mark.parametrize("plane", [(9,), (5, 4, 3)])
     @pytest.mark.parametrize("stride", [1, 2])
     def test_a_line_and_a_volume(self, tmp_path: Path, plane: tuple[int, ...], stride: int) -> None:
-        view = View("relu_1_out", 1, len(plane) + 2, SOME, strides=(stride,) * len(plane))
+        view = MomentSpec("relu_1_out", 1, len(plane) + 2, SOME, strides=(stride,) * len(plane))
         check(finished(plain(plane)), view, tmp_path)
 
     @pytest.mark.parametrize("stride", [1, 4])
@@ -136,7 +136,7 @@ class TestWithoutWindow:
         flat = net.node("Flatten", ["relu_1_out"])
         model = net.model(net.gemm(flat, 24, 5))
         places = np.arange(24).reshape(6, 4)
-        view = View(flat, 1, 2, places[[0, 4, 2]], joint=joint, strides=(stride,))
+        view = MomentSpec(flat, 1, 2, places[[0, 4, 2]], joint=joint, strides=(stride,))
         check(model, view, tmp_path, count=40)
 
     @pytest.mark.parametrize("stride", [1, 2, 7])
@@ -145,11 +145,11 @@ class TestWithoutWindow:
         net = Net(("N", *shape))
         x = net.relu(net.node("MatMul", ["x", net.weight("w0", 6, 8)]))
         model = net.model(net.node("MatMul", [x, net.weight("w1", 8, 4)]))
-        view = View(x, len(shape), len(shape) + 1, positions(1, 7, 2), strides=(stride,))
+        view = MomentSpec(x, len(shape), len(shape) + 1, positions(1, 7, 2), strides=(stride,))
         check(model, view, tmp_path)
 
     def test_an_input_of_the_model(self, tmp_path: Path) -> None:
-        check(finished(plain()), View("x", 1, 4, positions(0, 1, 2)), tmp_path)
+        check(finished(plain()), MomentSpec("x", 1, 4, positions(0, 1, 2)), tmp_path)
 
 
 WINDOWS = {
@@ -168,21 +168,21 @@ class TestWindow:
     def test_each_tap_is_a_column(
         self, tmp_path: Path, name: str, strides: tuple[int, ...]
     ) -> None:
-        view = View("relu_1_out", 1, 4, SOME, window=WINDOWS[name], strides=strides)
+        view = MomentSpec("relu_1_out", 1, 4, SOME, window=WINDOWS[name], strides=strides)
         check(finished(plain()), view, tmp_path)
 
     def test_on_a_line(self, tmp_path: Path) -> None:
         window = Window((5,), (2,), (1, 3), (1,))
-        check(finished(plain((9,))), View("relu_1_out", 1, 3, SOME, window=window), tmp_path)
+        check(finished(plain((9,))), MomentSpec("relu_1_out", 1, 3, SOME, window=window), tmp_path)
 
     def test_in_a_volume(self, tmp_path: Path) -> None:
         window = Window((2, 2, 2), (1, 2, 1), (0, 1, 0, 1, 0, 1), (1, 1, 2))
-        view = View("relu_1_out", 1, 5, positions(4, 1), window=window)
+        view = MomentSpec("relu_1_out", 1, 5, positions(4, 1), window=window)
         check(finished(plain((5, 4, 5))), view, tmp_path)
 
 
 def check(
-    model: ModelProto, view: View, folder: Path, count: int = 6, tolerance: float = TOLERANCE
+    model: ModelProto, view: MomentSpec, folder: Path, count: int = 6, tolerance: float = TOLERANCE
 ) -> None:
     """Compare a view's moments with those of the activation that the model itself gives."""
     feeds = feeds_of(model, count)
@@ -197,9 +197,9 @@ def check(
 
 
 VIEWS = {
-    "plane": View("relu_1_out", 1, 4, PAIRS, strides=(2, 2)),
-    "window": View("relu_1_out", 1, 4, SOME, window=WINDOWS["all"]),
-    "alone": View("relu_1_out", 1, 4, ALL, cross=False),
+    "plane": MomentSpec("relu_1_out", 1, 4, PAIRS, strides=(2, 2)),
+    "window": MomentSpec("relu_1_out", 1, 4, SOME, window=WINDOWS["all"]),
+    "alone": MomentSpec("relu_1_out", 1, 4, ALL, cross=False),
 }
 
 
@@ -221,13 +221,13 @@ class TestModels:
     def test_double(self, tmp_path: Path, stride: int, opset: int) -> None:
         net = Net(("N", 5, 6), dtype=TensorProto.DOUBLE, opset=opset)
         x = net.relu(net.node("MatMul", ["x", net.weight("w", 6, 6)]))
-        check(finished(net), View(x, 2, 3, SOME, strides=(stride,)), tmp_path)
+        check(finished(net), MomentSpec(x, 2, 3, SOME, strides=(stride,)), tmp_path)
 
     def test_several_views_of_several_tensors(self, tmp_path: Path) -> None:
         model = MODELS["inception"]()
         tensors = ("relu_2_out", "concat_9_out", "conv_10_out")
         views = {
-            f"{tensor}/{i}": View(tensor, 1, 4, positions(*index))
+            f"{tensor}/{i}": MomentSpec(tensor, 1, 4, positions(*index))
             for tensor in tensors
             for i, index in enumerate([(0, 1, 2), (4, 1)])
         }
@@ -247,7 +247,7 @@ class TestModels:
         model = if_body()
         output = model.graph.node[-1].output[0]
         shape = run(model, feeds_of(model))[0].shape
-        check(model, View(output, 1, len(shape), positions(0, 2)), tmp_path)
+        check(model, MomentSpec(output, 1, len(shape), positions(0, 2)), tmp_path)
 
     def test_the_model_is_not_changed(self, tmp_path: Path) -> None:
         model = finished(plain())
@@ -269,10 +269,10 @@ class TestModels:
         outside = onnx.load(folder / "m.onnx", load_external_data=False)
         assert outside.graph.initializer[0].external_data
         read, shapes = TensorReader(folder / "m.onnx"), input_shapes(outside, 1, 8)
-        facts = GraphFacts(outside, shapes, input_shapes(outside, 2, 8), read)
-        draft = probe_model(
-            Draft.of(outside),
-            facts,
+        tensor_info = TensorInfo(outside, shapes, input_shapes(outside, 2, 8), read)
+        draft = instrument(
+            ModelDraft.of(outside),
+            tensor_info,
             {"k": VIEWS["plane"]},
             {},
             False,
@@ -320,7 +320,7 @@ class TestSize:
         net = Net(("N", 3))
         x = net.relu(net.node("MatMul", ["x", net.weight("w0", 3, columns)]))
         model = net.model(net.node("MatMul", [x, net.weight("w1", columns, 2)]))
-        view = View(x, 1, 2, np.arange(columns)[:, None])
+        view = MomentSpec(x, 1, 2, np.arange(columns)[:, None])
         assert len(view.strips) == strips
         feeds = feeds_of(model, 20)
         outputs = raw_probe(model, {"k": view}, feeds, tmp_path)
@@ -333,10 +333,10 @@ class TestSize:
 
     def test_only_the_nodes_that_it_needs_run(self) -> None:
         model = MODELS["chain_2d"]()
-        draft = probe_model(
-            Draft.of(model),
-            facts_of(model),
-            {"k": View("relu_2_out", 1, 4, positions(0, 1))},
+        draft = instrument(
+            ModelDraft.of(model),
+            tensor_facts(model),
+            {"k": MomentSpec("relu_2_out", 1, 4, positions(0, 1))},
             {},
             False,
             {},
@@ -361,7 +361,7 @@ class TestBatchStatistics:
         norms = [n for n in model.graph.node if n.op_type == "BatchNormalization"]
         values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         views = {
-            norm.output[0]: View(
+            norm.output[0]: MomentSpec(
                 norm.output[0], 1, 4, np.arange(len(values[norm.input[1]]))[:, None], cross=False
             )
             for norm in norms
@@ -377,7 +377,7 @@ class TestBatchStatistics:
             np.testing.assert_allclose(here.moment, gamma**2, rtol=2e-3)
 
     def test_without_it_the_stored_statistics_hold(self, tmp_path: Path) -> None:
-        view = View("batchnormalization_1_out", 1, 4, positions(*range(8)))
+        view = MomentSpec("batchnormalization_1_out", 1, 4, positions(*range(8)))
         model = MODELS["chain_2d"]()
         check(model, view, tmp_path)
         feeds = feeds_of(model)
@@ -391,7 +391,7 @@ class TestBatchStatistics:
         model = MODELS["bn_after_flatten"]()
         norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
         values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        view = View(norm.output[0], 1, 2, np.arange(32)[:, None], cross=False)
+        view = MomentSpec(norm.output[0], 1, 2, np.arange(32)[:, None], cross=False)
         feeds = feeds_of(model, 50)
         found = probed(model, {"k": view}, feeds, tmp_path, batch_statistics=True)["k"]
         np.testing.assert_allclose(found.mean, values[norm.input[2]], atol=1e-5)
@@ -402,7 +402,7 @@ class TestBatchStatistics:
         net = Net(("N", 3, 6, 6), dtype=TensorProto.FLOAT16, opset=opset)
         model = net.model(net.head(net.block("x", (3, 8)), 8))
         values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        view = View("batchnormalization_1_out", 1, 4, positions(*range(8)), cross=False)
+        view = MomentSpec("batchnormalization_1_out", 1, 4, positions(*range(8)), cross=False)
         feeds = feeds_of(model, 20)
         found = probed(model, {"k": view}, feeds, tmp_path, batch_statistics=True)["k"]
         # Rounding of float16, 5e-4 a value, and of the mean of squares.
@@ -416,7 +416,7 @@ class TestBatchStatistics:
         norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
         x, feeds = norm.input[0], feeds_of(model, 20, mean=3.0)
         values = run(tap(model, x), feeds)[-1]
-        view = View(x, 1, 4, np.arange(values.shape[1])[:, None], cross=False)
+        view = MomentSpec(x, 1, 4, np.arange(values.shape[1])[:, None], cross=False)
         outputs = raw_probe(model, {"k": view, "again": view}, feeds, tmp_path, {}, True)
         found = probed(model, {"k": view, "again": view}, feeds, tmp_path, {}, True)
         for key in ("k", "again"):
@@ -430,14 +430,20 @@ class TestBatchStatistics:
         model = MODELS["chain_2d" if opset == 17 else "opset_11"]()
         norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
         x, y = norm.input[0], norm.output[0]
-        target = Target(1, 4, np.zeros(8), np.ones(8))
-        view = View(y, 1, 4, np.arange(8)[:, None], cross=False)
+        target = Renormalization(1, 4, np.zeros(8), np.ones(8))
+        view = MomentSpec(y, 1, 4, np.arange(8)[:, None], cross=False)
 
         def nodes(batch_statistics: bool) -> int:
             provider = "CPUExecutionProvider"
-            facts, views = facts_of(model), {"k": view}
-            draft = probe_model(
-                Draft.of(model), facts, views, {x: target}, batch_statistics, {}, provider
+            tensor_info, views = tensor_facts(model), {"k": view}
+            draft = instrument(
+                ModelDraft.of(model),
+                tensor_info,
+                views,
+                {x: target},
+                batch_statistics,
+                {},
+                provider,
             )
             return sum(n.op_type == "BatchNormalization" for n in draft.skeleton.graph.node)
 
@@ -452,7 +458,7 @@ class TestBatchStatistics:
                 weight[2] = 0.0
                 tensor.CopyFrom(numpy_helper.from_array(weight, "w0"))
         values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        view = View("batchnormalization_1_out", 1, 4, positions(*range(8)), cross=False)
+        view = MomentSpec("batchnormalization_1_out", 1, 4, positions(*range(8)), cross=False)
         found = probed(model, {"k": view}, feeds_of(model), tmp_path, batch_statistics=True)["k"]
         assert found.moment[2] < 1e-12  # beta's own rounding, squared
         assert found.mean[2] == pytest.approx(values["beta1"][2], rel=1e-6)
@@ -467,9 +473,11 @@ def brought(net: Net, x: str, behind: str, rank: int, last: bool, folder: Path) 
     """A tensor is measured as it comes, and what follows sees it at its target."""
     model = net.model(net.node("Identity", [net.node("Neg", [behind])]))
     rng = np.random.default_rng(3)
-    target = Target(rank - 1 if last else 1, rank, rng.normal(size=6), rng.uniform(0.2, 3.0, 6))
+    target = Renormalization(
+        rank - 1 if last else 1, rank, rng.normal(size=6), rng.uniform(0.2, 3.0, 6)
+    )
     axis = rank - 1 if last else 1
-    views = {t: View(t, axis, rank, ALL, cross=False) for t in (x, behind)}
+    views = {t: MomentSpec(t, axis, rank, ALL, cross=False) for t in (x, behind)}
     feeds = feeds_of(model, 30)
     raw = run(tap(model, x), feeds)[-1]
     found = probed(model, views, feeds, folder, {x: target})
@@ -517,8 +525,8 @@ class TestTargets:
         net.constant("w", np.zeros((6, 3, 1, 1), np.float32))
         x = net.node("Conv", ["x", "w", net.constant("b", np.arange(6, dtype=np.float32))])
         model = net.model(net.node("Neg", [net.node("Neg", [x])]))
-        target = Target(1, 4, np.arange(6.0) + 10.0, np.zeros(6))
-        view = View("neg_1_out", 1, 4, ALL, cross=False)
+        target = Renormalization(1, 4, np.arange(6.0) + 10.0, np.zeros(6))
+        view = MomentSpec("neg_1_out", 1, 4, ALL, cross=False)
         found = probed(model, {"k": view}, feeds_of(model), tmp_path, {x: target})["k"]
         np.testing.assert_allclose(found.mean, -target.mean, rtol=1e-6)
         np.testing.assert_allclose(found.moment, 0.0, atol=1e-12)

@@ -15,25 +15,25 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from lbyl_onnx.channels.analysis import find_channels
-from lbyl_onnx.channels.groups import ChannelGroup, Placement, Selection
-from lbyl_onnx.compensate.consumer_loss import reading_of
+from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Selection
+from lbyl_onnx.compensate.consumer_loss import consumer_loss
 from lbyl_onnx.data import source as data_source
 from lbyl_onnx.data.calibration import Samples
 from lbyl_onnx.data.source import InputSpec, SampleSource, batch_size, rounded, sample_count
 from lbyl_onnx.data.synthetic import synthetic_batch
 from lbyl_onnx.graph.model_graph import Graph, Node, to_graph
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft
+from lbyl_onnx.io.writer import ModelDraft
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.observe import planning
-from lbyl_onnx.observe.accumulate import BLOCKS, Measured, Running
-from lbyl_onnx.observe.planning import input_view, key_of, output_view, rows_enough, rows_wanted
-from lbyl_onnx.observe.run import ProbeRun, measure
-from lbyl_onnx.observe.spec import View
+from lbyl_onnx.observe.accumulate import BLOCKS, MomentAccumulator, SampleMoments
+from lbyl_onnx.observe.planning import input_spec, key_of, output_spec, rows_enough, rows_wanted
+from lbyl_onnx.observe.run import ObservationRun, measure
+from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.types import Array
 from tests.support.models import MODELS
-from tests.support.moments import assert_close, expected, facts_of, feeds_of
+from tests.support.moments import assert_close, expected, feeds_of, tensor_facts
 from tests.support.net import Net
 from tests.support.oracle import input_shapes, run, tap
 
@@ -64,12 +64,12 @@ class Seen:
 
     model: ModelProto
     graph: Graph
-    facts: GraphFacts
+    tensor_info: TensorInfo
     group: ChannelGroup
-    place: Placement
+    place: GroupBinding
 
-    def view(self, count: int) -> View:
-        view = input_view(self.graph, self.facts, self.place, count)
+    def view(self, count: int) -> MomentSpec:
+        view = input_spec(self.graph, self.tensor_info, self.place, count)
         assert view is not None
         return view
 
@@ -79,28 +79,30 @@ class Seen:
 
 
 def see(model: ModelProto, group: int = 0, consumer: int = 0) -> Seen:
-    facts, graph = facts_of(model), to_graph(model)
-    found = find_channels(graph, facts, Selection()).groups[group]
-    return Seen(model, graph, facts, found, found.consumers[consumer])
+    tensor_info, graph = tensor_facts(model), to_graph(model)
+    found = find_channels(graph, tensor_info, Selection()).groups[group]
+    return Seen(model, graph, tensor_info, found, found.consumers[consumer])
 
 
 def measured(
     model: ModelProto,
-    views: Mapping[str, View],
+    views: Mapping[str, MomentSpec],
     feeds: Mapping[str, Array],
     folder: Path,
     size: int = 1000,
     alone: int | None = None,
-) -> dict[str, Measured]:
+) -> dict[str, SampleMoments]:
     path = folder / "model.onnx"
     onnx.save(model, path)
     probe_folder = folder / "probe"
     probe_folder.mkdir(exist_ok=True)
-    here = ProbeRun(probe_folder, "CPUExecutionProvider", given(feeds, size), False, alone=alone)
-    return measure(Draft.of(model), facts_of(model), TensorReader(path), views, {}, here)
+    here = ObservationRun(
+        probe_folder, "CPUExecutionProvider", given(feeds, size), False, alone=alone
+    )
+    return measure(ModelDraft.of(model), tensor_facts(model), TensorReader(path), views, {}, here)
 
 
-def moments(view: View, found: Measured) -> Moments:
+def moments(view: MomentSpec, found: SampleMoments) -> Moments:
     return Moments(found.mean, found.second, found.rows, view.taps)
 
 
@@ -149,22 +151,22 @@ WINDOWED: dict[str, Callable[[], ModelProto]] = {
 ENOUGH = 60
 
 
-def predicted(seen: Seen, view: View, found: Measured) -> tuple[Floats, Floats]:
+def predicted(seen: Seen, view: MomentSpec, found: SampleMoments) -> tuple[Floats, Floats]:
     """Mean and covariance of the consumer's output, if the moments are those of its input."""
     node = seen.node
-    weight = np.moveaxis(seen.facts.value(node.inputs[1].name), seen.place.slot.axis, 0)
+    weight = np.moveaxis(seen.tensor_info.value(node.inputs[1].name), seen.place.slot.axis, 0)
     rows = weight[seen.place.positions].astype(np.float64)  # (n, places, out, ..)
     flat = np.moveaxis(rows.reshape(*rows.shape[:3], -1), 2, 3).reshape(-1, rows.shape[2])
     flat = flat * float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else flat
     bias: Floats = np.zeros(1)
     if len(node.inputs) > 2:
-        bias = seen.facts.value(node.inputs[2].name).astype(np.float64).reshape(-1)
+        bias = seen.tensor_info.value(node.inputs[2].name).astype(np.float64).reshape(-1)
         bias = bias * float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else bias
     assert len(flat) == view.columns
     return found.mean @ flat + bias, flat.T @ found.second @ flat
 
 
-def check_prediction(seen: Seen, view: View, count: int, folder: Path) -> None:
+def check_prediction(seen: Seen, view: MomentSpec, count: int, folder: Path) -> None:
     """Compare what follows from the moments with the outputs that the consumer really gives."""
     feeds = feeds_of(seen.model, count)
     found = measured(seen.model, {"k": view}, feeds, folder)["k"]
@@ -258,7 +260,7 @@ class TestOtherConsumers:
         check_activation(seen, seen.view(few), tmp_path)
 
 
-def check_activation(seen: Seen, view: View, folder: Path, count: int = 20) -> None:
+def check_activation(seen: Seen, view: MomentSpec, folder: Path, count: int = 20) -> None:
     """Compare a view with the activation that the model gives."""
     feeds = feeds_of(seen.model, count)
     wanted = expected(run(tap(seen.model, view.tensor), feeds)[-1], view)
@@ -322,12 +324,12 @@ class TestPlaces:
     @pytest.mark.parametrize("name", ["squeeze_excite", "dense", "nhwc", "token_mixing"])
     def test_every_consumer_of_every_group_is_seen(self, tmp_path: Path, name: str) -> None:
         model = MODELS[name]()
-        facts, graph = facts_of(model), to_graph(model)
-        groups = find_channels(graph, facts, Selection()).groups
+        tensor_info, graph = tensor_facts(model), to_graph(model)
+        groups = find_channels(graph, tensor_info, Selection()).groups
         keys = set()
         for group in groups:
             for place in group.consumers:
-                seen = Seen(model, graph, facts, group, place)
+                seen = Seen(model, graph, tensor_info, group, place)
                 check_activation(seen, seen.view(20), tmp_path)
                 keys.add(key_of(group, place))
         assert len(keys) == sum(len(group.consumers) for group in groups) > 0
@@ -339,7 +341,7 @@ class TestStride:
     def test_no_larger_one_leaves_enough_rows(self, name: str, samples: int) -> None:
         seen = see(PLAIN[name]())
         view = seen.view(samples)
-        shape = seen.facts.shape(view.tensor) or ()
+        shape = seen.tensor_info.shape(view.tensor) or ()
         sides = [d or 0 for d in (shape[2:] if view.axis == 1 else shape[1:-1])]
         in_plane = view.axis == 1 and bool(sides)
 
@@ -368,7 +370,7 @@ class TestMerging:
     def test_mini_batches_are_one_batch(self, tmp_path: Path, name: str, size: int) -> None:
         """Twenty samples; seven at a time leave six for the last mini-batch."""
         seen = see(MODELS[name]())
-        output = output_view(seen.graph, seen.facts, seen.place.slot.node)
+        output = output_spec(seen.graph, seen.tensor_info, seen.place.slot.node)
         assert output is not None
         views = {"in": seen.view(20), "out": output}
         feeds = feeds_of(seen.model, 20, mean=3.0)
@@ -405,9 +407,9 @@ class TestMerging:
         assert len(running.rows) == len(running.means) <= BLOCKS
 
 
-def running_of(parts: Sequence[Floats], cross: bool) -> Running:
+def running_of(parts: Sequence[Floats], cross: bool) -> MomentAccumulator:
     columns = np.arange(parts[0].shape[1])[:, None]
-    running = Running.of(View("x", 1, 2, columns, cross=cross))
+    running = MomentAccumulator.of(MomentSpec("x", 1, 2, columns, cross=cross))
     for rows in parts:
         centred = rows - rows.mean(axis=0)
         sums = centred.T @ centred if cross else np.sum(centred**2, axis=0)
@@ -418,7 +420,7 @@ def running_of(parts: Sequence[Floats], cross: bool) -> Running:
 class TestFewerSamples:
     def test_columns_that_count_alone_are_measured_on_the_first(self, tmp_path: Path) -> None:
         seen = see(MODELS["chain_2d"]())
-        output = output_view(seen.graph, seen.facts, seen.place.slot.node)
+        output = output_spec(seen.graph, seen.tensor_info, seen.place.slot.node)
         assert output is not None
         feeds = feeds_of(seen.model, 20, mean=3.0)
         views = {"in": seen.view(20), "out": output}
@@ -487,9 +489,9 @@ class TestFiles:
         outside = onnx.load(folder / "m.onnx", load_external_data=False)
         read = TensorReader(folder / "m.onnx")
         shapes = input_shapes(outside, 1, 8), input_shapes(outside, 2, 11)
-        facts = GraphFacts(outside, *shapes, read)
-        here = ProbeRun(folder, "CPUExecutionProvider", given(feeds, 20), False)
-        found = measure(Draft.of(outside), facts, read, {"k": view}, {}, here)["k"]
+        tensor_info = TensorInfo(outside, *shapes, read)
+        here = ObservationRun(folder, "CPUExecutionProvider", given(feeds, 20), False)
+        found = measure(ModelDraft.of(outside), tensor_info, read, {"k": view}, {}, here)["k"]
         np.testing.assert_array_equal(found.second, wanted.second)
         left = sorted(file.name for file in folder.iterdir())
         assert left == ["m.onnx", "w.bin"]  # the probe's own files are gone
@@ -501,7 +503,7 @@ class TestOutputs:
     )
     def test_each_channel_alone(self, tmp_path: Path, name: str, axis: int, channels: int) -> None:
         seen = see(MODELS[name]())
-        view = output_view(seen.graph, seen.facts, seen.place.slot.node)
+        view = output_spec(seen.graph, seen.tensor_info, seen.place.slot.node)
         assert view is not None
         assert (view.axis, view.columns, view.cross) == (axis, channels, False)
         assert view.tensor == seen.node.outputs[0].name
@@ -546,8 +548,8 @@ class TestReading:
         stored["var4"].CopyFrom(numpy_helper.from_array(var, "var4"))
         seen = see(model)
         plain = Moments(np.zeros(8), np.eye(8), 10)
-        found = reading_of(seen.graph, seen.facts, seen.place, plain)
-        weight = seen.facts.value("w3").astype(np.float64)  # (12, 8, 3, 3)
+        found = consumer_loss(seen.graph, seen.tensor_info, seen.place, plain)
+        weight = seen.tensor_info.value("w3").astype(np.float64)  # (12, 8, 3, 3)
         np.testing.assert_allclose(found.gram, np.einsum("oikl,ojkl->ij", weight, weight))
 
 
@@ -555,7 +557,7 @@ def check_reading(seen: Seen, output: str, count: int, folder: Path, alpha: floa
     """tr(B^T B C) is the sum of the variances of the consumer's outputs."""
     view, feeds = seen.view(count), feeds_of(seen.model, count)
     found = measured(seen.model, {"k": view}, feeds, folder)["k"]
-    reading = reading_of(seen.graph, seen.facts, seen.place, moments(view, found))
+    reading = consumer_loss(seen.graph, seen.tensor_info, seen.place, moments(view, found))
     values = run(tap(seen.model, output), feeds)[-1].astype(np.float64)
     axis = -1 if seen.node.op == "MatMul" else 1
     rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])  # -> (rows, out)
@@ -637,7 +639,7 @@ class TestSamples:
 
     def test_the_views_decide_how_many_are_wanted(self) -> None:
         """8 rows for each column: 80 of 10 channels at one row a sample, 20 at four."""
-        view = View("x", 1, 2, np.arange(10)[:, None])
+        view = MomentSpec("x", 1, 2, np.arange(10)[:, None])
         assert rows_wanted([(view, 1)]) == 80
         assert rows_wanted([(view, 4)]) == 20
         assert rows_wanted([(view, 3), (view, 81)]) == 27

@@ -14,9 +14,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from lbyl_onnx import Config, compress, inspect
 from lbyl_onnx.cli import main
 from lbyl_onnx.data.source import InputSpec, SampleSource
-from lbyl_onnx.graph.tensor_info import GraphFacts
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inspection import SHARES
-from lbyl_onnx.observe.run import ProbeRun
+from lbyl_onnx.observe.run import ObservationRun
 from lbyl_onnx.observe.sensitivity import sensitivities
 from tests.support.architectures import chain
 from tests.support.models import MODELS
@@ -48,12 +48,12 @@ def branches(scales: tuple[float, float]) -> ModelProto:
 def measured(model: ModelProto, folder: Path, size: int = 16) -> dict[int, float]:
     """Sensitivities at the output of each Conv."""
     shapes = {"x": (1, 3, 8, 8)}
-    facts = GraphFacts(model, shapes, {"x": (2, 3, 8, 8)})
+    tensor_info = TensorInfo(model, shapes, {"x": (2, 3, 8, 8)})
     inputs = {"x": InputSpec(np.dtype(np.float32), (size, 3, 8, 8))}
-    run = ProbeRun(folder, "CPUExecutionProvider", SampleSource(inputs, size, size, 0), True)
+    run = ObservationRun(folder, "CPUExecutionProvider", SampleSource(inputs, size, size, 0), True)
     convs = [n for n in model.graph.node if n.op_type == "Conv"]
     points = {i: node.output[0] for i, node in enumerate(convs)}
-    return sensitivities(model, facts, numpy_helper.to_array, points, run)  # type: ignore[arg-type]
+    return sensitivities(model, tensor_info, numpy_helper.to_array, points, run)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.5, 2.0])

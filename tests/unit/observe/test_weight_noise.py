@@ -12,9 +12,9 @@ from lbyl_onnx import Config, compress
 from lbyl_onnx.data.source import InputSpec, SampleSource
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.io.external_data import TensorReader
-from lbyl_onnx.io.writer import Draft, write_message
-from lbyl_onnx.observe.run import ProbeRun, layer_noises, measure
-from lbyl_onnx.observe.spec import View
+from lbyl_onnx.io.writer import ModelDraft, write_message
+from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
+from lbyl_onnx.observe.spec import MomentSpec
 from tests.support.models import MODELS
 from tests.support.net import Net
 from tests.support.oracle import interpret
@@ -30,11 +30,11 @@ def tower(seed: int = 0) -> ModelProto:
     return net.model(net.gemm(x, 16, 5))
 
 
-def run_of(folder: Path, model: ModelProto, noisy: bool) -> ProbeRun:
+def run_of(folder: Path, model: ModelProto, noisy: bool) -> ObservationRun:
     found = interpret(model)
     source = SampleSource({"x": InputSpec(np.dtype(np.float32), (COUNT, 12))}, COUNT, COUNT, 0)
-    noises = layer_noises(to_graph(model), found.facts) if noisy else {}
-    return ProbeRun(folder, "CPUExecutionProvider", source, True, noises)
+    noises = layer_noises(to_graph(model), found.tensor_info) if noisy else {}
+    return ObservationRun(folder, "CPUExecutionProvider", source, True, noises)
 
 
 def first_outputs(folder: Path, model: ModelProto, noisy: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -43,21 +43,23 @@ def first_outputs(folder: Path, model: ModelProto, noisy: bool) -> tuple[np.ndar
     write_message(model, path)
     found = interpret(model)
     tensor = model.graph.node[0].output[0]
-    views = {"z": View(tensor, 1, 2, np.arange(20)[:, None])}
+    views = {"z": MomentSpec(tensor, 1, 2, np.arange(20)[:, None])}
     run = run_of(folder, model, noisy)
-    measured = measure(Draft.of(model), found.facts, TensorReader(path), views, {}, run)["z"]
+    measured = measure(ModelDraft.of(model), found.tensor_info, TensorReader(path), views, {}, run)[
+        "z"
+    ]
     return measured.mean, measured.second
 
 
 @pytest.mark.parametrize("name", ["folded", "residual", "fully_convolutional", "token_mixing"])
 def test_models_that_begin_otherwise_get_none(name: str) -> None:
     model = MODELS[name]()
-    assert layer_noises(to_graph(model), interpret(model).facts) == {}
+    assert layer_noises(to_graph(model), interpret(model).tensor_info) == {}
 
 
 def test_every_layer_gets_noise_and_the_first_a_power() -> None:
     model = tower()
-    noises = layer_noises(to_graph(model), interpret(model).facts)
+    noises = layer_noises(to_graph(model), interpret(model).tensor_info)
     gemms = [node.output[0] for node in model.graph.node if node.op_type == "Gemm"]
     assert list(noises) == gemms
     assert [noise.outputs for noise in noises.values()] == [20, 16, 5]
@@ -69,7 +71,7 @@ def test_the_covariance_is_that_of_the_input_and_of_the_weights(tmp_path: Path) 
     model = tower()
     found = interpret(model)
     gemm = model.graph.node[0]
-    weight = found.facts.value(gemm.input[1]).astype(np.float64)
+    weight = found.tensor_info.value(gemm.input[1]).astype(np.float64)
     transposed = any(a.name == "transB" and a.i for a in gemm.attribute)
     weight = weight if transposed else weight.T  # (outputs, inputs)
     shape = weight.T @ weight
@@ -85,7 +87,7 @@ def test_the_covariance_is_that_of_the_input_and_of_the_weights(tmp_path: Path) 
 
 def test_the_outputs_have_the_power_that_white_inputs_give(tmp_path: Path) -> None:
     model = tower()
-    weight = interpret(model).facts.value(model.graph.node[0].input[1]).astype(np.float64)
+    weight = interpret(model).tensor_info.value(model.graph.node[0].input[1]).astype(np.float64)
     _, covariance = first_outputs(tmp_path, model, noisy=True)
     np.testing.assert_allclose(np.trace(covariance), np.sum(weight**2), rtol=1e-4)
 

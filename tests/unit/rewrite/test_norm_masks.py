@@ -12,7 +12,7 @@ from onnx import TensorProto
 from lbyl_onnx import Config, compress
 from lbyl_onnx.config import Method
 from lbyl_onnx.errors import VerificationError
-from lbyl_onnx.io.writer import Draft
+from lbyl_onnx.io.writer import ModelDraft
 from lbyl_onnx.rewrite import build
 from lbyl_onnx.rewrite.norm_masks import NormMask, with_kept_statistics
 from tests.support.net import Net
@@ -101,7 +101,7 @@ def test_the_uncut_model_sees_what_stays_alone(whole: bool, opset: int) -> None:
         along = np.repeat(stays[:4], 20).reshape(1, 1, -1)  # each channel is 20 places
         mask = NormMask(norm, along, None, 3, np.dtype(np.float32))
         y = net.node("Reshape", [norm, net.ints(0, 12, 4, 5)])
-    model = Draft.of(net.declared(y, "N", 12, 4, 5))
+    model = ModelDraft.of(net.declared(y, "N", 12, 4, 5))
     masked = with_kept_statistics(model, (mask,), opset).skeleton
     data = np.random.default_rng(0).normal(3.0, 2.0, (2, 12, 4, 5)).astype(np.float32)
     actual = run(masked, {"x": data})[0]

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto
 
 from lbyl_onnx import Config, compress
-from lbyl_onnx.runtime.baseline import Probe, probe
+from lbyl_onnx.runtime.baseline import Baseline, run_baseline
 from lbyl_onnx.runtime.proof_sizes import kinds
 from tests.support.net import Dims, Net
 
@@ -33,12 +33,12 @@ def halved(shape: Dims) -> ModelProto:
     return net.model(net.conv(x, (16, 4)))
 
 
-def probed(model: ModelProto, folder: Path) -> Probe:
+def probed(model: ModelProto, folder: Path) -> Baseline:
     onnx.save(model, folder / "model.onnx")
-    return probe(folder / "model.onnx", CPU, 0)
+    return run_baseline(folder / "model.onnx", CPU, 0)
 
 
-def sizes(found: Probe, axis: int) -> set[int]:
+def sizes(found: Baseline, axis: int) -> set[int]:
     return {s["x"][axis] for s in (found.first, found.second, *found.others)}
 
 
