@@ -77,7 +77,7 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.extras
-@pytest.mark.parametrize("figure", ["samples", "delivery"])
+@pytest.mark.parametrize("figure", ["samples", "delivery", "packages"])
 def test_the_figures_are_drawn_by_their_scripts(figure: str) -> None:
     drawn = ET.fromstring(importlib.import_module(f"docs.figures.{figure}").draw())
     kept = ET.parse(ROOT / "docs" / "figures" / f"{figure}.svg").getroot()
