@@ -50,7 +50,7 @@ RAPIDOCR = "rapidocr-onnxruntime==1.4.4"
 SILERO = "silero-vad==6.2.3"
 OCR_MODELS, VAD_MODELS = "rapidocr_onnxruntime/models", "silero_vad/data"
 SOURCES: dict[str, Source] = {
-    "ocr_angle": Source(RAPIDOCR, f"{OCR_MODELS}/ch_ppocr_mobile_v2.0_cls_infer.onnx", "small"),
+    "ocr_angle": Source(RAPIDOCR, f"{OCR_MODELS}/ch_ppocr_mobile_v2.0_cls_infer.onnx", "medium"),
     "ocr_detection": Source(RAPIDOCR, f"{OCR_MODELS}/ch_PP-OCRv4_det_infer.onnx", "medium"),
     "ocr_recognition": Source(RAPIDOCR, f"{OCR_MODELS}/ch_PP-OCRv4_rec_infer.onnx", "medium"),
     "nudenet": Source("nudenet==3.4.2", "nudenet/320n.onnx", "medium"),
