@@ -58,8 +58,9 @@ class MethodOption:
         found = _as(kind, value)
         if found is None:
             raise OptionError(f"{self.name} is {short(repr(value), 60)}; give {_KINDS[kind]}")
-        number = not isinstance(found, bool | str)
-        if number and not (math.isfinite(found) and self.low <= found <= self.high):
+        if isinstance(found, bool | str):
+            return found
+        if not (math.isfinite(found) and self.low <= found <= self.high):
             raise OptionError(
                 f"{self.name} is {found}; give a finite number from {self.low:g} to {self.high:g}"
             )
@@ -76,13 +77,14 @@ def _as(kind: type, value: object) -> OptionValue | None:
         return bool(value) if isinstance(value, bool | np.bool_) else flag
     if kind is str:
         return value if isinstance(value, str) else None
-    wanted = Integral if kind is int else Real
-    if isinstance(value, bool) or not isinstance(value, wanted | str):
-        return None
     try:
-        return int(value) if kind is int else float(value)
+        if kind is int and isinstance(value, Integral | str) and not isinstance(value, bool):
+            return int(value)
+        if kind is float and isinstance(value, Real | str) and not isinstance(value, bool):
+            return float(value)
     except (ValueError, OverflowError):
-        return None
+        pass
+    return None
 
 
 @dataclass(frozen=True)
