@@ -92,7 +92,7 @@ def output(model: ModelProto | None) -> NDArray[np.float32]:
     return found
 
 
-FIRST = Config(ratio=0.5, round_to=1, include="conv_0", provider="cpu", criterion="l2")
+FIRST = Config(ratio=0.5, round_to=1, include=("conv_0",), provider="cpu", criterion="l2")
 
 
 def cut(model: ModelProto, config: Config) -> CompressResult:
@@ -117,7 +117,7 @@ class TestMethod:
         model = chain()
         dropped = cut(model, replace(FIRST, method="none"))
         some, none = (
-            cut(model, replace(FIRST, method="ifm", method_options={"threshold": t}))
+            cut(model, replace(FIRST, method="ifm", method_options=(("threshold", t),)))
             for t in (-1.0, 1.0)
         )
         np.testing.assert_array_equal(output(none.model), output(dropped.model))

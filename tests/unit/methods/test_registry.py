@@ -66,9 +66,7 @@ class TestNames:
 
     def test_a_name_without_an_entry_lists_those_there_are(self) -> None:
         methods = r"method is 'ifm'; give one of none, nm, lbyl, lbyl\+"
-        with pytest.raises(
-            OptionError, match=r"method is 'ifm'; give one of none, nm, lbyl, lbyl\+"
-        ):
+        with pytest.raises(OptionError, match=methods):
             Config(method="ifm")
         with pytest.raises(OptionError, match="criterion is 'bn'; give one of auto, obs, l2, l1"):
             Config(criterion="bn")
