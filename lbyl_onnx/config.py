@@ -157,7 +157,7 @@ class Config:
         if self.calibration is not None and not self.needs_moments:
             raise OptionError(
                 f"calibration is given, but {self.method} with {self.score} looks at no samples; "
-                "use method lbyl+ or criterion obs"
+                f"use {registry.measuring()}"
             )
         if (self.mean or self.std) and self.calibration is None:
             raise OptionError("mean and std are of calibration images; give calibration too")

@@ -36,7 +36,13 @@ from lbyl_onnx.cli.help import SectionedCommand, command_line
 from lbyl_onnx.config import Allocation, Config, ExternalData, Layout, Provider
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.io.text_file import StagedText, staged_text
-from lbyl_onnx.methods.registry import criterion_names, method_names
+from lbyl_onnx.methods.registry import (
+    CRITERIA,
+    METHODS,
+    criterion_names,
+    method_names,
+    summaries,
+)
 from lbyl_onnx.report.html import Origin, as_html
 from lbyl_onnx.report.json import as_json
 from lbyl_onnx.report.terminal import print_result
@@ -124,14 +130,14 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
     type=click.Choice(method_names()),
     default=_DEFAULT.method,
     show_default=True,
-    help="How the removed channels are restored.",
+    help=f"How the removed channels are restored. {summaries(METHODS.values())}.",
 )
 @click.option(
     "--criterion",
     type=click.Choice(("auto", *criterion_names())),
     default=_DEFAULT.criterion,
     show_default=True,
-    help="Which channels are kept: by what their loss changes (obs), by norm, by distance (gm).",
+    help=f"Which channels are kept. auto: as the method asks; {summaries(CRITERIA.values())}.",
 )
 @method_option_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")

@@ -209,5 +209,5 @@ def _rank(evidence: Evidence, keep: int, rng: np.random.Generator) -> Ranking:
 
 
 register_criterion(
-    Criterion("obs", "by what their loss changes in the layers behind", "moments", _rank, "l2")
+    Criterion("obs", "whose loss changes the layers behind most", "moments", _rank, "l2")
 )

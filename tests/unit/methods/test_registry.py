@@ -160,7 +160,7 @@ class TestOptions:
         lbyl = find_method("lbyl")
         assert Config(lambda1=0.25).options_of(lbyl)["lambda1"] == 0.25
         with pytest.raises(OptionError, match="an option of its own"):
-            Config(method="lbyl", method_options={"lambda1": 0.25})
+            Config(method="lbyl", method_options=(("lambda1", 0.25),))
 
     @pytest.mark.parametrize(
         ("default", "given", "read"),
@@ -179,7 +179,7 @@ class TestOptions:
     def test_a_fallback_has_its_options(self) -> None:
         register_method(OWN)
         register_method(Method("more", "", "moments", nothing, fallback="own"))
-        config = Config(method="more", method_options={"threshold": 0.25})
+        config = Config(method="more", method_options=(("threshold", 0.25),))
         assert config.options_of(OWN) == {"threshold": 0.25}
 
     @pytest.mark.parametrize(
