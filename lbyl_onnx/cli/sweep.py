@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, get_args
@@ -35,7 +36,7 @@ from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.config import Config, Hardware, Provider, Scope
 from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.io.text_file import write_whole
-from lbyl_onnx.methods.registry import criterion_names, method_names
+from lbyl_onnx.methods.registry import criterion_names, find_method, method_names
 from lbyl_onnx.shapes import Given
 from lbyl_onnx.sweep import schedulers
 from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
@@ -92,6 +93,15 @@ def _methods(context: click.Context, parameter: click.Parameter, value: str) -> 
     if not set(methods) <= set(method_names()):
         raise click.BadParameter(f"give some of {','.join(method_names())}")
     return methods
+
+
+def _options_of(
+    method: str, methods: Sequence[str], given: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Return the options that a method has, with those that no method has: an error tells them."""
+    known = {name: {option.name for option in find_method(name).options} for name in methods}
+    others = set().union(*known.values()) - known[method]
+    return tuple((name, value) for name, value in given if name not in others)
 
 
 @click.command("sweep", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
@@ -198,7 +208,7 @@ def sweep(
                 ratio=ratio,
                 method=method,
                 criterion=criterion,
-                method_options=method_options,
+                method_options=_options_of(method, methods, method_options),
                 scope=scope,
                 round_to=round_to,
                 hardware=hardware,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from lbyl_onnx.methods.registry import (
     method_names,
 )
 from lbyl_onnx.methods.types import Evidence, Ranking
+from lbyl_onnx.sweep.types import Cell
 from tests.support.registries import restored_registries
 
 
@@ -197,3 +200,19 @@ class TestOptions:
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 2
         assert says in result.output
+
+    def test_a_sweep_gives_each_method_its_options(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[Config] = []
+
+        def planned(models: object, configs: Sequence[Config], *rest: object) -> tuple[Cell, ...]:
+            given.extend(configs)
+            return ()
+
+        monkeypatch.setattr(import_module("lbyl_onnx.cli.sweep"), "plan_cells", planned)
+        register_method(OWN)
+        words = ["sweep", "a.onnx", "--out", str(tmp_path), "--methods", "none,own"]
+        words += ["--ratios", "0.3", "--method-option", "threshold=0.25"]
+        assert CliRunner().invoke(main, words).exit_code == 0
+        assert [c.method_options for c in given] == [(), (("threshold", 0.25),)]
