@@ -121,6 +121,11 @@ def rank(criterion: Criterion, evidence: Evidence, keep: int, seed: tuple[int, i
         raise OptionError(
             f"criterion {criterion.name} gives no Ranking of {size} channels down to {keep}"
         )
+    if found.has_losses and len(found.totals) != len(evidence.losses):
+        raise OptionError(
+            f"criterion {criterion.name} gives losses of {len(found.totals)} layers; give one "
+            f"column for each of the {len(evidence.losses)} of its evidence"
+        )
     return found
 
 

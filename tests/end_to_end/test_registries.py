@@ -179,12 +179,20 @@ class TestCriterion:
         assert all(group.restored.startswith("lbyl+") for group in result.groups)
         assert result.after.macs <= 0.6 * result.before.macs
 
-    def test_what_it_gives_is_checked(self) -> None:
+    @pytest.mark.parametrize(
+        ("ranking", "says"),
+        [
+            (Ranking.of_scores(np.ones(3), 1), "no Ranking of 8 channels down to 4"),
+            (Ranking.of_scores(np.ones(8), 6), "no Ranking of 8 channels down to 4"),
+            (Ranking(8, np.arange(4), np.zeros((5, 2)), np.ones(2)), "losses of 2 layers"),
+        ],
+    )
+    def test_what_it_gives_is_checked(self, ranking: Ranking, says: str) -> None:
         def rank(evidence: Evidence, keep: int, rng: np.random.Generator) -> Ranking:
-            return Ranking.of_scores(np.ones(3), 1)
+            return ranking
 
         lbyl_onnx.register_criterion(Criterion("wrong", "", "weights", rank))
-        with pytest.raises(OptionError, match="criterion wrong gives no Ranking of 8 channels"):
+        with pytest.raises(OptionError, match=f"criterion wrong gives {says}"):
             compress(alike(), config=replace(FIRST, method="none", criterion="wrong"))
 
 
