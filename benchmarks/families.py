@@ -30,10 +30,11 @@ from benchmarks.torch_transformers import WORDS
 from lbyl_onnx import Config, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import ChannelMap, Selection
-from lbyl_onnx.config import Method, Scope
+from lbyl_onnx.config import Scope
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.methods.registry import method_names
 from lbyl_onnx.runtime import baseline, timing
 from lbyl_onnx.shapes import Shapes
 from tests.support.oracle import Feeds, Interpreted, deviation, masked, run
@@ -106,7 +107,7 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
         found = Interpreted(model, tensor_info, channels)
         macs: dict[str, float] = {}
         if channels.groups:
-            for ratio, method in product(RATIOS, get_args(Method)):
+            for ratio, method in product(RATIOS, method_names()):
                 case = f"{ratio} {method} {scope}"
                 config = Config(ratio=ratio, method=method, scope=scope, round_to=1, provider="cpu")
                 said, left, off = _compress(path, found, config, shapes[0])
@@ -115,7 +116,7 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
                 worst.append(off)
         scopes[scope] = _coverage(channels, macs)
     opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    runs = sum(len(RATIOS) * len(get_args(Method)) for c in scopes.values() if c.groups)
+    runs = sum(len(RATIOS) * len(method_names()) for c in scopes.values() if c.groups)
     return Outcome(
         family, exporter, "", opset, len(model.graph.node), scopes, runs, max(worst),
         tuple(failures),

@@ -32,26 +32,52 @@ if TYPE_CHECKING:
     from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
     from lbyl_onnx.evaluate.verify import Verification
     from lbyl_onnx.inspection import GroupView, Inspection, inspect
+    from lbyl_onnx.methods.registry import (
+        Criterion,
+        Method,
+        MethodOption,
+        register_criterion,
+        register_method,
+    )
+    from lbyl_onnx.methods.types import (
+        BatchNorm,
+        ConsumerLoss,
+        Delivery,
+        Evidence,
+        FoldedRows,
+        Moments,
+        Ranking,
+    )
     from lbyl_onnx.pipeline import CompressResult, GroupReport, compress
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchNorm",
     "Comparison",
     "CompensationError",
     "CompressResult",
     "Config",
+    "ConsumerLoss",
+    "Criterion",
+    "Delivery",
+    "Evidence",
     "Fidelity",
+    "FoldedRows",
     "GroupReport",
     "GroupView",
     "Inspection",
     "InstallationError",
     "LbylOnnxError",
+    "Method",
+    "MethodOption",
     "ModelError",
+    "Moments",
     "NothingToPruneError",
     "OptionError",
     "OutputError",
     "OutputFidelity",
+    "Ranking",
     "Refusal",
     "TargetError",
     "TargetReport",
@@ -61,6 +87,8 @@ __all__ = [
     "compare_models",
     "compress",
     "inspect",
+    "register_criterion",
+    "register_method",
 ]
 
 # Where each public name is, once it is asked for: the parent process of the command line is up
@@ -81,6 +109,22 @@ _HOMES = {
         "VerificationError",
     ),
     "inspection": ("GroupView", "Inspection", "inspect"),
+    "methods.registry": (
+        "Criterion",
+        "Method",
+        "MethodOption",
+        "register_criterion",
+        "register_method",
+    ),
+    "methods.types": (
+        "BatchNorm",
+        "ConsumerLoss",
+        "Delivery",
+        "Evidence",
+        "FoldedRows",
+        "Moments",
+        "Ranking",
+    ),
     "pipeline": ("CompressResult", "GroupReport", "compress"),
     "budget.solve": ("TargetReport",),
     "evaluate.metrics": ("Fidelity", "OutputFidelity"),

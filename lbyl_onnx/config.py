@@ -8,8 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.methods import lbyl, neuron_merging
-from lbyl_onnx.methods.importance import Criterion
+from lbyl_onnx.methods import lbyl, neuron_merging, registry
+from lbyl_onnx.methods.registry import Criterion, Method, MethodOption, OptionValue
 from lbyl_onnx.option_types import READERS, shown
 from lbyl_onnx.shapes import Given, shapes_given
 from lbyl_onnx.target import DEFAULT_RATIO, Kind, Target, parse_target
@@ -19,8 +19,6 @@ ExternalData = Literal["auto", "always", "never"]
 Hardware = Literal["host", "avx2", "avx512", "neon", "cuda", "tensorrt-fp16", "tensorrt-int8"]
 Layout = Literal["auto", "nchw", "nhwc"]
 Provider = Literal["auto", "cpu", "cuda"]
-Method = Literal["none", "nm", "lbyl", "lbyl+"]
-Choice = Literal["auto", "obs", "l2", "l1", "gm", "random"]
 Allocation = Literal["uniform", "auto"]
 
 
@@ -57,12 +55,14 @@ class Config:
     min_channels
         Least number that a group keeps, or all where it has fewer.
     method
-        How the removed channels are restored: not at all (`none`), Neuron Merging (`nm`), LBYL, or
-        by their own statistics (`lbyl+`).
+        How the removed channels are restored: not at all (`none`), Neuron Merging (`nm`), LBYL, by
+        their own statistics (`lbyl+`), or by a method that was registered.
     criterion
         Which channels are kept: those whose loss changes what reads them most (`obs`), the largest
-        by l2 norm, l1 norm, distance to the others (gm), or at random; `auto` is `obs` for `lbyl+`
-        and l2 for the others.
+        by l2 norm, l1 norm, distance to the others (gm), or at random, or by a criterion that was
+        registered; `auto` is the method's own: `obs` for `lbyl+`, l2 for the others.
+    method_options
+        Options of a registered method that are no fields here, by name.
     seed
         Of the random criterion and of the inputs that verify.
     lambda1, lambda2
@@ -101,8 +101,9 @@ class Config:
     ratio_for: tuple[tuple[str, float], ...] = ()
     keep_for: tuple[tuple[str, int], ...] = ()
     min_channels: int = 1
-    method: Method = "lbyl+"
-    criterion: Choice = "auto"
+    method: str = "lbyl+"
+    criterion: str = "auto"
+    method_options: tuple[tuple[str, OptionValue], ...] = ()
     seed: int = 0
     lambda1: float = lbyl.DEFAULT_LAMBDA1
     lambda2: float = lbyl.DEFAULT_LAMBDA2
@@ -141,8 +142,6 @@ class Config:
         if self.seed < 0:
             raise OptionError(f"seed is {self.seed}; give a whole number of at least 0")
         for name, value, allowed in (
-            ("method", self.method, get_args(Method)),
-            ("criterion", self.criterion, get_args(Choice)),
             ("layout", self.layout, get_args(Layout)),
             ("scope", self.scope, get_args(Scope)),
             ("external_data", self.external_data, get_args(ExternalData)),
@@ -154,10 +153,11 @@ class Config:
                 raise OptionError(
                     f"{name} is {value!r}; give one of {', '.join(map(str, allowed))}"
                 )
-        if self.calibration is not None and self.method != "lbyl+" and not self.by_loss:
+        self._check_registered()
+        if self.calibration is not None and not self.needs_moments:
             raise OptionError(
                 f"calibration is given, but {self.method} with {self.score} looks at no samples; "
-                "use method lbyl+ or criterion obs"
+                f"use {registry.measuring()}"
             )
         if (self.mean or self.std) and self.calibration is None:
             raise OptionError("mean and std are of calibration images; give calibration too")
@@ -172,6 +172,39 @@ class Config:
                 object.__setattr__(self, field.name, READERS[field.name](value))
             except TypeError as error:
                 raise OptionError(f"{field.name} is {shown(value)}; give {error}") from error
+
+    def _check_registered(self) -> None:
+        """Check the names of method and criterion, and give the method's options their types."""
+        known = {option.name: option for option in self._own_options()}
+        fields_here = {field.name for field in fields(self)}
+        own = {name: known[name] for name in known.keys() - fields_here}
+        names = [name for name, _ in self.method_options]
+        for name in names:
+            if name in known and name not in own:
+                raise OptionError(f"method_options has {name}, which is an option of its own")
+            if name not in own:
+                has = ", ".join(known) or "none"
+                raise OptionError(
+                    f"method_options has {shown(name)}, which is no option of method "
+                    f"{self.method}; its options: {has}"
+                )
+            if names.count(name) > 1:
+                raise OptionError(f"method_options has {name} twice; give it once")
+        try:
+            read = tuple((name, own[name].read(value)) for name, value in self.method_options)
+        except OptionError as error:
+            raise OptionError(f"method_options: {error}") from error
+        object.__setattr__(self, "method_options", read)
+        if registry.find_criterion(self.score).needs == "moments":
+            raise OptionError(
+                f"criterion {self.chosen_by} falls back on {self.score}, which needs moments, too"
+            )
+
+    def _own_options(self) -> tuple[MethodOption, ...]:
+        """Options of the method, and of the one that it falls back on."""
+        entry = self.method_entry
+        more = () if entry.fallback is None else registry.find_method(entry.fallback).options
+        return (*entry.options, *more)
 
     def _check_counts(self) -> None:
         """Check what says how many channels go."""
@@ -217,18 +250,49 @@ class Config:
         return self.allocation or ("uniform" if self.goal.kind == "ratio" else "auto")
 
     @property
+    def method_entry(self) -> Method:
+        """The method as it was registered.
+
+        Raises
+        ------
+        OptionError
+            Where there is none of this name.
+        """
+        return registry.find_method(self.method)
+
+    @property
+    def criterion_entry(self) -> Criterion:
+        """The criterion as it was registered; `auto` is that of the method."""
+        auto = self.criterion == "auto"
+        return registry.find_criterion(self.method_entry.criterion if auto else self.criterion)
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the model has to be measured on samples for its method or its criterion."""
+        return self.by_loss or self.method_entry.needs == "moments"
+
+    @property
     def by_loss(self) -> bool:
-        """Whether channels are chosen by what their loss changes."""
-        return self.criterion == "obs" or (self.criterion == "auto" and self.method == "lbyl+")
+        """Whether channels are chosen by moments: by what their loss changes, as `obs` does."""
+        return self.criterion_entry.needs == "moments"
 
     @property
-    def chosen_by(self) -> Choice:
-        """The criterion that `auto` stands for."""
-        return "obs" if self.by_loss else self.score
+    def chosen_by(self) -> str:
+        """Name of the criterion that `auto` stands for."""
+        return self.criterion_entry.name
 
     @property
-    def score(self) -> Criterion:
-        """The criterion for channels that are chosen by their weights alone."""
-        if self.criterion == "auto" or self.criterion == "obs":
-            return "l2"
-        return self.criterion
+    def score(self) -> str:
+        """Name of the criterion for channels that are chosen by their weights alone."""
+        return self.criterion_entry.fallback if self.by_loss else self.chosen_by
+
+    @property
+    def mixes(self) -> bool:
+        """Whether channels are mixed where they can be: not where the user has chosen them."""
+        return self.method_entry.mixes and self.chosen_by == self.method_entry.criterion
+
+    def options_of(self, method: Method) -> dict[str, OptionValue]:
+        """Return the keyword arguments of a method's `deliver`, for this one or its fallback."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given |= dict(self.method_options)
+        return {option.name: given.get(option.name, option.default) for option in method.options}

@@ -127,6 +127,19 @@ def _by_glob(read: Read) -> Read:
     return pairs
 
 
+def _by_name(value: object) -> tuple[tuple[str, Any], ...]:
+    items = value.items() if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping | list | tuple):
+        raise TypeError("a table by the names of the method's options")
+    found = _entries(items)
+    for pair in found:
+        named = isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)
+        if not (named and isinstance(pair[1], str | Real | np.bool_)):
+            raise TypeError("a table of numbers and texts by the names of the method's options")
+    # Of each value the method's option tells the type.
+    return tuple((_text(name), _text(v) if isinstance(v, str) else v) for name, v in found)
+
+
 READERS: Mapping[str, Read] = {
     **dict.fromkeys(("ratio", "fidelity", "lambda1", "lambda2"), _number),
     **dict.fromkeys(("cosine_threshold", "cosine_weight"), _number),
@@ -139,6 +152,7 @@ READERS: Mapping[str, Read] = {
     "round_to": _step,
     "ratio_for": _by_glob(_number),
     "keep_for": _by_glob(_whole),
+    "method_options": _by_name,
     "calibration": _path,
     "input_shape": read_shapes,
 }

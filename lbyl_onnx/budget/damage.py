@@ -14,8 +14,8 @@ from lbyl_onnx.channels.affine import producer_matrix
 from lbyl_onnx.channels.groups import ChannelGroup
 from lbyl_onnx.compensate.group import Step, ranking_of
 from lbyl_onnx.compensate.selection import KeptCounts
-from lbyl_onnx.methods.importance import scores
-from lbyl_onnx.methods.obs import Ranking
+from lbyl_onnx.methods.importance import l2
+from lbyl_onnx.methods.types import Ranking
 from lbyl_onnx.observe.sensitivity import sensitivities
 from lbyl_onnx.observe.session import ObservationRound, Prepared
 from lbyl_onnx.types import Floats
@@ -87,14 +87,14 @@ def curves(prepared: Prepared, ways: Mapping[int, Ranking], least: KeptCounts) -
     usual = float(np.median([*known.values()])) if known else 1.0
     totals: dict[int, float] = defaultdict(float)
     for group in prepared.groups:
-        if group.key in ways:
+        if group.key in ways and ways[group.key].has_losses:
             for place, total in zip(group.consumers, ways[group.key].totals, strict=True):
                 totals[place.slot.node] += float(total)
     found: dict[int, Curve] = {}
     for group in prepared.groups:
         way = ways.get(group.key)
         nodes = [place.slot.node for place in group.consumers]
-        if way is None:
+        if way is None or not way.has_losses:
             errors = _by_weights(prepared, group, least[group.key])
             weight = sum(known.get(node, usual) for node in nodes)
             damage = -np.log1p(-np.minimum(errors, MOST_LOST)) * weight
@@ -129,6 +129,6 @@ def _sensitivities(prepared: Prepared) -> dict[int, float]:
 def _by_weights(prepared: Prepared, group: ChannelGroup, least: int) -> Floats:
     """Share of the producers' squared weights that goes with the smallest channels."""
     rows = producer_matrix(prepared.analyzed.graph, prepared.analyzed.tensor_info, group)
-    power = np.sort(scores(rows, None, "l2", [0]) ** 2)
+    power = np.sort(l2(rows) ** 2)
     gone = np.concatenate([[0.0], np.cumsum(power)])[: group.size - least + 1]
     return np.asarray(gone / (power.sum() or 1.0), dtype=np.float64)

@@ -32,7 +32,7 @@ from lbyl_onnx.compensate.group import Fitted
 from lbyl_onnx.config import Allocation, Config
 from lbyl_onnx.errors import TargetError
 from lbyl_onnx.graph.costs import Costs
-from lbyl_onnx.methods.obs import Ranking
+from lbyl_onnx.methods.types import Ranking
 from lbyl_onnx.observe.session import Measurement, Prepared, rounds
 from lbyl_onnx.rewrite.build import ModelBuilder
 from lbyl_onnx.runtime import timing
@@ -204,7 +204,7 @@ def _budgeted(
         return macs, goal.budget(float(costs.macs)) if goal.kind == "macs" else math.inf
     analyzed, groups = prepared.analyzed, prepared.groups
     count = counted_parameters if goal.kind == "params" else counted_bytes
-    biases = prepared.config.method == "lbyl+"
+    biases = prepared.config.method_entry.adds_bias
     predicted = count(
         analyzed.model, analyzed.tensor_info, analyzed.channels, groups, analyzed.graph, biases
     )

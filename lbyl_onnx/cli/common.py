@@ -75,6 +75,27 @@ input_shape_option = click.option(
     metavar="[NAME:]1,3,48,320",
     help="Shape of an input, for what runs and is counted; repeat it for others.",
 )
+
+
+def _method_options(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """Read NAME=VALUE, as often as it is given; the method tells the value's type."""
+    parts = [value.partition("=") for value in values]
+    for value, (name, equals, _) in zip(values, parts, strict=True):
+        if not (name and equals):
+            raise click.BadParameter(f"{shown(value)}: give NAME=VALUE")
+    return tuple((name, value) for name, _, value in parts)
+
+
+method_option_option = click.option(
+    "--method-option",
+    "method_options",
+    multiple=True,
+    callback=_method_options,
+    metavar="NAME=VALUE",
+    help="Option of a method that was registered from Python; repeat it for others.",
+)
 json_option = click.option(
     "--json",
     "json_path",

@@ -21,6 +21,7 @@ from lbyl_onnx.cli.common import (
     hardware_option,
     input_shape_option,
     json_option,
+    method_option_option,
     numbers,
     pairs,
     round_option,
@@ -32,9 +33,16 @@ from lbyl_onnx.cli.common import (
 )
 from lbyl_onnx.cli.config_file import read_options
 from lbyl_onnx.cli.help import SectionedCommand, command_line
-from lbyl_onnx.config import Allocation, Choice, Config, ExternalData, Layout, Method, Provider
+from lbyl_onnx.config import Allocation, Config, ExternalData, Layout, Provider
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.io.text_file import StagedText, staged_text
+from lbyl_onnx.methods.registry import (
+    CRITERIA,
+    METHODS,
+    criterion_names,
+    method_names,
+    summaries,
+)
 from lbyl_onnx.report.html import Origin, as_html
 from lbyl_onnx.report.json import as_json
 from lbyl_onnx.report.terminal import print_result
@@ -45,7 +53,8 @@ from lbyl_onnx.target import Kind
 _DEFAULT = Config()
 _SECTIONS = {
     "How much, and how": (
-        "--ratio", "--method", "--criterion", "--lambda1", "--lambda2", "--seed", "--config",
+        "--ratio", "--method", "--criterion", "--lambda1", "--lambda2", "--method-option", "--seed",
+        "--config",
     ),
     "Targets in place of a ratio": ("--macs", "--params", "--size", "--latency", "--fidelity"),
     "Which channels": (
@@ -118,18 +127,19 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 )
 @click.option(
     "--method",
-    type=click.Choice(get_args(Method)),
+    type=click.Choice(method_names()),
     default=_DEFAULT.method,
     show_default=True,
-    help="How the removed channels are restored.",
+    help=f"How the removed channels are restored. {summaries(METHODS.values())}.",
 )
 @click.option(
     "--criterion",
-    type=click.Choice(get_args(Choice)),
+    type=click.Choice(("auto", *criterion_names())),
     default=_DEFAULT.criterion,
     show_default=True,
-    help="Which channels are kept: by what their loss changes (obs), by norm, by distance (gm).",
+    help=f"Which channels are kept. auto: as the method asks; {summaries(CRITERIA.values())}.",
 )
+@method_option_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
 @click.option(
     "--lambda1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,6 +25,7 @@ from lbyl_onnx.cli.common import (
     hardware_option,
     input_shape_option,
     json_option,
+    method_option_option,
     round_option,
     say,
     scope_option,
@@ -31,9 +33,10 @@ from lbyl_onnx.cli.common import (
     write_json_to,
 )
 from lbyl_onnx.cli.help import SectionedCommand
-from lbyl_onnx.config import Choice, Config, Hardware, Method, Provider, Scope
+from lbyl_onnx.config import Config, Hardware, Provider, Scope
 from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.io.text_file import write_whole
+from lbyl_onnx.methods.registry import criterion_names, find_method, method_names
 from lbyl_onnx.shapes import Given
 from lbyl_onnx.sweep import schedulers
 from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
@@ -49,6 +52,7 @@ _SECTIONS = {
         "--ratios",
         "--methods",
         "--criterion",
+        "--method-option",
         "--scope",
         "--round-to",
         "--hardware",
@@ -86,9 +90,18 @@ def _ratios(context: click.Context, parameter: click.Parameter, value: str) -> t
 
 def _methods(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     methods = tuple(dict.fromkeys(value.split(",")))
-    if not set(methods) <= set(get_args(Method)):
-        raise click.BadParameter(f"give some of {','.join(get_args(Method))}")
+    if not set(methods) <= set(method_names()):
+        raise click.BadParameter(f"give some of {','.join(method_names())}")
     return methods
+
+
+def _options_of(
+    method: str, methods: Sequence[str], given: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Return the options that a method has, with those that no method has: an error tells them."""
+    known = {name: {option.name for option in find_method(name).options} for name in methods}
+    others = set().union(*known.values()) - known[method]
+    return tuple((name, value) for name, value in given if name not in others)
 
 
 @click.command("sweep", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
@@ -104,18 +117,19 @@ def _methods(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--methods",
     callback=_methods,
-    default=",".join(get_args(Method)),
+    default=",".join(method_names()),
     show_default=True,
     metavar="M,..",
     help="How the removed channels are restored.",
 )
 @click.option(
     "--criterion",
-    type=click.Choice(get_args(Choice)),
+    type=click.Choice(("auto", *criterion_names())),
     default=_DEFAULT.criterion,
     show_default=True,
     help="Which channels are kept, as for compress.",
 )
+@method_option_option
 @scope_option
 @round_option
 @hardware_option
@@ -166,8 +180,9 @@ def _methods(context: click.Context, parameter: click.Parameter, value: str) -> 
 def sweep(
     models: tuple[str, ...],
     ratios: tuple[float, ...],
-    methods: tuple[Method, ...],
-    criterion: Choice,
+    methods: tuple[str, ...],
+    criterion: str,
+    method_options: tuple[tuple[str, str], ...],
     scope: Scope,
     round_to: int | Literal["auto"],
     hardware: Hardware,
@@ -193,6 +208,7 @@ def sweep(
                 ratio=ratio,
                 method=method,
                 criterion=criterion,
+                method_options=_options_of(method, methods, method_options),
                 scope=scope,
                 round_to=round_to,
                 hardware=hardware,

@@ -12,8 +12,7 @@ from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding
 from lbyl_onnx.graph.layers import layer_weight
 from lbyl_onnx.graph.model_graph import Graph, Node
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.methods.obs import ConsumerLoss
-from lbyl_onnx.methods.types import Moments
+from lbyl_onnx.methods.types import ConsumerLoss, Moments
 from lbyl_onnx.types import Floats
 
 

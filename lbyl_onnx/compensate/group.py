@@ -12,20 +12,29 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.channels.affine import Response, not_finite
+from lbyl_onnx.channels.affine import not_finite
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal
 from lbyl_onnx.channels.paths import LinearPath, linear_path
 from lbyl_onnx.compensate.consumer_loss import _together, consumer_losses
 from lbyl_onnx.compensate.fits import ConsumerFit, ConsumerMixing, ProducerMixing, Repairs
 from lbyl_onnx.compensate.linear_mixing import mixture
-from lbyl_onnx.compensate.selection import GroupPlan, KeptCounts, PruningPlan, choose_channels
+from lbyl_onnx.compensate.selection import (
+    GroupPlan,
+    KeptCounts,
+    PruningPlan,
+    choose_channels,
+    evidence_of,
+    rank,
+)
 from lbyl_onnx.compensate.variance import OutputContribution, Statistics, modelled, part
 from lbyl_onnx.config import Config
+from lbyl_onnx.errors import OptionError
 from lbyl_onnx.graph.sharing import same_everywhere
-from lbyl_onnx.methods import lbyl, neuron_merging, none, reduced_rank
-from lbyl_onnx.methods.obs import Ranking, eliminate
-from lbyl_onnx.methods.types import Delivery, Moments
+from lbyl_onnx.methods import reduced_rank
+from lbyl_onnx.methods.obs import eliminate
+from lbyl_onnx.methods.registry import Method, find_method
+from lbyl_onnx.methods.types import ConsumerLoss, Delivery, FoldedRows, Moments, Ranking
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import key_of
 from lbyl_onnx.observe.pooling import averaged, deliveries
@@ -97,7 +106,7 @@ def fit(
         analyzed.graph, analyzed.tensor_info, groups, counts, config.score, config.seed
     )
     entries = {entry.group.key: entry for entry in plan.groups}
-    if prepared.run is None or not (config.method == "lbyl+" or config.by_loss):
+    if prepared.run is None or not config.needs_moments:
         outcomes = [_by_weights(analyzed, entry, config) for entry in _told(plan.groups, step)]
         return _gathered(prepared, outcomes, None)
     outcomes, before = [], dict[int, SampleMoments]()
@@ -168,25 +177,42 @@ def _parted(analyzed: AnalyzedModel, outcome: _Outcome) -> str:
 def ranking_of(
     prepared: Prepared, round_: ObservationRound, group: ChannelGroup, count: int
 ) -> Ranking | None:
-    """Eliminate a group's channels down to a count; None where it has no moments.
+    """Rank a group's channels down to a count, with losses; None where it has no moments.
 
-    Where the group's channels can be mixed, the losses are those of the mixtures.
+    By `obs` where the user's criterion looks at weights alone, as it predicts no losses. Where the
+    group's channels can be mixed, the losses are those of the mixtures.
     """
     moments = round_.moments(group)
     if isinstance(moments, str):
         return None
     analyzed, readings = prepared.analyzed, consumer_losses(prepared.analyzed, group, moments)
-    found = eliminate(readings, count).spread(_layer_of_each(round_, group))
-    if prepared.config.method != "lbyl+" or not prepared.config.by_loss:
-        return found
-    if _way_to_mix(analyzed, group, moments) is None:
+    if not prepared.config.by_loss:
+        return eliminate(readings, count).spread(_layer_of_each(round_, group))
+    found = _ranked(prepared, round_, group, readings, count)
+    if not prepared.config.mixes or _way_to_mix(analyzed, group, moments) is None:
         return found
     lost = reduced_rank.losses(readings[0].moments, _together(readings))
-    if lost is None:
+    if lost is None or not found.has_losses:
         return found
     # Of what all consumers lose, each is given the same part.
     parts = np.tile(lost[: len(found.losses), None] / len(readings), len(moments))
     return replace(found, losses=parts)
+
+
+def _ranked(
+    prepared: Prepared,
+    round_: ObservationRound,
+    group: ChannelGroup,
+    readings: Sequence[ConsumerLoss],
+    count: int,
+) -> Ranking:
+    """Rank a group's channels by the user's criterion, one that takes moments."""
+    analyzed = prepared.analyzed
+    evidence = evidence_of(analyzed.graph, analyzed.tensor_info, group, readings)
+    number = [other.key for other in prepared.groups].index(group.key)
+    seed = (prepared.config.seed, number)
+    found = rank(prepared.config.criterion_entry, evidence, count, seed)
+    return found.spread(_layer_of_each(round_, group))
 
 
 def _way_to_mix(
@@ -217,23 +243,28 @@ def _by_statistics(
     error: float | None = None
     if config.by_loss:
         way = _way_to_mix(analyzed, group, moments)
-        if config.method == "lbyl+" and way is not None and len(entry.kept) < group.size:
-            outcome = _by_rotation(analyzed, entry, way, moments)
+        if config.mixes and way is not None and len(entry.kept) < group.size:
+            outcome = _by_rotation(analyzed, entry, way, moments, config.method)
             if outcome is not None:
                 return outcome
         if path is None:
-            path = eliminate(consumer_losses(analyzed, group, moments), len(entry.kept))
-            path = path.spread(_layer_of_each(round_, group))
+            readings = consumer_losses(analyzed, group, moments)
+            path = _ranked(prepared, round_, group, readings, len(entry.kept))
         entry = GroupPlan(group, path.kept(len(entry.kept)))
-        error = float(np.mean(np.clip(path.losses[len(entry.removed)], 0.0, 1.0)))
-    if config.method != "lbyl+":
+        if path.has_losses:
+            error = float(np.mean(np.clip(path.losses[len(entry.removed)], 0.0, 1.0)))
+    method = config.method_entry
+    if method.needs != "moments":
         return _by_weights(analyzed, entry, config)
-    fits, regular = deliveries(moments, round_.layers[group.key], entry.kept)
-    restored = "lbyl+" + (" by window" if any(m.taps > 1 for m in moments) else "")
+
+    def deliver(here: Moments) -> Delivery:
+        return _delivered(method, here, entry, config)
+
+    fits = deliveries(deliver, moments, round_.layers[group.key])
+    restored = method.name + (" by window" if any(m.taps > 1 for m in moments) else "")
     keys = [key_of(group, place) for place in group.consumers]
     restored += ", as Gaussian" if any(round_.sights[key].activation for key in keys) else ""
-    if not regular:
-        restored += ", singular: least squares"
+    restored += _notes(fits)
     whole = [ConsumerFit(group, place, d) for place, d in zip(group.consumers, fits, strict=True)]
     parts = tuple(
         (fit.consumer.slot.node, part(analyzed.graph, analyzed.tensor_info, fit, m))
@@ -244,7 +275,11 @@ def _by_statistics(
 
 
 def _by_rotation(
-    analyzed: AnalyzedModel, entry: GroupPlan, way: LinearPath, moments: Sequence[Moments]
+    analyzed: AnalyzedModel,
+    entry: GroupPlan,
+    way: LinearPath,
+    moments: Sequence[Moments],
+    method: str,
 ) -> _Outcome | None:
     """Mix a group's channels in their producer; None where that cannot be done."""
     group = entry.group
@@ -260,45 +295,60 @@ def _by_rotation(
     kept = GroupPlan(group, found.delivery.kept)
     # Of what all consumers lose, each is given the same part.
     error = min(1.0, found.lost / len(moments))
-    return _Outcome(kept, fits, "lbyl+, channels mixed", moved, error=error)
+    return _Outcome(kept, fits, f"{method}, channels mixed", moved, error=error)
 
 
 def _by_weights(
     analyzed: AnalyzedModel, entry: GroupPlan, config: Config, why: str = ""
 ) -> _Outcome:
     """Fit a group by its weights alone; None for the fits where these are not finite."""
-    fits = [_fit_one(analyzed, entry, place, config) for place in entry.group.consumers]
-    method = "lbyl" if config.method == "lbyl+" else config.method
-    restored = f"{method} ({why})" if why else method
+    method = config.method_entry
+    if method.needs == "moments" and method.fallback is not None:
+        method = find_method(method.fallback)
+    fits = [_fit_one(analyzed, entry, place, config, method) for place in entry.group.consumers]
+    restored = f"{method.name} ({why})" if why else method.name
     known = [fit for fit in fits if fit is not None]
     if len(known) < len(fits):
         return _Outcome(entry, None, restored)
-    if config.method != "none":
+    if method.needs != "nothing":
         shared = averaged([fit.delivery for fit in known], analyzed.layers(entry.group))
         known = [replace(fit, delivery=d) for fit, d in zip(known, shared, strict=True)]
-    return _Outcome(entry, tuple(known), restored)
+    return _Outcome(entry, tuple(known), restored + _notes([fit.delivery for fit in known]))
 
 
 def _fit_one(
-    analyzed: AnalyzedModel, entry: GroupPlan, consumer: GroupBinding, config: Config
+    analyzed: AnalyzedModel,
+    entry: GroupPlan,
+    consumer: GroupBinding,
+    config: Config,
+    method: Method,
 ) -> ConsumerFit | None:
     """Fit one consumer; None where the group's weights are not finite."""
-    if config.method == "none":
-        return ConsumerFit(entry.group, consumer, none.deliver(entry.group.size, entry.kept))
+    if method.needs == "nothing":
+        found = _delivered(method, entry.group.size, entry, config)
+        return ConsumerFit(entry.group, consumer, found)
     response = analyzed.respond(entry.group, consumer)
     if response is None:
         return None
-    return ConsumerFit(
-        entry.group, consumer, response.at_consumer(_deliver(response, entry, config))
-    )
+    found = _delivered(method, response.rows, entry, config)
+    return ConsumerFit(entry.group, consumer, response.at_consumer(found))
 
 
-def _deliver(response: Response, entry: GroupPlan, config: Config) -> Delivery:
-    if config.method == "nm":
-        return neuron_merging.deliver(
-            response.rows,
-            entry.kept,
-            cosine_threshold=config.cosine_threshold,
-            cosine_weight=config.cosine_weight,
+def _delivered(
+    method: Method, evidence: int | FoldedRows | Moments, entry: GroupPlan, config: Config
+) -> Delivery:
+    """Let a method deliver, and check that what it gives is of these channels."""
+    found = method.deliver(evidence, entry.kept, **config.options_of(method))
+    taps = (1, evidence.taps) if isinstance(evidence, Moments) else (1,)
+    given = isinstance(found, Delivery) and found.size == entry.group.size and found.taps in taps
+    if not given or not np.array_equal(found.kept, entry.kept):
+        raise OptionError(
+            f"method {method.name} gives no Delivery from {len(entry.kept)} kept channels to all "
+            f"{entry.group.size}"
         )
-    return lbyl.deliver(response.rows, entry.kept, lambda1=config.lambda1, lambda2=config.lambda2)
+    return found
+
+
+def _notes(found: Iterable[Delivery]) -> str:
+    """What the deliveries of a group say of themselves, each once."""
+    return "".join(f", {note}" for note in dict.fromkeys(d.note for d in found) if note)

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from lbyl_onnx.methods.registry import Method, MethodOption, register_method
 from lbyl_onnx.methods.types import Delivery, FoldedRows, checked_kept, removed_channels
 
 # Mid-range of what the paper publishes: 1e-6 to 5e-4 for lambda1, 1e-4 to 0.1 for lambda2.
@@ -281,3 +282,17 @@ def _minimise(problem: _Problem, spectrum: _Spectrum) -> NDArray[np.float64]:
         seen + gain[:, None] * bias_seen
     ) @ spectrum.basis.T + rest_gain[:, None] * rest
     return solution
+
+
+register_method(
+    Method(
+        "lbyl",
+        "LBYL",
+        "rows",
+        deliver,
+        (
+            MethodOption("lambda1", DEFAULT_LAMBDA1, "weight of the BatchNorm error", 0.0),
+            MethodOption("lambda2", DEFAULT_LAMBDA2, "weight of the activation error", 0.0),
+        ),
+    )
+)

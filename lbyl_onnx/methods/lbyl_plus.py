@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from lbyl_onnx.methods.registry import Method, register_method
 from lbyl_onnx.methods.types import Delivery, Moments, checked_kept, removed_channels
 
 
@@ -54,10 +57,30 @@ def deliver(moments: Moments, kept: ArrayLike) -> tuple[Delivery, bool]:
     except scipy.linalg.LinAlgError:
         regular = False
         rows = np.asarray(scipy.linalg.lstsq(system, c[np.ix_(k, p)])[0], dtype=np.float64).T
+    rows = np.ascontiguousarray(rows)
     shift = moments.mean[p] - rows @ moments.mean[k]
-    return Delivery(kept, np.ascontiguousarray(rows), shift, taps), regular
+    return Delivery(kept, rows, shift, taps), regular
 
 
 def _columns(channels: NDArray[np.intp], taps: int) -> NDArray[np.intp]:
     columns = channels[:, None] * taps + np.arange(taps)  # (channels, taps)
     return columns.reshape(-1)
+
+
+def _deliver(moments: Moments, kept: ArrayLike) -> Delivery:
+    delivery, regular = deliver(moments, kept)
+    return delivery if regular else replace(delivery, note="singular: least squares")
+
+
+register_method(
+    Method(
+        "lbyl+",
+        "LBYL by the channels' own statistics",
+        "moments",
+        _deliver,
+        criterion="obs",
+        fallback="lbyl",
+        adds_bias=True,
+        mixes=True,
+    )
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lbyl_onnx.methods.registry import Method, MethodOption, register_method
 from lbyl_onnx.methods.types import Delivery, FoldedRows, checked_kept, removed_channels
 
 # Within what the paper publishes for convolutions: t 0.1 to 0.45, lambda 0.7 to 0.85.
@@ -119,3 +120,17 @@ def _bias_distance(
     spread = gap.max(axis=1, keepdims=True) - low
     scaled: NDArray[np.float64] = (gap - low) / np.where(spread > 0.0, spread, 1.0)
     return scaled
+
+
+register_method(
+    Method(
+        "nm",
+        "Neuron Merging",
+        "rows",
+        deliver,
+        (
+            MethodOption("cosine_threshold", DEFAULT_COSINE_THRESHOLD, "t", -1.0, 1.0),
+            MethodOption("cosine_weight", DEFAULT_COSINE_WEIGHT, "lambda", 0.0, 1.0),
+        ),
+    )
+)

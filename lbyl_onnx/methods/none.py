@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lbyl_onnx.methods.registry import Method, register_method
 from lbyl_onnx.methods.types import Delivery, checked_kept
 
 
@@ -32,3 +33,6 @@ def deliver(n: int, kept: ArrayLike) -> Delivery:
     removed = n - kept.size
     # Zeros that take no memory, however large the group.
     return Delivery(kept, np.broadcast_to(0.0, (removed, kept.size)), np.zeros(removed))
+
+
+register_method(Method("none", "drop only", "nothing", deliver))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from lbyl_onnx.methods.types import Moments
+from lbyl_onnx.methods.registry import Criterion, register_criterion
+from lbyl_onnx.methods.types import ConsumerLoss, Evidence, Ranking
 from lbyl_onnx.types import Floats
 
 # Channels that go at a time: one in so many of those that are there.
@@ -26,36 +27,6 @@ _TINY = float(np.finfo(np.float64).tiny) ** 0.5
 # Columns above which a channel's taps are taken for samples of one value: the choice would
 # otherwise take longer than the restoration, which tells them apart at any size.
 LARGEST = 1200
-
-
-@dataclass(frozen=True, eq=False)
-class ConsumerLoss:
-    """How one consumer reads the channels.
-
-    Attributes
-    ----------
-    moments : Moments
-        Of its input, D columns.
-    gram : (D, D) float64
-        Inner products of the consumer's weights over its outputs, ``B^T B``.
-    """
-
-    moments: Moments
-    gram: Floats
-
-    @property
-    def total(self) -> float:
-        """Variance of the consumer's outputs, summed over them."""
-        return float(np.einsum("ij,ij->", self.gram, self.moments.covariance))
-
-    def reduced(self) -> ConsumerLoss:
-        """Return the reading by whole channels where it is too large."""
-        taps, size = self.moments.taps, len(self.gram)
-        if size <= LARGEST or taps == 1:
-            return self
-        n = size // taps
-        gram = np.einsum("itjt->ij", self.gram.reshape(n, taps, n, taps))
-        return ConsumerLoss(self.moments.per_channel(), gram)
 
 
 @dataclass
@@ -141,37 +112,6 @@ class _State:
         return columns.reshape(-1)
 
 
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """The order in which channels go, and what that costs each consumer.
-
-    Attributes
-    ----------
-    size : int
-        Channels of the group, n.
-    order : (m,) intp
-        Channels that go, first to last.
-    losses : (m + 1, consumers) float64
-        Squared error of each consumer's output once that many have gone, as a share of the
-        variance that the group gives it; the first row is 0.
-    totals : (consumers,) float64
-        That variance, summed over the output's channels as what follows scales them.
-    """
-
-    size: int
-    order: NDArray[np.intp]
-    losses: Floats
-    totals: Floats
-
-    def kept(self, count: int) -> NDArray[np.intp]:
-        """Return the (count,) channels that are left, ascending."""
-        return np.setdiff1d(np.arange(self.size), self.order[: self.size - count])
-
-    def spread(self, layers: NDArray[np.intp]) -> Ranking:
-        """Give each consumer the losses and the total of its layer, (consumers,)."""
-        return replace(self, losses=self.losses[:, layers], totals=self.totals[layers])
-
-
 def eliminate(readings: Sequence[ConsumerLoss], count: int) -> Ranking:
     """Take channels away, one or a few at a time, those first whose loss changes least.
 
@@ -184,7 +124,7 @@ def eliminate(readings: Sequence[ConsumerLoss], count: int) -> Ranking:
 
     Returns
     -------
-    Elimination
+    Ranking
         What goes to keep any number from `count` up is a prefix of its order.
 
     Notes
@@ -195,7 +135,7 @@ def eliminate(readings: Sequence[ConsumerLoss], count: int) -> Ranking:
     cheapest go, B and Q are brought up to date, and so on. Each consumer counts relative to the
     variance of its output. O(D^3) time.
     """
-    readings = [reading.reduced() for reading in readings]
+    readings = [reduced(reading) for reading in readings]
     n = len(readings[0].gram) // readings[0].moments.taps
     states = [_begin(reading) for reading in readings]
     held, alive = np.arange(n), np.ones(n, dtype=np.bool_)
@@ -218,6 +158,16 @@ def eliminate(readings: Sequence[ConsumerLoss], count: int) -> Ranking:
             held, alive = held[alive], np.ones(left - len(going), dtype=np.bool_)
     totals = np.asarray([state.total for state in states])
     return Ranking(n, np.asarray(order, np.intp), np.concatenate(lost), totals)
+
+
+def reduced(reading: ConsumerLoss) -> ConsumerLoss:
+    """Return a reading by whole channels where it is too large."""
+    taps, size = reading.moments.taps, len(reading.gram)
+    if size <= LARGEST or taps == 1:
+        return reading
+    n = size // taps
+    gram = np.einsum("itjt->ij", reading.gram.reshape(n, taps, n, taps))
+    return ConsumerLoss(reading.moments.per_channel(), gram)
 
 
 def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> NDArray[np.intp]:
@@ -252,3 +202,12 @@ def _begin(reading: ConsumerLoss) -> _State:
         lower = np.tril(lapack.dpotri(factor, lower=True)[0])
         inverse = lower + np.tril(lower, -1).T
     return _State.of(inverse, reading.gram, reading.moments.taps, reading.total or 1.0)
+
+
+def _rank(evidence: Evidence, keep: int, rng: np.random.Generator) -> Ranking:
+    return eliminate(evidence.losses, keep)
+
+
+register_criterion(
+    Criterion("obs", "whose loss changes the layers behind most", "moments", _rank, "l2")
+)

@@ -1,8 +1,9 @@
-"""What passes between the pipeline and the restoration methods: arrays in, arrays out."""
+"""What passes between the pipeline, the criteria and the methods: arrays in, arrays out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -133,6 +134,8 @@ class Delivery:
         The removed channels' part of c, likewise.
     taps : int
         Values of a channel that are told apart; with 1 all of them are delivered alike.
+    note : str
+        What a report is to say of the fit beside the method's name; "" for nothing.
 
     Raises
     ------
@@ -144,6 +147,7 @@ class Delivery:
     rows: NDArray[np.float64]
     shift: NDArray[np.float64]
     taps: int = 1
+    note: str = ""
 
     def __post_init__(self) -> None:
         """Raise ValueError for arrays that break the contract above."""
@@ -179,6 +183,145 @@ class Delivery:
         offset = np.zeros((self.size, self.taps))
         offset[self.removed] = self.shift.reshape(-1, self.taps)
         return offset.reshape(-1)  # (n, taps) -> (n * taps,)
+
+
+@dataclass(frozen=True, eq=False)
+class ConsumerLoss:
+    """How one consumer reads the channels.
+
+    Attributes
+    ----------
+    moments : Moments
+        Of its input, D columns.
+    gram : (D, D) float64
+        Inner products of the consumer's weights over its outputs, ``B^T B``.
+    """
+
+    moments: Moments
+    gram: Floats
+
+    @property
+    def total(self) -> float:
+        """Variance of the consumer's outputs, summed over them."""
+        return float(np.einsum("ij,ij->", self.gram, self.moments.covariance))
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """Parameters of a BatchNormalization that follows a producer of the group.
+
+    Each is (n, places) float64; a channel has more than one place where a Reshape or the groups of
+    a Conv spread it over several of the producer's outputs.
+    """
+
+    gamma: Floats
+    beta: Floats
+    mean: Floats
+    variance: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a criterion knows of the n channels of a group.
+
+    Attributes
+    ----------
+    weight : (n, d) float64
+        The producers' rows as stored, flattened, side by side; a Gemm's bias is appended.
+    batch_norms : tuple of BatchNorm
+        Of the producers that a BatchNormalization follows directly.
+    losses : tuple of ConsumerLoss
+        How each layer reads the channels, with finite moments; empty unless the criterion needs
+        moments.
+    """
+
+    weight: Floats
+    batch_norms: tuple[BatchNorm, ...] = ()
+    losses: tuple[ConsumerLoss, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The order in which channels go, and what that costs each consumer.
+
+    Attributes
+    ----------
+    size : int
+        Channels of the group, n.
+    order : (m,) intp
+        Channels that go, first to last.
+    losses : (m + 1, consumers) float64
+        Squared error of each consumer's output once that many have gone, as a share of the
+        variance that the group gives it; the first row is 0. (0, 0) where the criterion does not
+        predict it.
+    totals : (consumers,) float64
+        That variance, summed over the output's channels as what follows scales them.
+
+    Raises
+    ------
+    ValueError
+        Unless `order` names different channels of the group, and `losses`, where there are any,
+        have a row for each number of channels.
+    """
+
+    size: int
+    order: NDArray[np.intp]
+    losses: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    totals: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for arrays that break the contract above."""
+        order = np.asarray(self.order)
+        named = order.ndim == 1 and np.issubdtype(order.dtype, np.integer)
+        if not named or np.any(order < 0) or np.any(order >= self.size):
+            raise ValueError(f"Ranking.order must hold channels from 0 to {self.size - 1}: (m,)")
+        if len(np.unique(order)) < len(order):
+            raise ValueError("Ranking.order names a channel twice")
+        if self.has_losses and self.losses.shape != (len(order) + 1, len(self.totals)):
+            raise ValueError(
+                f"Ranking.losses has shape {self.losses.shape}; "
+                f"expected {(len(order) + 1, len(self.totals))}"
+            )
+
+    @classmethod
+    def of_scores(cls, scores: NDArray[np.floating[Any]], keep: int) -> Ranking:
+        """Rank by importance: the least important goes first, of equals the higher index.
+
+        Parameters
+        ----------
+        scores : (n,) float
+            The larger, the more worth keeping.
+        keep : int
+            How many are left in the end, 1 to n.
+
+        Raises
+        ------
+        ValueError
+            If ``scores`` is not one-dimensional, holds NaN, or ``keep`` is out of its range.
+        """
+        if scores.ndim != 1:
+            raise ValueError(f"scores has shape {scores.shape}; give one score per channel: (n,)")
+        if np.any(np.isnan(scores)):
+            raise ValueError("scores holds NaN; every channel needs a score that can be compared")
+        if not 1 <= keep <= scores.size:
+            raise ValueError(f"keep is {keep}; keep 1 to {scores.size} of {scores.size} channels")
+        best_first = np.argsort(-scores, kind="stable")
+        return cls(scores.size, best_first[keep:][::-1])
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether the criterion predicts what the consumers lose."""
+        return bool(self.losses.size)
+
+    def kept(self, count: int) -> NDArray[np.intp]:
+        """Return the (count,) channels that are left, ascending."""
+        return np.setdiff1d(np.arange(self.size), self.order[: self.size - count])
+
+    def spread(self, layers: NDArray[np.intp]) -> Ranking:
+        """Give each consumer the losses and the total of its layer, (consumers,)."""
+        if not self.has_losses:
+            return self
+        return replace(self, losses=self.losses[:, layers], totals=self.totals[layers])
 
 
 def checked_kept(n: int, kept: ArrayLike) -> NDArray[np.intp]:

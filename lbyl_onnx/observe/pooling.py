@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lbyl_onnx.channels.analyzed_model import Layer, bias_of
 from lbyl_onnx.channels.groups import ChannelMap
 from lbyl_onnx.graph.model_graph import Graph
-from lbyl_onnx.methods import lbyl_plus
 from lbyl_onnx.methods.types import Delivery, Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.types import Floats
@@ -93,32 +92,38 @@ def pooled_by_layer(moments: Sequence[Moments], found: Sequence[Layer]) -> list[
 
 
 def deliveries(
-    moments: Sequence[Moments], found: Sequence[Layer], kept: NDArray[np.intp]
-) -> tuple[list[Delivery], bool]:
+    deliver: Callable[[Moments], Delivery], moments: Sequence[Moments], found: Sequence[Layer]
+) -> list[Delivery]:
     """Fit each layer once; each consumer's shift is that of its moments.
+
+    Parameters
+    ----------
+    deliver
+        A method that takes moments, for the channels that are kept.
+    moments, found
+        At each consumer, and the layers that the consumers are.
 
     Returns
     -------
-    deliveries
-        One for each consumer.
-    regular
-        Whether no system was singular.
+    list of Delivery
+        One for each consumer. Where uses of one layer have biases of their own, the shift of each
+        is ``m_P - S m_K`` of its mean.
     """
     fitted: dict[int, Delivery] = {}
-    regular = True
     for layer in found:
-        first, good = lbyl_plus.deliver(moments[layer.consumers[0]], kept)
-        regular = regular and good
+        first = deliver(moments[layer.consumers[0]])
         for place in layer.consumers:
-            fitted[place] = _shifted(first, moments[place])
-    return [fitted[place] for place in range(len(moments))], regular
+            same = moments[place] is moments[layer.consumers[0]]
+            fitted[place] = first if same else _shifted(first, moments[place])
+    return [fitted[place] for place in range(len(moments))]
 
 
 def _shifted(delivery: Delivery, moments: Moments) -> Delivery:
     """Return a delivery with the shift c = m_P - S m_K of these moments."""
-    by_channel = moments.mean.reshape(delivery.size, delivery.taps)  # (n * taps,) -> (n, taps)
+    seen = moments if delivery.taps == moments.taps else moments.per_channel()
+    by_channel = seen.mean.reshape(delivery.size, delivery.taps)  # (n * taps,) -> (n, taps)
     left, gone = (by_channel[at].reshape(-1) for at in (delivery.kept, delivery.removed))
-    return Delivery(delivery.kept, delivery.rows, gone - delivery.rows @ left, delivery.taps)
+    return replace(delivery, shift=gone - delivery.rows @ left)
 
 
 def averaged(given: Sequence[Delivery], found: Sequence[Layer]) -> list[Delivery]:

@@ -152,7 +152,7 @@ def prepare(
         Whether statistics are wanted where the method needs none, too.
     """
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
-    wanted = measured or config.method == "lbyl+" or config.by_loss
+    wanted = measured or config.needs_moments
     seen = _sights(analyzed, groups, config, MOST) if wanted else {}
     run = prior = None
     if seen:
@@ -162,7 +162,7 @@ def prepare(
             synthetic = replace(config, calibration=None, mean=(), std=())
             prior = _run(analyzed, baseline, synthetic, folder, views)
     outputs, consumers = dict[int, MomentSpec](), _consumers(groups)
-    if run is not None and config.method == "lbyl+":
+    if run is not None and config.method_entry.needs == "moments":
         outputs = repairable(analyzed.graph, analyzed.tensor_info, analyzed.channels, consumers)
     modelled = frozenset[int]()
     if run is not None and run.noises:

@@ -209,8 +209,9 @@ def _rows(result: CompressResult, details: Details) -> list[Row]:
 def _states(result: CompressResult) -> dict[str, tuple[str, str]]:
     """State and note of each layer that is named by a group or a refusal, by its name."""
     found: dict[str, tuple[str, str]] = {}
+    dropped = result.config.method_entry.needs == "nothing"
     for group in result.groups:
-        restored = "not restored" if group.restored == "none" else f"by {group.restored}"
+        restored = "not restored" if dropped else f"by {group.restored}"
         for name in _producers(group.name):
             found.setdefault(name, ("pruned", restored))
     for refusal in result.refusals:

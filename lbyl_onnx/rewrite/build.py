@@ -21,7 +21,7 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.guard.memory import release
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
-from lbyl_onnx.methods.obs import Ranking
+from lbyl_onnx.methods.types import Ranking
 from lbyl_onnx.observe.session import ObservationRound, Prepared
 from lbyl_onnx.rewrite.assemble import Shapes, apply_edits
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples

@@ -126,7 +126,7 @@ def test_weights_that_are_not_finite_are_refused(bad: float, method: str) -> Non
     value.reshape(-1)[0] = bad
     weight.CopyFrom(numpy_helper.from_array(value, weight.name))
     with pytest.raises(LbylOnnxError, match="finite"):
-        compress(model, config=Config(round_to=1, ratio=0.5, provider="cpu", method=method))  # type: ignore[arg-type]
+        compress(model, config=Config(round_to=1, ratio=0.5, provider="cpu", method=method))
 
 
 def quantised() -> ModelProto:

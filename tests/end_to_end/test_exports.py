@@ -21,7 +21,7 @@ from onnx import ModelProto, TensorProto
 from lbyl_onnx import Config, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Method, Scope
+from lbyl_onnx.config import Scope
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from tests.support.exported import FOLDER, filled, load, names, stripped
@@ -56,7 +56,7 @@ def feeds(model: ModelProto) -> Feeds:
     }
 
 
-def cut(monkeypatch: pytest.MonkeyPatch, name: str, method: Method, scope: Scope) -> ModelProto:
+def cut(monkeypatch: pytest.MonkeyPatch, name: str, method: str, scope: Scope) -> ModelProto:
     """Compress an export at 25 %."""
     config = Config(round_to=1, ratio=0.25, method=method, scope=scope, provider="cpu")
     result = compress(interpreted(name, scope).model, config=config)

@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from lbyl_onnx import Config, NothingToPruneError, compress
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Method, Scope
+from lbyl_onnx.config import Scope
 from tests.support.net import Net
 from tests.support.oracle import assert_same, interpret, make_feeds, masked, run
 
@@ -191,7 +191,7 @@ def test_dropping_equals_the_zero_masked_original(
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(model=graphs(), method=methods, scope=scopes)
 def test_restoring_verifies_on_whatever_is_drawn(
-    model: ModelProto, method: Method, scope: Scope
+    model: ModelProto, method: str, scope: Scope
 ) -> None:
     if not interpret(model, Selection(scope=scope)).plan(0.5):
         return

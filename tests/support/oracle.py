@@ -17,7 +17,6 @@ from lbyl_onnx import CompressResult, Config, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import ChannelMap, Selection
 from lbyl_onnx.compensate.selection import GroupPlan, choose_channels
-from lbyl_onnx.config import Method
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.importance import kept_count
@@ -211,7 +210,7 @@ def compressed(model: ModelProto, config: Config | None = None) -> ModelProto:
 
 
 @cache
-def outcome(name: str, method: Method, ratio: float) -> CompressResult:
+def outcome(name: str, method: str, ratio: float) -> CompressResult:
     """Compress one of `MODELS`, once for all tests."""
     return compress(
         MODELS[name](), config=Config(round_to=1, ratio=ratio, method=method, provider="cpu")
