@@ -68,6 +68,7 @@ class Config:
         "Share of each group's channels to remove: of n channels, floor(n (1 - ratio)) stay, "
         "at least one.",
         HOW_MUCH,
+        metavar="R",
         bounds=_RATIO,
     )
     macs: str | float | None = option(
@@ -91,7 +92,6 @@ class Config:
         "Smallest model whose outputs on the samples each have this cosine with the original's "
         "(of whole numbers: this share equal).",
         TARGETS,
-        metavar="X",
         bounds=Bounds(0, 1, above=True, below=True),
     )
     allocation: Allocation | None = option(
@@ -252,7 +252,8 @@ class Config:
         (),
         SHAPES,
         "Shape of an input at which the model is measured, counted, timed and first verified; "
-        "repeat it for other inputs. Without it, sizes are tried until the model runs.",
+        "repeat it for other inputs. Without it, sizes are tried until the model runs, and channel "
+        "counts that weights prescribe are taken from them.",
         SAMPLES,
     )
 

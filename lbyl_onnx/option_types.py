@@ -150,8 +150,8 @@ class OptionType:
     by_glob: bool = False
 
 
-NUMBER = OptionType("FLOAT", _number)
-WHOLE = OptionType("INTEGER", _whole)
+NUMBER = OptionType("X", _number)
+WHOLE = OptionType("N", _whole)
 TEXT = OptionType("TEXT", _text)
 PATH = OptionType("PATH", _path)
 AMOUNT = OptionType("50%|N", _amount)

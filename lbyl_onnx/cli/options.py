@@ -71,13 +71,12 @@ def _attributes(option: Option, default: Any) -> dict[str, Any]:
     """Return the arguments of `click.option`."""
     words = _WORDS[option.type]
     choice = None if option.choices is None else click.Choice(option.choices())
-    named = choice is None and option.type not in _NAMED_BY_CLICK
     return {
         "type": choice or words.type,
         "callback": words.callback,
         "multiple": words.multiple,
-        "metavar": option.metavar or (option.type.name if named else None),
-        "default": default,
+        "metavar": option.metavar or (option.type.name if choice is None else None),
+        "default": None if default == () else default,  # click would read it as a text
         "show_default": default not in (None, ()),
         "help": option.help.replace("`", ""),
     }
@@ -93,11 +92,9 @@ def _whole_or_auto(context: click.Context, parameter: click.Parameter, value: st
 
 
 def _numbers(
-    context: click.Context, parameter: click.Parameter, value: str | tuple[float, ...]
+    context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[float, ...]:
     """Read numbers that commas part."""
-    if not isinstance(value, str):  # the default
-        return value
     try:
         found = tuple(float(part) for part in value.split(",")) if value else ()
     except ValueError as error:
@@ -154,5 +151,3 @@ _WORDS: Mapping[OptionType, _Words] = {
     types.WHOLE_BY_GLOB: _Words(callback=_whole_pairs, multiple=True),
     types.SHAPES: _Words(callback=_shapes, multiple=True),
 }
-# Click's own words say what these are.
-_NAMED_BY_CLICK = (types.NUMBER, types.WHOLE, types.TEXT)
