@@ -400,4 +400,4 @@ def combined(first: Mapping[str, Any], second: Mapping[str, Any]) -> Config:
 def hint(name: str) -> str:
     """Return what to write in place of an option's name that there is not."""
     near = get_close_matches(name, OPTIONS, 1)
-    return f"did you mean {near[0]}?" if near else f"it may be {', '.join(OPTIONS)}"
+    return f"did you mean {near[0]}?" if near else f"the options are {', '.join(OPTIONS)}"
