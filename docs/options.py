@@ -16,18 +16,21 @@ BEGIN, END = "<!-- options: python -m docs.options -->", "<!-- end of options --
 
 def table() -> str:
     """Return the options as Markdown, section by section."""
-    lines = ["| option | | default |", "| --- | --- | --- |"]
+    lines = ["| option | values | | default |", "| --- | --- | --- | --- |"]
     for section in SECTIONS:
-        lines.append(f"| **{section}** | | |")
+        lines.append(f"| **{section}** | | | |")
         lines += [_row(name, o) for name, o in OPTIONS.items() if o.section == section]
     return "\n".join(lines)
 
 
 def _row(name: str, option: Option) -> str:
-    values = "|".join(option.choices()) if option.choices is not None else option.type.name
-    shown = f"{flag(name)} {option.metavar or values}".replace("|", r"\|")
+    if option.choices is not None:
+        values = option.choices()
+    else:
+        values = (option.metavar or option.type.name).split("|")  # a bar would end the cell
+    listed = ", ".join(f"`{value}`" for value in values)
     default = "" if DEFAULTS[name] in (None, ()) else f"`{DEFAULTS[name]}`"
-    return f"| `{shown}` | {option.help} | {default} |"
+    return f"| `{flag(name)}` | {listed} | {option.help} | {default} |"
 
 
 def filled(page: str) -> str:

@@ -88,6 +88,11 @@ def compare_models(
     input_shape
         Their shapes, by the names of the inputs; the name may be empty where there is one.
 
+    Returns
+    -------
+    Comparison
+        How near the outputs are, and how long each takes.
+
     Raises
     ------
     CalibrationError

@@ -73,7 +73,7 @@ def test_the_tables_are_those_of_the_declarations(page: str) -> None:
     text = (ROOT / page).read_text()
     assert tables.filled(text) == text, "write the tables anew: python -m docs.options"
     for name in NAMES:
-        assert any(line.startswith(f"| `{flag(name)}") for line in text.splitlines()), name
+        assert any(line.startswith(f"| `{flag(name)}` |") for line in text.splitlines()), name
 
 
 BOUNDS: dict[str, tuple[dict[str, Any], str]] = {
