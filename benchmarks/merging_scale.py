@@ -15,13 +15,11 @@ import onnx.numpy_helper
 from numpy.typing import NDArray
 
 from lbyl_onnx import Config
-from lbyl_onnx.channels.affine import respond
-from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.compensate.fits import ConsumerFit
 from lbyl_onnx.compensate.selection import choose_channels
-from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.graph import source
 from lbyl_onnx.io.lazy_array import load
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.methods.types import Delivery, FoldedRows, removed_channels
@@ -72,16 +70,17 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
     It computes what the model without them would; nothing is verified.
     """
     baseline = run_baseline(path, providers.provider_name("cpu"), config.seed)
-    model = onnx.load(path)
-    tensor_info = TensorInfo(model, baseline.first, baseline.second)
-    graph = to_graph(model)
-    channels = find_channels(graph, tensor_info, Selection(config.include, config.exclude))
+    files = source.check_source(path)
+    selection = Selection(config.include, config.exclude)
+    analyzed = AnalyzedModel.open(files, baseline.shape_sets[:2], selection)
+    model, graph, tensor_info = analyzed.model, analyzed.graph, analyzed.tensor_info
+    channels = analyzed.channels
     counts = {group.key: kept_count(group.size, config.goal.value) for group in channels.groups}
     plan = choose_channels(graph, tensor_info, channels.groups, counts, config.score, config.seed)
     fits = []
     for entry in plan.groups:
         for place in entry.group.consumers:
-            response = respond(model, graph, tensor_info, channels, entry.group, place)
+            response = analyzed.respond(entry.group, place)
             if response is None:
                 raise ValueError(f"{entry.group.name}: its weights are not finite")
             delivery = inverted_delivery(response.rows, entry.kept, config)

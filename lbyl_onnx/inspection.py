@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,14 @@ import onnx
 from lbyl_onnx import config as lbyl_onnx_config
 from lbyl_onnx.budget.cost_model import counted_macs, counted_parameters
 from lbyl_onnx.budget.damage import curves, rankings
-from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal, Selection
-from lbyl_onnx.channels.refusals import held_elsewhere, refuse_quantised, why_nothing
+from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal, Selection
+from lbyl_onnx.channels.refusals import held_elsewhere, why_nothing
 from lbyl_onnx.config import Config, Scope
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.graph import source
-from lbyl_onnx.graph.costs import Costs, count_costs, node_macs
-from lbyl_onnx.graph.model_graph import Graph, node_name, to_graph
+from lbyl_onnx.graph.costs import Costs, node_macs
+from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io import reader
 from lbyl_onnx.methods.importance import kept_count
@@ -151,35 +150,24 @@ def inspect(
         files = source.check_source(path)
         name = providers.provider_name(provider)
         baseline = run_baseline(path, name, 0, given=given) if sensitivity else None
-        shapes = (
-            input_shapes(path, name, given)
-            if baseline is None
-            else (baseline.first, baseline.second)
-        )
-        proto = files.load()
-        tensor_info = TensorInfo(proto, *shapes, files.reader)
-        graph = to_graph(proto)
-        refuse_quantised(graph)
-        channels = find_channels(graph, tensor_info, Selection(scope=scope))
-        if not channels.groups and not channels.refusals and held_elsewhere(graph, tensor_info):
+        shapes = input_shapes(path, name, given) if baseline is None else baseline.shape_sets
+        analyzed = AnalyzedModel.open(files, shapes[:2], Selection(scope=scope))
+        found, graph, tensor_info = analyzed.channels, analyzed.graph, analyzed.tensor_info
+        if not found.groups and not found.refusals and held_elsewhere(graph, tensor_info):
             raise NothingToPruneError(why_nothing(graph, tensor_info, ()))
-        views = tuple(_view(proto, graph, tensor_info, group) for group in channels.groups)
-        if baseline is not None:
-            analyzed = AnalyzedModel(proto, files.reader, graph, tensor_info, channels)
-            found = _predicted(analyzed, baseline, config)
-            pairs = zip(channels.groups, views, strict=True)
-            views = tuple(replace(view, predicted=found.get(g.key, ())) for g, view in pairs)
+        predicted = {} if baseline is None else _predicted(analyzed, baseline, config)
+        views = tuple(_view(analyzed, group, predicted) for group in found.groups)
         files.check_unchanged()
-        reach = _reach(proto, graph, tensor_info, channels)
-        return Inspection(count_costs(proto, tensor_info), reach, views, channels.refusals)
+        return Inspection(analyzed.costs, _reach(analyzed), views, found.refusals)
 
 
-def _reach(
-    model: onnx.ModelProto, graph: Graph, tensor_info: TensorInfo, channels: ChannelMap
-) -> Reach:
+def _reach(analyzed: AnalyzedModel) -> Reach:
+    model, tensor_info, channels = analyzed.model, analyzed.tensor_info, analyzed.channels
     groups = channels.groups
     whole = np.asarray([group.size for group in groups], dtype=np.int64)
-    parameters = counted_parameters(model, tensor_info, channels, groups, graph, with_biases=False)
+    parameters = counted_parameters(
+        model, tensor_info, channels, groups, analyzed.graph, with_biases=False
+    )
     macs = counted_macs(model, tensor_info, channels, groups)
     shares = [
         1.0 - cost.at(np.ones_like(whole)) / cost.at(whole) if cost.at(whole) else 0.0
@@ -208,8 +196,9 @@ def _predicted(
 
 
 def _view(
-    model: onnx.ModelProto, graph: Graph, tensor_info: TensorInfo, group: ChannelGroup
+    analyzed: AnalyzedModel, group: ChannelGroup, predicted: Mapping[int, tuple[Predicted, ...]]
 ) -> GroupView:
+    graph, tensor_info, nodes = analyzed.graph, analyzed.tensor_info, analyzed.model.graph.node
     places = (*group.producers, *group.followers, *group.consumers)
     weighted = (*group.producers, *group.consumers)
     return GroupView(
@@ -219,7 +208,8 @@ def _view(
         _names(graph, group.followers),
         _names(graph, group.consumers),
         sum(_share(p, _elements(graph, tensor_info, p)) for p in places),
-        sum(_share(p, node_macs(model.graph.node[p.slot.node], tensor_info)) for p in weighted),
+        sum(_share(p, node_macs(nodes[p.slot.node], tensor_info)) for p in weighted),
+        predicted.get(group.key, ()),
     )
 
 

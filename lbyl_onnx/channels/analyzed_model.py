@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from lbyl_onnx.channels.affine import Response, respond
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
+from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Selection
 from lbyl_onnx.channels.paths import Activation, activation_between
-from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.channels.refusals import refuse_quantised
+from lbyl_onnx.graph.costs import Costs, count_costs
+from lbyl_onnx.graph.model_graph import Graph, to_graph
 from lbyl_onnx.graph.sharing import Sharing
+from lbyl_onnx.graph.source import Source
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft
+from lbyl_onnx.shapes import Shapes
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,42 @@ class AnalyzedModel:
     graph: Graph
     tensor_info: TensorInfo
     channels: ChannelMap
+
+    @classmethod
+    def open(
+        cls, files: Source, shapes: Sequence[Shapes], selection: Selection | None = None
+    ) -> AnalyzedModel:
+        """Read a model and find its channel groups.
+
+        Parameters
+        ----------
+        files
+            Of the model.
+        shapes
+            Sets of input shapes at which it runs, two or more: costs are counted at the first.
+        selection
+            Which groups may be pruned; all of scope `inner` without.
+
+        Raises
+        ------
+        ModelError
+            When a file is no longer what was read at first.
+        NothingToPruneError
+            When the model is quantised.
+        OptionError
+            When a glob of the selection matches no producer.
+        """
+        model, read = files.load(), files.reader
+        tensor_info = TensorInfo(model, shapes[0], shapes[1], read, shapes[2:])
+        graph = to_graph(model)
+        refuse_quantised(graph)
+        channels = find_channels(graph, tensor_info, selection or Selection())
+        return cls(model, read, graph, tensor_info, channels)
+
+    @property
+    def costs(self) -> Costs:
+        """Its parameters and multiply-accumulates."""
+        return count_costs(self.model, self.tensor_info)
 
     @property
     def draft(self) -> ModelDraft:

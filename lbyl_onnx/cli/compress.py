@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 import click
-from click.core import ParameterSource
 
 from lbyl_onnx import __version__, pipeline
 from lbyl_onnx.cli.common import (
@@ -18,53 +16,34 @@ from lbyl_onnx.cli.common import (
     debug_option,
     errors_in_one_line,
     failures_as_warnings,
-    hardware_option,
-    input_shape_option,
     json_option,
-    method_option_option,
-    numbers,
-    pairs,
-    round_option,
     say,
-    scope_option,
     shown_progress,
-    whole_pairs,
     write_json_to,
 )
 from lbyl_onnx.cli.config_file import read_options
 from lbyl_onnx.cli.help import SectionedCommand, command_line
-from lbyl_onnx.config import Allocation, Config, ExternalData, Layout, Provider
+from lbyl_onnx.cli.options import config_options, given_options, sections
+from lbyl_onnx.config import HOW_MUCH, RUNNING, Config, combined
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.io.text_file import StagedText, staged_text
-from lbyl_onnx.methods.registry import (
-    CRITERIA,
-    METHODS,
-    criterion_names,
-    method_names,
-    summaries,
-)
 from lbyl_onnx.report.html import Origin, as_html
 from lbyl_onnx.report.json import as_json
 from lbyl_onnx.report.terminal import print_result
 from lbyl_onnx.report.versions import versions
+from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.runtime.providers import both_distributions
 from lbyl_onnx.target import Kind
 
-_DEFAULT = Config()
-_SECTIONS = {
-    "How much, and how": (
-        "--ratio", "--method", "--criterion", "--lambda1", "--lambda2", "--method-option", "--seed",
-        "--config",
-    ),
-    "Targets in place of a ratio": ("--macs", "--params", "--size", "--latency", "--fidelity"),
-    "Which channels": (
-        "--include", "--exclude", "--scope", "--allocation", "--round-to", "--ratio-for",
-        "--keep-for", "--min-channels", "--hardware",
-    ),
-    "Samples": ("--calibration", "--mean", "--std", "--layout", "--input-shape"),
-    "Running and writing": ("--provider", "--external-data", "--dry-run", "--force"),
+_OWN_SECTIONS = {
+    HOW_MUCH: ("--config",),
+    RUNNING: ("--dry-run", "--force"),
     "Telling": ("--report", "--json", "--quiet", "--debug"),
-}  # fmt: skip
+}
+_SECTIONS = {
+    title: (*sections().get(title, ()), *_OWN_SECTIONS.get(title, ()))
+    for title in {**sections(), **_OWN_SECTIONS}
+}
 _EXAMPLES = """\b
 Examples:
   lbyl-onnx compress in.onnx out.onnx --ratio 0.3
@@ -80,113 +59,13 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 @click.command("compress", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
 @click.argument("model", metavar="IN.onnx")
 @click.argument("output", metavar="OUT.onnx", required=False)
-@click.option(
-    "--ratio",
-    type=float,
-    default=_DEFAULT.ratio,
-    show_default=True,
-    help="Share of each group's channels to remove.",
-)
-@click.option("--macs", metavar="50%|N", help="Most multiply-accumulates, in place of a ratio.")
-@click.option("--params", metavar="50%|N", help="Most parameters.")
-@click.option("--size", metavar="50%|5MB", help="Largest file.")
-@click.option("--latency", metavar="60%|20ms", help="Longest median time in ONNX Runtime.")
-@click.option(
-    "--fidelity", type=float, metavar="X", help="Smallest model of this cosine with the original."
-)
-@click.option(
-    "--allocation",
-    type=click.Choice(get_args(Allocation)),
-    help="The same share of every group, or by predicted damage (auto: for targets).",
-)
-@round_option
-@hardware_option
-@click.option(
-    "--ratio-for", multiple=True, callback=pairs, metavar="GLOB=R", help="Ratio of these producers."
-)
-@click.option(
-    "--keep-for",
-    multiple=True,
-    callback=whole_pairs,
-    metavar="GLOB=N",
-    help="Channels that these producers keep.",
-)
-@click.option(
-    "--min-channels",
-    type=int,
-    default=_DEFAULT.min_channels,
-    show_default=True,
-    help="Least that a group keeps.",
-)
+@config_options()
 @click.option(
     "--config",
     "config_path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Options from a TOML or JSON file; those of the command line come first.",
-)
-@click.option(
-    "--method",
-    type=click.Choice(method_names()),
-    default=_DEFAULT.method,
-    show_default=True,
-    help=f"How the removed channels are restored. {summaries(METHODS.values())}.",
-)
-@click.option(
-    "--criterion",
-    type=click.Choice(("auto", *criterion_names())),
-    default=_DEFAULT.criterion,
-    show_default=True,
-    help=f"Which channels are kept. auto: as the method asks; {summaries(CRITERIA.values())}.",
-)
-@method_option_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
-@click.option(
-    "--lambda1",
-    type=float,
-    default=_DEFAULT.lambda1,
-    show_default=True,
-    help="lbyl: weight of the BatchNorm error.",
-)
-@click.option(
-    "--lambda2",
-    type=float,
-    default=_DEFAULT.lambda2,
-    show_default=True,
-    help="lbyl: weight of the activation error.",
-)
-@scope_option
-@click.option(
-    "--calibration",
-    type=click.Path(),
-    metavar="PATH",
-    help="Unlabelled samples: .npz, .npy or a folder of images; else synthetic ones.",
-)
-@click.option("--mean", callback=numbers, metavar="M,..", help="Of the folder's images, [0, 1].")
-@click.option("--std", callback=numbers, metavar="S,..", help="Likewise.")
-@click.option(
-    "--layout",
-    type=click.Choice(get_args(Layout)),
-    default=_DEFAULT.layout,
-    show_default=True,
-    help="Where images have their channels.",
-)
-@input_shape_option
-@click.option("--include", multiple=True, metavar="GLOB", help="Prune only these producers.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these producers alone.")
-@click.option(
-    "--provider",
-    type=click.Choice(get_args(Provider)),
-    default=_DEFAULT.provider,
-    show_default=True,
-    help="Where ONNX Runtime verifies; auto takes CUDA where it really works.",
-)
-@click.option(
-    "--external-data",
-    type=click.Choice(get_args(ExternalData)),
-    default=_DEFAULT.external_data,
-    show_default=True,
-    help="Whether weights lie in a file beside OUT.onnx; auto: as those of IN.onnx.",
+    help="Options from a TOML or JSON file, by these names; those of the command line come first.",
 )
 @click.option("--dry-run", is_flag=True, help="Do and verify everything, write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
@@ -229,7 +108,7 @@ def compress(
         with ExitStack() as stack:
             page, document = (_staged(path, stack) for path in (report_path, json_path))
 
-            def tell(result: pipeline.CompressResult) -> None:
+            def tell(result: CompressResult) -> None:
                 """Write before the output is: a disk that is full then leaves all as it was."""
                 if page is not None:
                     page.write(as_html(result, Origin(model, command_line(), versions())))
@@ -265,18 +144,7 @@ def _staged(path: str | None, stack: ExitStack) -> StagedText | None:
 
 def _config(context: click.Context, path: Path | None) -> Config:
     """Options of the command line, then those of the file, then the defaults."""
-    names = {field.name for field in fields(Config)}
-    given = {
-        name: value
-        for name, value in context.params.items()
-        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
-    targets = given.keys() & set(get_args(Kind))
-    if len(targets) > 1:
-        raise OptionError(f"{' and '.join(sorted(targets))} are given; give one target")
     read = read_options(path) if path is not None else {}
     if len(read.keys() & set(get_args(Kind))) > 1:
         raise OptionError(f"{path} gives more than one target; give one")
-    if targets:
-        read = {name: value for name, value in read.items() if name not in get_args(Kind)}
-    return Config(**(read | given))
+    return combined(read, given_options(context))

@@ -6,22 +6,19 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from lbyl_onnx.config import Config
+from lbyl_onnx.config import OPTIONS, hint
 from lbyl_onnx.errors import OptionError, first_line
 from lbyl_onnx.io.files import read_bounded
-from lbyl_onnx.option_types import READERS, shown
+from lbyl_onnx.option_types import shown
 from lbyl_onnx.text import short
 
 # Bytes of a file of options; a hundred globs take a few thousand.
 LARGEST = 1 << 16
 # Dots outside of texts, in numbers and between the parts of keys.
 MOST_DOTS = 2000
-_NAMES = tuple(field.name for field in fields(Config))
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -53,14 +50,12 @@ def read_options(path: Path) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, value in document.items():
         name = str(key).replace("-", "_")
-        if name not in _NAMES:
-            near = get_close_matches(short(name), _NAMES, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it may hold {', '.join(_NAMES)}"
-            raise OptionError(f"{path}: unknown key {shown(key)}; {hint}")
+        if name not in OPTIONS:
+            raise OptionError(f"{path}: unknown key {shown(key)}; {hint(short(name))}")
         if name in options:
             raise OptionError(f"{path}: {name} is given twice")
         try:
-            options[name] = READERS[name](value)
+            options[name] = OPTIONS[name].type.read(value)
         except TypeError as error:
             raise OptionError(f"{path}: {key} is {shown(value)}; give {error}") from error
     return options

@@ -10,12 +10,11 @@ from lbyl_onnx.cli.common import (
     console_for,
     debug_option,
     errors_in_one_line,
-    input_shape_option,
     json_option,
-    scope_option,
     write_json_to,
 )
 from lbyl_onnx.cli.help import SectionedCommand
+from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.config import Scope
 from lbyl_onnx.report.json import inspection_as_json
 from lbyl_onnx.report.terminal import print_inspection
@@ -35,11 +34,11 @@ Examples:
 
 @click.command("inspect", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
 @click.argument("model", metavar="MODEL.onnx")
-@scope_option
+@config_options(["scope"])
 @click.option(
     "--sensitivity", is_flag=True, help="Predict what pruning 10 to 70 % of each group does."
 )
-@input_shape_option
+@config_options(["input_shape"])
 @json_option
 @debug_option
 def inspect(

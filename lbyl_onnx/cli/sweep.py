@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -22,21 +22,18 @@ from lbyl_onnx.cli.common import (
     debug_option,
     errors_in_one_line,
     failures_as_warnings,
-    hardware_option,
-    input_shape_option,
     json_option,
-    method_option_option,
-    round_option,
     say,
-    scope_option,
     shown_progress,
     write_json_to,
 )
 from lbyl_onnx.cli.help import SectionedCommand
+from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.config import Config, Hardware, Provider, Scope
 from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.io.text_file import write_whole
-from lbyl_onnx.methods.registry import criterion_names, find_method, method_names
+from lbyl_onnx.methods.registry import find_method, method_names
+from lbyl_onnx.option_types import flag
 from lbyl_onnx.shapes import Given
 from lbyl_onnx.sweep import schedulers
 from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
@@ -44,20 +41,12 @@ from lbyl_onnx.sweep.output import as_csv, as_svg
 from lbyl_onnx.sweep.types import Failure, Outcome, Sweep
 from lbyl_onnx.text import milliseconds, printable, share
 
-_DEFAULT = Config()
+# The options that every cell of a sweep has in common.
+_SHARED = ("criterion", "method_options", "scope", "round_to", "hardware", "seed")
 # More ratios than this are a slip of the pen.
 _MOST_RATIOS = 200
 _SECTIONS = {
-    "What": (
-        "--ratios",
-        "--methods",
-        "--criterion",
-        "--method-option",
-        "--scope",
-        "--round-to",
-        "--hardware",
-        "--seed",
-    ),
+    "What": ("--ratios", "--methods", *map(flag, _SHARED)),
     "Scoring": ("--inputs", "--labels"),
     "Where it runs": ("--workers", "--scheduler", "--provider", "--input-shape"),
     "Telling": ("--out", "--json", "--quiet", "--debug"),
@@ -122,18 +111,7 @@ def _options_of(
     metavar="M,..",
     help="How the removed channels are restored.",
 )
-@click.option(
-    "--criterion",
-    type=click.Choice(("auto", *criterion_names())),
-    default=_DEFAULT.criterion,
-    show_default=True,
-    help="Which channels are kept, as for compress.",
-)
-@method_option_option
-@scope_option
-@round_option
-@hardware_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
+@config_options(_SHARED)
 @click.option(
     "--inputs",
     type=click.Path(path_type=Path),
@@ -158,14 +136,7 @@ def _options_of(
     metavar="tcp://HOST:PORT",
     help="A Dask scheduler; its workers must see the files under the same paths.",
 )
-@click.option(
-    "--provider",
-    type=click.Choice(get_args(Provider)),
-    default=_DEFAULT.provider,
-    show_default=True,
-    help="Where ONNX Runtime runs.",
-)
-@input_shape_option
+@config_options(["provider", "input_shape"])
 @click.option(
     "--out",
     "folder",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import click
 from rich.console import Console
 
@@ -12,11 +10,11 @@ from lbyl_onnx.cli.common import (
     check_json_path,
     debug_option,
     errors_in_one_line,
-    input_shape_option,
     json_option,
     write_json_to,
 )
 from lbyl_onnx.cli.help import SectionedCommand
+from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.config import Provider
 from lbyl_onnx.errors import VerificationError
 from lbyl_onnx.evaluate.compare import Comparison, compare_models
@@ -53,14 +51,7 @@ Examples:
     metavar="X",
     help="Exit with 3 where an output has less: equal classes or whole numbers, else cosine.",
 )
-@click.option(
-    "--provider",
-    type=click.Choice(get_args(Provider)),
-    default="auto",
-    show_default=True,
-    help="Where ONNX Runtime runs both.",
-)
-@input_shape_option
+@config_options(["provider", "input_shape"])
 @json_option
 @debug_option
 def verify(

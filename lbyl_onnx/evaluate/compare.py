@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from lbyl_onnx import config
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
-from lbyl_onnx.evaluate.metrics import Fidelity, fidelity
+from lbyl_onnx.evaluate.metrics import Fidelity, fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.runtime import baseline, execute, providers, timing
-from lbyl_onnx.runtime.session import Signature
+from lbyl_onnx.runtime.session import Feeds, Signature
 from lbyl_onnx.shapes import Given, shapes_given
 from lbyl_onnx.text import listed, short
 from lbyl_onnx.types import Array
@@ -88,6 +88,11 @@ def compare_models(
     input_shape
         Their shapes, by the names of the inputs; the name may be empty where there is one.
 
+    Returns
+    -------
+    Comparison
+        How near the outputs are, and how long each takes.
+
     Raises
     ------
     CalibrationError
@@ -108,34 +113,53 @@ def compare_models(
     first, second = (execute.signature(path, name) for path in (one, two))
     if _kinds(first) != _kinds(second):
         raise VerificationError(f"inputs or outputs differ: {first} and {second}")
-    wanted: NDArray[np.int64] | None = None
     if inputs is None:
         if labels is not None:
             raise CalibrationError("labels need inputs; give --inputs DATA.npz")
-        feeds = list(baseline.run_baseline(one, name, seed, given=given).feeds)
+        feeds, wanted = list(baseline.run_baseline(one, name, seed, given=given).feeds), None
     else:
-        with bounded(f"reading {Path(inputs).name}", seconds_for(0)):
-            arrays, wanted = _read(Path(inputs), first, labels)
-        feeds = list(_batches(arrays, first))
-    with same_randomness(one, two) as (paths, random):
-        before, after = (_outputs(path, name, feeds) for path in paths)
+        feeds, wanted = _given(Path(inputs), first, labels)
     outputs = [output for output, _, _ in first.outputs]
+    told = None if inputs is None else str(inputs)
+    found = _compared((one, two), name, outputs, (feeds, wanted), told)
+    for source in sources:
+        source.check_unchanged()
+    return found
+
+
+def _given(
+    path: Path, signature: Signature, labels: str | None
+) -> tuple[list[Feeds], NDArray[np.int64] | None]:
+    """Read the user's inputs as mini-batches, and their labels."""
+    with bounded(f"reading {path.name}", seconds_for(0)):
+        arrays, wanted = _read(path, signature, labels)
+    return list(_batches(arrays, signature)), wanted
+
+
+def _compared(
+    paths: tuple[Path, Path],
+    provider: str,
+    outputs: list[str],
+    samples: tuple[list[Feeds], NDArray[np.int64] | None],
+    inputs: str | None,
+) -> Comparison:
+    """Run both models on samples with labels or none; `inputs` is the file that they are from."""
+    feeds, wanted = samples
+    with same_randomness(*paths) as (files, random):
+        before, after = (_outputs(path, provider, feeds) for path in files)
     told = "random inputs" if inputs is None else f"inputs of {inputs}"
     near = fidelity(outputs, before, after, told)
     _check(outputs, before, after)
     if near.agreement is None:
         raise VerificationError("no output value could be compared")
-    latency = timing.paired(one, two, name, feeds[0])
-    for source in sources:
-        source.check_unchanged()
     return Comparison(
-        name,
+        provider,
         near,
         near.agreement,
-        None if wanted is None else _top1(before, wanted),
-        None if wanted is None else _top1(after, wanted),
-        latency,
-        None if inputs is None else str(inputs),
+        None if wanted is None else _accuracy(before, wanted),
+        None if wanted is None else _accuracy(after, wanted),
+        timing.paired(*paths, provider, feeds[0]),
+        inputs,
         random,
     )
 
@@ -203,9 +227,7 @@ def _batches(arrays: Mapping[str, Array], signature: Signature) -> Iterator[Mapp
         yield {name: array[start : start + size] for name, array in arrays.items()}
 
 
-def _outputs(
-    path: Path, provider: str, feeds: list[Mapping[str, Array]]
-) -> tuple[tuple[Array, ...], ...]:
+def _outputs(path: Path, provider: str, feeds: list[Feeds]) -> tuple[tuple[Array, ...], ...]:
     return tuple(tuple(o.values()) for o in execute.run_batches(path, provider, feeds))
 
 
@@ -224,11 +246,12 @@ def _check(
                 raise VerificationError(f"output {name} of the compressed model is not finite")
 
 
-def _top1(outputs: tuple[tuple[Array, ...], ...], labels: NDArray[np.int64]) -> float:
+def _accuracy(outputs: tuple[tuple[Array, ...], ...], labels: NDArray[np.int64]) -> float:
     """Share of samples whose largest value of the first output is at their label."""
     scores = np.concatenate([batch[0] for batch in outputs])
-    if scores.ndim != 2 or len(scores) != len(labels):
+    chosen = top1(scores)
+    if chosen is None or chosen.shape != labels.shape:
         raise VerificationError(
             f"the first output has shape {scores.shape}; labels need ({len(labels)}, classes)"
         )
-    return float(np.mean(scores.argmax(axis=1) == labels))
+    return float(np.mean(chosen == labels))

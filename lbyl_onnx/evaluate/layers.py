@@ -25,7 +25,7 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerComparison:
     """One node with weights, before and after.
 
     Parameters
@@ -67,7 +67,7 @@ class Details:
         The models' files; those of external data too.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerComparison, ...]
     others_before: float
     others_after: float
     points: tuple[tuple[float, float], ...]
@@ -96,7 +96,7 @@ def examine(source: Path, compressed: Path, baseline: Baseline) -> Details:
     """
     before, after = _side(source, baseline), _side(compressed, baseline)
     layers = tuple(
-        Layer(
+        LayerComparison(
             *before.names[key],
             channels,
             after.channels.get(key, 0),

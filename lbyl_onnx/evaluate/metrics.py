@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lbyl_onnx.types import Array
 
@@ -140,13 +141,10 @@ class _Sums:
         self._classes(old, new)
 
     def _classes(self, old: Array, new: Array) -> None:
-        # Classes lie last in a matrix or sequence, on axis 1 of an image.
-        axis = 1 if old.ndim > 3 else old.ndim - 1
-        if old.ndim < 2 or old.shape[axis] < 2 or not old.size:
-            return
-        same = np.argmax(old, axis=axis) == np.argmax(new, axis=axis)
-        self.classes += int(np.sum(same))
-        self.positions += int(np.asarray(same).size)
+        one, two = top1(old), top1(new)
+        if one is not None and two is not None and old.size:
+            self.classes += int(np.sum(one == two))
+            self.positions += one.size
 
     @property
     def result(self) -> OutputFidelity:
@@ -176,6 +174,20 @@ class _Sums:
         if error == 0.0:
             return 0.0, 1.0
         return error / old, self.product / (old * new)
+
+
+def top1(output: Array) -> NDArray[np.intp] | None:
+    """Return the class of the largest value at each position; None where there are no classes.
+
+    Parameters
+    ----------
+    output : (samples, ..) array
+        Classes lie last in a matrix or a sequence, on axis 1 of an image.
+    """
+    axis = 1 if output.ndim > 3 else output.ndim - 1
+    if output.ndim < 2 or output.dtype.kind != "f" or output.shape[axis] < 2:
+        return None
+    return np.asarray(np.argmax(output, axis=axis))
 
 
 def fidelity(

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.calibration import Input, Samples, read_calibration
 from lbyl_onnx.data.source import InputSpec, synthetic_input
 from lbyl_onnx.errors import CalibrationError, VerificationError
-from lbyl_onnx.evaluate.metrics import fidelity
+from lbyl_onnx.evaluate.metrics import fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.model_graph import to_graph
@@ -142,7 +141,11 @@ def read_labels(inputs: Path, labels: str, samples: int) -> Array:
 def _accuracy(path: Path, given: Samples, labels: Array, batch: int, provider: str) -> float:
     right = total = start = 0
     for outputs in execute.run_batches(path, provider, given.batches(batch)):
-        chosen = _classes(path, outputs.values())
+        chosen = next((c for c in map(top1, outputs.values()) if c is not None), None)
+        if chosen is None:
+            raise CalibrationError(
+                f"{path} gives no classes; leave --labels out to compare outputs"
+            )
         wanted = labels[start : start + len(chosen)]
         if chosen.shape != wanted.shape:
             raise CalibrationError(
@@ -152,16 +155,6 @@ def _accuracy(path: Path, given: Samples, labels: Array, batch: int, provider: s
         start += len(chosen)
         right, total = right + int(np.sum(chosen == wanted)), total + wanted.size
     return right / total
-
-
-def _classes(path: Path, outputs: Iterable[Array]) -> NDArray[np.intp]:
-    """Return the class at each position, of the first output that has classes."""
-    for output in outputs:
-        # Classes lie last in a matrix or sequence, on axis 1 of an image.
-        axis = 1 if output.ndim > 3 else output.ndim - 1
-        if output.ndim > 1 and output.dtype.kind == "f" and output.shape[axis] > 1:
-            return np.asarray(np.argmax(output, axis=axis))
-    raise CalibrationError(f"{path} gives no classes; leave --labels out to compare outputs")
 
 
 def _nearness(

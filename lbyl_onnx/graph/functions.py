@@ -10,7 +10,7 @@ from onnx.checker import ValidationError
 from onnx.inliner import inline_local_functions
 
 from lbyl_onnx.errors import ModelError
-from lbyl_onnx.io.writer import copy_field
+from lbyl_onnx.io.writer import without_fields
 
 Key = tuple[str, str, str]
 
@@ -64,13 +64,7 @@ def _key(of: FunctionProto) -> Key:
 
 def _hollow(model: ModelProto) -> ModelProto:
     """Return a model whose initializers are names alone: the inliner copies what it is given."""
-    result = ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            copy_field(result, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name != "initializer":
-            copy_field(result.graph, field.name, value)
+    result = without_fields(model, ("initializer",))
     result.graph.initializer.extend(
         TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
         for tensor in model.graph.initializer

@@ -25,7 +25,7 @@ from lbyl_onnx.io.external_data import (
 )
 from lbyl_onnx.io.files import open_regular
 from lbyl_onnx.io.limits import check_count
-from lbyl_onnx.io.writer import LARGEST_MESSAGE, copy_field, write_message
+from lbyl_onnx.io.writer import LARGEST_MESSAGE, without_fields, write_message
 from lbyl_onnx.types import DEFAULT_DOMAINS
 
 # Initializers with more elements are left out of what the checker sees; none of them is a shape.
@@ -122,13 +122,7 @@ def _is_refused(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model whose large initializers are inputs: as valid as it is, and small."""
-    result = onnx.ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            copy_field(result, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name != "initializer":
-            copy_field(result.graph, field.name, value)
+    result = without_fields(model, ("initializer",))
     inputs = {info.name for info in model.graph.input}
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= LARGE and not is_external(tensor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -289,6 +289,18 @@ def copy_field(message: onnx.ModelProto | onnx.GraphProto, name: str, value: obj
         target.CopyFrom(value)
     else:
         setattr(message, name, value)
+
+
+def without_fields(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """Return a copy of a model without these fields of its graph, which may be large."""
+    result = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            copy_field(result, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name not in names:
+            copy_field(result.graph, field.name, value)
+    return result
 
 
 def _length_prefix(number: int, size: int) -> bytes:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lbyl_onnx.evaluate.layers import Details, Layer
-from lbyl_onnx.pipeline import CompressResult, GroupReport
+from lbyl_onnx.evaluate.layers import Details, LayerComparison
 from lbyl_onnx.report.svg import STYLE, Axis, scatter
-from lbyl_onnx.report.terminal import by_output, described, nearness, proven, told
+from lbyl_onnx.results.compressed import CompressResult
+from lbyl_onnx.results.groups import GroupReport
+from lbyl_onnx.results.rendering import by_output, described_range, nearness, proven
 from lbyl_onnx.text import (
     LONGEST_GROUP,
     count,
@@ -87,7 +88,7 @@ class Row:
         Before and after.
     """
 
-    layer: Layer
+    layer: LayerComparison
     kept: float
     removed: float
     state: str
@@ -129,8 +130,8 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         details=details,
         origin=origin,
         target="dry run: nothing written" if result.output is None else str(result.output),
-        described=described(result),
-        ranges=[told(found) for found in result.input_ranges],
+        described=result.description,
+        ranges=[described_range(found) for found in result.input_ranges],
         proof=result.verification,
         figures=_figures(result),
         rows=_rows(result, details),

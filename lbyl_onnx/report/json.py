@@ -8,9 +8,9 @@ from typing import Any
 
 from lbyl_onnx.evaluate.compare import Comparison
 from lbyl_onnx.inspection import Inspection
-from lbyl_onnx.pipeline import CompressResult
-from lbyl_onnx.report.terminal import _bounded
+from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.runtime.timing import Latency
+from lbyl_onnx.text import LONGEST_GROUP, short, shortened
 
 
 def inspection_as_json(found: Inspection, source: str, version: str) -> str:
@@ -72,3 +72,16 @@ def _side(parameters: int, macs: int, size: int, latency: Latency) -> dict[str, 
         "file_size": size,
         "latency_ms": asdict(latency),
     }
+
+
+def _bounded(value: Any) -> Any:
+    """Return what goes into JSON with names and lists of them no longer than in the table."""
+    if isinstance(value, str):
+        return short(value, LONGEST_GROUP)
+    if isinstance(value, dict):
+        return {key: _bounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        if all(isinstance(item, str) for item in value):
+            return list(shortened(value))
+        return [_bounded(item) for item in value]
+    return value

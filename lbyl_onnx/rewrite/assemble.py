@@ -19,7 +19,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from lbyl_onnx.graph.model_graph import bodies, names_read, to_graph
 from lbyl_onnx.io.lazy_array import Value, identity
-from lbyl_onnx.io.writer import ModelDraft, NamedArray, copy_field
+from lbyl_onnx.io.writer import ModelDraft, NamedArray, without_fields
 from lbyl_onnx.rewrite.weights import Edits
 
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -166,13 +166,7 @@ def _put_together(
     values: Mapping[str, Value],
     shapes: Shapes,
 ) -> ModelDraft:
-    result = onnx.ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            copy_field(result, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name not in ("node", "initializer", "input", "value_info"):
-            copy_field(result.graph, field.name, value)
+    result = without_fields(model, ("node", "initializer", "input", "value_info"))
     result.graph.node.extend(_node(node, protos.get(id(node))) for node in graph.nodes)
     tensors = graph.tensors()
     read = set(tensors) | _captured(graph)

@@ -60,8 +60,12 @@ class Baseline:
     @property
     def shapes(self) -> int:
         """How many different input shapes there are."""
-        found = [self.first, self.second, *self.others]
-        return len({tuple(sorted(shapes.items())) for shapes in found})
+        return len({tuple(sorted(shapes.items())) for shapes in self.shape_sets})
+
+    @property
+    def shape_sets(self) -> tuple[Shapes, ...]:
+        """All sets of input shapes: the first, the second, the others."""
+        return (self.first, self.second, *self.others)
 
 
 def run_baseline(

@@ -34,6 +34,7 @@ ORDER = {
     "compensate": "fits, whatever is written with them",
     "rewrite": "one compressed model for given numbers of channels",
     "budget": "the numbers of channels, by models made and measured",
+    "results": "what a compression gives back, and its text",
     "pipeline": "the stages in order",
     "inspection": "the stages without a result",
     "report": "results, told",

@@ -12,7 +12,8 @@ import pytest
 
 from lbyl_onnx import Config, OptionError, compress, inspect
 from lbyl_onnx.cli.config_file import read_options
-from lbyl_onnx.option_types import MOST_ENTRIES, READERS
+from lbyl_onnx.config import OPTIONS
+from lbyl_onnx.option_types import MOST_ENTRIES
 from tests.support.architectures import chain
 
 
@@ -85,7 +86,7 @@ def test_another_type_is_an_error_that_names_the_option(name: str, kind: str) ->
 
 
 def test_every_option_has_a_type() -> None:
-    assert READERS.keys() == {field.name for field in fields(Config)}
+    assert OPTIONS.keys() == {field.name for field in fields(Config)}
 
 
 @pytest.mark.parametrize("name", ["include", "keep_for", "mean"])

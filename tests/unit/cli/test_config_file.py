@@ -53,7 +53,7 @@ def test_json_holds_every_option_but_those_that_are_not_set(tmp_path: Path) -> N
     ("text", "words"),
     [
         ("ratoi = 0.3", "unknown key 'ratoi'; did you mean ratio?"),
-        ("[nothing]", "unknown key 'nothing'; it may hold ratio, macs"),
+        ("[nothing]", "unknown key 'nothing'; the options are ratio, macs"),
         ("ratio = '0.3'", "give a number"),
         ("ratio = true", "give a number"),
         ("seed = 1.5", "give a whole number"),
