@@ -45,13 +45,17 @@ def reachable() -> set[type]:
     return found
 
 
-@pytest.mark.parametrize("kind", sorted(reachable(), key=lambda kind: kind.__name__))
+def name_of(kind: type) -> str:
+    return kind.__name__
+
+
+@pytest.mark.parametrize("kind", sorted(reachable(), key=name_of))
 def test_what_is_returned_is_exported(kind: type) -> None:
     assert getattr(lbyl_onnx, kind.__name__) is kind
 
 
 def test_what_is_raised_is_exported() -> None:
-    raised = [
+    raised: list[type] = [
         value
         for value in vars(errors).values()
         if isinstance(value, type) and issubclass(value, Exception)
