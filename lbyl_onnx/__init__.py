@@ -16,6 +16,7 @@ TYPE_CHECKING = False  # to type checkers it is True
 if TYPE_CHECKING:
     from lbyl_onnx.budget.solve import TargetReport
     from lbyl_onnx.channels.groups import Refusal
+    from lbyl_onnx.channels.operators import register_operator
     from lbyl_onnx.config import Config
     from lbyl_onnx.errors import (
         CompensationError,
@@ -61,12 +62,14 @@ __all__ = [
     "compare_models",
     "compress",
     "inspect",
+    "register_operator",
 ]
 
 # Where each public name is, once it is asked for: the parent process of the command line is up
 # before NumPy and ONNX Runtime could be imported.
 _HOMES = {
     "channels.groups": ("Refusal",),
+    "channels.operators": ("register_operator",),
     "evaluate.compare": ("Comparison", "compare_models"),
     "config": ("Config",),
     "errors": (

@@ -69,8 +69,8 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for page in PAGES:
-        name = Path(page).stem
-        place = "index.html" if name == "index" else f"{name}/index.html"
+        name = Path(page).relative_to("docs").with_suffix("")
+        place = "index.html" if name.name == "index" else f"{name}/index.html"
         page_text = (tmp_path / "site" / place).read_text()
         assert "arithmatex" not in page_text, f"{page}: a formula is left as text"
         assert not re.search(r"<m[io]>\\", page_text), f"{page}: a formula is half understood"

@@ -57,4 +57,4 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
