@@ -74,6 +74,10 @@ EINSUMS: dict[str, tuple[Callable[[], ModelProto], int]] = {
         partial(chain, ("N", 6), ("ij,jk", (6, 10)), ("ij,jk", (10, 4))),
         10,
     ),
+    "samples, weight first": (
+        partial(chain, ("N", 6), ("dh,bd->bh", (6, 10)), ("dh,bd->bh", (10, 4)), first=True),
+        10,
+    ),
     "ellipsis": (
         partial(chain, ("N", 5, 6), ("...d,dh->...h", (6, 10)), ("...h,he->...e", (10, 4))),
         10,

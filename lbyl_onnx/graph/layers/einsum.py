@@ -87,6 +87,8 @@ def _refused(
     weight: str, data: str, output: str, weight_shape: Sequence[int], data_shape: Sequence[int]
 ) -> str | None:
     """Return why letters make no linear layer; None where they do."""
+    if {*output} - {*data, *weight}:
+        return "the equation of Einsum does not fit its operands"
     if any(len({*term}) < len(term) for term in (weight, data, output)):
         return "Einsum takes a diagonal"
     sizes = dict(zip(weight, weight_shape, strict=True))
