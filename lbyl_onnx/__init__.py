@@ -16,6 +16,7 @@ TYPE_CHECKING = False  # to type checkers it is True
 if TYPE_CHECKING:
     from lbyl_onnx.budget.solve import TargetReport
     from lbyl_onnx.channels.groups import Refusal
+    from lbyl_onnx.channels.operators import register_operator
     from lbyl_onnx.config import Config, Options
     from lbyl_onnx.data.source import InputRange
     from lbyl_onnx.errors import (
@@ -110,6 +111,7 @@ __all__ = [
     "inspect",
     "register_criterion",
     "register_method",
+    "register_operator",
 ]
 
 # Where each public name is, once it is asked for: the parent process of the command line is up
@@ -119,6 +121,7 @@ _HOMES = {
     "channels.groups": ("Refusal",),
     "config": ("Config", "Options"),
     "data.source": ("InputRange",),
+    "channels.operators": ("register_operator",),
     "errors": (
         "CalibrationError",
         "CompensationError",

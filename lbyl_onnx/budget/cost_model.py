@@ -14,12 +14,11 @@ from onnx import TensorProto, helper
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap
 from lbyl_onnx.channels.labels import AxisBinding, Labels, Role, varying_axes
 from lbyl_onnx.graph.costs import FLOATS, constants, macs_in_parts
+from lbyl_onnx.graph.layers import is_layer, linear_layer
 from lbyl_onnx.graph.model_graph import Graph, Node, Tensor
-from lbyl_onnx.graph.tensor_info import TensorInfo, attribute
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import Floats
 
-# Operators that sum over the channels which they read.
-SUMMED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 Counts = NDArray[np.int64]
 """How many channels each group keeps, in the order of the groups."""
 
@@ -124,12 +123,12 @@ def counted_macs(
         Those whose counts are given, in this order.
     """
     terms = _Terms(groups, channels.roots)
-    slots = {(s.node, s.operand, s.axis): s for s in channels.slots}
+    slots = {(s.node, s.operand): s for s in channels.slots if s.role is Role.CONSUMER}
     fixed = 0.0
     for index, node in enumerate(model.graph.node):
         # Of several products only the last meets channels that pass, as Attention's values do.
         *others, macs = macs_in_parts(node, tensor_info) or (0,)
-        along = list(_multiplied(node, index, channels, slots)) if macs else []
+        along = list(_multiplied(node, index, tensor_info, channels, slots)) if macs else []
         if along:
             terms.add(macs, along)
         else:
@@ -141,25 +140,23 @@ def counted_macs(
 def _multiplied(
     node: onnx.NodeProto,
     index: int,
+    tensor_info: TensorInfo,
     channels: ChannelMap,
-    slots: Mapping[tuple[int, int, int], AxisBinding],
+    slots: Mapping[tuple[int, int], AxisBinding],
 ) -> Iterable[Labels]:
     """Labels along each axis that a node's multiply-accumulates are the product of."""
-    output, data = channels.tensors.get(node.output[0]), channels.tensors.get(node.input[0])
+    output = channels.tensors.get(node.output[0])
     yield from [] if output is None else _axes(output)
-    if node.op_type not in SUMMED:
-        return
-    if node.op_type in ("Conv", "ConvTranspose"):
-        inputs = slots.get((index, 1, 1 if node.op_type == "Conv" else 0))
-        if inputs is not None and inputs.role is Role.CONSUMER:
-            yield inputs.labels
-    elif data is not None:
-        transposed = attribute(node, "transA")
-        depth = 0 if transposed is not None and transposed.i else data.ndim - 1
-        yield from (labels for axis, labels in _by_axis(data) if axis == depth)
-        weight = channels.tensors.get(node.input[1])
-        if weight is not None and depth not in dict(_by_axis(data)):
-            yield from (labels for axis, labels in _by_axis(weight) if axis == weight.ndim - 2)
+    layer = linear_layer(tensor_info, node)
+    if layer is not None:
+        inputs = slots.get((index, layer.operand))
+        yield from [] if inputs is None else [inputs.labels]
+    elif is_layer(node) and len(node.input) > 1:  # a product of two activations
+        first, second = (channels.tensors.get(name) for name in node.input[:2])
+        summed = [] if first is None else [x for a, x in _by_axis(first) if a == first.ndim - 1]
+        if not summed and second is not None:
+            summed = [x for a, x in _by_axis(second) if a == second.ndim - 2]
+        yield from summed
 
 
 def _by_axis(labels: Labels) -> Iterable[tuple[int, Labels]]:
@@ -234,8 +231,8 @@ def _counted(
             replaced |= _computed_from(graph.nodes[index].inputs[operand])
             terms.add(size * (_width(dtype) if in_bytes else 1), [s.labels for s in slots])
     if with_biases:
-        for labels, dtype in _new_biases(graph, tensor_info, channels, groups):
-            terms.add(len(labels) * (_width(dtype) if in_bytes else 1), [labels])
+        for labels, each, dtype in _new_biases(graph, tensor_info, channels, groups):
+            terms.add(len(labels) * each * (_width(dtype) if in_bytes else 1), [labels])
     fixed = sum(
         math.prod(t.dims) * (_width(t.data_type) if in_bytes else 1)
         for name, t in stored.items()
@@ -270,14 +267,18 @@ def _width(dtype: int) -> int:
 
 def _new_biases(
     graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, groups: Sequence[ChannelGroup]
-) -> Iterable[tuple[Labels, int]]:
-    """Labels and type of the biases that consumers are given."""
+) -> Iterable[tuple[Labels, int, int]]:
+    """Labels of the biases that consumers are given, values for each label, and their type."""
     outputs = {s.node: s for s in channels.slots if s.role is Role.PRODUCER}
     consumers = {p.slot.node for group in groups for p in group.consumers}
     given: set[tuple[str | int, int]] = set()
     for index in sorted(consumers & outputs.keys()):
         inputs = graph.nodes[index].inputs
-        if (len(inputs) < 3 or not inputs[2].name) and outputs[index].layer not in given:
+        layer = linear_layer(tensor_info, graph.nodes[index])
+        biased = layer is not None and layer.has_bias
+        if not biased and outputs[index].layer not in given:
             given.add(outputs[index].layer)
             dtype = tensor_info.dtype(inputs[outputs[index].operand].name)
-            yield outputs[index].labels, dtype if dtype in FLOATS else TensorProto.FLOAT
+            labels = outputs[index].labels
+            each = 1 if layer is None else layer.outputs // layer.channels
+            yield labels, each, dtype if dtype in FLOATS else TensorProto.FLOAT

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal
 from lbyl_onnx.channels.paths import KEEPS_CONSTANT, Affine, ChannelPath, apply, between
-from lbyl_onnx.graph.layers import layer_weight
+from lbyl_onnx.graph.layers import data_input, layer_weight, linear_layer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.types import Delivery, FoldedRows
@@ -49,7 +49,8 @@ def producer_matrix(
         seen.add(place.slot.layer)
         weight, bias = producer_rows(graph, tensor_info, place)
         parts.append(weight.reshape(len(weight), -1))  # (n, taps, d) -> (n, taps * d)
-        if bias is not None and graph.nodes[place.slot.node].op == "Gemm":
+        layer = linear_layer(tensor_info, graph.nodes[place.slot.node])
+        if bias is not None and layer is not None and layer.is_matrix:
             parts.append(bias)
     return np.concatenate(parts, axis=1)
 
@@ -114,9 +115,11 @@ def producer_rows(
     stored = np.moveaxis(layer_weight(tensor_info, node, slot.operand), slot.axis, 0)
     rows = stored[place.positions]  # (n, taps, ..)
     weight = rows.reshape(*place.positions.shape, -1).astype(np.float64)  # -> (n, taps, d)
-    if len(node.inputs) < 3 or not node.inputs[2].name:
+    layer = linear_layer(tensor_info, node)
+    if layer is None or layer.bias_operand is None or not layer.has_bias:
         return weight, None
-    bias = tensor_info.value(node.inputs[2].name).astype(np.float64).reshape(-1)  # (1, N) -> (N,)
+    name = layer.node.inputs[layer.bias_operand]
+    bias = tensor_info.value(name).astype(np.float64).reshape(-1)  # (1, N) -> (N,)
     return weight, bias[place.positions]
 
 
@@ -146,7 +149,7 @@ def respond(
         is negative. Where several rows make a channel (a residual stream, the groups of a grouped
         Conv) they are stacked, each with its folded bias behind it.
     """
-    nodes, producers = between(graph, channels, group, consumer)
+    nodes, producers = between(graph, tensor_info, channels, group, consumer)
     parts: list[FoldedRows] = []
     folded: set[int] = set()
     for place in producers:
@@ -173,9 +176,9 @@ def _fold(
     weight, bias = producer_rows(way.graph, way.tensor_info, place)
     taps = weight.shape[1]
     bias = np.zeros((n, taps)) if bias is None else bias
-    if producer.op == "Gemm":
-        weight = weight * float(producer.attrs.get("alpha", 1.0))
-        bias = bias * float(producer.attrs.get("beta", 1.0))
+    layer = linear_layer(way.tensor_info, producer)
+    if layer is not None:
+        weight, bias = weight * layer.alpha, bias * layer.beta
     start = producer.outputs[0].name
     prefix, folded = _prefix(way, start, Affine(np.ones(n), np.zeros(n)))
     shift = prefix.scale[:, None] * bias + prefix.shift[:, None]  # (n, taps)
@@ -218,9 +221,13 @@ def _through_depthwise(
     """
     for index in way.nodes:
         node = way.graph.nodes[index]
-        place = next((p for p in way.group.followers if (p.slot.node, p.slot.operand) == (index, 1)
-                      and node.op in ("Conv", "ConvTranspose")), None)  # fmt: skip
-        if not single or place is None:
+        layer = linear_layer(way.tensor_info, node)
+        if not single or layer is None or layer.groups == 1:
+            continue
+        weights = (index, layer.operand)
+        at = (p for p in way.group.followers if (p.slot.node, p.slot.operand) == weights)
+        place = next(at, None)
+        if place is None:
             continue
         filters, bias = producer_rows(way.graph, way.tensor_info, place)
         taps = filters.reshape(len(filters), -1)  # (n, multiplier, k) -> (n, multiplier * k)
@@ -256,7 +263,7 @@ def _suffix(
     n = way.group.size
     identity = Affine(np.ones(n), np.zeros(n))
     total, after = identity, set[int]()
-    tensor = way.graph.nodes[consumer.slot.node].inputs[0].name
+    tensor = data_input(way.tensor_info, way.graph.nodes[consumer.slot.node]).name
     while True:
         writers = [i for i in way.nodes if way.graph.nodes[i].outputs[0].name == tensor]
         if not writers or writers[0] in folded:

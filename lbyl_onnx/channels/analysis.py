@@ -11,15 +11,16 @@ import numpy as np
 from lbyl_onnx.channels.coupling import couple_shared
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal, Selection
 from lbyl_onnx.channels.labels import FIXED, AxisBinding, Freeze, Labels, Role
-from lbyl_onnx.channels.rules import PRODUCING, RULES, no_rule
+from lbyl_onnx.channels.rules import RULES, no_rule
 from lbyl_onnx.channels.rules.view import LabelFlow, NodeView
 from lbyl_onnx.channels.shape_arithmetic import count_channels, counted, freeze_unsized
 from lbyl_onnx.errors import OptionError
+from lbyl_onnx.graph.layers import is_layer
 from lbyl_onnx.graph.model_graph import Graph, Node, bodies, names_read, node_name
 from lbyl_onnx.graph.sharing import find_sharing
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.option_types import shown
-from lbyl_onnx.types import DEFAULT_DOMAINS
+from lbyl_onnx.types import operator_key
 
 
 def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -> ChannelMap:
@@ -99,14 +100,14 @@ def _interpret(
     node: Node,
 ) -> list[Labels | None]:
     labels = [tensors.get(tensor.name) for tensor in node.inputs]
-    known = (node.domain or "") in DEFAULT_DOMAINS
-    starts = not known or node.op in PRODUCING
+    key = operator_key(node.domain or "", node.op)
+    # Layers start labels; what an unknown operator of another domain holds is listed.
+    starts = is_layer(node) or (key[0] and key not in RULES)
     if not starts and all(x is None for x in labels):
         return []
     if node.outputs and tensor_info.is_constant(node.outputs[0].name):
         return []
-    rule = RULES.get(node.op, no_rule) if known else no_rule
-    return rule(NodeView(index, node, labels, tensor_info, flow))
+    return RULES.get(key, no_rule)(NodeView(index, node, labels, tensor_info, flow))
 
 
 def _freeze_captured(

@@ -14,6 +14,7 @@ from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Se
 from lbyl_onnx.channels.paths import Activation, activation_between
 from lbyl_onnx.channels.refusals import refuse_quantised
 from lbyl_onnx.graph.costs import Costs, count_costs
+from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.model_graph import Graph, to_graph
 from lbyl_onnx.graph.sharing import Sharing
 from lbyl_onnx.graph.source import Source
@@ -76,7 +77,7 @@ class AnalyzedModel:
 
     def layers(self, group: ChannelGroup) -> tuple[Layer, ...]:
         """Return a group's consumers by the weight that they read."""
-        return layers(self.graph, self.channels.sharing, group)
+        return layers(self.graph, self.tensor_info, self.channels.sharing, group)
 
     def respond(self, group: ChannelGroup, consumer: GroupBinding) -> Response | None:
         """How a group's channels reach a consumer."""
@@ -105,7 +106,9 @@ class Layer:
     biases: tuple[str, ...]
 
 
-def layers(graph: Graph, sharing: Sharing, group: ChannelGroup) -> tuple[Layer, ...]:
+def layers(
+    graph: Graph, tensor_info: TensorInfo, sharing: Sharing, group: ChannelGroup
+) -> tuple[Layer, ...]:
     """Gather the consumers of a group by the weight that they read, in their order."""
     found: dict[tuple[str | int, int], list[int]] = defaultdict(list)
     for number, place in enumerate(group.consumers):
@@ -113,16 +116,18 @@ def layers(graph: Graph, sharing: Sharing, group: ChannelGroup) -> tuple[Layer, 
     return tuple(
         Layer(
             tuple(numbers),
-            tuple(bias_of(graph, sharing, group.consumers[i].slot.node) for i in numbers),
+            tuple(
+                bias_of(graph, tensor_info, sharing, group.consumers[i].slot.node) for i in numbers
+            ),
         )
         for numbers in found.values()
     )
 
 
-def bias_of(graph: Graph, sharing: Sharing, node: int) -> str:
+def bias_of(graph: Graph, tensor_info: TensorInfo, sharing: Sharing, node: int) -> str:
     """Return the name of the constant behind a layer's bias; "" where it has none."""
-    inputs = graph.nodes[node].inputs
-    use = sharing.uses.get((node, 2))
-    if graph.nodes[node].op == "MatMul" or len(inputs) < 3:
+    layer = linear_layer(tensor_info, graph.nodes[node])
+    if layer is None or layer.bias_operand is None or not layer.has_bias:
         return ""
-    return str(inputs[2].name) if use is None else use.base
+    use = sharing.uses.get((node, layer.bias_operand))
+    return layer.node.inputs[layer.bias_operand] if use is None else use.base

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels.labels import AxisBinding, Labels
 from lbyl_onnx.channels.rules.view import ShapeParameter, SharedNorm
 from lbyl_onnx.config import Scope
+from lbyl_onnx.graph.layers import LinearLayer, linear_layer
+from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.sharing import Sharing
+from lbyl_onnx.graph.tensor_info import TensorInfo
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,13 @@ class GroupBinding:
 
     slot: AxisBinding
     positions: NDArray[np.intp]
+
+
+def layer_read(graph: Graph, tensor_info: TensorInfo, consumer: GroupBinding) -> LinearLayer:
+    """Return the layer that a consumer is, by the axis along which it reads the channels."""
+    layer = linear_layer(tensor_info, graph.nodes[consumer.slot.node])
+    assert layer is not None
+    return layer.along(consumer.slot.axis)
 
 
 @dataclass(frozen=True)

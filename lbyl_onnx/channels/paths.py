@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
 from lbyl_onnx.channels.labels import Role
-from lbyl_onnx.channels.rules import ELEMENTWISE, PRODUCING
-from lbyl_onnx.graph.layers import Operand, own_bias
+from lbyl_onnx.channels.rules import ELEMENTWISE
+from lbyl_onnx.graph.batch_norm import scale_of
+from lbyl_onnx.graph.layers import Operand, data_input, is_layer, linear_layer
 from lbyl_onnx.graph.model_graph import Graph, Node
 from lbyl_onnx.graph.tensor_info import TensorInfo, evaluate
-from lbyl_onnx.types import Floats
+from lbyl_onnx.types import DEFAULT_DOMAINS, Floats
 
 
 def behind(graph: Graph, nodes: Collection[int]) -> set[int]:
@@ -49,13 +50,13 @@ def _readers(starts: Sequence[Node], holders: Mapping[int, Node]) -> Iterator[No
 
 def _layers_behind(graph: Graph, channels: ChannelMap, consumers: Collection[int]) -> set[int]:
     """Layers behind others whose weight no other reads."""
-    layers = {s.node for s in channels.slots if s.role is Role.PRODUCER and s.operand == 1}
-    found = layers & behind(graph, consumers)
-    return {index for index in found if channels.sharing.sole(index, 1)}
+    weights = {s.node: s.operand for s in channels.slots if s.role is Role.PRODUCER}
+    found = weights.keys() & behind(graph, consumers)
+    return {index for index in found if channels.sharing.sole(index, weights[index])}
 
 
 def _feeds_a_layer(node: Node) -> bool:
-    return any(reader.op in PRODUCING for reader in _readers([node], {}))
+    return any(is_layer(reader) for reader in _readers([node], {}))
 
 
 # Operators that hand values on as they are, each to its own channel.
@@ -80,12 +81,11 @@ def linear_path(
         return None
     place = group.producers[0]
     producer = graph.nodes[place.slot.node]
-    grouped = int(producer.attrs.get("group", 1)) != 1
-    outputs = tensor_info.value(producer.inputs[1].name).shape[place.slot.axis]
-    biased = producer.op == "MatMul" or own_bias(
-        tensor_info, producer, outputs, _type(tensor_info, producer)
-    )
-    if grouped or biased is None:
+    layer = linear_layer(tensor_info, producer)
+    if layer is None or layer.groups != 1 or not layer.plain:
+        return None
+    # Where the operator takes no bias, an Add behind it does.
+    if layer.bias_operand is not None and layer.bias(tensor_info) is None:
         return None
     units = group.units
     carriers = [
@@ -103,13 +103,10 @@ def linear_path(
         graph.nodes[i].op not in _HANDS_ON for i in carriers if i not in norms
     ):
         return None
-    followers = {(p.slot.node, p.slot.operand) for p in group.followers} - {(place.slot.node, 2)}
+    followers = {(p.slot.node, p.slot.operand) for p in group.followers}
+    followers -= {(place.slot.node, layer.bias_operand)}
     wanted = {(norms[0], operand) for operand in range(1, 5)} if norms else set[Operand]()
     return LinearPath(group, norms[0] if norms else None) if followers == wanted else None
-
-
-def _type(tensor_info: TensorInfo, node: Node) -> np.dtype[np.generic]:
-    return tensor_info.value(node.inputs[1].name).dtype
 
 
 # Operators that move or keep values and so leave a channel's scale and shift as they are.
@@ -166,8 +163,8 @@ class ChannelPath:
             if len(known) < len(parameters):
                 return None  # not one scale for all of a channel, as behind a Flatten
             gamma, beta, mean, var = known
-            with np.errstate(invalid="ignore", divide="ignore"):  # `respond` sees to these
-                scale = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
+            scale = scale_of(node, gamma, var)
+            with np.errstate(invalid="ignore"):  # `respond` sees to these
                 return Affine(scale, beta - scale * mean)
         if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
             return None
@@ -184,14 +181,18 @@ class ChannelPath:
 
 
 def between(
-    graph: Graph, channels: ChannelMap, group: ChannelGroup, consumer: GroupBinding
+    graph: Graph,
+    tensor_info: TensorInfo,
+    channels: ChannelMap,
+    group: ChannelGroup,
+    consumer: GroupBinding,
 ) -> tuple[tuple[int, ...], list[GroupBinding]]:
     """Nodes on all ways from the producers to the consumer, in graph order; these producers."""
     index_of = {id(node): i for i, node in enumerate(graph.nodes)}
     producers = {place.slot.node: place for place in group.producers}
     found: set[int] = set()
     reached: set[int] = set()
-    waiting = [graph.nodes[consumer.slot.node].inputs[0]]
+    waiting = [data_input(tensor_info, graph.nodes[consumer.slot.node])]
     while waiting:
         tensor = waiting.pop()
         if not tensor.inputs:
@@ -223,7 +224,7 @@ def _along(value: NDArray[np.generic], place: GroupBinding) -> Floats | None:
 def apply(way: ChannelPath, index: int, known: dict[str, Floats]) -> Floats | None:
     """Evaluate an elementwise node on known values of its inputs; None where it is no such."""
     node = way.graph.nodes[index]
-    if node.op not in ELEMENTWISE:
+    if node.op not in ELEMENTWISE or (node.domain or "") not in DEFAULT_DOMAINS:
         return None
     inputs: list[NDArray[np.generic] | None] = []
     for operand, tensor in enumerate(node.inputs):
@@ -284,7 +285,7 @@ def activation_between(
     Several producers that meet, a pooling, a depthwise Conv: what is behind those is no function
     of one channel's value at one place.
     """
-    nodes, producers = between(graph, channels, group, consumer)
+    nodes, producers = between(graph, tensor_info, channels, group, consumer)
     if len(producers) != 1 or producers[0].positions.shape[1] != 1:
         return None
     tensor = graph.nodes[producers[0].slot.node].outputs[0].name

@@ -6,6 +6,7 @@ import numpy as np
 
 from lbyl_onnx.channels.paths import LinearPath
 from lbyl_onnx.compensate.fits import ProducerMixing
+from lbyl_onnx.graph.batch_norm import epsilon_of, scale_of
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.reduced_rank import ReducedRank
@@ -28,9 +29,9 @@ def mixture(
         tensor_info.value(norm.inputs[i].name)[places[i].positions[:, 0]].astype(np.float64)
         for i in range(1, 5)
     )
-    eps = float(norm.attrs.get("epsilon", 1e-5))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        weights = rotation.mixing * (gamma / np.sqrt(var + eps))
+    eps = epsilon_of(norm)
+    with np.errstate(invalid="ignore"):
+        weights = rotation.mixing * scale_of(norm, gamma, var)
     values = (
         np.sqrt(rotation.std**2 + eps),
         rotation.mixing @ beta + rotation.shift,

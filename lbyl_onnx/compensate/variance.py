@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.channels.groups import layer_read
 from lbyl_onnx.channels.paths import behind
 from lbyl_onnx.compensate.fits import ConsumerFit, Repair
-from lbyl_onnx.graph.layers import layer_weight, own_bias
+from lbyl_onnx.graph.layers import by_window, linear_layer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.writer import ModelDraft
@@ -56,7 +57,7 @@ class Statistics:
         measured = measure(compensated, analyzed.tensor_info, analyzed.read, views, aims, self.run)
         after = {int(key): value for key, value in measured.items()}
         # What one weight gives is scaled once, for all of its uses.
-        shared = shared_layers(analyzed.graph, analyzed.channels, after)
+        shared = shared_layers(analyzed.graph, analyzed.tensor_info, analyzed.channels, after)
         before = {index: self.before[index] for index in after}
         return repairs(pooled_outputs(before, shared), pooled_outputs(after, shared))
 
@@ -130,13 +131,11 @@ def part(
 
     Without taps, all that a window sees of a channel counts as one value.
     """
-    slot, taps = fit.consumer.slot, moments.taps
-    stored = layer_weight(tensor_info, graph.nodes[slot.node], slot.operand)
-    rows = np.moveaxis(stored, slot.axis, 0)[fit.consumer.positions].astype(np.float64)
+    layer, taps = layer_read(graph, tensor_info, fit.consumer), moments.taps
+    rows = layer.rows(tensor_info, fit.consumer.positions)
     n, places, out = rows.shape[:3]
-    window = np.moveaxis(rows.reshape(n, places, out, -1), 2, 3)  # -> (n, places, window, out)
     # (n, places, window, out) -> (n, taps, what is not told apart, out) -> (n, taps, out)
-    weight = window.reshape(n, taps, -1, out).sum(axis=2)
+    weight = by_window(rows).reshape(n, taps, -1, out).sum(axis=2)
     kept, removed = fit.delivery.kept, fit.delivery.removed
     left = weight[kept].reshape(-1, out)  # (k, taps, out) -> (k * taps, out)
     left += fit.delivery.rows.T @ weight[removed].reshape(-1, out)
@@ -166,23 +165,16 @@ def modelled(
     """
     result: dict[int, Repair] = {}
     for index, here in parts.items():
-        node = graph.nodes[index]
-        weight = tensor_info.value(node.inputs[1].name)
-        out = len(here[0].mean)
-        bias = own_bias(tensor_info, node, out, weight.dtype)
-        window = int(np.prod(weight.shape[2:]))
-        if sum(p.width for p in here) * out * window != weight.size:
+        layer = linear_layer(tensor_info, graph.nodes[index])
+        if layer is None or sum(p.width for p in here) != layer.shape[layer.in_axis]:
             continue
+        bias = layer.bias(tensor_info)
         before, after, mean = (
             np.sum([getattr(p, name) for p in here], axis=0) for name in ("before", "after", "mean")
         )
         gain = _gain(before, after)
-        alpha, beta = (
-            float(node.attrs.get(name, 1.0)) if node.op == "Gemm" else 1.0
-            for name in ("alpha", "beta")
-        )
-        mean = alpha * mean
+        mean = layer.alpha * mean
         if bias is not None:
-            mean = mean + beta * bias.astype(np.float64).reshape(-1)  # (1, N) -> (N,)
+            mean = mean + layer.beta * bias.astype(np.float64).reshape(-1)  # (1, N) -> (N,)
         result[index] = Repair(gain, mean - gain * mean)
     return result

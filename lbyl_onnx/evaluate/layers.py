@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import node_macs
+from lbyl_onnx.graph.layers import is_layer, linear_layer
 from lbyl_onnx.graph.source import FileHash, file_hashes
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
@@ -21,7 +22,6 @@ from lbyl_onnx.types import Array
 
 # Pairs of output values that are kept for the scatter.
 POINTS = 1500
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,7 @@ def _side(path: Path, baseline: Baseline) -> _Side:
     model, _ = graph_source.load_model(path)
     tensor_info = TensorInfo(model, baseline.first, baseline.first, TensorReader(path))
     nodes = model.graph.node
-    indices = [
-        i for i, n in enumerate(nodes) if n.op_type in _LAYERS and _has_weights(n, tensor_info)
-    ]
+    indices = [i for i, n in enumerate(nodes) if is_layer(n) and _has_weights(n, tensor_info)]
     kernels = kernel_times(path, baseline.provider, baseline.feeds[0], baseline.optimise)
     times, others = layer_times(model, indices, kernels)
     keys = {index: nodes[index].output[0] for index in indices}
@@ -139,7 +137,8 @@ def _has_weights(node: onnx.NodeProto, tensor_info: TensorInfo) -> bool:
 
 def _channels(node: onnx.NodeProto, tensor_info: TensorInfo) -> int:
     shape = tensor_info.shape(node.output[0]) or ()
-    axis = 1 if node.op_type in ("Conv", "ConvTranspose") else -1
+    layer = linear_layer(tensor_info, node)
+    axis = -1 if layer is None else layer.output_axis
     return (shape[axis] or 0) if len(shape) > 1 else 0
 
 

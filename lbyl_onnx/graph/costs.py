@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
+from lbyl_onnx.graph.layers import describe
 from lbyl_onnx.graph.tensor_info import TensorInfo, attribute
 from lbyl_onnx.types import DEFAULT_DOMAINS
 
@@ -64,7 +65,8 @@ def macs_in_parts(node: NodeProto, tensor_info: TensorInfo) -> tuple[int, ...]:
     attention by values.
     """
     if node.op_type not in _MACS or node.domain not in DEFAULT_DOMAINS:
-        return ()
+        layer = describe(tensor_info, node)
+        return () if isinstance(layer, str) else (layer.macs(tensor_info),)
     count, operands, reads_output = _MACS[node.op_type]
     needed = [*node.input[:operands], *(node.output[:1] if reads_output else ())]
     shapes = [tensor_info.shape(name) for name in needed]
@@ -76,21 +78,9 @@ def macs_in_parts(node: NodeProto, tensor_info: TensorInfo) -> tuple[int, ...]:
 Shapes = Sequence[tuple[int, ...]]
 
 
-def _conv(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
-    _, weight, output = shapes
-    return (math.prod(output) * math.prod(weight[1:]),)
-
-
-def _conv_transpose(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
-    data, weight = shapes
-    return (math.prod(data) * math.prod(weight[1:]),)
-
-
 def _product(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
     data, _, output = shapes
-    transposed = attribute(node, "transA")
-    depth = data[0] if transposed is not None and transposed.i else data[-1]
-    return (math.prod(output) * depth,)
+    return (math.prod(output) * data[-1],)
 
 
 def _recurrent(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
@@ -127,12 +117,11 @@ def _attention(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tupl
 
 Count = Callable[[NodeProto, Shapes, TensorInfo], tuple[int, ...]]
 _ALL = None
-# How each operator is counted, how many of its first inputs and whether its output tell the shapes.
+# Operators that are no layers, or are counted with two activations, too; layers count themselves.
+# How each is counted, how many of its first inputs and whether its output tell the shapes.
 _MACS: dict[str, tuple[Count, int | None, bool]] = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), (_recurrent, 3, False)),
-    **dict.fromkeys(("Gemm", "MatMul"), (_product, 2, True)),
     "Attention": (_attention, 2, True),
-    "Conv": (_conv, 2, True),
-    "ConvTranspose": (_conv_transpose, 2, False),
     "Einsum": (_einsum, _ALL, False),
+    "MatMul": (_product, 2, True),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -10,7 +10,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
-from lbyl_onnx.types import Array
+from lbyl_onnx.types import DEFAULT_DOMAINS, Array, OperatorKey, operator_key
 
 Shape = tuple[int | None, ...]
 # Operators whose results onnx's inference does not follow through the sequence.
@@ -44,10 +44,30 @@ class TensorFact:
     parts: tuple[tuple[int | None, ...], ...] | None = None
 
 
+Infer = Callable[[NodeProto, Sequence[TensorFact | None]], Sequence[TensorFact]]
+"""Types and shapes of a node's outputs, from what is known of its inputs."""
+# Of operators that users have registered.
+INFERENCE: dict[OperatorKey, Infer] = {}
+
+
+def like_first_input(
+    node: NodeProto, inputs: Sequence[TensorFact | None]
+) -> tuple[TensorFact, ...]:
+    """Return the type and shape of the first input, for each output."""
+    first = inputs[0] if inputs and inputs[0] is not None else TensorFact()
+    return tuple(TensorFact(first.dtype, first.shape) for _ in node.output)
+
+
 def infer(
     model: onnx.ModelProto, node: NodeProto, inputs: Sequence[TensorFact | None], opset: int
 ) -> dict[str, onnx.TypeProto]:
-    """Return the types of a node's outputs by onnx's own inference; {} where it has none."""
+    """Return the types of a node's outputs; {} where neither onnx nor a user's function has any."""
+    own = INFERENCE.get(operator_key(node.domain, node.op_type))
+    if own is not None:
+        facts = zip(node.output, own(node, inputs), strict=False)
+        return {n: helper.make_tensor_type_proto(f.dtype, f.shape) for n, f in facts if f.dtype}
+    if node.domain not in DEFAULT_DOMAINS:
+        return {}
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:

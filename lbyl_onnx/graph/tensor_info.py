@@ -292,7 +292,9 @@ def tensor_facts(
     """Facts of one node's outputs; outputs of what is not understood are unknown, not an error."""
     outputs = [name for name in node.output if name]
     if node.domain not in DEFAULT_DOMAINS:
-        return {}
+        # No value is computed of it: ONNX's reference knows the operators of ONNX alone.
+        types = infer(model, node, [tensor_info.get(name) for name in node.input], opset)
+        return {name: from_type(proto) for name, proto in types.items()}
     if node.op_type == "Constant":
         item = node.attribute[0]
         if item.type == AttributeProto.SPARSE_TENSOR:

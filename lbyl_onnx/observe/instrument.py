@@ -208,7 +208,7 @@ def _windows(writer: Writer, x: str, view: MomentSpec) -> str:
 
 def _noisy(writer: Writer, node: NodeProto, noise: Noise) -> NodeProto:
     """A layer that reads its input with noise of the same power along its weight's own rows."""
-    x, weight = node.input[0], node.input[1]
+    x, weight = (node.input[operand] for operand in noise.operands)
     turned = writer.op("Transpose", [weight], {"perm": [1, 0]})
     by_output, by_input = (weight, turned) if noise.transposed else (turned, weight)
     shaped = writer.op("MatMul", [noise.feed, by_output])  # (samples, inputs)
@@ -221,7 +221,7 @@ def _noisy(writer: Writer, node: NodeProto, noise: Noise) -> NodeProto:
         read = _scaled(writer, read, _ratio(writer, wanted, z))
     copy = NodeProto()
     copy.CopyFrom(node)
-    copy.input[0] = read
+    copy.input[noise.operands[0]] = read
     return copy
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, layer_read
 from lbyl_onnx.channels.paths import Activation, _feeds_a_layer, _layers_behind
-from lbyl_onnx.graph.layers import conv_window, own_bias
-from lbyl_onnx.graph.model_graph import Graph, Node
+from lbyl_onnx.graph.layers import LinearLayer, linear_layer
+from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.gaussian import behind
 from lbyl_onnx.methods.types import Moments
@@ -38,29 +38,32 @@ def repairable(
     """
     views: dict[int, MomentSpec] = {}
     for index in sorted({*consumers, *_layers_behind(graph, channels, consumers)}):
-        node = graph.nodes[index]
+        layer = linear_layer(tensor_info, graph.nodes[index])
         view = output_spec(graph, tensor_info, index)
-        if view is None or not _feeds_a_layer(node):
+        if layer is None or view is None or not _feeds_a_layer(graph.nodes[index]):
             continue
-        has_bias = len(node.inputs) > 2 and bool(node.inputs[2].name)
-        dtype = tensor_info.value(node.inputs[1].name).dtype
-        scaled = own_bias(tensor_info, node, len(view.positions), dtype) is not None
+        if not layer.plain:
+            continue  # a channel has a shift for each of its matrices, and a repair only one
+        has_bias, scaled = layer.has_bias, layer.bias(tensor_info) is not None
         # A consumer's offset may need an Add behind it; another layer is not worth a node.
         if not scaled and (has_bias or index not in consumers):
             continue
         views[index] = view
     return {
-        index: view for index, view in views.items() if _all_uses(channels, index) <= set(views)
+        index: view
+        for index, view in views.items()
+        if _all_uses(graph, tensor_info, channels, index) <= set(views)
     }
 
 
-def _all_uses(channels: ChannelMap, index: int) -> set[int]:
+def _all_uses(graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, index: int) -> set[int]:
     """Nodes that read a layer's weight, or what it is made of: one repair has to be right for all.
 
     -1 among them is a reader that takes it whole.
     """
     sharing = channels.sharing
-    use = sharing.uses[index, 1]
+    layer = linear_layer(tensor_info, graph.nodes[index])
+    use = sharing.uses[index, 1 if layer is None else layer.operand]
     whole = {-1} if use.base in sharing.apart else set[int]()
     return {other.node for other in sharing.readers[use.base]} | whole
 
@@ -102,69 +105,73 @@ def input_spec(
     uses
         All consumers that read the same weight; none where there is only this one.
     """
-    nodes = [graph.nodes[place.slot.node] for place in uses or (consumer,)]
-    node, slot = graph.nodes[consumer.slot.node], consumer.slot
-    tensor = node.inputs[0].name
-    shape = tensor_info.shape(tensor)
-    if shape is None or None in shape or slot.operand != 1 or len(shape) < 2:
+    layers = [layer_read(graph, tensor_info, place) for place in uses or (consumer,)]
+    layer = layer_read(graph, tensor_info, consumer)
+    shape, axis = tensor_info.shape(layer.data_name), layer.data_axis
+    if shape is None or None in shape or not _can_be_viewed(axis, len(shape)):
         return None
     sizes = [d or 0 for d in shape]
-    if node.op == "Gemm" and int(node.attrs.get("transA", 0)):
-        return None
-    last = node.op == "MatMul"
-    axis = len(sizes) - 1 if last else 1
-    positions = _activation_positions(node, tensor_info, consumer, sizes[axis])
-    view = MomentSpec(tensor, axis, len(sizes), positions)
-    plane = sizes[1:-1] if last else sizes[2:]
-    if all(n.op == "Conv" and int(n.attrs.get("group", 1)) == 1 for n in nodes):
-        windowed = _windowed(node, nodes, tensor_info, view, samples)
+    # Rows of a matrix that the operator hands on may be tokens of one sample: some are enough.
+    spatial = axis == 1 and (len(sizes) > 2 or not layer.passed)
+    positions = _activation_positions(layer, consumer, sizes[axis])
+    view = MomentSpec(layer.data_name, axis, len(sizes), positions)
+    plane = sizes[2:] if spatial else sizes[1:-1]
+    if all(other.window is not None and other.groups == 1 for other in layers):
+        windowed = _windowed(layer, layers, tensor_info, view, samples)
         if windowed is not None:
             return windowed
     places = positions.shape[1]
-    flat = all(_is_flat(n, tensor_info) for n in nodes) and int(node.attrs.get("group", 1)) == 1
+    flat = all(other.is_matrix and _is_flat(other, tensor_info) for other in layers)
     if places > 1 and flat:
-        joint, rows = replace(view, joint=True), samples * len(nodes)
+        joint, rows = replace(view, joint=True), samples * len(layers)
         if joint.columns <= LARGEST_WINDOW and rows >= ROWS_PER_COLUMN * joint.columns:
             return joint
-    strides = _strides(plane, samples * places, view.columns, spatial=not last)
+    strides = _strides(plane, samples * places, view.columns, spatial)
     return replace(view, strides=strides)
 
 
+# Axes of the plane that ONNX Runtime's MaxPool takes every stride-th place of, at most.
+_LARGEST_PLANE = 3
+
+
+def _can_be_viewed(axis: int, rank: int) -> bool:
+    """Whether channels on an axis can be measured: on the last, or on axis 1 before a plane."""
+    return rank >= 2 and (axis == rank - 1 or (axis == 1 and rank - 2 <= _LARGEST_PLANE))
+
+
 def _activation_positions(
-    node: Node, tensor_info: TensorInfo, consumer: GroupBinding, channels: int
+    layer: LinearLayer, consumer: GroupBinding, channels: int
 ) -> NDArray[np.intp]:
     """(n, places): where the channels lie in the input; each conv group has its own."""
-    if node.op not in ("Conv", "ConvTranspose"):
-        return consumer.positions
-    group = int(node.attrs.get("group", 1))
-    start = np.arange(group) * (channels // group)
+    start = np.arange(layer.groups) * (channels // layer.groups)
     spread = consumer.positions[:, :, None] + start  # (n, places, groups)
     return np.asarray(spread.reshape(len(spread), -1), dtype=np.intp)
 
 
-def _is_flat(node: Node, tensor_info: TensorInfo) -> bool:
+def _is_flat(layer: LinearLayer, tensor_info: TensorInfo) -> bool:
     """Whether a layer sees each sample at one place."""
-    return len(tensor_info.shape(node.inputs[0].name) or ()) == 2
+    return len(tensor_info.shape(layer.data_name) or ()) == 2
 
 
 def _windowed(
-    node: Node, nodes: Sequence[Node], tensor_info: TensorInfo, view: MomentSpec, samples: int
+    layer: LinearLayer,
+    layers: Sequence[LinearLayer],
+    tensor_info: TensorInfo,
+    view: MomentSpec,
+    samples: int,
 ) -> MomentSpec | None:
     """View every value that a Conv's window sees, where there are enough rows for so many.
 
-    `nodes` are all that read its weight, itself among them.
+    `layers` are all that read its weight, itself among them.
     """
-    window = conv_window(node, tensor_info)
-    output = tensor_info.shape(node.outputs[0].name)
-    if any(conv_window(n, tensor_info) is None for n in nodes):
-        return None
+    window, output = layer.window, tensor_info.shape(layer.node.outputs[0])
     if window is None or output is None or int(np.prod(window.kernel)) == 1:
         return None
     seen = replace(view, window=window)
     plane = [d or 0 for d in output[2:]]
     if seen.columns > LARGEST_WINDOW or view.positions.shape[1] > 1:
         return None
-    outputs = [tensor_info.shape(n.outputs[0].name) or () for n in nodes]
+    outputs = [tensor_info.shape(other.node.outputs[0]) or () for other in layers]
     places = sum(math.prod(d or 0 for d in shape[2:]) for shape in outputs)
     if samples * places < ROWS_PER_COLUMN * seen.columns:
         return None
@@ -195,12 +202,12 @@ def rows_enough(columns: int) -> int:
 
 def output_spec(graph: Graph, tensor_info: TensorInfo, index: int) -> MomentSpec | None:
     """View a consumer's output channels one by one; None where its shape is not known."""
-    node = graph.nodes[index]
-    tensor = node.outputs[0].name
+    layer = linear_layer(tensor_info, graph.nodes[index])
+    tensor = graph.nodes[index].outputs[0].name
     shape = tensor_info.shape(tensor)
-    if shape is None or len(shape) < 2:
+    if layer is None or shape is None or not _can_be_viewed(layer.output_axis, len(shape)):
         return None
-    axis = len(shape) - 1 if node.op == "MatMul" else 1
+    axis = layer.output_axis
     channels = shape[axis]
     if channels is None:
         return None
@@ -256,14 +263,12 @@ def sight(
         return None if view is None else InputObservation(view)
     if samples * rows_each(tensor_info, view) * max(1, len(uses)) >= GAUSSIAN_BELOW * view.columns:
         return InputObservation(view)
-    node = graph.nodes[activation.place.slot.node]
+    layer = linear_layer(tensor_info, graph.nodes[activation.place.slot.node])
     shape = tensor_info.shape(activation.tensor)
-    if shape is None or len(shape) < 2:
+    if layer is None or shape is None or not _can_be_viewed(layer.output_axis, len(shape)):
         return InputObservation(view)
-    axis = len(shape) - 1 if node.op == "MatMul" else 1
-    return InputObservation(
-        MomentSpec(activation.tensor, axis, len(shape), activation.place.positions), activation
-    )
+    axis, positions = layer.output_axis, activation.place.positions
+    return InputObservation(MomentSpec(activation.tensor, axis, len(shape), positions), activation)
 
 
 def rows_each(tensor_info: TensorInfo, view: MomentSpec) -> int:

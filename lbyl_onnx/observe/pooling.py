@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from lbyl_onnx.channels.analyzed_model import Layer, bias_of
 from lbyl_onnx.channels.groups import ChannelMap
+from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.types import Delivery, Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.types import Floats
@@ -144,15 +147,19 @@ def averaged(given: Sequence[Delivery], found: Sequence[Layer]) -> list[Delivery
 
 
 def shared_layers(
-    graph: Graph, channels: ChannelMap, nodes: Collection[int]
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, nodes: Collection[int]
 ) -> list[tuple[list[int], list[str]]]:
     """Gather nodes that read one weight, with the bias of each."""
     found: dict[str, list[int]] = defaultdict(list)
-    sources = {s.node: s.source for s in channels.slots if s.operand == 1 and s.source}
-    for node in sorted(sources.keys() & set(nodes)):
+    layers = {node: linear_layer(tensor_info, graph.nodes[node]) for node in nodes}
+    weights = {(node, x.operand) for node, x in layers.items() if x is not None}
+    sources = {
+        s.node: s.source for s in channels.slots if s.source and (s.node, s.operand) in weights
+    }
+    for node in sorted(sources):
         found[sources[node]].append(node)
-    sharing = channels.sharing
-    return [(here, [bias_of(graph, sharing, node) for node in here]) for here in found.values()]
+    biases = partial(bias_of, graph, tensor_info, channels.sharing)
+    return [(here, [biases(node) for node in here]) for here in found.values()]
 
 
 def pooled_outputs(

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from lbyl_onnx.channels.rules import PRODUCING
 from lbyl_onnx.data.source import SampleSource
+from lbyl_onnx.graph.layers import LinearLayer, is_layer, linear_layer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
@@ -128,7 +128,7 @@ def feeds_of(run: ObservationRun, fed: Collection[str]) -> Iterator[Mapping[str,
 
 
 def layer_noises(graph: Graph, tensor_info: TensorInfo) -> dict[str, Noise]:
-    """Shape noise for the layers of a model that begins with a Gemm or MatMul; none for others.
+    """Shape noise for the layers of a model that begins with a matrix product; none for others.
 
     What such a model reads is seldom like a photograph, but training leaves the covariance of a
     layer's input in the inner products of its weight's columns, W^T W. Half of the samples get
@@ -141,25 +141,31 @@ def layer_noises(graph: Graph, tensor_info: TensorInfo) -> dict[str, Noise]:
     Radhakrishnan, Beaglehole, Pandit, Belkin, "Mechanism for feature learning in neural networks",
     Science 2024: the neural feature ansatz.
     """
-    layers = [node for node in graph.nodes if node.op in PRODUCING]
+    layers = [node for node in graph.nodes if is_layer(node)]
     noises: dict[str, Noise] = {}
     for index, node in enumerate(layers):
-        shape = tensor_info.shape(node.inputs[0].name)
-        fits = node.op in ("Gemm", "MatMul") and shape is not None and len(shape) == 2
-        weight_name = node.inputs[1].name
-        if not fits or not tensor_info.is_constant(weight_name) or node.attrs.get("transA", 0):
+        layer = linear_layer(tensor_info, node)
+        if layer is None or not _takes_noise(layer, tensor_info):
             if index == 0:
                 return {}
             continue
-        if tensor_info.dtype(node.inputs[0].name) != onnx.TensorProto.FLOAT:
+        if tensor_info.dtype(layer.data_name) != onnx.TensorProto.FLOAT:
             return {}
-        transposed = bool(node.op == "Gemm" and node.attrs.get("transB", 0))
-        weight = tensor_info.value(weight_name).astype(np.float64)
-        outputs = weight.shape[0 if transposed else 1]
-        power = float(np.sum(weight**2)) / outputs if index == 0 else None
+        weight = tensor_info.value(layer.weight_name).astype(np.float64)
+        power = float(np.sum(weight**2)) / layer.channels if index == 0 else None
         feed = f"{PREFIX}noise/{index:04}"
-        noises[node.outputs[0].name] = Noise(feed, outputs, transposed, power)
+        operands = (layer.data, layer.operand)
+        noises[node.outputs[0].name] = Noise(
+            feed, layer.channels, operands, layer.in_axis == 1, power
+        )
     return noises
+
+
+def _takes_noise(layer: LinearLayer, tensor_info: TensorInfo) -> bool:
+    """Whether a layer multiplies a matrix of samples, (samples, inputs), by its weight."""
+    shape = tensor_info.shape(layer.data_name)
+    flat = shape is not None and len(shape) == layer.rank == 2
+    return flat and layer.is_matrix and layer.data_axis == layer.output_axis == 1
 
 
 def free_batch(model: onnx.ModelProto, name: str) -> None:

@@ -81,7 +81,7 @@ class Renormalization:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise added at a Gemm's or MatMul's input, shaped as its weight: xi W.
+    """Noise added at the input of a matrix product, shaped as its weight: xi W.
 
     Parameters
     ----------
@@ -89,6 +89,8 @@ class Noise:
         Name of the input that brings xi, (samples, outputs), standard normal or zero.
     outputs
         Of the layer.
+    operands
+        Which of its inputs bring the activations, and the weight.
     transposed
         Whether the weight is (outputs, inputs).
     power
@@ -98,5 +100,6 @@ class Noise:
 
     feed: str
     outputs: int
+    operands: tuple[int, int]
     transposed: bool
     power: float | None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels.groups import ChannelMap
 from lbyl_onnx.channels.labels import AxisBinding, Labels, Role
 from lbyl_onnx.channels.rules.view import ShapeParameter
-from lbyl_onnx.graph.layers import Layout, Operand, layout_of
+from lbyl_onnx.graph.layers import Layout, Operand, layout_of, linear_layer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value, identity, load
@@ -63,7 +63,9 @@ def shrunk(
             attributes[sizes.node, str(sizes.replaces)] = None
     added = dict(edits.added)
     for index in added.keys() & outputs.keys():
-        added[index] = np.compress(alive[outputs[index].labels], added[index], axis=0)
+        layer = linear_layer(tensor_info, graph.nodes[index])
+        axis = 0 if layer is None else layer.spread_axis
+        added[index] = np.compress(alive[outputs[index].labels], added[index], axis=axis)
     operands |= _pinned(graph, tensor_info, channels, alive, operands)
     return Edits(operands, added, attributes)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.compensate.fits import ConsumerFit, ProducerMixing, Repair, Repairs
 from lbyl_onnx.errors import CompensationError
-from lbyl_onnx.graph.layers import Layout, Operand, _input_axis, layout_of, own_bias
+from lbyl_onnx.graph.layers import LinearLayer, Operand, by_window, linear_layer
 from lbyl_onnx.graph.model_graph import Graph, Node, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value
@@ -32,8 +32,8 @@ class Change:
 
     Parameters
     ----------
-    layout, input_axis
-        How the weight is stored, and its axis of input channels as the layout sees it.
+    layer
+        The layer, by the axis of its weight along which it reads these channels.
     fits
         The deliveries of the channels that it reads.
     repair
@@ -42,8 +42,7 @@ class Change:
         Of the channels that it produces; None likewise.
     """
 
-    layout: Layout
-    input_axis: int
+    layer: LinearLayer
     fits: tuple[ConsumerFit, ...]
     repair: Repair | None
     mixture: ProducerMixing | None
@@ -81,7 +80,8 @@ class Edits:
     operands
         New constants for inputs of nodes.
     added
-        Constants to add to a node's output, channels on axis 0, where it has no bias to take them.
+        Constants to add to a node's output, in a shape that broadcasts to it, where it has no bias
+        to take them.
     attributes
         New attributes, by node and name; None takes one away.
     """
@@ -143,7 +143,7 @@ def compensated(
             operands[index, operand] = shared[key]
         else:
             operands[index, operand] = _changed(stored, change, node)
-        shift = _shift(stored, change, node)
+        shift = _shift(stored, change)
         if np.any(shift) or change.mixture is not None or change.repair is not None:
             _move_bias(tensor_info, node, index, change, shift, stored.dtype, operands, added)
     for mixture in mixtures:
@@ -170,17 +170,16 @@ def _changes(
         by_weight[fit.consumer.slot.node, fit.consumer.slot.operand].append(here)
     mixed = {(m.producer.slot.node, m.producer.slot.operand): m for m in mixtures}
     needed = {i: r for i, r in repairs.items() if np.any(r.gain != 1.0) or np.any(r.shift)}
-    keys = dict.fromkeys([*by_weight, *mixed, *((i, 1) for i in needed)])
-    return {
-        key: Change(
-            layout_of(tensor_info, graph.nodes[key[0]], key[1]),
-            _input_axis(graph.nodes[key[0]]),
-            tuple(by_weight.get(key, ())),
-            needed.get(key[0]),
-            mixed.get(key),
-        )
-        for key in keys
-    }
+    nodes = dict.fromkeys(index for index, _ in (*by_weight, *mixed)) | dict.fromkeys(needed)
+    layers = {i: x for i in nodes if (x := linear_layer(tensor_info, graph.nodes[i])) is not None}
+    repaired = ((i, layers[i].operand) for i in needed)
+    changes: dict[Operand, Change] = {}
+    for key in dict.fromkeys([*by_weight, *mixed, *repaired]):
+        read = tuple(by_weight.get(key, ()))
+        layer = layers[key[0]]
+        layer = layer.along(read[0].consumer.slot.axis) if read else layer
+        changes[key] = Change(layer, read, needed.get(key[0]), mixed.get(key))
+    return changes
 
 
 def _identity(name: str, change: Change) -> str:
@@ -207,8 +206,7 @@ def _changed(stored: Array, change: Change, node: Node) -> Array:
 
     The sums are taken in float64, in blocks of columns: no second copy of the weight is held.
     """
-    seen = np.moveaxis(change.layout.seen(stored), change.input_axis, 0)
-    weight = np.array(seen, order="C")  # -> (in, out, ..)
+    weight = np.array(change.layer.seen(stored), order="C")  # -> (in, out, window)
     for fit in change.fits:
         positions, delivery = fit.consumer.positions, fit.delivery
         kept, removed = positions[delivery.kept], positions[delivery.removed]
@@ -229,16 +227,14 @@ def _changed(stored: Array, change: Change, node: Node) -> Array:
         for start in range(0, len(weight), BLOCK):
             rows = slice(start, start + BLOCK)
             weight[rows] = _store(change.outputs(weight[rows], axis=1), stored.dtype, node)
-    return change.layout.stored(np.moveaxis(weight, 0, change.input_axis))
+    return change.layer.stored(weight)
 
 
 def _by_tap(rows: Array, delivery: Delivery) -> Array:
-    """Rows of a weight, (n, places, out, ..), as (n * taps, columns): what is delivered alike."""
-    n, places, out = rows.shape[:3]
+    """Rows of a weight, (n, places, out, window), as (n * taps, ..): what is delivered alike."""
     if delivery.taps == 1:
-        return rows.reshape(n, -1)  # -> (n, places * out * window)
-    window = rows.reshape(n, places, out, -1)
-    return np.moveaxis(window, 2, 3).reshape(-1, out)  # -> (n * places * window, out)
+        return rows.reshape(len(rows), -1)  # -> (n, places * out * window)
+    return by_window(rows).reshape(-1, rows.shape[2])  # -> (n * places * window, out)
 
 
 def _from_taps(values: Array, shape: tuple[int, ...], delivery: Delivery) -> Array:
@@ -250,18 +246,17 @@ def _from_taps(values: Array, shape: tuple[int, ...], delivery: Delivery) -> Arr
     return np.moveaxis(window, 3, 2).reshape(shape)
 
 
-def _shift(stored: Array, change: Change, node: Node) -> Floats:
+def _shift(stored: Array, change: Change) -> Floats:
     """Growth of the output, shape (out channels,): the sum over taps of the weight times shifts."""
-    weight = np.moveaxis(change.layout.seen(stored), change.input_axis, 0)  # -> (in, out, ..)
-    out = weight.shape[1]
-    shift = np.zeros(out)
+    weight = change.layer.seen(stored)  # -> (in, out, window)
+    shift = np.zeros(weight.shape[1])
     for fit in change.fits:
         delivery = fit.delivery
         shift += _summed(weight, fit.consumer.positions[delivery.removed], delivery, fit.offset)
         if fit.mixing is not None:
             positions = fit.consumer.positions[delivery.kept]
             shift += _summed(weight, positions, delivery, fit.mixing.shift)
-    return shift * (float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0)
+    return shift * change.layer.alpha
 
 
 def _summed(
@@ -299,15 +294,13 @@ def _move_bias(
     added: dict[int, Array],
 ) -> None:
     """Change what a node adds: its bias where it can take it, else by an Add behind it."""
-    bias = own_bias(tensor_info, node, shift.size, dtype)
-    if bias is None:
+    layer, bias = change.layer, change.layer.bias(tensor_info)
+    if bias is None or layer.bias_operand is None:
         grown = change.added(shift)
         if np.any(grown):
-            spatial = len(tensor_info.value(node.inputs[1].name).shape) - 2  # 0 for a matrix
-            per_channel = grown.reshape(-1, *(1,) * spatial)  # (N,) -> (N, 1, ..)
-            added[index] = _store(per_channel, dtype, node)
+            added[index] = _store(layer.spread(grown), dtype, node)  # (N,) -> (N, 1, ..)
         return
-    beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
     shape = bias.shape if bias.size == shift.size else shift.shape
-    whole = beta * bias.astype(np.float64).reshape(-1) + shift  # (1, N) -> (N,)
-    operands[index, 2] = _store((change.added(whole) / beta).reshape(shape), bias.dtype, node)
+    whole = layer.beta * bias.astype(np.float64).reshape(-1) + shift  # (1, N) -> (N,)
+    value = (change.added(whole) / layer.beta).reshape(shape)
+    operands[index, layer.bias_operand] = _store(value, bias.dtype, node)

@@ -119,9 +119,9 @@ def masked(
             inserted += _normalised_apart(node, *norms[index], interpreted.tensor_info)
             continue
         if index in masks:
-            data = node.input[0]
+            operand, axis = _read_at(node, index, plans, interpreted.tensor_info)
+            data = node.input[operand]
             size = interpreted.tensor_info.shape(data) or ()
-            axis = 1 if node.op_type in ("Conv", "ConvTranspose") else len(size) - 1
             shape = [1] * len(size)
             shape[axis] = -1
             dtype = helper.tensor_dtype_to_np_dtype(interpreted.tensor_info.dtype(data))
@@ -132,13 +132,30 @@ def masked(
                 "Constant", [], [f"mask_{index}"], value=numpy_helper.from_array(value)
             )
             product = helper.make_node("Mul", [data, f"mask_{index}"], [f"masked_{index}"])
-            node.input[0] = f"masked_{index}"
+            node.input[operand] = f"masked_{index}"
             inserted += [constant, product]
         inserted.append(node)
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in inserted]
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
+
+
+def _read_at(
+    node: onnx.NodeProto, index: int, plans: tuple[GroupPlan, ...], tensor_info: TensorInfo
+) -> tuple[int, int]:
+    """Which input of a consumer brings its channels, and along which axis."""
+    rank = len(tensor_info.shape(node.input[0]) or ())
+    if node.op_type != "Einsum":
+        return 0, 1 if node.op_type in ("Conv", "ConvTranspose") else rank - 1
+    slot = next(p.slot for x in plans for p in x.group.consumers if p.slot.node == index)
+    equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
+    terms = equation.replace(" ", "").partition("->")[0].split(",")
+    operand = 1 - slot.operand
+    letter = terms[slot.operand][slot.axis]
+    # From the end, where an ellipsis stands for the first axes.
+    from_end = len(terms[operand]) - terms[operand].index(letter)
+    return operand, len(tensor_info.shape(node.input[operand]) or ()) - from_end
 
 
 def _norms_of_the_kept(

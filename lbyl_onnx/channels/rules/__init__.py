@@ -19,11 +19,10 @@ from lbyl_onnx.channels.rules.view import (
     ShapeParameter,
     SharedNorm,
 )
-from lbyl_onnx.types import DEFAULT_DOMAINS
+from lbyl_onnx.types import DEFAULT_DOMAINS, OperatorKey
 
 __all__ = [
     "ELEMENTWISE",
-    "PRODUCING",
     "RULES",
     "Join",
     "LabelFlow",
@@ -66,7 +65,7 @@ REDUCTIONS = (
     "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
     "ReduceSum ReduceSumSquare"
 ).split()
-RULES: dict[str, Rule] = {
+_ONNX: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, elementwise.elementwise),
     **dict.fromkeys(("Cast", "CastLike", "Dropout", "Identity"), elementwise.passes_first),
     **dict.fromkeys(POOLS, mixing.pool),
@@ -80,11 +79,12 @@ RULES: dict[str, Rule] = {
     "BatchNormalization": mixing.batch_normalization,
     "Concat": moves.concat,
     "Conv": weights.conv,
-    "ConvTranspose": weights.conv_transpose,
+    "ConvTranspose": weights.conv,
     "DepthToSpace": moves.depth_to_space,
+    "Einsum": weights.linear,
     "Expand": moves.expand_,
     "Gather": moves.gather,
-    "Gemm": weights.gemm,
+    "Gemm": weights.linear,
     "GroupNormalization": mixing.group_normalization,
     "InstanceNormalization": mixing.instance_normalization,
     "MatMul": weights.matmul,
@@ -98,5 +98,4 @@ RULES: dict[str, Rule] = {
     "Tile": moves.tile,
     "Transpose": moves.transpose,
 }
-# The operators that start labels; every other node without a labelled input is passed over.
-PRODUCING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+RULES: dict[OperatorKey, Rule] = {("", name): rule for name, rule in _ONNX.items()}

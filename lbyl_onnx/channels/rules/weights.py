@@ -4,102 +4,114 @@ from __future__ import annotations
 
 import numpy as np
 
-from lbyl_onnx.channels.labels import Labels, Role, varying_axes
+from lbyl_onnx.channels.labels import Labels, Role, padded, varying_axes
 from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter
+from lbyl_onnx.graph.layers import LinearLayer, describe
 
-# The axis of their weight along which outputs lie.
-CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}
+
+def linear(view: NodeView) -> list[Labels | None]:
+    """Cross any layer without groups, by its description: Gemm, MatMul, Einsum, other domains'."""
+    layer = describe(view.tensor_info, view.node)
+    if isinstance(layer, str):
+        unfollowed(view, layer)
+        return view.freeze_inputs(layer)
+    if not view.is_constant(layer.operand):
+        return view.freeze_inputs(f"{view.op_type} multiplies two activations")
+    for operand, labels in enumerate(view.labels):
+        if operand not in (layer.data, layer.bias_operand):
+            view.freeze(labels, f"{view.op_type} reads them as a parameter")
+    labels = view.labels[layer.data]
+    handed_on = None if labels is None else _handed_on(view, layer, labels)
+    if handed_on is not None:
+        return [handed_on]
+    _consume(view, layer)
+    return _produce(view, layer)
+
+
+def _handed_on(view: NodeView, layer: LinearLayer, labels: Labels) -> Labels | None:
+    """Labels of the output where channels lie on axes that are not summed over; None elsewhere.
+
+    Each of these channels is multiplied by the same matrix, or by one of its own, which goes with
+    it.
+    """
+    labels = padded(labels, len(view.shape(layer.data) or ()))
+    own = {d: a for a, d in enumerate(layer.data_axes) if d is not None}
+    pairs = dict(layer.passed)
+    pairs |= {d: o for d, a in own.items() if (o := layer.output_axes[a]) is not None}
+    varying = varying_axes(labels)
+    if not pairs or any(axis not in pairs for axis in varying):
+        return None
+    for axis in varying:
+        if axis in own:
+            along = view.along(labels, axis)
+            if along is None:
+                return None
+            view.slot(layer.operand, own[axis], along, Role.FOLLOWER)
+    left = sorted(pairs, key=lambda axis: pairs[axis])
+    rest = [axis for axis in range(labels.ndim) if axis not in pairs]
+    moved = np.transpose(labels, (*left, *rest)).reshape(*(labels.shape[a] for a in left), -1)
+    shape = [1] * layer.rank
+    for axis in left:
+        shape[pairs[axis]] = labels.shape[axis]
+    return moved[..., 0].reshape(shape)  # what is summed over carries no identity
 
 
 def conv(view: NodeView) -> list[Labels | None]:
-    """Conv of any rank: weight (out, in / group, ..)."""
-    weight, group = view.shape(1), view.int_attribute("group", 1)
-    if weight is None or not view.is_constant(1):
-        return opaque(view, "the weight of Conv is computed from the input")
-    if group == 1:
-        consume(view, channel_axis=1, weight_axis=1)
-        return produce(view, channel_axis=1, weight_axis=0, rank=len(weight))
-    if weight[1] == 1:
-        return _depthwise(view, weight[0] // group, weight_axis=0)
-    return _grouped(view, group, input_axis=1)
+    """Conv or ConvTranspose of any rank, with groups or without."""
+    layer = describe(view.tensor_info, view.node)
+    if isinstance(layer, str) or not view.is_constant(layer.operand):
+        return view.freeze_inputs(f"the weight of {view.op_type} is computed from the input")
+    if layer.groups == 1:
+        _consume(view, layer)
+        return _produce(view, layer)
+    if layer.shape[layer.in_axis] == 1:
+        return _depthwise(view, layer)
+    return _grouped(view, layer)
 
 
-def conv_transpose(view: NodeView) -> list[Labels | None]:
-    """ConvTranspose of any rank: weight (in, out / group, ..), seen as (in / group, out, ..)."""
-    weight, group = view.shape(1), view.int_attribute("group", 1)
-    if weight is None or not view.is_constant(1):
-        return opaque(view, "the weight of ConvTranspose is computed from the input")
-    if group == 1:
-        consume(view, channel_axis=1, weight_axis=0)
-        return produce(view, channel_axis=1, weight_axis=1, rank=len(weight))
-    if group == weight[0]:
-        return _depthwise(view, weight[1], weight_axis=1)
-    return _grouped(view, group, input_axis=0)
-
-
-def _depthwise(view: NodeView, multiplier: int, weight_axis: int) -> list[Labels | None]:
-    """Each input channel makes `multiplier` output channels, which go with it."""
-    labels = view.labels[0]
+def _depthwise(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
+    """Each input channel makes as many output channels, which go with it."""
+    labels = view.labels[layer.data]
     if labels is None:
-        return opaque(view, f"a depthwise {view.op_type} reads channels that stay")
-    along = view.along(labels, 1)
+        return _stays(view, layer, f"a depthwise {view.op_type} reads channels that stay")
+    along = view.along(labels, layer.data_axis)
     if along is None:
-        return opaque(view, f"{view.op_type} reads them along an axis it does not sum over")
-    made = np.repeat(along, multiplier)
-    view.slot(1, weight_axis, made, Role.FOLLOWER)
-    follow_bias(view, made)
+        reason = f"{view.op_type} reads them along an axis it does not sum over"
+        return _stays(view, layer, reason)
+    made = np.repeat(along, layer.channels // layer.groups)
+    view.slot(layer.operand, layer.out_axis, made, Role.FOLLOWER)
+    _follow_bias(view, layer, made)
     view.flow.sizes.append(ShapeParameter(view.index, "group", (along,), scalar=True))
     return [made.reshape(1, -1, *(1,) * (labels.ndim - 2))]  # (C,) -> (1, C, 1, ..)
 
 
-def _grouped(view: NodeView, group: int, input_axis: int) -> list[Labels | None]:
+def _grouped(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
     """The same number goes from each conv group: the j-th channels of all groups go together."""
-    labels = view.labels[0]
+    labels = view.labels[layer.data]
     if labels is not None:
-        along = view.along(labels, 1)
+        along = view.along(labels, layer.data_axis)
         if along is None:
             view.freeze(labels, f"{view.op_type} reads them along an axis it does not sum over")
         else:
-            grid = along.reshape(group, -1)  # (C,) -> (group, C / group)
+            grid = along.reshape(layer.groups, -1)  # (C,) -> (group, C / group)
             view.couple(grid, grid[:1])
-            view.slot(1, input_axis, grid[0], Role.CONSUMER)
-    rank = len(view.shape(1) or ())
-    made = produce(view, channel_axis=1, weight_axis=1 - input_axis, rank=rank)
+            view.slot(layer.operand, layer.in_axis, grid[0], Role.CONSUMER)
+    made = _produce(view, layer)
     for labels in made:
         if labels is not None:
-            grid = labels.reshape(group, -1)  # (1, C, 1, ..) -> (group, C / group)
+            grid = labels.reshape(layer.groups, -1)  # (1, C, 1, ..) -> (group, C / group)
             view.couple(grid, grid[:1])
     return made
-
-
-def gemm(view: NodeView) -> list[Labels | None]:
-    """Y = alpha A' B' + beta C, with B constant."""
-    if not view.is_constant(1):
-        return opaque(view, "Gemm multiplies two activations")
-    transposed = bool(view.int_attribute("transB", 0))
-    consume(
-        view,
-        channel_axis=0 if view.int_attribute("transA", 0) else 1,
-        weight_axis=1 if transposed else 0,
-    )
-    return produce(view, channel_axis=1, weight_axis=0 if transposed else 1, rank=2)
 
 
 def matmul(view: NodeView) -> list[Labels | None]:
     """Y = A B, K the last axis of A and the one before the last of B."""
     weight, data = view.shape(1), view.shape(0)
-    if weight is None or data is None or len(data) < 2 or len(weight) < 2:
-        return opaque(view, "MatMul of unknown shapes or vectors")
-    if not view.is_constant(1) and not view.is_constant(0):
-        return _product(view, max(len(data), len(weight)))
-    labels = view.labels[0]
-    if view.is_constant(0) or len(weight) != 2:
-        return opaque(view, "MatMul by a weight from the left, or by a stack of weights")
-    last = len(data) - 1
-    if labels is not None and last not in varying_axes(labels):
-        return [labels]  # each of these channels is multiplied by the same matrix
-    consume(view, channel_axis=last, weight_axis=0)
-    return produce(view, channel_axis=last, weight_axis=1, rank=len(data))
+    known = weight is not None and data is not None and min(len(data), len(weight)) > 1
+    if known and not view.is_constant(1) and not view.is_constant(0):
+        return _product(view, max(len(data or ()), len(weight or ())))
+    layer = describe(view.tensor_info, view.node)
+    return view.freeze_inputs(layer) if isinstance(layer, str) else linear(view)
 
 
 def _product(view: NodeView, rank: int) -> list[Labels | None]:
@@ -121,50 +133,48 @@ def _product(view: NodeView, rank: int) -> list[Labels | None]:
     return [second]
 
 
-def consume(view: NodeView, channel_axis: int, weight_axis: int) -> None:
-    """Let the channels on an axis of the first input end at an axis of the weight."""
-    labels = view.labels[0]
+def _consume(view: NodeView, layer: LinearLayer) -> None:
+    """Let the channels on an axis of the activations end at the axis of the weight that meets it.
+
+    It is the layer's own, or another that is summed over.
+    """
+    labels = view.labels[layer.data]
     if labels is None:
         return
-    along = view.along(labels, channel_axis)
+    varying = varying_axes(view.flow.coupling.canonical(labels))
+    summed = [a for a, other in enumerate(layer.output_axes) if other is None]
+    met = [a for a in summed if layer.data_axes[a] in varying]
+    weight_axis = met[0] if met else layer.in_axis
+    along = view.along(labels, layer.data_axes[weight_axis] or 0)
     if along is None:
         view.freeze(labels, f"{view.op_type} reads them along an axis it does not sum over")
     else:
-        view.slot(1, weight_axis, along, Role.CONSUMER)
+        view.slot(layer.operand, weight_axis, along, Role.CONSUMER)
 
 
-def produce(view: NodeView, channel_axis: int, weight_axis: int, rank: int) -> list[Labels | None]:
-    """Start new labels at an axis of the weight."""
-    count = _outputs(view, weight_axis)
-    if rank == 0 or count < 2:
+def _produce(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
+    """Start new labels at the weight's axis of outputs."""
+    if layer.channels < 2:
         return []  # a single channel has no other to leave its information to
-    fresh = view.flow.coupling.fresh(count)
-    view.slot(1, weight_axis, fresh, Role.PRODUCER)
-    follow_bias(view, fresh)
-    shape = [1] * rank
-    shape[channel_axis] = count
+    fresh = view.flow.coupling.fresh(layer.channels)
+    view.slot(layer.operand, layer.out_axis, fresh, Role.PRODUCER)
+    _follow_bias(view, layer, fresh)
+    shape = [1] * layer.rank
+    shape[layer.output_axis] = layer.channels
     return [fresh.reshape(shape)]  # (C,) -> (1, .., C, .., 1)
 
 
-def _outputs(view: NodeView, weight_axis: int) -> int:
-    """Length of the axis of outputs; 0 where it is not known."""
-    weight = view.shape(1)
-    if weight is None:
-        return 0
-    groups = view.int_attribute("group", 1) if view.op_type == "ConvTranspose" else 1
-    return weight[weight_axis] * groups
-
-
-def follow_bias(view: NodeView, labels: Labels) -> None:
+def _follow_bias(view: NodeView, layer: LinearLayer, labels: Labels) -> None:
     """Let the bias, where there is one, follow its channels."""
-    if not view.has(2):
+    operand = layer.bias_operand
+    if operand is None or not layer.has_bias:
         return
-    view.freeze(view.labels[2], f"{view.op_type} reads them as its bias")
-    bias = view.shape(2)
-    if bias is None or not view.is_constant(2) or any(d != 1 for d in bias[:-1]):
+    view.freeze(view.labels[operand], f"{view.op_type} reads them as its bias")
+    bias = view.shape(operand)
+    if bias is None or not view.is_constant(operand) or any(d != 1 for d in bias[:-1]):
         view.freeze(labels, f"the bias of {view.op_type} is not one constant per channel")
     elif bias and bias[-1] == len(labels):
-        view.slot(2, len(bias) - 1, labels, Role.FOLLOWER)
+        view.slot(operand, len(bias) - 1, labels, Role.FOLLOWER)
     else:
         view.freeze(labels, f"the bias of {view.op_type} is shared by its channels")
 
@@ -180,13 +190,10 @@ def unfollowed(view: NodeView, reason: str) -> None:
             return
 
 
-def opaque(view: NodeView, reason: str) -> list[Labels | None]:
+def _stays(view: NodeView, layer: LinearLayer, reason: str) -> list[Labels | None]:
     """Freeze what enters and, for the report, the channels that such a node would produce."""
     view.freeze_inputs(reason)
-    weight = view.shape(1) if view.has(1) else None
-    if view.op_type in CONVOLUTIONS and weight is not None and view.is_constant(1):
-        axis = CONVOLUTIONS[view.op_type]
-        fresh = view.flow.coupling.fresh(_outputs(view, axis))
-        view.slot(1, axis, fresh, Role.PRODUCER)
-        view.freeze(fresh, reason)
+    fresh = view.flow.coupling.fresh(layer.channels)
+    view.slot(layer.operand, layer.out_axis, fresh, Role.PRODUCER)
+    view.freeze(fresh, reason)
     return []

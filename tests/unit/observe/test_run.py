@@ -32,6 +32,7 @@ from lbyl_onnx.observe.planning import input_spec, key_of, output_spec, rows_eno
 from lbyl_onnx.observe.run import ObservationRun, measure
 from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.types import Array
+from tests.support.einsums import EINSUMS
 from tests.support.models import MODELS
 from tests.support.moments import assert_close, expected, feeds_of, tensor_facts
 from tests.support.net import Net
@@ -540,6 +541,23 @@ class TestReading:
         assert norm.op == "BatchNormalization"
         check_reading(seen, norm.outputs[0].name, ENOUGH, tmp_path)
 
+    @pytest.mark.parametrize("name", ["tokens", "weight first", "axis 1", "between gemms"])
+    def test_an_einsum(self, name: str, tmp_path: Path) -> None:
+        seen = see(EINSUMS[name][0]())
+        output = seen.node.outputs[0].name
+        check_reading(seen, output, ENOUGH, tmp_path, axis=1 if name == "axis 1" else -1)
+
+    def test_a_batch_normalization_of_another_axis_does_not_scale_outputs(self) -> None:
+        """Tokens as many as outputs, and a BatchNormalization over the tokens."""
+        net = Net(("N", 4, 6))
+        x = net.relu(net.node("MatMul", ["x", net.weight("w0", 6, 8)]))
+        x = net.batch_norm(net.node("MatMul", [x, net.weight("w1", 8, 4)]), 4)
+        seen = see(net.model(x))
+        plain = Moments(np.zeros(8), np.eye(8), 10)
+        found = consumer_loss(seen.graph, seen.tensor_info, seen.place, plain)
+        weight = seen.tensor_info.value("w1").astype(np.float64)
+        np.testing.assert_allclose(found.gram, weight @ weight.T)
+
     def test_a_scale_that_is_no_number_is_left_out(self) -> None:
         model = MODELS["chain_2d"]()
         stored = {t.name: t for t in model.graph.initializer}
@@ -553,13 +571,21 @@ class TestReading:
         np.testing.assert_allclose(found.gram, np.einsum("oikl,ojkl->ij", weight, weight))
 
 
-def check_reading(seen: Seen, output: str, count: int, folder: Path, alpha: float = 1.0) -> None:
+def check_reading(
+    seen: Seen,
+    output: str,
+    count: int,
+    folder: Path,
+    alpha: float = 1.0,
+    axis: int | None = None,
+) -> None:
     """tr(B^T B C) is the sum of the variances of the consumer's outputs."""
     view, feeds = seen.view(count), feeds_of(seen.model, count)
     found = measured(seen.model, {"k": view}, feeds, folder)["k"]
     reading = consumer_loss(seen.graph, seen.tensor_info, seen.place, moments(view, found))
     values = run(tap(seen.model, output), feeds)[-1].astype(np.float64)
-    axis = -1 if seen.node.op == "MatMul" else 1
+    if axis is None:
+        axis = -1 if seen.node.op == "MatMul" else 1
     rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])  # -> (rows, out)
     total = float(np.sum(np.var(rows, axis=0)))
     assert alpha**2 * np.trace(reading.gram @ found.second) == pytest.approx(total, rel=1e-4)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.data.source import InputSpec, SampleSource
@@ -15,6 +15,7 @@ from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_message
 from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
 from lbyl_onnx.observe.spec import MomentSpec
+from tests.support.einsums import chain
 from tests.support.models import MODELS
 from tests.support.net import Net
 from tests.support.oracle import interpret
@@ -64,6 +65,25 @@ def test_every_layer_gets_noise_and_the_first_a_power() -> None:
     assert list(noises) == gemms
     assert [noise.outputs for noise in noises.values()] == [20, 16, 5]
     assert [noise.power is None for noise in noises.values()] == [False, True, True]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_an_einsum_of_samples_by_a_matrix_gets_noise(first: bool, tmp_path: Path) -> None:
+    """As the same product by a MatMul gets it, whichever operand the weight is."""
+    equation = "de,bd->be" if first else "bd,de->be"
+    model = chain(
+        ("N", 12), (equation, (12, 20)), (equation.replace("d", "f"), (20, 5)), first=first
+    )
+    same = ModelProto()
+    same.CopyFrom(model)
+    for node in same.graph.node:
+        if node.op_type == "Einsum":
+            operands = sorted(node.input, key=lambda name: name in ("e0", "e2"))
+            node.CopyFrom(helper.make_node("MatMul", operands, node.output, name=node.name))
+    found, wanted = (first_outputs(tmp_path, m, noisy=True) for m in (model, same))
+    np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4, atol=1e-5)
+    plain = first_outputs(tmp_path, model, noisy=False)
+    assert not np.allclose(found[1], plain[1], rtol=0.1)
 
 
 def test_the_covariance_is_that_of_the_input_and_of_the_weights(tmp_path: Path) -> None:
