@@ -24,7 +24,7 @@ from benchmarks.datasets import SHARED
 from benchmarks.tables import describe_machine
 from lbyl_onnx import Config, LbylOnnxError, compress
 from lbyl_onnx.methods.registry import method_names
-from tests import exported
+from tests.support import exported
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = Path(__file__).parent / "results" / "output_hashes.json"

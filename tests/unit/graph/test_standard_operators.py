@@ -392,13 +392,13 @@ def in_a_body(folder: Path) -> ModelProto:
     ],
 )
 def test_operators_that_hold_the_weights_are_named(
-    tmp_path: Path, build: Callable[[Path], ModelProto], names: str, ranking_of: str
+    tmp_path: Path, build: Callable[[Path], ModelProto], names: str, way_out: str
 ) -> None:
     with pytest.raises(NothingToPruneError) as caught:
         compress(build(tmp_path), config=Config(round_to=1, provider="cpu"))
     assert "nothing could be pruned" in str(caught.value)
     assert names in str(caught.value)
-    assert ranking_of in str(caught.value)
+    assert way_out in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
