@@ -190,7 +190,7 @@ def test_a_fault_of_ours_is_one_line_and_with_debug_a_traceback(
     def fail(*_: object) -> None:
         raise KeyError("unforeseen")
 
-    monkeypatch.setattr(pipeline, "find_channels", fail)
+    monkeypatch.setattr(pipeline, "prepare", fail)
     result = run("compress", sample, tmp_path / "out.onnx")
     assert result.exit_code == 1
     assert "internal error: KeyError" in result.stderr
@@ -242,7 +242,9 @@ def test_names_that_would_move_the_cursor_are_spelled_out(sample: Path, tmp_path
 def test_both_onnxruntimes_are_warned_of(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lbyl_onnx.cli.compress.both_distributions", lambda: True)
+    # The package has the command itself under the module's name.
+    module = sys.modules["lbyl_onnx.cli.compress"]
+    monkeypatch.setattr(module, "both_distributions", lambda: True)
     result = run("compress", sample, tmp_path / "out.onnx")
     assert result.exit_code == 0
     assert "uninstall both" in result.stderr
