@@ -45,13 +45,16 @@ def reachable() -> set[type]:
     return found
 
 
-@pytest.mark.parametrize("kind", sorted(reachable(), key=str))
+REACHABLE: list[type] = sorted(reachable(), key=str)
+
+
+@pytest.mark.parametrize("kind", REACHABLE)
 def test_what_is_returned_is_exported(kind: type) -> None:
     assert getattr(lbyl_onnx, kind.__name__) is kind
 
 
 def test_what_is_raised_is_exported() -> None:
-    raised = [
+    raised: list[type] = [
         value
         for value in vars(errors).values()
         if isinstance(value, type) and issubclass(value, Exception)
