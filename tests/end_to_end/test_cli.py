@@ -187,7 +187,7 @@ def test_a_failed_verification_writes_nothing(
 def test_a_fault_of_ours_is_one_line_and_with_debug_a_traceback(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise KeyError("unforeseen")
 
     monkeypatch.setattr(pipeline, "prepare", fail)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.support.pages import BLOCK, blocks, run_commands
+from tests.support.pages import BLOCK, blocks, clone, run_commands
+
+__all__ = ["clone"]  # a fixture
 
 
 @pytest.mark.parametrize("path", ["README.md", "samples/README.md"])
