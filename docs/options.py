@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from lbyl_onnx.config import DEFAULTS, OPTIONS, SECTIONS
-from lbyl_onnx.option_types import Option, flag
+from lbyl_onnx.option_types import Option
 
 ROOT = Path(__file__).parents[1]
 # Pages with a table between the marks.
@@ -30,7 +30,7 @@ def _row(name: str, option: Option) -> str:
         values = (option.metavar or option.type.name).split("|")  # a bar would end the cell
     listed = ", ".join(f"`{value}`" for value in values)
     default = "" if DEFAULTS[name] in (None, ()) else f"`{DEFAULTS[name]}`"
-    return f"| `{flag(name)}` | {listed} | {option.help} | {default} |"
+    return f"| `{option.flag}` | {listed} | {option.help} | {default} |"
 
 
 def filled(page: str) -> str:

@@ -10,7 +10,7 @@ import math
 import os
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -231,6 +231,8 @@ class Option:
         filled later.
     bounds
         Of a number, of each number of a table by glob.
+    flag
+        Its name on the command line; that of the field with - for _ where it is not given.
     """
 
     type: OptionType
@@ -239,6 +241,7 @@ class Option:
     metavar: str | None = None
     choices: Callable[[], Sequence[str]] | None = None
     bounds: Bounds | None = None
+    flag: str = ""
 
     def wrong(self, name: str, value: Any) -> str | None:
         """Return why a value of the right type is not allowed; None for one that is.
@@ -276,29 +279,23 @@ def option(
     metavar: str | None = None,
     choices: Callable[[], Sequence[str]] | None = None,
     bounds: Bounds | None = None,
+    flag: str = "",
 ) -> Value:
     """Return a field that is an option, with its default and its `Option` as metadata."""
-    declared = Option(type, help, section, metavar, choices, bounds)
+    declared = Option(type, help, section, metavar, choices, bounds, flag)
     return field(default=default, metadata={_KEY: declared})
 
 
 def options_of(declared: Any) -> dict[str, Option]:
     """Return the options that a dataclass declares, by name, in their order."""
-    return {entry.name: entry.metadata[_KEY] for entry in fields(declared)}
+    found = {entry.name: entry.metadata[_KEY] for entry in fields(declared)}
+    return {
+        name: replace(option, flag=option.flag or f"--{name.replace('_', '-')}")
+        for name, option in found.items()
+    }
 
 
 def documented(declared: Any) -> str:
     """Return the options of a dataclass as the Parameters section of its docstring."""
     entries = (f"{name}\n    {text.help}" for name, text in options_of(declared).items())
     return "\n".join(("Parameters", "----------", *entries))
-
-
-def flag(name: str) -> str:
-    """Return an option's name on the command line.
-
-    Examples
-    --------
-    >>> flag("min_channels")
-    '--min-channels'
-    """
-    return f"--{name.replace('_', '-')}"

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from lbyl_onnx import option_types as types
 from lbyl_onnx.config import DEFAULTS, OPTIONS, SECTIONS
-from lbyl_onnx.option_types import Option, OptionType, flag, shown
+from lbyl_onnx.option_types import Option, OptionType, shown
 from lbyl_onnx.shapes import Given, read_shapes
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -23,9 +23,9 @@ def config_options(names: Iterable[str] = OPTIONS) -> Callable[[Command], Comman
 
     def decorated(command: Command) -> Command:
         for name in reversed(list(names)):
-            command = click.option(flag(name), **_attributes(OPTIONS[name], DEFAULTS[name]))(
-                command
-            )
+            option = OPTIONS[name]
+            attributes = _attributes(option, DEFAULTS[name])
+            command = click.option(option.flag, name, **attributes)(command)
         return command
 
     return decorated
@@ -34,7 +34,7 @@ def config_options(names: Iterable[str] = OPTIONS) -> Callable[[Command], Comman
 def sections() -> dict[str, tuple[str, ...]]:
     """Return the options' names on the command line under the titles of their sections."""
     return {
-        title: tuple(flag(name) for name, option in OPTIONS.items() if option.section == title)
+        title: tuple(option.flag for option in OPTIONS.values() if option.section == title)
         for title in SECTIONS
     }
 

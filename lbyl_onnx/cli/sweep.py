@@ -29,11 +29,10 @@ from lbyl_onnx.cli.common import (
 )
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
-from lbyl_onnx.config import Config, Hardware, Provider, Scope
+from lbyl_onnx.config import OPTIONS, Config, Hardware, Provider, Scope
 from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.methods.registry import find_method, method_names
-from lbyl_onnx.option_types import flag
 from lbyl_onnx.shapes import Given
 from lbyl_onnx.sweep import schedulers
 from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
@@ -46,7 +45,7 @@ _SHARED = ("criterion", "method_options", "scope", "round_to", "hardware", "seed
 # More ratios than this are a slip of the pen.
 _MOST_RATIOS = 200
 _SECTIONS = {
-    "What": ("--ratios", "--methods", *map(flag, _SHARED)),
+    "What": ("--ratios", "--methods", *(OPTIONS[name].flag for name in _SHARED)),
     "Scoring": ("--inputs", "--labels"),
     "Where it runs": ("--workers", "--scheduler", "--provider", "--input-shape"),
     "Telling": ("--out", "--json", "--quiet", "--debug"),

@@ -187,10 +187,10 @@ def test_a_failed_verification_writes_nothing(
 def test_a_fault_of_ours_is_one_line_and_with_debug_a_traceback(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise KeyError("unforeseen")
 
-    monkeypatch.setattr(pipeline, "find_channels", fail)
+    monkeypatch.setattr(pipeline, "prepare", fail)
     result = run("compress", sample, tmp_path / "out.onnx")
     assert result.exit_code == 1
     assert "internal error: KeyError" in result.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
 import click
@@ -17,7 +17,7 @@ from lbyl_onnx import config as config_module
 from lbyl_onnx.cli import main
 from lbyl_onnx.cli.options import _WORDS
 from lbyl_onnx.config import DEFAULTS, OPTIONS, SECTIONS, combined
-from lbyl_onnx.option_types import OptionType, flag
+from lbyl_onnx.option_types import WHOLE, OptionType, option, options_of
 from tests.conftest import ROOT
 from tests.support.architectures import chain
 
@@ -31,18 +31,18 @@ def test_each_field_declares_its_option() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_command_has_each_option_as_it_is_declared(name: str) -> None:
-    option, command = OPTIONS[name], main.commands["compress"]
+    declared, command = OPTIONS[name], main.commands["compress"]
     (found,) = [p for p in command.params if p.name == name]
     assert isinstance(found, click.Option)
-    assert found.opts == [flag(name)]
-    assert found.help == option.help.replace("`", "")
+    assert found.opts == [declared.flag]
+    assert found.help == declared.help.replace("`", "")
     assert found.default == (DEFAULTS[name] if DEFAULTS[name] != () else None)
-    if option.choices is not None:
+    if declared.choices is not None:
         assert isinstance(found.type, click.Choice)
-        assert tuple(found.type.choices) == tuple(option.choices())
+        assert tuple(found.type.choices) == tuple(declared.choices())
     told = CliRunner().invoke(main, ["compress", "--help"], terminal_width=300).stdout
-    section = told.split(f"\n{option.section}:\n")[1].split("\n\n")[0]
-    assert flag(name) in section.split()
+    section = told.split(f"\n{declared.section}:\n")[1].split("\n\n")[0]
+    assert declared.flag in section.split()
 
 
 @pytest.mark.parametrize("command", ["sweep", "inspect", "verify"])
@@ -64,16 +64,17 @@ def test_keywords_have_the_types_of_the_fields() -> None:
 
 def test_help_in_python_tells_each_option() -> None:
     told = inspect.getdoc(Config) or ""
-    for name, option in OPTIONS.items():
-        assert f"\n{name}\n    {option.help}" in told
+    for name, declared in OPTIONS.items():
+        assert f"\n{name}\n    {declared.help}" in told
 
 
 @pytest.mark.parametrize("page", tables.PAGES)
 def test_the_tables_are_those_of_the_declarations(page: str) -> None:
     text = (ROOT / page).read_text()
     assert tables.filled(text) == text, "write the tables anew: python -m docs.options"
-    for name in NAMES:
-        assert any(line.startswith(f"| `{flag(name)}` |") for line in text.splitlines()), name
+    lines = text.splitlines()
+    for declared in OPTIONS.values():
+        assert any(line.startswith(f"| `{declared.flag}` |") for line in lines), declared.flag
 
 
 BOUNDS: dict[str, tuple[dict[str, Any], str]] = {
@@ -117,6 +118,15 @@ class TestKeywords:
         wrong: dict[str, Any] = {"ratoi": 0.5}
         with pytest.raises(TypeError, match="no option 'ratoi'; did you mean ratio"):
             compress(chain(), **wrong)
+
+
+def test_a_flag_may_have_a_name_of_its_own() -> None:
+    @dataclass
+    class Named:
+        a_name: int = option(1, WHOLE, "Help.", SECTIONS[0])
+        many: int = option(1, WHOLE, "Help.", SECTIONS[0], flag="--one")
+
+    assert [found.flag for found in options_of(Named).values()] == ["--a-name", "--one"]
 
 
 def test_neuron_mergings_options_reach_it_from_the_command_line() -> None:

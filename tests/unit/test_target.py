@@ -68,7 +68,7 @@ def test_allocation_follows_the_target() -> None:
         ({"fidelity": 1.0}, "below 1"),
         ({"fidelity": 0.0}, "above 0"),
         ({"ratio_for": (("a", 1.0),)}, "from 0 to below 1"),
-        ({"keep_for": (("a", 0),)}, "a is 0"),
+        ({"keep_for": (("a", 0),)}, "keep_for 'a' is 0"),
         ({"min_channels": 0}, "at least 1"),
         ({"round_to": 0}, "at least 1"),
         ({"round_to": "8"}, "whole number or auto"),
