@@ -184,3 +184,11 @@ def test_a_product_of_activations_is_refused() -> None:
     assert {refusal.reason for refusal in interpret(model).channels.refusals} == {
         "Einsum multiplies two activations"
     }
+
+
+def test_a_report_lists_them() -> None:
+    config = Config(round_to=1, ratio=0.5, method="none", provider="cpu")
+    result = compress(built("weight first"), config=config, detailed=True)
+    assert result.details is not None
+    found = [(x.channels_before, x.channels_after, x.macs_after) for x in result.details.layers]
+    assert found == [(10, 5, 5 * 6 * 5), (4, 4, 5 * 5 * 4)]

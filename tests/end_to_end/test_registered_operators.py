@@ -13,6 +13,7 @@ from lbyl_onnx.channels.rules.elementwise import elementwise
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.graph.inference import TensorFact, like_first_input
 from lbyl_onnx.graph.layers import LinearLayer, Operation
+from lbyl_onnx.graph.layers.standard import conv
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.registry import method_names
 from tests.support.net import Net
@@ -137,6 +138,46 @@ def test_a_budget_counts_a_registered_layer() -> None:
     register_operator("TransposeMatMul", domain=DOMAIN, layer=product, infer=product_shape)
     result = compress(tokens(), config=Config(macs="50%", round_to=1, provider="cpu"))
     assert result.after.macs == 5 * 6 * 6 + 5 * 6 * 4
+
+
+def same_plane(node: NodeProto, inputs: Sequence[TensorFact | None]) -> list[TensorFact]:
+    """A convolution with pads: the plane stays."""
+    data, weight = inputs[:2]
+    assert data is not None
+    assert weight is not None
+    rows, outputs = data.shape, weight.shape
+    if rows is None or outputs is None:
+        return [TensorFact(data.dtype)]
+    return [TensorFact(data.dtype, (rows[0], outputs[0], *rows[2:]))]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_a_registered_layer_may_have_groups(groups: int) -> None:
+    """A convolution under another name: its channels are those of a Conv."""
+    net = Net(("N", 3, 6, 6))
+    x = net.relu(net.conv("x", (3, 8)))
+    operands = [
+        x,
+        net.weight("w", 8, 8 // groups, 3, 3),
+        net.constant("b", net.cast(net.rng.normal(size=8))),
+    ]
+    x = net.node("Conv", operands, {"group": groups, "pads": [1] * 4})
+    model = net.declared(net.head(net.relu(x), 8), "N", 10)
+    wanted = interpret(model).channels.groups
+    renamed = ModelProto()
+    renamed.CopyFrom(model)
+    node = next(n for n in renamed.graph.node if n.output[0] == x)
+    node.op_type, node.domain = "Convolution", "somewhere.else"
+    assert len(interpret(renamed).channels.groups) == 0
+    register_operator("Convolution", domain="somewhere.else", layer=conv, infer=same_plane)
+    found = interpret(renamed).channels.groups
+    assert [group.size for group in found] == [group.size for group in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        for role in ("producers", "followers", "consumers"):
+            places = [(p.slot.node, p.slot.operand, p.slot.axis) for p in getattr(one, role)]
+            assert places == [
+                (p.slot.node, p.slot.operand, p.slot.axis) for p in getattr(other, role)
+            ]
 
 
 @pytest.mark.parametrize(("op_type", "domain"), [("Conv", ""), ("Relu", "ai.onnx")])

@@ -10,7 +10,7 @@ from lbyl_onnx.graph.layers import LinearLayer, describe
 
 
 def linear(view: NodeView) -> list[Labels | None]:
-    """Cross any layer without groups, by its description: Gemm, MatMul, Einsum, other domains'."""
+    """Cross any layer by its description: Gemm, MatMul, Einsum, those of other domains."""
     layer = describe(view.tensor_info, view.node)
     if isinstance(layer, str):
         unfollowed(view, layer)
@@ -20,6 +20,8 @@ def linear(view: NodeView) -> list[Labels | None]:
     for operand, labels in enumerate(view.labels):
         if operand not in (layer.data, layer.bias_operand):
             view.freeze(labels, f"{view.op_type} reads them as a parameter")
+    if layer.groups != 1:
+        return _in_groups(view, layer)
     labels = view.labels[layer.data]
     handed_on = None if labels is None else _handed_on(view, layer, labels)
     if handed_on is not None:
@@ -61,12 +63,16 @@ def conv(view: NodeView) -> list[Labels | None]:
     layer = describe(view.tensor_info, view.node)
     if isinstance(layer, str) or not view.is_constant(layer.operand):
         return view.freeze_inputs(f"the weight of {view.op_type} is computed from the input")
-    if layer.groups == 1:
-        _consume(view, layer)
-        return _produce(view, layer)
-    if layer.shape[layer.in_axis] == 1:
-        return _depthwise(view, layer)
-    return _grouped(view, layer)
+    if layer.groups != 1:
+        return _in_groups(view, layer)
+    _consume(view, layer)
+    return _produce(view, layer)
+
+
+def _in_groups(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
+    """Each group has channels of its own: one that is read, or several."""
+    one = layer.shape[layer.in_axis] == 1
+    return _depthwise(view, layer) if one else _grouped(view, layer)
 
 
 def _depthwise(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
