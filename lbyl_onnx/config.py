@@ -156,6 +156,7 @@ class Config:
         NAMED_VALUES,
         "Option of a method that was registered from Python; repeat it for others.",
         METHODS,
+        flag="--method-option",
     )
     seed: int = option(
         0,

@@ -188,10 +188,10 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("words", "says"),
         [
-            (["compress", "a.onnx", "b.onnx", "--method-options", "limit=1"], "no option of"),
-            (["compress", "a.onnx", "b.onnx", "--method-options", "limit"], "give NAME=VALUE"),
+            (["compress", "a.onnx", "b.onnx", "--method-option", "limit=1"], "no option of"),
+            (["compress", "a.onnx", "b.onnx", "--method-option", "limit"], "give NAME=VALUE"),
             (
-                ["sweep", "a.onnx", "--out", "c", "--method-options", "limit=1"],
+                ["sweep", "a.onnx", "--out", "c", "--method-option", "limit=1"],
                 "no option of method",
             ),
         ],
@@ -213,6 +213,6 @@ class TestOptions:
         monkeypatch.setattr(import_module("lbyl_onnx.cli.sweep"), "plan_cells", planned)
         register_method(OWN)
         words = ["sweep", "a.onnx", "--out", str(tmp_path), "--methods", "none,own"]
-        words += ["--ratios", "0.3", "--method-options", "threshold=0.25"]
+        words += ["--ratios", "0.3", "--method-option", "threshold=0.25"]
         assert CliRunner().invoke(main, words).exit_code == 0
         assert [c.method_options for c in given] == [(), (("threshold", 0.25),)]
