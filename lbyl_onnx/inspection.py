@@ -183,8 +183,8 @@ def _predicted(
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
         prepared = prepare(analyzed, baseline, config, Path(folder))
         least = {g.key: kept_count(g.size, SHARES[-1]) for g in prepared.groups}
-        ways = rankings(prepared, rounds(prepared), least, lambda done, total: None)
-        found = curves(prepared, ways, least)
+        orders = rankings(prepared, rounds(prepared), least, lambda done, total: None)
+        found = curves(prepared, orders, least)
     return {
         key: tuple(
             Predicted(share, float(curve.errors[at]), float(-np.expm1(-curve.damage[at])))
@@ -208,20 +208,22 @@ def _view(
         _names(graph, group.followers),
         _names(graph, group.consumers),
         sum(_share(p, _elements(graph, tensor_info, p)) for p in places),
-        sum(_share(p, node_macs(nodes[p.slot.node], tensor_info)) for p in weighted),
+        sum(_share(p, node_macs(nodes[p.binding.node], tensor_info)) for p in weighted),
         predicted.get(group.key, ()),
     )
 
 
 def _names(graph: Graph, places: Sequence[GroupBinding]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(node_name(graph.nodes[p.slot.node]) for p in places))
+    return tuple(dict.fromkeys(node_name(graph.nodes[p.binding.node]) for p in places))
 
 
 def _elements(graph: Graph, tensor_info: TensorInfo, place: GroupBinding) -> int:
-    shape = tensor_info.shape(graph.nodes[place.slot.node].inputs[place.slot.operand].name) or ()
+    shape = (
+        tensor_info.shape(graph.nodes[place.binding.node].inputs[place.binding.operand].name) or ()
+    )
     return math.prod(size or 0 for size in shape)
 
 
 def _share(place: GroupBinding, whole: int) -> int:
     """The part of a node's whole that lies on a group's positions."""
-    return whole * place.positions.size // len(place.slot.labels)
+    return whole * place.positions.size // len(place.binding.labels)

@@ -48,7 +48,7 @@ class _Job:
 
     files: graph_source.Source
     staged: Path
-    expected: Path
+    reference: Path
     config: Config
     provider: str
     progress: Progress
@@ -56,7 +56,7 @@ class _Job:
     @property
     def folder(self) -> Path:
         """Where files lie that are gone afterwards."""
-        return self.expected.parent
+        return self.reference.parent
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
     samples, source, reached = rewritten.samples, job.files.path, rewritten.reached
     with _change_told(job.files):
         verification = verify(
-            baseline, source, job.staged, job.expected, samples.batches(), samples.described
+            baseline, source, job.staged, job.reference, samples.batches(), samples.described
         )
         latency = reached.target.latency or timing.paired(
             source, job.staged, provider, baseline.feeds[0], baseline.optimise
@@ -248,7 +248,7 @@ def _rewrite(job: _Job, baseline: Baseline) -> _Rewritten:
         raise NothingToPruneError(why_nothing(graph, tensor_info, (*found, *prepared.refusals)))
     before = Before(analyzed.costs, files.size)
     reached = reach(
-        prepared, baseline, before, (files.path, job.staged, job.expected), job.progress
+        prepared, baseline, before, (files.path, job.staged, job.reference), job.progress
     )
     plan = reached.fitted.plan
     refusals = (*found, *reached.fitted.refusals)
@@ -263,7 +263,7 @@ def _rewrite(job: _Job, baseline: Baseline) -> _Rewritten:
 def _report(
     graph: Graph, entry: GroupPlan, restored: str, predicted: Mapping[int, float]
 ) -> GroupReport:
-    consumers = tuple(node_name(graph.nodes[p.slot.node]) for p in entry.group.consumers)
+    consumers = tuple(node_name(graph.nodes[p.binding.node]) for p in entry.group.consumers)
     size, kept = entry.group.size, len(entry.kept)
     error = predicted.get(entry.group.key)
     return GroupReport(entry.group.name, size, kept, 1 - kept / size, consumers, restored, error)

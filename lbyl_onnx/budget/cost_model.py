@@ -123,12 +123,12 @@ def counted_macs(
         Those whose counts are given, in this order.
     """
     terms = _Terms(groups, channels.roots)
-    slots = {(s.node, s.operand): s for s in channels.slots if s.role is Role.CONSUMER}
+    bindings = {(s.node, s.operand): s for s in channels.bindings if s.role is Role.CONSUMER}
     fixed = 0.0
     for index, node in enumerate(model.graph.node):
         # Of several products only the last meets channels that pass, as Attention's values do.
         *others, macs = macs_in_parts(node, tensor_info) or (0,)
-        along = list(_multiplied(node, index, tensor_info, channels, slots)) if macs else []
+        along = list(_multiplied(node, index, tensor_info, channels, bindings)) if macs else []
         if along:
             terms.add(macs, along)
         else:
@@ -142,14 +142,14 @@ def _multiplied(
     index: int,
     tensor_info: TensorInfo,
     channels: ChannelMap,
-    slots: Mapping[tuple[int, int], AxisBinding],
+    bindings: Mapping[tuple[int, int], AxisBinding],
 ) -> Iterable[Labels]:
     """Labels along each axis that a node's multiply-accumulates are the product of."""
     output = channels.tensors.get(node.output[0])
     yield from [] if output is None else _axes(output)
     layer = linear_layer(tensor_info, node)
     if layer is not None:
-        inputs = slots.get((index, layer.operand))
+        inputs = bindings.get((index, layer.operand))
         yield from [] if inputs is None else [inputs.labels]
     elif is_layer(node) and len(node.input) > 1:  # a product of two activations
         first, second = (channels.tensors.get(name) for name in node.input[:2])
@@ -214,22 +214,22 @@ def _counted(
     terms = _Terms(groups, channels.roots)
     stored = dict(constants(model))
     operands: dict[tuple[int, int], list[AxisBinding]] = {}
-    for slot in channels.slots:
-        operands.setdefault((slot.node, slot.operand), []).append(slot)
+    for binding in channels.bindings:
+        operands.setdefault((binding.node, binding.operand), []).append(binding)
     seen: set[tuple[str, bytes]] = set()
     replaced: set[str] = set()
-    for (index, operand), slots in operands.items():
+    for (index, operand), bindings in operands.items():
         name, axes = _stored_as(tensor_info, channels, graph.nodes[index], (index, operand))
         dtype = tensor_info.dtype(name)
-        slots = sorted(slots, key=lambda slot: axes.get(slot.axis, slot.axis))
-        roots = b"/".join(channels.roots[s.labels].tobytes() for s in slots)
+        bindings = sorted(bindings, key=lambda binding: axes.get(binding.axis, binding.axis))
+        roots = b"/".join(channels.roots[s.labels].tobytes() for s in bindings)
         if dtype not in FLOATS or (name, roots) in seen:
             continue
         seen.add((name, roots))
         size = math.prod(d or 0 for d in tensor_info.shape(name) or (0,))
         if size > 0:
             replaced |= _computed_from(graph.nodes[index].inputs[operand])
-            terms.add(size * (_width(dtype) if in_bytes else 1), [s.labels for s in slots])
+            terms.add(size * (_width(dtype) if in_bytes else 1), [s.labels for s in bindings])
     if with_biases:
         for labels, each, dtype in _new_biases(graph, tensor_info, channels, groups):
             terms.add(len(labels) * each * (_width(dtype) if in_bytes else 1), [labels])
@@ -269,8 +269,8 @@ def _new_biases(
     graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, groups: Sequence[ChannelGroup]
 ) -> Iterable[tuple[Labels, int, int]]:
     """Labels of the biases that consumers are given, values for each label, and their type."""
-    outputs = {s.node: s for s in channels.slots if s.role is Role.PRODUCER}
-    consumers = {p.slot.node for group in groups for p in group.consumers}
+    outputs = {s.node: s for s in channels.bindings if s.role is Role.PRODUCER}
+    consumers = {p.binding.node for group in groups for p in group.consumers}
     given: set[tuple[str | int, int]] = set()
     for index in sorted(consumers & outputs.keys()):
         inputs = graph.nodes[index].inputs

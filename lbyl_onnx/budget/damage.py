@@ -59,20 +59,22 @@ def rankings(
     for round_ in measured:
         for group in round_.groups:
             step(len(found), len(prepared.groups))
-            way = ranking_of(prepared, round_, group, least[group.key])
-            if way is not None:
-                found[group.key] = way
+            ranking = ranking_of(prepared, round_, group, least[group.key])
+            if ranking is not None:
+                found[group.key] = ranking
     return found
 
 
-def curves(prepared: Prepared, ways: Mapping[int, Ranking], least: KeptCounts) -> dict[int, Curve]:
+def curves(
+    prepared: Prepared, rankings: Mapping[int, Ranking], least: KeptCounts
+) -> dict[int, Curve]:
     """Predict what the loss of each group's channels does to the model's outputs.
 
     Parameters
     ----------
     prepared
         The groups, and where the model is measured.
-    ways
+    rankings
         How the channels of some of them go.
     least
         How many channels each group keeps at least: where its curve ends.
@@ -87,22 +89,22 @@ def curves(prepared: Prepared, ways: Mapping[int, Ranking], least: KeptCounts) -
     usual = float(np.median([*known.values()])) if known else 1.0
     totals: dict[int, float] = defaultdict(float)
     for group in prepared.groups:
-        if group.key in ways and ways[group.key].has_losses:
-            for place, total in zip(group.consumers, ways[group.key].totals, strict=True):
-                totals[place.slot.node] += float(total)
+        if group.key in rankings and rankings[group.key].has_losses:
+            for place, total in zip(group.consumers, rankings[group.key].totals, strict=True):
+                totals[place.binding.node] += float(total)
     found: dict[int, Curve] = {}
     for group in prepared.groups:
-        way = ways.get(group.key)
-        nodes = [place.slot.node for place in group.consumers]
-        if way is None or not way.has_losses:
+        ranking = rankings.get(group.key)
+        nodes = [place.binding.node for place in group.consumers]
+        if ranking is None or not ranking.has_losses:
             errors = _by_weights(prepared, group, least[group.key])
             weight = sum(known.get(node, usual) for node in nodes)
             damage = -np.log1p(-np.minimum(errors, MOST_LOST)) * weight
             found[group.key] = Curve(group, errors, damage, False)
             continue
         # A consumer may read several groups; each counts for its part of what the output varies.
-        parts = [t / (totals[n] or 1.0) for n, t in zip(nodes, way.totals, strict=True)]
-        shares = np.clip(way.losses, 0.0, MOST_LOST) * np.asarray(parts)  # (m + 1, consumers)
+        parts = [t / (totals[n] or 1.0) for n, t in zip(nodes, ranking.totals, strict=True)]
+        shares = np.clip(ranking.losses, 0.0, MOST_LOST) * np.asarray(parts)  # (m + 1, consumers)
         weights = np.asarray([known.get(node, usual) for node in nodes])
         damage = -np.log1p(-shares) @ weights
         found[group.key] = Curve(group, shares.mean(axis=1), damage, True)
@@ -116,7 +118,7 @@ def _sensitivities(prepared: Prepared) -> dict[int, float]:
         return {}
     points: dict[int, str] = {}
     batches = {(analyzed.tensor_info.shape(name) or (None,))[0] for name in run.source.inputs}
-    for node in sorted({p.slot.node for group in prepared.groups for p in group.consumers}):
+    for node in sorted({p.binding.node for group in prepared.groups for p in group.consumers}):
         tensor = analyzed.graph.nodes[node].outputs[0].name
         shape = analyzed.tensor_info.shape(tensor)
         floats = analyzed.tensor_info.dtype(tensor) == TensorProto.FLOAT

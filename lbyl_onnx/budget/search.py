@@ -194,7 +194,7 @@ def _step(group: ChannelGroup, step: int, halved: bool) -> int:
 
     Half blocks are filled up only in tensors of their own: a Concat of such is copied.
     """
-    alone = all(len(place.slot.labels) == place.positions.size for place in group.consumers)
+    alone = all(len(place.binding.labels) == place.positions.size for place in group.consumers)
     narrow = halved and alone and group.size <= NARROW * step
     return aligned_step(max(1, step // 2) if narrow else step, _axes(group))
 

@@ -133,20 +133,20 @@ def reach(
     weighed = not even or _coarse(prepared, steps[0])
     again = weighed or goal.kind not in ("ratio", "macs")
     measured = Measurement(prepared) if again else rounds(prepared)
-    ways: Mapping[int, Ranking] = {}
+    orders: Mapping[int, Ranking] = {}
     damage: Mapping[int, Curve] | None = None
     if weighed:
         lowest = _lowest(prepared, choices, steps)
-        ways = rankings(prepared, measured, lowest, partial(progress, "looking for what can go"))
+        orders = rankings(prepared, measured, lowest, partial(progress, "looking for what can go"))
         progress("measuring sensitivities", 0, 1)
-        damage = curves(prepared, ways, lowest)
+        damage = curves(prepared, orders, lowest)
     analyzed = prepared.analyzed
     macs = counted_macs(analyzed.model, analyzed.tensor_info, analyzed.channels, prepared.groups)
     spaces = [
         Space(prepared.groups, step, tuple(choices[step]), tuple(choices[1]), damage, even, macs)
         for step in steps
     ]
-    maker = ModelBuilder(prepared, baseline, measured, ways, *files, progress)
+    maker = ModelBuilder(prepared, baseline, measured, orders, *files, progress)
     cost, budget = _budgeted(prepared, before, macs, goal)
     space = _space(spaces, goal, cost, budget)
     return _Reaching(space, maker, goal, before, cost, budget).run()

@@ -44,12 +44,12 @@ def producer_matrix(
     """
     parts, seen = [], set[tuple[str | int, int]]()
     for place in group.producers:
-        if place.slot.layer in seen:
+        if place.binding.layer in seen:
             continue
-        seen.add(place.slot.layer)
+        seen.add(place.binding.layer)
         weight, bias = producer_rows(graph, tensor_info, place)
         parts.append(weight.reshape(len(weight), -1))  # (n, taps, d) -> (n, taps * d)
-        layer = linear_layer(tensor_info, graph.nodes[place.slot.node])
+        layer = linear_layer(tensor_info, graph.nodes[place.binding.node])
         if bias is not None and layer is not None and layer.is_matrix:
             parts.append(bias)
     return np.concatenate(parts, axis=1)
@@ -111,8 +111,8 @@ def producer_rows(
     bias
         Shape (n, taps), or None where the node has none.
     """
-    node, slot = graph.nodes[place.slot.node], place.slot
-    stored = np.moveaxis(layer_weight(tensor_info, node, slot.operand), slot.axis, 0)
+    node, binding = graph.nodes[place.binding.node], place.binding
+    stored = np.moveaxis(layer_weight(tensor_info, node, binding.operand), binding.axis, 0)
     rows = stored[place.positions]  # (n, taps, ..)
     weight = rows.reshape(*place.positions.shape, -1).astype(np.float64)  # -> (n, taps, d)
     layer = linear_layer(tensor_info, node)
@@ -153,47 +153,49 @@ def respond(
     parts: list[FoldedRows] = []
     folded: set[int] = set()
     for place in producers:
-        start = graph.nodes[place.slot.node].outputs[0].name
+        start = graph.nodes[place.binding.node].outputs[0].name
         tensors = frozenset({start} | {t.name for i in nodes for t in graph.nodes[i].outputs})
-        way = ChannelPath(nodes, tensors, group, graph, model, tensor_info)
+        channel_path = ChannelPath(nodes, tensors, group, graph, model, tensor_info)
         single = len(producers) == 1 and place.positions.shape[1] == 1
-        part, here = _fold(way, place, consumer, single)
+        part, here = _fold(channel_path, place, consumer, single)
         if part is None:
             return None
         parts.append(part)
         folded |= here
-    suffix, _ = _suffix(way, consumer, frozenset(folded))
+    suffix, _ = _suffix(channel_path, consumer, frozenset(folded))
     rows = parts[0] if single else _stacked(parts)
     finite = np.all(np.isfinite(suffix.scale)) and np.all(np.isfinite(suffix.shift))
     return Response(rows, suffix) if finite else None
 
 
 def _fold(
-    way: ChannelPath, place: GroupBinding, consumer: GroupBinding, single: bool
+    channel_path: ChannelPath, place: GroupBinding, consumer: GroupBinding, single: bool
 ) -> tuple[FoldedRows | None, frozenset[int]]:
     """Rows of one producer with its prefix, and the nodes that went into them."""
-    producer, n = way.graph.nodes[place.slot.node], way.group.size
-    weight, bias = producer_rows(way.graph, way.tensor_info, place)
+    producer, n = channel_path.graph.nodes[place.binding.node], channel_path.group.size
+    weight, bias = producer_rows(channel_path.graph, channel_path.tensor_info, place)
     taps = weight.shape[1]
     bias = np.zeros((n, taps)) if bias is None else bias
-    layer = linear_layer(way.tensor_info, producer)
+    layer = linear_layer(channel_path.tensor_info, producer)
     if layer is not None:
         weight, bias = weight * layer.alpha, bias * layer.beta
     start = producer.outputs[0].name
-    prefix, folded = _prefix(way, start, Affine(np.ones(n), np.zeros(n)))
+    prefix, folded = _prefix(channel_path, start, Affine(np.ones(n), np.zeros(n)))
     shift = prefix.scale[:, None] * bias + prefix.shift[:, None]  # (n, taps)
     weight, prefix, folded = _through_depthwise(
-        way, weight.reshape(n, -1), Affine(prefix.scale, shift[:, 0]), folded, single
+        channel_path, weight.reshape(n, -1), Affine(prefix.scale, shift[:, 0]), folded, single
     )
     constant = np.zeros(n)
     silent = (prefix.scale == 0.0) | ~np.any(weight, axis=1)
     if single and np.any(silent):
-        _, after = _suffix(way, consumer, folded)
-        middle = [i for i in way.nodes if i not in folded and i not in after]
-        end = _evaluate(way, start, folded, middle, prefix.shift)
+        _, after = _suffix(channel_path, consumer, folded)
+        middle = [i for i in channel_path.nodes if i not in folded and i not in after]
+        end = _evaluate(channel_path, start, folded, middle, prefix.shift)
         if end is not None:  # what is not known is not delivered
             constant[silent] = end[silent]
-    normalized = single and any(way.graph.nodes[i].op == "BatchNormalization" for i in folded)
+    normalized = single and any(
+        channel_path.graph.nodes[i].op == "BatchNormalization" for i in folded
+    )
     if not normalized:
         # Without BatchNormalization a plain scale is part of the rows.
         weight = weight * prefix.scale[:, None]
@@ -213,66 +215,78 @@ def _stacked(parts: Sequence[FoldedRows]) -> FoldedRows:
 
 
 def _through_depthwise(
-    way: ChannelPath, weight: Floats, prefix: Affine, folded: frozenset[int], single: bool
+    channel_path: ChannelPath, weight: Floats, prefix: Affine, folded: frozenset[int], single: bool
 ) -> tuple[Floats, Affine, frozenset[int]]:
     """Go on through depthwise Convs: the row of a channel is then the product of both filters.
 
     The activation between them is passed over, as LBYL's bound does with every activation.
     """
-    for index in way.nodes:
-        node = way.graph.nodes[index]
-        layer = linear_layer(way.tensor_info, node)
+    for index in channel_path.nodes:
+        node = channel_path.graph.nodes[index]
+        layer = linear_layer(channel_path.tensor_info, node)
         if not single or layer is None or layer.groups == 1:
             continue
         weights = (index, layer.operand)
-        at = (p for p in way.group.followers if (p.slot.node, p.slot.operand) == weights)
+        at = (
+            p
+            for p in channel_path.group.followers
+            if (p.binding.node, p.binding.operand) == weights
+        )
         place = next(at, None)
         if place is None:
             continue
-        filters, bias = producer_rows(way.graph, way.tensor_info, place)
+        filters, bias = producer_rows(channel_path.graph, channel_path.tensor_info, place)
         taps = filters.reshape(len(filters), -1)  # (n, multiplier, k) -> (n, multiplier * k)
         weight = weight * prefix.scale[:, None]
         weight = (weight[:, :, None] * taps[:, None, :]).reshape(len(weight), -1)  # -> (n, d * k)
         shift = prefix.shift * taps.sum(axis=1) + (0.0 if bias is None else bias.sum(axis=1))
         start = Affine(np.ones(len(weight)), shift)
-        prefix, more = _prefix(way, node.outputs[0].name, start)
+        prefix, more = _prefix(channel_path, node.outputs[0].name, start)
         folded = folded | more | {index}
     return weight, prefix, folded
 
 
-def _prefix(way: ChannelPath, tensor: str, start: Affine) -> tuple[Affine, frozenset[int]]:
+def _prefix(channel_path: ChannelPath, tensor: str, start: Affine) -> tuple[Affine, frozenset[int]]:
     """Compose the affine nodes that follow the producer, until the way forks or bends."""
     total, folded = start, set[int]()
     while True:
-        readers = [i for i in way.nodes if any(t.name == tensor for t in way.graph.nodes[i].inputs)]
-        step = way.affine(readers[0]) if len(readers) == 1 else None
+        readers = [
+            i
+            for i in channel_path.nodes
+            if any(t.name == tensor for t in channel_path.graph.nodes[i].inputs)
+        ]
+        step = channel_path.affine(readers[0]) if len(readers) == 1 else None
         if step is None:
             return total, frozenset(folded)
         folded.add(readers[0])
         total = total.then(step)
-        tensor = way.graph.nodes[readers[0]].outputs[0].name
+        tensor = channel_path.graph.nodes[readers[0]].outputs[0].name
 
 
 def _suffix(
-    way: ChannelPath, consumer: GroupBinding, folded: frozenset[int]
+    channel_path: ChannelPath, consumer: GroupBinding, folded: frozenset[int]
 ) -> tuple[Affine, frozenset[int]]:
     """Compose, from the consumer backwards, the affine nodes behind the activation.
 
     Pooling is passed: averaging commutes with scale and shift, the maximum up to a sign.
     """
-    n = way.group.size
+    n = channel_path.group.size
     identity = Affine(np.ones(n), np.zeros(n))
     total, after = identity, set[int]()
-    tensor = data_input(way.tensor_info, way.graph.nodes[consumer.slot.node]).name
+    tensor = data_input(
+        channel_path.tensor_info, channel_path.graph.nodes[consumer.binding.node]
+    ).name
     while True:
-        writers = [i for i in way.nodes if way.graph.nodes[i].outputs[0].name == tensor]
+        writers = [
+            i for i in channel_path.nodes if channel_path.graph.nodes[i].outputs[0].name == tensor
+        ]
         if not writers or writers[0] in folded:
             return total, frozenset(after)
-        node = way.graph.nodes[writers[0]]
-        step = identity if node.op in KEEPS_CONSTANT else way.affine(writers[0])
+        node = channel_path.graph.nodes[writers[0]]
+        step = identity if node.op in KEEPS_CONSTANT else channel_path.affine(writers[0])
         if step is None:
             return total, frozenset(after)
-        sources = {t.name for t in node.inputs if t.name in way.tensors}
+        sources = {t.name for t in node.inputs if t.name in channel_path.tensors}
         if len(sources) > 1:
             return total, frozenset(after)  # each of the ways that meet here has its own scale
         after.add(writers[0])
@@ -281,7 +295,7 @@ def _suffix(
 
 
 def _evaluate(
-    way: ChannelPath,
+    channel_path: ChannelPath,
     start: str,
     folded: frozenset[int],
     middle: Sequence[int],
@@ -290,17 +304,17 @@ def _evaluate(
     """Value that each channel has behind the activation when it is constant before it."""
     known: dict[str, Floats] = {start: shift}
     for index in sorted(folded):
-        known[way.graph.nodes[index].outputs[0].name] = shift
+        known[channel_path.graph.nodes[index].outputs[0].name] = shift
     last: Floats | None = shift
     for index in middle:
-        node = way.graph.nodes[index]
+        node = channel_path.graph.nodes[index]
         if node.op in KEEPS_CONSTANT:
             last = _common([known[t.name] for t in node.inputs if t.name in known])
-        elif (step := way.affine(index)) is not None:
+        elif (step := channel_path.affine(index)) is not None:
             source = next((known[t.name] for t in node.inputs if t.name in known), None)
             last = None if source is None else step.scale * source + step.shift
         else:
-            last = apply(way, index, known)
+            last = apply(channel_path, index, known)
         if last is None:
             return None
         known[node.outputs[0].name] = last

@@ -68,7 +68,7 @@ def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -
     return ChannelMap(
         tuple(groups),
         tuple(refusals),
-        tuple(flow.slots),
+        tuple(flow.bindings),
         tuple(flow.sizes),
         tensors,
         flow.coupling.roots(),
@@ -81,8 +81,8 @@ def _check_globs(graph: Graph, flow: LabelFlow, selection: Selection) -> None:
     """Refuse a glob that means no layer: a slip of the pen would prune another selection."""
     if not (selection.include or selection.exclude):
         return
-    slots = (slot for slot in flow.slots if slot.role is Role.PRODUCER)
-    names = {node_name(graph.nodes[slot.node]) for slot in slots}
+    bindings = (binding for binding in flow.bindings if binding.role is Role.PRODUCER)
+    names = {node_name(graph.nodes[binding.node]) for binding in bindings}
     for option, globs in (("include", selection.include), ("exclude", selection.exclude)):
         for glob in globs:
             if not any(fnmatchcase(name, glob) for name in names):
@@ -131,8 +131,8 @@ def _freeze_overridable(graph: Graph, flow: LabelFlow, tensor_info: TensorInfo) 
     the overridable one, a bias for instance, and a caller who gives it would undo that.
     """
     places: dict[int, list[Labels]] = defaultdict(list)
-    for slot in flow.slots:
-        places[slot.node].append(slot.labels)
+    for binding in flow.bindings:
+        places[binding.node].append(binding.labels)
     for sizes in flow.sizes:
         places[sizes.node] += sizes.counted
     for index, labels in places.items():
@@ -155,7 +155,7 @@ def _gather(
     places: dict[int, list[tuple[int, int]]] = defaultdict(list)
     # Numbers that count channels tell groups apart, too, so that no part of a Split goes whole.
     counted = [labels for sizes in flow.sizes if sizes.of is None for labels in sizes.counted]
-    for index, labels in enumerate([*(slot.labels for slot in flow.slots), *counted]):
+    for index, labels in enumerate([*(binding.labels for binding in flow.bindings), *counted]):
         found, counts = np.unique(roots[labels], return_counts=True)
         for root, count in zip(found.tolist(), counts.tolist(), strict=True):
             if root != FIXED:
@@ -166,8 +166,8 @@ def _gather(
     groups: list[ChannelGroup] = []
     refusals: list[Refusal] = []
     for (place, is_frozen), units in by_place.items():
-        slots = [flow.slots[index] for index, _ in place if index < len(flow.slots)]
-        group = _group(graph, slots, np.asarray(units, np.int64), roots)
+        bindings = [flow.bindings[index] for index, _ in place if index < len(flow.bindings)]
+        group = _group(graph, bindings, np.asarray(units, np.int64), roots)
         if is_frozen:
             freezes = [f for root in units for f in frozen[root]]
             refusals.append(_frozen(graph, group, freezes))
@@ -181,17 +181,17 @@ def _gather(
 
 
 def _group(
-    graph: Graph, slots: Sequence[AxisBinding], units: Labels, roots: Labels
+    graph: Graph, bindings: Sequence[AxisBinding], units: Labels, roots: Labels
 ) -> ChannelGroup:
     placements: dict[Role, list[GroupBinding]] = {role: [] for role in Role}
-    for slot in slots:
-        along = roots[slot.labels]
+    for binding in bindings:
+        along = roots[binding.labels]
         found = np.flatnonzero(np.isin(along, units))
         order = np.argsort(along[found], kind="stable")  # ascending within each unit
         positions = found[order].reshape(len(units), -1)  # (n * taps,) -> (n, taps)
-        placements[slot.role].append(GroupBinding(slot, positions))
+        placements[binding.role].append(GroupBinding(binding, positions))
     producers = placements[Role.PRODUCER]
-    name = ", ".join(node_name(graph.nodes[p.slot.node]) for p in producers)
+    name = ", ".join(node_name(graph.nodes[p.binding.node]) for p in producers)
     return ChannelGroup(
         name,
         units,
@@ -213,13 +213,13 @@ def _frozen(graph: Graph, group: ChannelGroup, freezes: Iterable[Freeze]) -> Ref
 
 def _layers(places: Sequence[GroupBinding]) -> set[tuple[str | int, int]]:
     """Tell layers apart: nodes that read one weight are one."""
-    return {place.slot.layer for place in places}
+    return {place.binding.layer for place in places}
 
 
 def _out_of_scope(
     graph: Graph, flow: LabelFlow, group: ChannelGroup, selection: Selection
 ) -> Refusal | None:
-    producers = [node_name(graph.nodes[p.slot.node]) for p in group.producers]
+    producers = [node_name(graph.nodes[p.binding.node]) for p in group.producers]
     reason = selection.refuses(producers)
     nodes: tuple[str, ...] = ()
     if reason is None and len(_layers(group.producers)) > 1 and selection.scope == "inner":
@@ -228,7 +228,7 @@ def _out_of_scope(
         nodes = tuple(node_name(graph.nodes[j]) for j in joins)
         added = any(graph.nodes[j].op in ("Add", "Sum", "Sub") for j in joins)
         reason = "they lie on a residual stream" if added else "several layers produce them"
-        if not joins and any(p.slot.source for p in (*group.producers, *group.followers)):
+        if not joins and any(p.binding.source for p in (*group.producers, *group.followers)):
             reason, nodes = "layers that share a constant produce them", tuple(producers)
     if reason is None and not group.producers:
         reason = "no layer with weights produces them"

@@ -112,12 +112,13 @@ def layers(
     """Gather the consumers of a group by the weight that they read, in their order."""
     found: dict[tuple[str | int, int], list[int]] = defaultdict(list)
     for number, place in enumerate(group.consumers):
-        found[place.slot.layer].append(number)
+        found[place.binding.layer].append(number)
     return tuple(
         Layer(
             tuple(numbers),
             tuple(
-                bias_of(graph, tensor_info, sharing, group.consumers[i].slot.node) for i in numbers
+                bias_of(graph, tensor_info, sharing, group.consumers[i].binding.node)
+                for i in numbers
             ),
         )
         for numbers in found.values()

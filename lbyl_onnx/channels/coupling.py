@@ -30,31 +30,33 @@ def couple_shared(graph: Graph, tensor_info: TensorInfo, flow: LabelFlow, sharin
     flow
         All slots; takes couplings and freezes.
     """
-    slots: dict[Operand, list[AxisBinding]] = defaultdict(list)
-    for slot in flow.slots:
-        slots[slot.node, slot.operand].append(slot)
+    bindings: dict[Operand, list[AxisBinding]] = defaultdict(list)
+    for binding in flow.bindings:
+        bindings[binding.node, binding.operand].append(binding)
     shared: dict[Operand, str] = {}
     for base, uses in sharing.readers.items():
         along: dict[int, list[Found]] = defaultdict(list)
         for use in uses:
-            for slot in slots.get((use.node, use.operand), ()):
-                axis = use.axes[slot.axis]
+            for binding in bindings.get((use.node, use.operand), ()):
+                axis = use.axes[binding.axis]
                 if axis is not None:
-                    along[axis].append(((use.node, use.operand), slot))
+                    along[axis].append(((use.node, use.operand), binding))
         whole = {w.node: w.how for w in sharing.apart.get(base, ())}
         if not along or len(uses) + len(whole) < 2 or same_everywhere(tensor_info, base):
             continue
         readers = [(use.node, use.operand) for use in uses]
         shared |= dict.fromkeys(readers, base)
         for found in along.values():
-            _couple(flow, [slot.labels for _, slot in found])
-            labels = np.unique(np.concatenate([slot.labels for _, slot in found]))
+            _couple(flow, [binding.labels for _, binding in found])
+            labels = np.unique(np.concatenate([binding.labels for _, binding in found]))
             labels = labels[labels != FIXED]
             for node, how in whole.items():
                 at = uses[0].node if node is None else node
                 flow.freezes.append(Freeze(labels, f"the constant {base} stays: {how}", at))
             _check_readers(graph, flow, base, readers, found, labels)
-    flow.slots[:] = [replace(s, source=shared.get((s.node, s.operand), "")) for s in flow.slots]
+    flow.bindings[:] = [
+        replace(s, source=shared.get((s.node, s.operand), "")) for s in flow.bindings
+    ]
 
 
 def _couple(flow: LabelFlow, lines: Sequence[Labels]) -> None:
@@ -81,8 +83,8 @@ def _check_readers(
     for node, _ in [reader for reader in readers if reader not in shrinking][:NAMED]:
         reason = f"{graph.nodes[node].op} reads the constant {base} along channels that stay"
         flow.freezes.append(Freeze(labels, reason, node))
-    reading = [slot.node for _, slot in found if slot.role is Role.CONSUMER][:NAMED]
-    making = [slot.node for _, slot in found if slot.role is not Role.CONSUMER][:NAMED]
+    reading = [binding.node for _, binding in found if binding.role is Role.CONSUMER][:NAMED]
+    making = [binding.node for _, binding in found if binding.role is not Role.CONSUMER][:NAMED]
     if reading and making:
         # What a weight is given to make up for what goes would change what makes the channels.
         reason = f"the constant {base} both makes and reads them"

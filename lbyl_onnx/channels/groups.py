@@ -24,21 +24,21 @@ class GroupBinding:
 
     Parameters
     ----------
-    slot
+    binding
         The constant's axis.
     positions
         Shape (n, taps): row i holds the positions of channel i along the axis, ascending.
     """
 
-    slot: AxisBinding
+    binding: AxisBinding
     positions: NDArray[np.intp]
 
 
 def layer_read(graph: Graph, tensor_info: TensorInfo, consumer: GroupBinding) -> LinearLayer:
     """Return the layer that a consumer is, by the axis along which it reads the channels."""
-    layer = linear_layer(tensor_info, graph.nodes[consumer.slot.node])
+    layer = linear_layer(tensor_info, graph.nodes[consumer.binding.node])
     assert layer is not None
-    return layer.along(consumer.slot.axis)
+    return layer.along(consumer.binding.axis)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class ChannelMap:
     ----------
     groups, refusals
         What can be pruned, and what cannot.
-    slots
+    bindings
         Every constant axis that carries labels.
     sizes
         Whole numbers in the graph that count channels.
@@ -118,7 +118,7 @@ class ChannelMap:
 
     groups: tuple[ChannelGroup, ...]
     refusals: tuple[Refusal, ...]
-    slots: tuple[AxisBinding, ...]
+    bindings: tuple[AxisBinding, ...]
     sizes: tuple[ShapeParameter, ...]
     tensors: Mapping[str, Labels]
     roots: Labels

@@ -50,7 +50,7 @@ def _readers(starts: Sequence[Node], holders: Mapping[int, Node]) -> Iterator[No
 
 def _layers_behind(graph: Graph, channels: ChannelMap, consumers: Collection[int]) -> set[int]:
     """Layers behind others whose weight no other reads."""
-    weights = {s.node: s.operand for s in channels.slots if s.role is Role.PRODUCER}
+    weights = {s.node: s.operand for s in channels.bindings if s.role is Role.PRODUCER}
     found = weights.keys() & behind(graph, consumers)
     return {index for index in found if channels.sharing.sole(index, weights[index])}
 
@@ -80,7 +80,7 @@ def linear_path(
     if len(group.producers) != 1 or group.producers[0].positions.shape[1] != 1:
         return None
     place = group.producers[0]
-    producer = graph.nodes[place.slot.node]
+    producer = graph.nodes[place.binding.node]
     layer = linear_layer(tensor_info, producer)
     if layer is None or layer.groups != 1 or not layer.plain:
         return None
@@ -91,7 +91,7 @@ def linear_path(
     carriers = [
         index
         for index, node in enumerate(graph.nodes)
-        if index != place.slot.node
+        if index != place.binding.node
         and any(
             np.any(np.isin(channels.roots[channels.tensors[t.name]], units))
             for t in node.outputs
@@ -103,8 +103,8 @@ def linear_path(
         graph.nodes[i].op not in _HANDS_ON for i in carriers if i not in norms
     ):
         return None
-    followers = {(p.slot.node, p.slot.operand) for p in group.followers}
-    followers -= {(place.slot.node, layer.bias_operand)}
+    followers = {(p.binding.node, p.binding.operand) for p in group.followers}
+    followers -= {(place.binding.node, layer.bias_operand)}
     wanted = {(norms[0], operand) for operand in range(1, 5)} if norms else set[Operand]()
     return LinearPath(group, norms[0] if norms else None) if followers == wanted else None
 
@@ -147,7 +147,7 @@ class ChannelPath:
         if value.size == 1:
             return np.full(self.group.size, value.astype(np.float64).reshape(()))
         for place in self.group.followers:
-            if (place.slot.node, place.slot.operand) == (index, operand):
+            if (place.binding.node, place.binding.operand) == (index, operand):
                 return _along(value, place)
         return None
 
@@ -189,10 +189,10 @@ def between(
 ) -> tuple[tuple[int, ...], list[GroupBinding]]:
     """Nodes on all ways from the producers to the consumer, in graph order; these producers."""
     index_of = {id(node): i for i, node in enumerate(graph.nodes)}
-    producers = {place.slot.node: place for place in group.producers}
+    producers = {place.binding.node: place for place in group.producers}
     found: set[int] = set()
     reached: set[int] = set()
-    waiting = [data_input(tensor_info, graph.nodes[consumer.slot.node])]
+    waiting = [data_input(tensor_info, graph.nodes[consumer.binding.node])]
     while waiting:
         tensor = waiting.pop()
         if not tensor.inputs:
@@ -213,7 +213,7 @@ def _carries(channels: ChannelMap, group: ChannelGroup, name: str) -> bool:
 
 
 def _along(value: NDArray[np.generic], place: GroupBinding) -> Floats | None:
-    moved = np.moveaxis(value.astype(np.float64), place.slot.axis, 0)
+    moved = np.moveaxis(value.astype(np.float64), place.binding.axis, 0)
     if moved.size != moved.shape[0]:
         return None  # it also varies along another axis
     per_tap = moved.reshape(-1)[place.positions]  # (axis,) -> (n, taps)
@@ -221,9 +221,9 @@ def _along(value: NDArray[np.generic], place: GroupBinding) -> Floats | None:
     return per_tap[:, 0] if np.array_equal(per_tap, first, equal_nan=True) else None
 
 
-def apply(way: ChannelPath, index: int, known: dict[str, Floats]) -> Floats | None:
+def apply(channel_path: ChannelPath, index: int, known: dict[str, Floats]) -> Floats | None:
     """Evaluate an elementwise node on known values of its inputs; None where it is no such."""
-    node = way.graph.nodes[index]
+    node = channel_path.graph.nodes[index]
     if node.op not in ELEMENTWISE or (node.domain or "") not in DEFAULT_DOMAINS:
         return None
     inputs: list[NDArray[np.generic] | None] = []
@@ -232,12 +232,12 @@ def apply(way: ChannelPath, index: int, known: dict[str, Floats]) -> Floats | No
             inputs.append(None)
             continue
         value = known.get(tensor.name)
-        if value is None and way.tensor_info.is_constant(tensor.name):
-            value = way.values(index, operand)
+        if value is None and channel_path.tensor_info.is_constant(tensor.name):
+            value = channel_path.values(index, operand)
         if value is None:
             return None
         inputs.append(value.astype(np.float32))
-    outputs = evaluate(way.model.graph.node[index], inputs, way.tensor_info.opset)
+    outputs = evaluate(channel_path.model.graph.node[index], inputs, channel_path.tensor_info.opset)
     return np.asarray(outputs[0], np.float64)
 
 
@@ -288,19 +288,23 @@ def activation_between(
     nodes, producers = between(graph, tensor_info, channels, group, consumer)
     if len(producers) != 1 or producers[0].positions.shape[1] != 1:
         return None
-    tensor = graph.nodes[producers[0].slot.node].outputs[0].name
-    way = ChannelPath(nodes, frozenset(), group, graph, model, tensor_info)
+    tensor = graph.nodes[producers[0].binding.node].outputs[0].name
+    channel_path = ChannelPath(nodes, frozenset(), group, graph, model, tensor_info)
     after = list(nodes)
     while True:
         readers = [i for i in after if any(t.name == tensor for t in graph.nodes[i].inputs)]
-        if len(readers) != 1 or graph.nodes[readers[0]].op in MOVES or not way.affine(readers[0]):
+        if (
+            len(readers) != 1
+            or graph.nodes[readers[0]].op in MOVES
+            or not channel_path.affine(readers[0])
+        ):
             break
         after.remove(readers[0])
         tensor = graph.nodes[readers[0]].outputs[0].name
-    activation = Activation(tensor, producers[0], way, tuple(after))
+    activation = Activation(tensor, producers[0], channel_path, tuple(after))
     for index in after:
         op = graph.nodes[index].op
-        if op == "Concat" or not (op in MOVES or op in ELEMENTWISE or way.affine(index)):
+        if op == "Concat" or not (op in MOVES or op in ELEMENTWISE or channel_path.affine(index)):
             return None
     with np.errstate(all="ignore"):
         trial = activation(np.zeros((1, group.size)))

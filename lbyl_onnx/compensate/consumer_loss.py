@@ -51,7 +51,7 @@ def consumer_loss(
     layer = layer_read(graph, tensor_info, consumer)
     weight = layer.rows(tensor_info, consumer.positions)  # (n, places, outputs, window)
     scales = [
-        following_scale(graph.nodes[place.slot.node], other, tensor_info)
+        following_scale(graph.nodes[place.binding.node], other, tensor_info)
         for place, other in zip(uses or (consumer,), layers, strict=True)
     ]
     scale = scales[0] if len(scales) == 1 else np.sqrt(np.mean(np.square(scales), axis=0))

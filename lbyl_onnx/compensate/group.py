@@ -54,7 +54,7 @@ class Fitted:
     ----------
     plan, fits
         Of the groups that are pruned.
-    mixtures
+    producer_mixings
         What takes the mixing that some of the fits ask for to the producers.
     refusals
         Groups that could not be fitted.
@@ -71,7 +71,7 @@ class Fitted:
 
     plan: PruningPlan
     fits: tuple[ConsumerFit, ...]
-    mixtures: tuple[ProducerMixing, ...]
+    producer_mixings: tuple[ProducerMixing, ...]
     refusals: tuple[Refusal, ...]
     restored: tuple[str, ...]
     statistics: Statistics | None
@@ -165,7 +165,7 @@ def _parted(analyzed: AnalyzedModel, outcome: _Outcome) -> str:
     sharing = analyzed.channels.sharing
     for layer in analyzed.layers(outcome.entry.group):
         places = [outcome.entry.group.consumers[i] for i in layer.consumers]
-        nodes = {place.slot.node for place in places}
+        nodes = {place.binding.node for place in places}
         shifted = any(np.any(f.offset) for f in outcome.fits or () if f.consumer in places)
         for bias in layer.biases if shifted else ():
             readers = {use.node for use in sharing.readers.get(bias, ())}
@@ -189,7 +189,7 @@ def ranking_of(
     if not prepared.config.by_loss:
         return eliminate(readings, count).spread(_layer_of_each(round_, group))
     found = _ranked(prepared, round_, group, readings, count)
-    if not prepared.config.mixes or _way_to_mix(analyzed, group, moments) is None:
+    if not prepared.config.mixes or _path_to_mix(analyzed, group, moments) is None:
         return found
     lost = reduced_rank.losses(readings[0].moments, _together(readings))
     if lost is None or not found.has_losses:
@@ -215,7 +215,7 @@ def _ranked(
     return found.spread(_layer_of_each(round_, group))
 
 
-def _way_to_mix(
+def _path_to_mix(
     analyzed: AnalyzedModel, group: ChannelGroup, moments: Sequence[Moments]
 ) -> LinearPath | None:
     """Where a group's channels can be mixed; None where they cannot."""
@@ -242,9 +242,9 @@ def _by_statistics(
         return _by_weights(analyzed, entry, config, moments)
     error: float | None = None
     if config.by_loss:
-        way = _way_to_mix(analyzed, group, moments)
-        if config.mixes and way is not None and len(entry.kept) < group.size:
-            outcome = _by_rotation(analyzed, entry, way, moments, config.method)
+        channel_path = _path_to_mix(analyzed, group, moments)
+        if config.mixes and channel_path is not None and len(entry.kept) < group.size:
+            outcome = _by_mixing(analyzed, entry, channel_path, moments, config.method)
             if outcome is not None:
                 return outcome
         if path is None:
@@ -263,21 +263,21 @@ def _by_statistics(
     fits = deliveries(deliver, moments, round_.layers[group.key])
     restored = method.name + (" by window" if any(m.taps > 1 for m in moments) else "")
     keys = [key_of(group, place) for place in group.consumers]
-    restored += ", as Gaussian" if any(round_.sights[key].activation for key in keys) else ""
+    restored += ", as Gaussian" if any(round_.observations[key].activation for key in keys) else ""
     restored += _notes(fits)
     whole = [ConsumerFit(group, place, d) for place, d in zip(group.consumers, fits, strict=True)]
     parts = tuple(
-        (fit.consumer.slot.node, part(analyzed.graph, analyzed.tensor_info, fit, m))
+        (fit.consumer.binding.node, part(analyzed.graph, analyzed.tensor_info, fit, m))
         for fit, m in zip(whole, moments, strict=True)
-        if fit.consumer.slot.node in prepared.modelled
+        if fit.consumer.binding.node in prepared.modelled
     )
     return _Outcome(entry, tuple(whole), restored, parts=parts, error=error)
 
 
-def _by_rotation(
+def _by_mixing(
     analyzed: AnalyzedModel,
     entry: GroupPlan,
-    way: LinearPath,
+    channel_path: LinearPath,
     moments: Sequence[Moments],
     method: str,
 ) -> _Outcome | None:
@@ -287,7 +287,7 @@ def _by_rotation(
     found = reduced_rank.reduce_rank(moments[0], together, len(entry.kept))
     if found is None:
         return None
-    moved = mixture(analyzed.graph, analyzed.tensor_info, way, found)
+    moved = mixture(analyzed.graph, analyzed.tensor_info, channel_path, found)
     if moved is None:
         return None
     mixing = ConsumerMixing(found.mixing, found.shift)

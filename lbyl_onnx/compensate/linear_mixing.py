@@ -13,30 +13,34 @@ from lbyl_onnx.methods.reduced_rank import ReducedRank
 
 
 def mixture(
-    graph: Graph, tensor_info: TensorInfo, way: LinearPath, rotation: ReducedRank
+    graph: Graph, tensor_info: TensorInfo, channel_path: LinearPath, reduced_rank: ReducedRank
 ) -> ProducerMixing | None:
     """Put a rotation into its producer; None where its BatchNormalization is not finite.
 
     The BatchNormalization goes on telling what it does: gamma and beta become the mixtures'
     deviation and mean, and mean and var follow from those that were stored.
     """
-    kept, producer = rotation.delivery.kept, way.group.producers[0]
-    if way.norm is None:
-        return ProducerMixing(producer, kept, rotation.mixing, rotation.shift, ())
-    norm = graph.nodes[way.norm]
-    places = {p.slot.operand: p for p in way.group.followers if p.slot.node == way.norm}
+    kept, producer = reduced_rank.delivery.kept, channel_path.group.producers[0]
+    if channel_path.norm is None:
+        return ProducerMixing(producer, kept, reduced_rank.mixing, reduced_rank.shift, ())
+    norm = graph.nodes[channel_path.norm]
+    places = {
+        p.binding.operand: p
+        for p in channel_path.group.followers
+        if p.binding.node == channel_path.norm
+    }
     gamma, beta, mean, var = (
         tensor_info.value(norm.inputs[i].name)[places[i].positions[:, 0]].astype(np.float64)
         for i in range(1, 5)
     )
     eps = epsilon_of(norm)
     with np.errstate(invalid="ignore"):
-        weights = rotation.mixing * scale_of(norm, gamma, var)
+        weights = reduced_rank.mixing * scale_of(norm, gamma, var)
     values = (
-        np.sqrt(rotation.std**2 + eps),
-        rotation.mixing @ beta + rotation.shift,
+        np.sqrt(reduced_rank.std**2 + eps),
+        reduced_rank.mixing @ beta + reduced_rank.shift,
         weights @ mean,
-        rotation.std**2,
+        reduced_rank.std**2,
     )
     if not all(np.all(np.isfinite(x)) for x in (weights, *values)):
         return None

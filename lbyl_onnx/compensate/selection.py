@@ -131,8 +131,8 @@ def rank(criterion: Criterion, evidence: Evidence, keep: int, seed: tuple[int, i
 
 def _batch_norms(graph: Graph, tensor_info: TensorInfo, group: ChannelGroup) -> Iterator[BatchNorm]:
     """Yield the parameters of each BatchNormalization that a producer's output enters."""
-    followers = {(place.slot.node, place.slot.operand): place for place in group.followers}
-    outputs = {graph.nodes[place.slot.node].outputs[0].name for place in group.producers}
+    followers = {(place.binding.node, place.binding.operand): place for place in group.followers}
+    outputs = {graph.nodes[place.binding.node].outputs[0].name for place in group.producers}
     for index in sorted({node for node, _ in followers}):
         node = graph.nodes[index]
         places = [followers.get((index, operand)) for operand in range(1, 5)]

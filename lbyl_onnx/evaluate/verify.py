@@ -75,7 +75,7 @@ def verify(
     baseline: Baseline,
     original: Path,
     compressed: Path,
-    expected: Path,
+    reference: Path,
     samples: Iterable[Feeds],
     inputs: str = "samples",
 ) -> Verification:
@@ -85,7 +85,7 @@ def verify(
     ----------
     baseline
         The original as it runs.
-    original, compressed, expected
+    original, compressed, reference
         Its file; the compressed model's; the uncut model's that it must equal.
     samples, inputs
         What the fidelity is measured on, and what that is.
@@ -99,7 +99,7 @@ def verify(
     """
     try:
         check_fully(compressed)
-        with same_randomness(compressed, expected) as ((made, wanted), random):
+        with same_randomness(compressed, reference) as ((made, wanted), random):
             found = _proven(baseline, made, wanted)
         release()
         near = sampled_fidelity(original, compressed, baseline, samples, inputs)
@@ -126,7 +126,7 @@ class _Proof:
     discontinuous: tuple[str, ...]
 
 
-def _proven(baseline: Baseline, compressed: Path, expected: Path) -> _Proof:
+def _proven(baseline: Baseline, compressed: Path, reference: Path) -> _Proof:
     """Run both models and compare; cut them at discontinuous nodes where there are any."""
     release()
     after = run_model(compressed, baseline.provider, baseline.feeds, baseline.optimise)
@@ -136,12 +136,12 @@ def _proven(baseline: Baseline, compressed: Path, expected: Path) -> _Proof:
         raise VerificationError(
             f"inputs or outputs changed: {before.signature} became {after.signature}"
         )
-    goal = run_as_written(expected, baseline.provider, baseline.feeds)
+    goal = run_as_written(reference, baseline.provider, baseline.feeds)
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
         files = Path(folder) / "cut.onnx", Path(folder) / "again.onnx", Path(folder) / "given.onnx"
-        cuts = cut(compressed, expected, baseline.first, files)
+        cuts = cut(compressed, reference, baseline.first, files)
         if cuts is None:
-            deviation, values = _compare_or_explain(baseline, before, after, goal, expected)
+            deviation, values = _compare_or_explain(baseline, before, after, goal, reference)
             return _Proof(deviation, values, ())
         _check_form(before, after, cuts.outputs)
         plain = [
@@ -150,7 +150,7 @@ def _proven(baseline: Baseline, compressed: Path, expected: Path) -> _Proof:
         deviation, values = 0.0, 0
         if plain:
             old, new, want = (_only(record, plain) for record in (before, after, goal))
-            deviation, values = _compare_or_explain(baseline, old, new, want, expected)
+            deviation, values = _compare_or_explain(baseline, old, new, want, reference)
         release()
         more = _proven_cut(baseline, cuts, files)
     return _Proof(max(deviation, more[0]), values + more[1], cuts.nodes)
@@ -206,7 +206,7 @@ def _check_form(before: Record, after: Record, names: Collection[str]) -> None:
 
 
 def _compare_or_explain(
-    baseline: Baseline, before: Record, after: Record, goal: Record, expected: Path
+    baseline: Baseline, before: Record, after: Record, goal: Record, reference: Path
 ) -> tuple[float, int]:
     """Compare; where the bound is passed, first ask how much the expected model differs by itself.
 
@@ -217,7 +217,7 @@ def _compare_or_explain(
         return compare(before, after, goal, 0.0)
     except VerificationError:
         release()
-        again = run_model(expected, baseline.provider, baseline.feeds)
+        again = run_model(reference, baseline.provider, baseline.feeds)
         names = [name for name, _, _ in again.signature.outputs]
         again = _only(again, [names.index(name) for name, _, _ in goal.signature.outputs])
         scales = _scales(before, goal)

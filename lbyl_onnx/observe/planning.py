@@ -79,7 +79,7 @@ GAUSSIAN_BELOW = 8
 
 def key_of(group: ChannelGroup, consumer: GroupBinding) -> str:
     """Return the key of a group's view at one consumer."""
-    return f"{int(group.units[0])}/{consumer.slot.node}/{consumer.slot.operand}"
+    return f"{int(group.units[0])}/{consumer.binding.node}/{consumer.binding.operand}"
 
 
 def input_spec(
@@ -245,7 +245,7 @@ class InputObservation:
         return found if self.activation is None else behind(found, self.activation)
 
 
-def sight(
+def observation(
     graph: Graph,
     tensor_info: TensorInfo,
     consumer: GroupBinding,
@@ -263,7 +263,7 @@ def sight(
         return None if view is None else InputObservation(view)
     if samples * rows_each(tensor_info, view) * max(1, len(uses)) >= GAUSSIAN_BELOW * view.columns:
         return InputObservation(view)
-    layer = linear_layer(tensor_info, graph.nodes[activation.place.slot.node])
+    layer = linear_layer(tensor_info, graph.nodes[activation.place.binding.node])
     shape = tensor_info.shape(activation.tensor)
     if layer is None or shape is None or not _can_be_viewed(layer.output_axis, len(shape)):
         return InputObservation(view)

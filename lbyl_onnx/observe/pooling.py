@@ -154,7 +154,7 @@ def shared_layers(
     layers = {node: linear_layer(tensor_info, graph.nodes[node]) for node in nodes}
     weights = {(node, x.operand) for node, x in layers.items() if x is not None}
     sources = {
-        s.node: s.source for s in channels.slots if s.source and (s.node, s.operand) in weights
+        s.node: s.source for s in channels.bindings if s.source and (s.node, s.operand) in weights
     }
     for node in sorted(sources):
         found[sources[node]].append(node)

@@ -30,10 +30,10 @@ from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import (
     InputObservation,
     key_of,
+    observation,
     repairable,
     rows_each,
     rows_wanted,
-    sight,
 )
 from lbyl_onnx.observe.pooling import pooled_by_layer
 from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
@@ -113,7 +113,7 @@ class ObservationRound:
 
     groups: tuple[ChannelGroup, ...]
     layers: Mapping[int, tuple[Layer, ...]]
-    sights: Mapping[str, InputObservation]
+    observations: Mapping[str, InputObservation]
     measured: Mapping[str, SampleMoments]
 
     def moments(self, group: ChannelGroup) -> list[Moments] | str:
@@ -122,9 +122,9 @@ class ObservationRound:
         Consumers that read one weight have theirs pooled.
         """
         keys = [key_of(group, place) for place in group.consumers]
-        if any(key not in self.sights for key in keys):
+        if any(key not in self.observations for key in keys):
             return "what they become cannot be measured"
-        each = [self.sights[key].moments(self.measured[key]) for key in keys]
+        each = [self.observations[key].moments(self.measured[key]) for key in keys]
         moments = pooled_by_layer(each, self.layers[group.key])
         if moments is None:
             return "what they become is measured in several ways"
@@ -178,48 +178,48 @@ def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
         return
     outputs = {str(i): view for i, view in prepared.outputs.items()}
     for groups in _rounds(analyzed, prepared.groups, prepared.config, run.source.count):
-        sights = _sights(analyzed, groups, prepared.config, run.source.count)
-        asked = {key: s.view for key, s in sights.items()} | outputs
+        observations = _sights(analyzed, groups, prepared.config, run.source.count)
+        asked = {key: s.view for key, s in observations.items()} | outputs
         outputs = {}  # they are all measured in the first round
         found = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, asked, {}, run)
         told = {g.key: analyzed.layers(g) for g in groups}
-        few = {key: sights[key].view for key in _few(groups, told, sights, found)}
+        few = {key: observations[key].view for key in _few(groups, told, observations, found)}
         if prepared.prior is not None and few:
             prior = measure(
                 analyzed.draft, analyzed.tensor_info, analyzed.read, few, {}, prepared.prior
             )
             found |= {key: found[key].with_prior(prior[key]) for key in few}
-        yield ObservationRound(tuple(groups), told, sights, found)
+        yield ObservationRound(tuple(groups), told, observations, found)
 
 
 def _few(
     groups: Iterable[ChannelGroup],
     told: Mapping[int, Sequence[Layer]],
-    sights: Mapping[str, InputObservation],
+    observations: Mapping[str, InputObservation],
     found: Mapping[str, SampleMoments],
 ) -> Iterator[str]:
     """Keys of what has fewer rows than it wants; those of one layer are counted together."""
     for group in groups:
         for layer in told[group.key]:
             keys = [key_of(group, group.consumers[i]) for i in layer.consumers]
-            known = [key for key in keys if key in sights]
+            known = [key for key in keys if key in observations]
             rows = sum(found[key].rows for key in known)
-            yield from (key for key in known if sights[key].few(rows))
+            yield from (key for key in known if observations[key].few(rows))
 
 
 def _consumers(groups: Iterable[ChannelGroup]) -> set[int]:
-    return {place.slot.node for group in groups for place in group.consumers}
+    return {place.binding.node for group in groups for place in group.consumers}
 
 
 def _sights(
     analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], config: Config, samples: int
 ) -> dict[str, InputObservation]:
     """How groups are measured at all their consumers; groups of which one cannot be told lack."""
-    sights: dict[str, InputObservation] = {}
+    observations: dict[str, InputObservation] = {}
     for group in groups:
         places = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
         found = {
-            key_of(group, place): sight(
+            key_of(group, place): observation(
                 analyzed.graph, analyzed.tensor_info, place, activation, samples, uses
             )
             for uses in places
@@ -228,8 +228,8 @@ def _sights(
             for activation in [None if config.calibration else analyzed.activation(group, place)]
         }
         known = {key: seen for key, seen in found.items() if seen is not None}
-        sights |= known if len(known) == len(found) else {}
-    return sights
+        observations |= known if len(known) == len(found) else {}
+    return observations
 
 
 def _rounds(

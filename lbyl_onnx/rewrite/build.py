@@ -42,9 +42,9 @@ class ModelBuilder:
     ----------
     prepared, baseline
         What can be fitted, and the original as it runs.
-    measured, ways
+    measured, rankings
         What is measured, and how channels go where that is known.
-    source, stage, expected
+    source, stage, reference
         Files: the original, the compressed model, and the uncut one that it must equal.
     progress
         Told of each stage as it begins.
@@ -53,17 +53,17 @@ class ModelBuilder:
     prepared: Prepared
     baseline: Baseline
     measured: Iterable[ObservationRound]
-    ways: Mapping[int, Ranking]
+    rankings: Mapping[int, Ranking]
     source: Path
     stage: Path
-    expected: Path
+    reference: Path
     progress: Progress
 
     def make(self, counts: KeptCounts) -> Fitted:
         """Fit, rewrite, repair; write both files."""
         analyzed = self.prepared.analyzed
         step = partial(self.progress, "compensating")
-        fitted = fit(self.prepared, counts, self.measured, self.ways, step)
+        fitted = fit(self.prepared, counts, self.measured, self.rankings, step)
         if not fitted.plan.groups:
             return fitted
         self.progress("rewriting", 0, 1)
@@ -73,21 +73,24 @@ class ModelBuilder:
             self.progress("repairing", 0, 1)
             plain = self._draft(self._compensated(fitted.fits, (), {}), {})
             restored = self._kept_statistics(plain, fitted.plan)
-            changed = {f.consumer.slot.node for f in fitted.fits if f.delivery.removed.size}
+            changed = {f.consumer.binding.node for f in fitted.fits if f.delivery.removed.size}
             found = fitted.statistics.repaired(analyzed, restored, changed)
-        edits = self._compensated(fitted.fits, fitted.mixtures, found)
-        expected = self._kept_statistics(self._draft(edits, {}), fitted.plan)
-        write_draft(expected, self.expected, analyzed.read, "auto")
+        edits = self._compensated(fitted.fits, fitted.producer_mixings, found)
+        reference = self._kept_statistics(self._draft(edits, {}), fitted.plan)
+        write_draft(reference, self.reference, analyzed.read, "auto")
         release()
         self._write(edits, fitted.plan)
         return fitted
 
     def _compensated(
-        self, fits: Sequence[ConsumerFit], mixtures: Sequence[ProducerMixing], repairs: Repairs
+        self,
+        fits: Sequence[ConsumerFit],
+        producer_mixings: Sequence[ProducerMixing],
+        repairs: Repairs,
     ) -> Edits:
         """Compensated constants, rounded to the types that they are stored in."""
         analyzed = self.prepared.analyzed
-        edits = compensated(analyzed.graph, analyzed.tensor_info, fits, mixtures, repairs)
+        edits = compensated(analyzed.graph, analyzed.tensor_info, fits, producer_mixings, repairs)
         return as_stored(analyzed.graph, analyzed.tensor_info, analyzed.channels.sharing, edits)
 
     def _draft(self, edits: Edits, shapes: Shapes) -> ModelDraft:

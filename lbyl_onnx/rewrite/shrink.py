@@ -47,7 +47,7 @@ def shrunk(
         All constants that change.
     """
     alive = ~np.isin(channels.roots, removed)
-    outputs = {s.node: s for s in channels.slots if s.role is Role.PRODUCER}
+    outputs = {s.node: s for s in channels.bindings if s.role is Role.PRODUCER}
     operands = _cut(graph, tensor_info, channels, edits, alive)
     attributes: dict[tuple[int, str], list[int] | int | None] = {}
     for sizes in channels.sizes:
@@ -78,16 +78,16 @@ def _cut(
     alive: NDArray[np.bool_],
 ) -> dict[Operand, Value]:
     """Drop the dead indices of every constant along which channels lie."""
-    slots: dict[Operand, list[AxisBinding]] = defaultdict(list)
+    bindings: dict[Operand, list[AxisBinding]] = defaultdict(list)
     outputs: dict[int, AxisBinding] = {}
-    for slot in channels.slots:
-        slots[slot.node, slot.operand].append(slot)
-        if slot.role is Role.PRODUCER:
-            outputs[slot.node] = slot
+    for binding in channels.bindings:
+        bindings[binding.node, binding.operand].append(binding)
+        if binding.role is Role.PRODUCER:
+            outputs[binding.node] = binding
     operands: dict[Operand, Value] = {}
-    for key in sorted(slots.keys() | edits.operands.keys()):
-        touched = [s for s in slots[key] if not np.all(alive[s.labels])]
-        if not slots[key] and key[0] in outputs:
+    for key in sorted(bindings.keys() | edits.operands.keys()):
+        touched = [s for s in bindings[key] if not np.all(alive[s.labels])]
+        if not bindings[key] and key[0] in outputs:
             # A bias that compensation has added lies along the node's output channels.
             touched = [replace(outputs[key[0]], operand=key[1], axis=0)]
         if not touched and key not in edits.operands:
@@ -95,9 +95,9 @@ def _cut(
         value = edits.operands.get(key)
         if value is None:
             value = _stored(tensor_info, graph.nodes[key[0]].inputs[key[1]].name)
-        for slot in touched:
+        for binding in touched:
             layout = layout_of(tensor_info, graph.nodes[key[0]], key[1])
-            value = _without(value, alive[slot.labels], slot.axis, layout)
+            value = _without(value, alive[binding.labels], binding.axis, layout)
         operands[key] = value
     return operands
 

@@ -50,7 +50,7 @@ class Change:
     @property
     def shared(self) -> bool:
         """Whether several layers read the weight, and all are changed alike."""
-        return any(fit.consumer.slot.source for fit in self.fits)
+        return any(fit.consumer.binding.source for fit in self.fits)
 
     def outputs(self, values: Array, axis: int) -> Floats:
         """Scale and mix what lies along the layer's outputs on an axis."""
@@ -95,7 +95,7 @@ def compensated(
     graph: Graph,
     tensor_info: TensorInfo,
     fits: Sequence[ConsumerFit],
-    mixtures: Sequence[ProducerMixing],
+    producer_mixings: Sequence[ProducerMixing],
     repairs: Repairs,
 ) -> Edits:
     """Fold each delivery into its consumer, in the shapes of the original model.
@@ -110,7 +110,7 @@ def compensated(
         The original graph and its constants.
     fits
         The deliveries; several may meet in one consumer, each on channels of its own.
-    mixtures
+    producer_mixings
         At most one for a layer; consumers read these as they come, without mixing.
     repairs
         What the outputs of some layers are scaled and shifted by.
@@ -128,7 +128,9 @@ def compensated(
     operands: dict[Operand, Value] = {}
     added: dict[int, Array] = {}
     shared: dict[str, Array] = {}
-    for (index, operand), change in _changes(graph, tensor_info, fits, mixtures, repairs).items():
+    for (index, operand), change in _changes(
+        graph, tensor_info, fits, producer_mixings, repairs
+    ).items():
         node = graph.nodes[index]
         name = node.inputs[operand].name
         stored = tensor_info.value(name)
@@ -146,12 +148,12 @@ def compensated(
         shift = _shift(stored, change)
         if np.any(shift) or change.mixture is not None or change.repair is not None:
             _move_bias(tensor_info, node, index, change, shift, stored.dtype, operands, added)
-    for mixture in mixtures:
+    for mixture in producer_mixings:
         for place, values in mixture.followers:
-            node = graph.nodes[place.slot.node]
-            stored = tensor_info.value(node.inputs[place.slot.operand].name).copy()
+            node = graph.nodes[place.binding.node]
+            stored = tensor_info.value(node.inputs[place.binding.operand].name).copy()
             stored[place.positions[mixture.kept, 0]] = _store(values, stored.dtype, node)
-            operands[place.slot.node, place.slot.operand] = stored
+            operands[place.binding.node, place.binding.operand] = stored
     return Edits(operands, added, {})
 
 
@@ -159,16 +161,16 @@ def _changes(
     graph: Graph,
     tensor_info: TensorInfo,
     fits: Sequence[ConsumerFit],
-    mixtures: Sequence[ProducerMixing],
+    producer_mixings: Sequence[ProducerMixing],
     repairs: Repairs,
 ) -> dict[Operand, Change]:
-    at_producer = {mixture.producer.slot.node for mixture in mixtures}
+    at_producer = {mixture.producer.binding.node for mixture in producer_mixings}
     by_weight: dict[Operand, list[ConsumerFit]] = defaultdict(list)
     for fit in fits:
-        moved = any(place.slot.node in at_producer for place in fit.group.producers)
+        moved = any(place.binding.node in at_producer for place in fit.group.producers)
         here = replace(fit, mixing=None) if moved else fit
-        by_weight[fit.consumer.slot.node, fit.consumer.slot.operand].append(here)
-    mixed = {(m.producer.slot.node, m.producer.slot.operand): m for m in mixtures}
+        by_weight[fit.consumer.binding.node, fit.consumer.binding.operand].append(here)
+    mixed = {(m.producer.binding.node, m.producer.binding.operand): m for m in producer_mixings}
     needed = {i: r for i, r in repairs.items() if np.any(r.gain != 1.0) or np.any(r.shift)}
     nodes = dict.fromkeys(index for index, _ in (*by_weight, *mixed)) | dict.fromkeys(needed)
     layers = {i: x for i in nodes if (x := linear_layer(tensor_info, graph.nodes[i])) is not None}
@@ -177,7 +179,7 @@ def _changes(
     for key in dict.fromkeys([*by_weight, *mixed, *repaired]):
         read = tuple(by_weight.get(key, ()))
         layer = layers[key[0]]
-        layer = layer.along(read[0].consumer.slot.axis) if read else layer
+        layer = layer.along(read[0].consumer.binding.axis) if read else layer
         changes[key] = Change(layer, read, needed.get(key[0]), mixed.get(key))
     return changes
 

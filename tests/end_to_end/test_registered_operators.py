@@ -174,9 +174,11 @@ def test_a_registered_layer_may_have_groups(groups: int) -> None:
     assert [group.size for group in found] == [group.size for group in wanted]
     for one, other in zip(found, wanted, strict=True):
         for role in ("producers", "followers", "consumers"):
-            places = [(p.slot.node, p.slot.operand, p.slot.axis) for p in getattr(one, role)]
+            places = [
+                (p.binding.node, p.binding.operand, p.binding.axis) for p in getattr(one, role)
+            ]
             assert places == [
-                (p.slot.node, p.slot.operand, p.slot.axis) for p in getattr(other, role)
+                (p.binding.node, p.binding.operand, p.binding.axis) for p in getattr(other, role)
             ]
 
 

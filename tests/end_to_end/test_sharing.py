@@ -296,8 +296,10 @@ class TestPooledMoments:
         group = next(g for g in prepared.groups if len(g.producers) == 3)
         found = round_.moments(group)
         assert not isinstance(found, str)
-        places = [graph.nodes[p.slot.node].inputs[0].name for p in group.consumers]
-        assert all(round_.sights[key].view.strides in ((1, 1), ()) for key in round_.sights)
+        places = [graph.nodes[p.binding.node].inputs[0].name for p in group.consumers]
+        assert all(
+            round_.observations[key].view.strides in ((1, 1), ()) for key in round_.observations
+        )
         seen: list[Floats] = []
         for feeds in batches:
             outputs = run(tap(model, *places), feeds)[1:]

@@ -107,8 +107,8 @@ def masked(
     for plan in plans:
         removed = np.delete(np.arange(plan.group.size), plan.kept)
         for place in plan.group.consumers:
-            length = len(place.slot.labels)
-            mask = masks.setdefault(place.slot.node, np.ones(length, np.bool_))
+            length = len(place.binding.labels)
+            mask = masks.setdefault(place.binding.node, np.ones(length, np.bool_))
             mask[place.positions[removed]] = False
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -148,11 +148,11 @@ def _read_at(
     rank = len(tensor_info.shape(node.input[0]) or ())
     if node.op_type != "Einsum":
         return 0, 1 if node.op_type in ("Conv", "ConvTranspose") else rank - 1
-    slot = next(p.slot for x in plans for p in x.group.consumers if p.slot.node == index)
+    binding = next(p.binding for x in plans for p in x.group.consumers if p.binding.node == index)
     equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
     terms = equation.replace(" ", "").partition("->")[0].split(",")
-    operand = 1 - slot.operand
-    letter = terms[slot.operand][slot.axis]
+    operand = 1 - binding.operand
+    letter = terms[binding.operand][binding.axis]
     # From the end, where an ellipsis stands for the first axes.
     from_end = len(terms[operand]) - terms[operand].index(letter)
     return operand, len(tensor_info.shape(node.input[operand]) or ()) - from_end

@@ -52,4 +52,4 @@ def _meet_unlabelled(view: NodeView, operand: int, base: Labels) -> None:
         if along is None or not view.is_constant(operand):
             view.freeze(base, f"{view.op_type} joins them to channels that stay")
         else:
-            view.slot(operand, axis - offset, along, Role.FOLLOWER)
+            view.binding(operand, axis - offset, along, Role.FOLLOWER)

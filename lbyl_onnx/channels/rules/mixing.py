@@ -69,7 +69,7 @@ def group_normalization(view: NodeView) -> list[Labels | None]:
     view.couple(grid, grid[:1])
     for operand in (1, 2):
         if view.shape(operand) == (shape[1],):
-            view.slot(operand, 0, along, Role.FOLLOWER)
+            view.binding(operand, 0, along, Role.FOLLOWER)
     view.flow.norms.append(
         SharedNorm(view.index, along.reshape(1, -1, *(1,) * (len(shape) - 2)), groups)
     )
@@ -84,7 +84,7 @@ def _scaled_per_channel(view: NodeView, operands: range, training: bool) -> list
     if along is None or training or not all(view.is_constant(i) for i in operands):
         return view.freeze_inputs(f"{view.op_type}'s parameters are not constants per channel")
     for operand in operands:
-        view.slot(operand, 0, along, Role.FOLLOWER)
+        view.binding(operand, 0, along, Role.FOLLOWER)
     return [labels]
 
 

@@ -248,7 +248,7 @@ def gather(view: NodeView) -> list[Labels | None]:
     if along is None or indices is None or rank != 1:
         return view.freeze_inputs("Gather picks single channels or by computed indices")
     positive = [i % shape[axis] for i in indices]
-    view.slot(1, 0, along[positive], Role.FOLLOWER)
+    view.binding(1, 0, along[positive], Role.FOLLOWER)
     view.flow.sizes.append(
         ShapeParameter(view.index, 1, tuple(along[:i] for i in positive), along[positive])
     )

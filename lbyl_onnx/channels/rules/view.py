@@ -110,7 +110,7 @@ class LabelFlow:
     """What the interpretation of a graph on labels has found so far."""
 
     coupling: Coupling = field(default_factory=Coupling)
-    slots: list[AxisBinding] = field(default_factory=list)
+    bindings: list[AxisBinding] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
     sizes: list[ShapeParameter] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
@@ -190,9 +190,9 @@ class NodeView:
             self.freeze(labels, reason)
         return []
 
-    def slot(self, operand: int, axis: int, labels: Labels, role: Role) -> None:
+    def binding(self, operand: int, axis: int, labels: Labels, role: Role) -> None:
         """Say that labels, shape (length of the axis,), lie along an axis of a constant."""
-        self.flow.slots.append(AxisBinding(self.index, operand, axis, labels, role))
+        self.flow.bindings.append(AxisBinding(self.index, operand, axis, labels, role))
 
     def along(self, labels: Labels, axis: int) -> Labels | None:
         """Labels along one axis; None where they vary along another."""

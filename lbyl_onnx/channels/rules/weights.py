@@ -48,7 +48,7 @@ def _handed_on(view: NodeView, layer: LinearLayer, labels: Labels) -> Labels | N
             along = view.along(labels, axis)
             if along is None:
                 return None
-            view.slot(layer.operand, own[axis], along, Role.FOLLOWER)
+            view.binding(layer.operand, own[axis], along, Role.FOLLOWER)
     left = sorted(pairs, key=lambda axis: pairs[axis])
     rest = [axis for axis in range(labels.ndim) if axis not in pairs]
     moved = np.transpose(labels, (*left, *rest)).reshape(*(labels.shape[a] for a in left), -1)
@@ -85,7 +85,7 @@ def _depthwise(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
         reason = f"{view.op_type} reads them along an axis it does not sum over"
         return _stays(view, layer, reason)
     made = np.repeat(along, layer.channels // layer.groups)
-    view.slot(layer.operand, layer.out_axis, made, Role.FOLLOWER)
+    view.binding(layer.operand, layer.out_axis, made, Role.FOLLOWER)
     _follow_bias(view, layer, made)
     view.flow.sizes.append(ShapeParameter(view.index, "group", (along,), scalar=True))
     return [made.reshape(1, -1, *(1,) * (labels.ndim - 2))]  # (C,) -> (1, C, 1, ..)
@@ -101,7 +101,7 @@ def _grouped(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
         else:
             grid = along.reshape(layer.groups, -1)  # (C,) -> (group, C / group)
             view.couple(grid, grid[:1])
-            view.slot(layer.operand, layer.in_axis, grid[0], Role.CONSUMER)
+            view.binding(layer.operand, layer.in_axis, grid[0], Role.CONSUMER)
     made = _produce(view, layer)
     for labels in made:
         if labels is not None:
@@ -155,7 +155,7 @@ def _consume(view: NodeView, layer: LinearLayer) -> None:
     if along is None:
         view.freeze(labels, f"{view.op_type} reads them along an axis it does not sum over")
     else:
-        view.slot(layer.operand, weight_axis, along, Role.CONSUMER)
+        view.binding(layer.operand, weight_axis, along, Role.CONSUMER)
 
 
 def _produce(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
@@ -163,7 +163,7 @@ def _produce(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
     if layer.channels < 2:
         return []  # a single channel has no other to leave its information to
     fresh = view.flow.coupling.fresh(layer.channels)
-    view.slot(layer.operand, layer.out_axis, fresh, Role.PRODUCER)
+    view.binding(layer.operand, layer.out_axis, fresh, Role.PRODUCER)
     _follow_bias(view, layer, fresh)
     shape = [1] * layer.rank
     shape[layer.output_axis] = layer.channels
@@ -180,7 +180,7 @@ def _follow_bias(view: NodeView, layer: LinearLayer, labels: Labels) -> None:
     if bias is None or not view.is_constant(operand) or any(d != 1 for d in bias[:-1]):
         view.freeze(labels, f"the bias of {view.op_type} is not one constant per channel")
     elif bias and bias[-1] == len(labels):
-        view.slot(operand, len(bias) - 1, labels, Role.FOLLOWER)
+        view.binding(operand, len(bias) - 1, labels, Role.FOLLOWER)
     else:
         view.freeze(labels, f"the bias of {view.op_type} is shared by its channels")
 
@@ -191,7 +191,7 @@ def unfollowed(view: NodeView, reason: str) -> None:
         shape = view.shape(operand) if view.has(operand) and view.is_constant(operand) else None
         if shape is not None and len(shape) > 1 and shape[0] > 1:
             fresh = view.flow.coupling.fresh(shape[0])
-            view.slot(operand, 0, fresh, Role.PRODUCER)
+            view.binding(operand, 0, fresh, Role.PRODUCER)
             view.freeze(fresh, reason)
             return
 
@@ -200,6 +200,6 @@ def _stays(view: NodeView, layer: LinearLayer, reason: str) -> list[Labels | Non
     """Freeze what enters and, for the report, the channels that such a node would produce."""
     view.freeze_inputs(reason)
     fresh = view.flow.coupling.fresh(layer.channels)
-    view.slot(layer.operand, layer.out_axis, fresh, Role.PRODUCER)
+    view.binding(layer.operand, layer.out_axis, fresh, Role.PRODUCER)
     view.freeze(fresh, reason)
     return []

@@ -75,7 +75,7 @@ class TestPrefix:
         response = response_of(found, group, group.consumers[0])
         rows = response.rows
         weight, bias = producer_rows(to_graph(found.model), found.tensor_info, group.producers[0])
-        node = to_graph(found.model).nodes[group.producers[0].slot.node]
+        node = to_graph(found.model).nodes[group.producers[0].binding.node]
         beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
         linear = raw - (0.0 if bias is None else beta * bias)  # bias: (n, 1)
         np.testing.assert_allclose(
@@ -194,7 +194,7 @@ class TestConstantChannels:
         found = interpret(model)
         group = found.channels.groups[0]
         response = response_of(found, group, group.consumers[0])
-        consumer = model.graph.node[group.consumers[0].slot.node]
+        consumer = model.graph.node[group.consumers[0].binding.node]
         (value,) = run(tap(model, consumer.input[0]), make_feeds(model))[1:]
         rows, suffix = response.rows, response.suffix
         np.testing.assert_allclose(

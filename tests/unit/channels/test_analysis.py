@@ -99,7 +99,7 @@ class TestGroups:
         groups = {
             group.name: (
                 group.size,
-                [nodes[place.slot.node].name for place in group.consumers],
+                [nodes[place.binding.node].name for place in group.consumers],
                 group.consumers[0].positions.shape[1],
             )
             for group in found.channels.groups
@@ -136,7 +136,7 @@ class TestGroups:
 
     def test_batch_norm_follows_in_all_four_parameters(self) -> None:
         group = interpret(chain()).channels.groups[0]
-        assert [(p.slot.node, p.slot.operand) for p in group.followers] == [
+        assert [(p.binding.node, p.binding.operand) for p in group.followers] == [
             (1, operand) for operand in (1, 2, 3, 4)
         ]
 

@@ -37,7 +37,7 @@ def fitted_part(
     delivery, _ = deliver(moments_of(samples, taps), np.arange(0, group.size, 2))
     here = ConsumerFit(group, consumer, delivery)
     told = part(to_graph(model), found.tensor_info, here, moments_of(samples, taps))
-    parts = {consumer.slot.node: [told]}
+    parts = {consumer.binding.node: [told]}
     return here, told, dict(modelled(to_graph(model), found.tensor_info, parts))
 
 
@@ -50,12 +50,12 @@ class TestRepair:
         samples = correlated(300, 12)
         here, _, repairs = fitted_part(model, samples, 1)
         stored = interpret(model).tensor_info
-        node = to_graph(model).nodes[here.consumer.slot.node]
+        node = to_graph(model).nodes[here.consumer.binding.node]
         weight, bias = (stored.value(node.inputs[i].name).astype(float) for i in (1, 2))
         before = alpha * samples @ weight.T + beta * bias.reshape(-1)
         kept = samples[:, here.delivery.kept] @ here.delivery.matrix.T + here.delivery.offset
         after = alpha * kept @ weight.T + beta * bias.reshape(-1)
-        repair = repairs[here.consumer.slot.node]
+        repair = repairs[here.consumer.binding.node]
         mended = repair.gain * after + repair.shift
         np.testing.assert_allclose(mended.mean(axis=0), before.mean(axis=0), rtol=1e-9)
         np.testing.assert_allclose(mended.var(axis=0), before.var(axis=0), rtol=1e-9)
@@ -67,7 +67,7 @@ class TestRepair:
         samples = correlated(800, 6 * 9)
         here, told, _ = fitted_part(model, samples, 9)
         found = interpret(model)
-        node = to_graph(model).nodes[here.consumer.slot.node]
+        node = to_graph(model).nodes[here.consumer.binding.node]
         weight = found.tensor_info.value(node.inputs[1].name).astype(float).reshape(5, -1)
         outputs = samples @ weight.T
         np.testing.assert_allclose(told.mean, outputs.mean(axis=0), rtol=1e-9)
@@ -81,8 +81,10 @@ class TestRepair:
         here, told, _ = fitted_part(model, correlated(300, 12), 1)
         found = interpret(model)
         half = OutputContribution(told.mean, told.before, told.after, told.width // 2)
-        assert modelled(to_graph(model), found.tensor_info, {here.consumer.slot.node: [half]}) == {}
-        both = {here.consumer.slot.node: [half, half]}
+        assert (
+            modelled(to_graph(model), found.tensor_info, {here.consumer.binding.node: [half]}) == {}
+        )
+        both = {here.consumer.binding.node: [half, half]}
         assert modelled(to_graph(model), found.tensor_info, both).keys() == both.keys()
 
     def test_models_that_begin_with_a_gemm_get_it(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def found_of(model: ModelProto) -> tuple[Graph, TensorInfo, ChannelMap, set[int]
     """Graph, facts, channels and the nodes that consume a group."""
     graph, tensor_info = to_graph(model), tensor_facts(model)
     channels = find_channels(graph, tensor_info, Selection())
-    nodes = {place.slot.node for group in channels.groups for place in group.consumers}
+    nodes = {place.binding.node for group in channels.groups for place in group.consumers}
     return graph, tensor_info, channels, nodes
 
 

@@ -302,19 +302,19 @@ class TestTheWay:
     @pytest.mark.parametrize("taps", [1, 3])
     def test_losses_are_those_of_trying(self, taps: int) -> None:
         one = consumer(9, taps=taps)
-        way = eliminate([one.reading], 2)
-        assert way.losses.shape == (8, 1)
-        gone = [one.loss(way.kept(9 - i).tolist()) for i in range(8)]
+        ranking = eliminate([one.reading], 2)
+        assert ranking.losses.shape == (8, 1)
+        gone = [one.loss(ranking.kept(9 - i).tolist()) for i in range(8)]
         # The ridge takes its share before any channel goes.
-        assert way.losses[:, 0] == pytest.approx(np.asarray(gone) - gone[0], rel=1e-6, abs=1e-9)
+        assert ranking.losses[:, 0] == pytest.approx(np.asarray(gone) - gone[0], rel=1e-6, abs=1e-9)
 
     def test_of_chunks_the_ends_are_those_of_trying(self) -> None:
         one = consumer(130, outputs=4, rows=400)
-        way = eliminate([one.reading], 120)
+        ranking = eliminate([one.reading], 120)
         for kept in (126, 120):  # 4 of 130, 3 of 126 go at once
-            gone = one.loss(way.kept(kept).tolist()) - one.loss(list(range(130)))
-            assert way.losses[130 - kept, 0] == pytest.approx(gone, rel=0.05)
-        assert np.all(np.diff(way.losses[:, 0]) >= 0)
+            gone = one.loss(ranking.kept(kept).tolist()) - one.loss(list(range(130)))
+            assert ranking.losses[130 - kept, 0] == pytest.approx(gone, rel=0.05)
+        assert np.all(np.diff(ranking.losses[:, 0]) >= 0)
 
     def test_a_shorter_way_is_its_beginning(self) -> None:
         both = [consumer(12).reading, consumer(12, outputs=5, seed=1).reading]

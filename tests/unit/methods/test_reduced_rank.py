@@ -34,9 +34,9 @@ def rotation_of(moments: Moments, weight: Floats, count: int) -> ReducedRank:
     return found
 
 
-def whole(rotation: ReducedRank) -> Floats:
+def whole(reduced_rank: ReducedRank) -> Floats:
     """The (n, n) map from all channels to what the mixtures restore of them."""
-    return np.asarray(rotation.delivery.matrix @ rotation.mixing)
+    return np.asarray(reduced_rank.delivery.matrix @ reduced_rank.mixing)
 
 
 def loss(weight: Floats, covariance: Floats, restored: Floats) -> float:
@@ -61,11 +61,13 @@ class TestRotation:
         moments, weight = moments_of(correlated(400, 8)), weights(5, 8)
         ridged = moments.covariance + moments.ridge * np.eye(8)
         singular = np.linalg.svd(weight @ np.linalg.cholesky(ridged), compute_uv=False)
-        rotation = rotation_of(moments, weight, count)
+        reduced_rank = rotation_of(moments, weight, count)
         expected = float(np.sum(singular[count:] ** 2))
         slack = 1e-9 * float(np.sum(singular**2))
-        assert loss(weight, ridged, whole(rotation)) == pytest.approx(expected, rel=1e-9, abs=slack)
-        assert rotation.lost == pytest.approx(expected, rel=1e-9, abs=slack)
+        assert loss(weight, ridged, whole(reduced_rank)) == pytest.approx(
+            expected, rel=1e-9, abs=slack
+        )
+        assert reduced_rank.lost == pytest.approx(expected, rel=1e-9, abs=slack)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_no_choice_of_channels_loses_less(self, seed: int) -> None:
@@ -80,15 +82,15 @@ class TestRotation:
 
     def test_the_mean_of_every_channel_is_restored(self) -> None:
         moments = moments_of(correlated(400, 7))
-        rotation = rotation_of(moments, weights(5, 7), 3)
-        mixtures = rotation.mixing @ moments.mean + rotation.shift
-        restored = rotation.delivery.matrix @ mixtures + rotation.delivery.offset
+        reduced_rank = rotation_of(moments, weights(5, 7), 3)
+        producer_mixings = reduced_rank.mixing @ moments.mean + reduced_rank.shift
+        restored = reduced_rank.delivery.matrix @ producer_mixings + reduced_rank.delivery.offset
         np.testing.assert_allclose(restored, moments.mean, rtol=1e-9)
 
     def test_std_is_that_of_the_mixtures(self) -> None:
         samples = correlated(400, 7)
-        rotation = rotation_of(moments_of(samples), weights(5, 7), 3)
-        np.testing.assert_allclose(rotation.std, (samples @ rotation.mixing.T).std(axis=0))
+        reduced_rank = rotation_of(moments_of(samples), weights(5, 7), 3)
+        np.testing.assert_allclose(reduced_rank.std, (samples @ reduced_rank.mixing.T).std(axis=0))
 
     def test_dead_channels_give_nothing_to_mix(self) -> None:
         moments = Moments(np.zeros(4), np.diag([1.0, 0.0, 0.0, 0.0]), 100)

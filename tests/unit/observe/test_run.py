@@ -76,7 +76,7 @@ class Seen:
 
     @property
     def node(self) -> Node:
-        return self.graph.nodes[self.place.slot.node]
+        return self.graph.nodes[self.place.binding.node]
 
 
 def see(model: ModelProto, group: int = 0, consumer: int = 0) -> Seen:
@@ -155,7 +155,7 @@ ENOUGH = 60
 def predicted(seen: Seen, view: MomentSpec, found: SampleMoments) -> tuple[Floats, Floats]:
     """Mean and covariance of the consumer's output, if the moments are those of its input."""
     node = seen.node
-    weight = np.moveaxis(seen.tensor_info.value(node.inputs[1].name), seen.place.slot.axis, 0)
+    weight = np.moveaxis(seen.tensor_info.value(node.inputs[1].name), seen.place.binding.axis, 0)
     rows = weight[seen.place.positions].astype(np.float64)  # (n, places, out, ..)
     flat = np.moveaxis(rows.reshape(*rows.shape[:3], -1), 2, 3).reshape(-1, rows.shape[2])
     flat = flat * float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else flat
@@ -371,7 +371,7 @@ class TestMerging:
     def test_mini_batches_are_one_batch(self, tmp_path: Path, name: str, size: int) -> None:
         """Twenty samples; seven at a time leave six for the last mini-batch."""
         seen = see(MODELS[name]())
-        output = output_spec(seen.graph, seen.tensor_info, seen.place.slot.node)
+        output = output_spec(seen.graph, seen.tensor_info, seen.place.binding.node)
         assert output is not None
         views = {"in": seen.view(20), "out": output}
         feeds = feeds_of(seen.model, 20, mean=3.0)
@@ -421,7 +421,7 @@ def running_of(parts: Sequence[Floats], cross: bool) -> MomentAccumulator:
 class TestFewerSamples:
     def test_columns_that_count_alone_are_measured_on_the_first(self, tmp_path: Path) -> None:
         seen = see(MODELS["chain_2d"]())
-        output = output_spec(seen.graph, seen.tensor_info, seen.place.slot.node)
+        output = output_spec(seen.graph, seen.tensor_info, seen.place.binding.node)
         assert output is not None
         feeds = feeds_of(seen.model, 20, mean=3.0)
         views = {"in": seen.view(20), "out": output}
@@ -504,7 +504,7 @@ class TestOutputs:
     )
     def test_each_channel_alone(self, tmp_path: Path, name: str, axis: int, channels: int) -> None:
         seen = see(MODELS[name]())
-        view = output_spec(seen.graph, seen.tensor_info, seen.place.slot.node)
+        view = output_spec(seen.graph, seen.tensor_info, seen.place.binding.node)
         assert view is not None
         assert (view.axis, view.columns, view.cross) == (axis, channels, False)
         assert view.tensor == seen.node.outputs[0].name
