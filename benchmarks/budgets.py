@@ -27,16 +27,9 @@ from benchmarks.accuracy import top1
 from benchmarks.datasets import Dataset, SharedFilesError, load, model_path
 from benchmarks.structures import resnet50
 from benchmarks.tables import describe_machine, markdown_table, write_pair
-from lbyl_onnx import (
-    CompressResult,
-    Config,
-    TargetError,
-    __version__,
-    compress,
-    runtime,
-    timing,
-)
-from lbyl_onnx.hardware import channel_block
+from lbyl_onnx import CompressResult, Config, TargetError, __version__, compress
+from lbyl_onnx.runtime import baseline, timing
+from lbyl_onnx.runtime.providers import channel_block
 
 SHARE = 0.5
 EXPORTED, STRUCTURE = "efficientnet_lite0", "resnet50_structure"
@@ -99,7 +92,7 @@ def times(path: Path, folder: Path, rounds: int) -> dict[str, float]:
     output = folder / f"{path.stem}-half.onnx"
     # The weights do not change the time, so the plain method does.
     result = _rounded(path, output)
-    feeds = runtime.probe(path, "CPUExecutionProvider", 0).feeds[0]
+    feeds = baseline.run_baseline(path, "CPUExecutionProvider", 0).feeds[0]
     pairs = [timing.paired(path, output, "CPUExecutionProvider", feeds) for _ in range(rounds)]
     ratios = sorted(pair.ratio for pair in pairs)
     before, after = pairs[len(pairs) // 2].before, pairs[len(pairs) // 2].after

@@ -40,15 +40,17 @@ import sys
 from pathlib import Path
 import lbyl_onnx.cli
 import onnx
-from lbyl_onnx import runtime
+from lbyl_onnx.runtime.baseline import run_baseline
+from lbyl_onnx.runtime.execute import run_as_written, run_model
+from lbyl_onnx.runtime.providers import provider_name
 source, copy, small = map(Path, sys.argv[1:])
 model = onnx.load(source)
 copy.write_bytes(model.SerializeToString(deterministic=True))
 del model
-provider = runtime.provider_name("cpu")
-probe = runtime.probe(source, provider, 0)
-runtime.run_model(small, provider, probe.feeds)
-runtime.run_as_written(copy, provider, probe.feeds)
+provider = provider_name("cpu")
+baseline = run_baseline(source, provider, 0)
+run_model(small, provider, baseline.feeds)
+run_as_written(copy, provider, baseline.feeds)
 """
 
 

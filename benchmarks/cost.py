@@ -27,13 +27,17 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.tables import describe_machine, markdown_table, write_pair
-from lbyl_onnx import Config, compress, processes, statistics
-from lbyl_onnx.draft import Draft
-from lbyl_onnx.external_data import TensorReader
-from lbyl_onnx.facts import Array, GraphFacts
-from lbyl_onnx.samples import SampleSource
-from lbyl_onnx.statistics import Measured, ProbeRun
-from lbyl_onnx.views import Target, View
+from lbyl_onnx import Config, compress
+from lbyl_onnx.data.source import SampleSource
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.guard import processes
+from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.io.writer import ModelDraft
+from lbyl_onnx.observe import run as observe_run
+from lbyl_onnx.observe.accumulate import SampleMoments
+from lbyl_onnx.observe.run import ObservationRun
+from lbyl_onnx.observe.spec import MomentSpec, Renormalization
+from lbyl_onnx.types import Array
 
 REPEATS = 5  # of the pass, of which the median counts
 PASSES, EXTRA = 4, 10**9  # what the cost may be: times one pass; times the file plus bytes
@@ -63,18 +67,18 @@ def measure(path: Path) -> Cost:
     sources: list[SampleSource] = []
 
     def noted(
-        draft: Draft,
-        facts: GraphFacts,
+        draft: ModelDraft,
+        tensor_info: TensorInfo,
         read: TensorReader,
-        views: Mapping[str, View],
-        targets: Mapping[str, Target],
-        run: ProbeRun,
-    ) -> dict[str, Measured]:
+        views: Mapping[str, MomentSpec],
+        targets: Mapping[str, Renormalization],
+        run: ObservationRun,
+    ) -> dict[str, SampleMoments]:
         sources.append(run.source)
-        return statistics.measure(draft, facts, read, views, targets, run)
+        return observe_run.measure(draft, tensor_info, read, views, targets, run)
 
     before = _peak()
-    watched = mock.patch("lbyl_onnx.measuring.measure", noted)
+    watched = mock.patch("lbyl_onnx.observe.session.measure", noted)
     with tempfile.TemporaryDirectory() as folder, watched:
         start = time.perf_counter()
         compress(path, Path(folder) / "out.onnx", config=Config(provider="cpu"))

@@ -12,7 +12,7 @@ import onnx
 import torch
 
 from benchmarks.torch_families import EXPORTERS, FAMILIES, export
-from tests.exported import FOLDER, stripped
+from tests.support.exported import FOLDER, stripped
 
 LARGEST = 100_000
 MORE = (

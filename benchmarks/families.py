@@ -3,7 +3,7 @@
 Run as ``python -m benchmarks.families [--families NAME ..]``, with the extra `families`. Each
 export is compressed at 10, 25 and 50 %, by every method, at both scopes. The tool verifies each
 result in ONNX Runtime; beyond that it must have fewer parameters and multiply-accumulates, and
-with `none` equal the original whose consumers read zeros (`tests/oracle.py`).
+with `none` equal the original whose consumers read zeros (`tests/support/oracle.py`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ import torch
 from benchmarks.tables import describe_machine, markdown_table, write_pair
 from benchmarks.torch_families import EXPORTERS, FAMILIES, export
 from benchmarks.torch_transformers import WORDS
-from lbyl_onnx import Config, compress, runtime, timing
-from lbyl_onnx.assemble import to_graph
-from lbyl_onnx.channels import ChannelMap, Scope, Selection, find_channels
-from lbyl_onnx.config import Method
+from lbyl_onnx import Config, compress
+from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.groups import ChannelMap, Selection
+from lbyl_onnx.config import Scope
 from lbyl_onnx.errors import LbylOnnxError
-from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.input_shapes import Shapes
-from tests.oracle import Feeds, Interpreted, deviation, masked, run
+from lbyl_onnx.graph.model_graph import to_graph
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.methods.registry import method_names
+from lbyl_onnx.runtime import baseline, timing
+from lbyl_onnx.shapes import Shapes
+from tests.support.oracle import Feeds, Interpreted, deviation, masked, run
 
 RATIOS = (0.1, 0.25, 0.5)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -94,17 +97,17 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
         return Outcome(family, exporter, unavailable=str(error).partition(". ")[0])
     onnx.save(model, path)
     gc.freeze()  # the tool collects garbage after each stage; PyTorch's objects are not its own
-    shapes = runtime.input_shapes(path, "CPUExecutionProvider")
-    facts = GraphFacts(model, *shapes)
+    shapes = baseline.input_shapes(path, "CPUExecutionProvider")
+    tensor_info = TensorInfo(model, *shapes)
     failures: list[str] = []
     worst = [0.0]
     scopes: dict[str, Coverage] = {}
     for scope in SCOPES:
-        channels = find_channels(to_graph(model), facts, Selection(scope=scope))
-        found = Interpreted(model, facts, channels)
+        channels = find_channels(to_graph(model), tensor_info, Selection(scope=scope))
+        found = Interpreted(model, tensor_info, channels)
         macs: dict[str, float] = {}
         if channels.groups:
-            for ratio, method in product(RATIOS, get_args(Method)):
+            for ratio, method in product(RATIOS, method_names()):
                 case = f"{ratio} {method} {scope}"
                 config = Config(ratio=ratio, method=method, scope=scope, round_to=1, provider="cpu")
                 said, left, off = _compress(path, found, config, shapes[0])
@@ -113,7 +116,7 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
                 worst.append(off)
         scopes[scope] = _coverage(channels, macs)
     opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    runs = sum(len(RATIOS) * len(get_args(Method)) for c in scopes.values() if c.groups)
+    runs = sum(len(RATIOS) * len(method_names()) for c in scopes.values() if c.groups)
     return Outcome(
         family, exporter, "", opset, len(model.graph.node), scopes, runs, max(worst),
         tuple(failures),

@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 
 from benchmarks.datasets import Dataset
 from lbyl_onnx import Config
-from lbyl_onnx.config import Method
-from lbyl_onnx.importance import Criterion
 
-METHODS: tuple[Method, ...] = ("none", "nm", "lbyl")
+METHODS: tuple[str, ...] = ("none", "nm", "lbyl")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
 BASE = Config(provider="cpu", method="lbyl", criterion="l2", round_to=1)
 # lambda1 and lambda2 from the published ranges, 1e-6 to 5e-4 and 1e-4 to 0.1; what is useful
@@ -47,7 +45,7 @@ class Subject:
     name: str
     dataset: Dataset
     limit: int | None = None
-    criteria: tuple[Criterion, ...] = ("l2", "l1", "gm")
+    criteria: tuple[str, ...] = ("l2", "l1", "gm")
     tuned: bool = True
     normalized: bool = True
     more_ratios: tuple[float, ...] = ()
@@ -120,7 +118,7 @@ def configurations(subject: Subject, ratio: float) -> list[Config]:
     return list(dict.fromkeys([*defaults, *grids]))
 
 
-def grid(subject: Subject, ratio: float, method: Method) -> list[Config]:
+def grid(subject: Subject, ratio: float, method: str) -> list[Config]:
     """Return the configurations among which the best is sought, the default first."""
     base = replace(BASE, ratio=ratio, method=method)
     if method == "nm":
@@ -134,7 +132,7 @@ def grid(subject: Subject, ratio: float, method: Method) -> list[Config]:
     return list(dict.fromkeys([base, *points]))
 
 
-def best(result: SubjectResult, ratio: float, method: Method) -> Cell:
+def best(result: SubjectResult, ratio: float, method: str) -> Cell:
     """Return the most accurate cell of a grid, of equals the first."""
     cells = [result.find(config) for config in grid(result.subject, ratio, method)]
     return max(cells, key=lambda cell: cell.accuracy)

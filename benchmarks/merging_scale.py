@@ -14,16 +14,18 @@ import onnx
 import onnx.numpy_helper
 from numpy.typing import NDArray
 
-from lbyl_onnx import Config, runtime
-from lbyl_onnx.assemble import to_graph
-from lbyl_onnx.channels import Selection, find_channels
-from lbyl_onnx.compensate import Delivery, FoldedRows
-from lbyl_onnx.compensate.types import removed_channels
-from lbyl_onnx.facts import GraphFacts, load
-from lbyl_onnx.folding import respond
-from lbyl_onnx.importance import kept_count
-from lbyl_onnx.plan import choose_channels
-from lbyl_onnx.restore import Fit, compensated
+from lbyl_onnx import Config
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.channels.groups import Selection
+from lbyl_onnx.compensate.fits import ConsumerFit
+from lbyl_onnx.compensate.selection import choose_channels
+from lbyl_onnx.graph import source
+from lbyl_onnx.io.lazy_array import load
+from lbyl_onnx.methods.importance import kept_count
+from lbyl_onnx.methods.types import Delivery, FoldedRows, removed_channels
+from lbyl_onnx.rewrite.weights import compensated
+from lbyl_onnx.runtime import providers
+from lbyl_onnx.runtime.baseline import run_baseline
 
 
 def inverted_delivery(rows: FoldedRows, kept: NDArray[np.intp], config: Config) -> Delivery:
@@ -67,22 +69,23 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
 
     It computes what the model without them would; nothing is verified.
     """
-    probe = runtime.probe(path, runtime.provider_name("cpu"), config.seed)
-    model = onnx.load(path)
-    facts = GraphFacts(model, probe.first, probe.second)
-    graph = to_graph(model)
-    channels = find_channels(graph, facts, Selection(config.include, config.exclude))
+    baseline = run_baseline(path, providers.provider_name("cpu"), config.seed)
+    files = source.check_source(path)
+    selection = Selection(config.include, config.exclude)
+    analyzed = AnalyzedModel.open(files, baseline.shape_sets[:2], selection)
+    model, graph, tensor_info = analyzed.model, analyzed.graph, analyzed.tensor_info
+    channels = analyzed.channels
     counts = {group.key: kept_count(group.size, config.goal.value) for group in channels.groups}
-    plan = choose_channels(graph, facts, channels.groups, counts, config.score, config.seed)
+    plan = choose_channels(graph, tensor_info, channels.groups, counts, config.score, config.seed)
     fits = []
     for entry in plan.groups:
         for place in entry.group.consumers:
-            response = respond(model, graph, facts, channels, entry.group, place)
+            response = analyzed.respond(entry.group, place)
             if response is None:
                 raise ValueError(f"{entry.group.name}: its weights are not finite")
             delivery = inverted_delivery(response.rows, entry.kept, config)
-            fits.append(Fit(entry.group, place, response.at_consumer(delivery)))
-    edits = compensated(graph, facts, fits, (), {})
+            fits.append(ConsumerFit(entry.group, place, response.at_consumer(delivery)))
+    edits = compensated(graph, tensor_info, fits, (), {})
     if edits.added:
         raise ValueError(f"{path}: a delivery with an offset cannot be written here")
     stored = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,8 +31,8 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.ocr_report import CHOICES, TOGETHER, Cell, Reading, Setting, document, markdown
 from benchmarks.tables import write_pair
 from lbyl_onnx import Config, VerificationError, __version__, compress
-from lbyl_onnx.config import Method
-from lbyl_onnx.costs import Costs
+from lbyl_onnx.graph.costs import Costs
+from lbyl_onnx.methods.registry import method_names
 
 PACKAGE = "rapidocr_onnxruntime"
 STAGES = {
@@ -41,7 +41,7 @@ STAGES = {
     "rec": "ch_PP-OCRv4_rec_infer.onnx",
 }
 RATIOS = (0.05, 0.1)
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS = method_names()
 BASE = Config(scope="inner", round_to=1, provider="cpu")
 
 WIDTH, HEIGHT, MARGIN, FONT_SIZE = 1000, 1400, 80, 34  # pixels

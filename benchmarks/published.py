@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lbyl_onnx.config import Method
-from lbyl_onnx.importance import Criterion
-
 
 @dataclass(frozen=True)
 class PublishedTable:
@@ -32,16 +29,16 @@ class PublishedTable:
     """
 
     setting: str
-    criterion: Criterion
+    criterion: str
     subject: str | None
     source: str
-    methods: tuple[Method, ...]
+    methods: tuple[str, ...]
     rows: dict[int, tuple[float, ...]]
 
 
 _LBYL_CODE = "README of the LBYL authors' code, github.com/ICML2022-LBYL/LBYL2022"
 _NM_CODE = "README of the Neuron Merging authors' code, github.com/friendshipkim/neuron-merging"
-_ALL: tuple[Method, ...] = ("none", "nm", "lbyl")
+_ALL: tuple[str, ...] = ("none", "nm", "lbyl")
 
 TABLES = (
     PublishedTable(

@@ -25,7 +25,8 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from benchmarks.tables import describe_machine, markdown_table, write_pair
-from lbyl_onnx.compensate import FoldedRows, lbyl
+from lbyl_onnx.methods import lbyl
+from lbyl_onnx.methods.types import FoldedRows
 
 LAMBDA1 = lbyl.DEFAULT_LAMBDA1
 LAMBDA2 = lbyl.DEFAULT_LAMBDA2

@@ -14,10 +14,13 @@ if _AS_MODULE and not sys.flags.safe_path:
 
 TYPE_CHECKING = False  # to type checkers it is True
 if TYPE_CHECKING:
-    from lbyl_onnx.channels import Refusal
-    from lbyl_onnx.comparison import Comparison, compare_models
-    from lbyl_onnx.config import Config
+    from lbyl_onnx.budget.solve import TargetReport
+    from lbyl_onnx.channels.groups import Refusal
+    from lbyl_onnx.channels.operators import register_operator
+    from lbyl_onnx.config import Config, Options
+    from lbyl_onnx.data.source import InputRange
     from lbyl_onnx.errors import (
+        CalibrationError,
         CompensationError,
         InstallationError,
         LbylOnnxError,
@@ -26,50 +29,101 @@ if TYPE_CHECKING:
         OptionError,
         OutputError,
         TargetError,
+        TooSlowError,
         VerificationError,
     )
-    from lbyl_onnx.fidelity import Fidelity, OutputFidelity
-    from lbyl_onnx.inspection import GroupView, Inspection, inspect
-    from lbyl_onnx.pipeline import CompressResult, GroupReport, compress
-    from lbyl_onnx.reaching import TargetReport
-    from lbyl_onnx.verify import Verification
+    from lbyl_onnx.evaluate.compare import Comparison, compare_models
+    from lbyl_onnx.evaluate.layers import Details, LayerComparison
+    from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
+    from lbyl_onnx.evaluate.verify import Verification
+    from lbyl_onnx.graph.costs import Costs
+    from lbyl_onnx.graph.source import FileHash
+    from lbyl_onnx.inspection import GroupView, Inspection, Predicted, Reach, inspect
+    from lbyl_onnx.methods.registry import (
+        Criterion,
+        Method,
+        MethodOption,
+        register_criterion,
+        register_method,
+    )
+    from lbyl_onnx.methods.types import (
+        BatchNorm,
+        ConsumerLoss,
+        Delivery,
+        Evidence,
+        FoldedRows,
+        Moments,
+        Ranking,
+    )
+    from lbyl_onnx.pipeline import compress
+    from lbyl_onnx.results.compressed import CompressResult
+    from lbyl_onnx.results.groups import GroupReport
+    from lbyl_onnx.runtime.timing import Latency, PairedLatency
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchNorm",
+    "CalibrationError",
     "Comparison",
     "CompensationError",
     "CompressResult",
     "Config",
+    "ConsumerLoss",
+    "Costs",
+    "Criterion",
+    "Delivery",
+    "Details",
+    "Evidence",
     "Fidelity",
+    "FileHash",
+    "FoldedRows",
     "GroupReport",
     "GroupView",
+    "InputRange",
     "Inspection",
     "InstallationError",
+    "Latency",
+    "LayerComparison",
     "LbylOnnxError",
+    "Method",
+    "MethodOption",
     "ModelError",
+    "Moments",
     "NothingToPruneError",
     "OptionError",
+    "Options",
     "OutputError",
     "OutputFidelity",
+    "PairedLatency",
+    "Predicted",
+    "Ranking",
+    "Reach",
     "Refusal",
     "TargetError",
     "TargetReport",
+    "TooSlowError",
     "Verification",
     "VerificationError",
     "__version__",
     "compare_models",
     "compress",
     "inspect",
+    "register_criterion",
+    "register_method",
+    "register_operator",
 ]
 
 # Where each public name is, once it is asked for: the parent process of the command line is up
 # before NumPy and ONNX Runtime could be imported.
 _HOMES = {
-    "channels": ("Refusal",),
-    "comparison": ("Comparison", "compare_models"),
-    "config": ("Config",),
+    "budget.solve": ("TargetReport",),
+    "channels.groups": ("Refusal",),
+    "config": ("Config", "Options"),
+    "data.source": ("InputRange",),
+    "channels.operators": ("register_operator",),
     "errors": (
+        "CalibrationError",
         "CompensationError",
         "InstallationError",
         "LbylOnnxError",
@@ -78,13 +132,36 @@ _HOMES = {
         "OptionError",
         "OutputError",
         "TargetError",
+        "TooSlowError",
         "VerificationError",
     ),
-    "inspection": ("GroupView", "Inspection", "inspect"),
-    "pipeline": ("CompressResult", "GroupReport", "compress"),
-    "reaching": ("TargetReport",),
-    "fidelity": ("Fidelity", "OutputFidelity"),
-    "verify": ("Verification",),
+    "methods.registry": (
+        "Criterion",
+        "Method",
+        "MethodOption",
+        "register_criterion",
+        "register_method",
+    ),
+    "methods.types": (
+        "BatchNorm",
+        "ConsumerLoss",
+        "Delivery",
+        "Evidence",
+        "FoldedRows",
+        "Moments",
+        "Ranking",
+    ),
+    "evaluate.compare": ("Comparison", "compare_models"),
+    "evaluate.layers": ("Details", "LayerComparison"),
+    "evaluate.metrics": ("Fidelity", "OutputFidelity"),
+    "evaluate.verify": ("Verification",),
+    "graph.costs": ("Costs",),
+    "graph.source": ("FileHash",),
+    "inspection": ("GroupView", "Inspection", "Predicted", "Reach", "inspect"),
+    "pipeline": ("compress",),
+    "results.compressed": ("CompressResult",),
+    "results.groups": ("GroupReport",),
+    "runtime.timing": ("Latency", "PairedLatency"),
 }
 
 

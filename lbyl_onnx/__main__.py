@@ -1,5 +1,5 @@
 """`python -m lbyl_onnx` is `lbyl-onnx`."""
 
-from lbyl_onnx.launch import main
+from lbyl_onnx.process.supervisor import main
 
 main()

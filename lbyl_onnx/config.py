@@ -1,123 +1,267 @@
-"""What a person can choose."""
+"""What the user can choose."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from inspect import cleandoc
+from typing import Any, Literal, TypedDict, get_args
 
-import numpy as np
-
-from lbyl_onnx import runtime
-from lbyl_onnx.channels import Scope
-from lbyl_onnx.compensate import lbyl, neuron_merging
-from lbyl_onnx.draft import ExternalData
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.goals import DEFAULT_RATIO, Goal, Kind, parse_goal
-from lbyl_onnx.hardware import Hardware
-from lbyl_onnx.images import Layout
-from lbyl_onnx.importance import Criterion
-from lbyl_onnx.input_shapes import Given, shapes_given
-from lbyl_onnx.option_types import READERS, shown
+from lbyl_onnx.methods import lbyl, neuron_merging, registry
+from lbyl_onnx.methods.registry import Criterion, Method, MethodOption, OptionValue
+from lbyl_onnx.option_types import (
+    AMOUNT,
+    GLOBS,
+    NAMED_VALUES,
+    NUMBER,
+    NUMBER_BY_GLOB,
+    NUMBERS,
+    PATH,
+    SHAPES,
+    TEXT,
+    WHOLE,
+    WHOLE_BY_GLOB,
+    WHOLE_OR_AUTO,
+    Bounds,
+    Option,
+    documented,
+    option,
+    options_of,
+    shown,
+)
+from lbyl_onnx.shapes import Given, check_shapes
+from lbyl_onnx.target import DEFAULT_RATIO, Kind, Target, parse_target
 
-Method = Literal["none", "nm", "lbyl", "lbyl+"]
-Choice = Literal["auto", "obs", "l2", "l1", "gm", "random"]
+Scope = Literal["inner", "all"]
+ExternalData = Literal["auto", "always", "never"]
+Hardware = Literal["host", "avx2", "avx512", "neon", "cuda", "tensorrt-fp16", "tensorrt-int8"]
+Layout = Literal["auto", "nchw", "nhwc"]
+Provider = Literal["auto", "cpu", "cuda"]
 Allocation = Literal["uniform", "auto"]
+# Sections of the options, on the command line and in README.
+SECTIONS = HOW_MUCH, METHODS, TARGETS, CHANNELS, SAMPLES, RUNNING = (
+    "How much, and how",
+    "Options of one method",
+    "Targets in place of a ratio",
+    "Which channels",
+    "Samples",
+    "Running and writing",
+)
+_RATIO = Bounds(0, 1, below=True)
+_COUNT = Bounds(1, whole=True)
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a person can choose.
+    """What the user can choose.
 
     Values of another type become their own where the meaning is obvious: one glob for a tuple of
     globs, a dict for pairs, NumPy's numbers for Python's. Others raise OptionError.
-
-    Parameters
-    ----------
-    ratio
-        Share of each group's channels to remove, in [0, 1); it does not count where one of the
-        targets that follow is given.
-    macs, params, size, latency
-        The most that the result may have, in place of a ratio: as "50%" of the original, or as
-        "200M", "1.5M", "5MB", "20ms".
-    fidelity
-        Likewise the least cosine of the result's outputs with the original's on the samples, in
-        (0, 1); the smallest model that has it is looked for.
-    allocation
-        `uniform` removes the same share of each group, `auto` more where the predicted damage is
-        less; None is `auto` for a target and `uniform` for a ratio. A ratio with `auto` gets the
-        multiply-accumulates that it would have with `uniform`.
-    round_to
-        Groups keep all or a multiple of it; `auto` is the channel block of the hardware's kernels,
-        or its largest half, quarter .. in which the goal can be had.
-    hardware
-        The machine whose channel block `auto` is: this one (`host`), or another.
-    ratio_for, keep_for
-        Ratios and numbers of channels of the groups whose producers' names match a glob, whatever
-        the target; of several globs the first counts.
-    min_channels
-        Least number that a group keeps, or all where it has fewer.
-    method
-        How the removed channels are restored: not at all (`none`), Neuron Merging (`nm`), LBYL, or
-        by their own statistics (`lbyl+`).
-    criterion
-        Which channels are kept: those whose loss changes what reads them most (`obs`), the largest
-        by l2 norm, l1 norm, distance to the others (gm), or at random; `auto` is `obs` for `lbyl+`
-        and l2 for the others.
-    seed
-        Of the random criterion and of the inputs that verify.
-    lambda1, lambda2
-        LBYL's weights of the BatchNorm error and of the activation error, at least 0.
-    cosine_threshold, cosine_weight
-        Neuron Merging's t and lambda, in [0, 1].
-    include, exclude
-        Globs on node names: prune only groups of these producers, and none of those.
-    scope
-        `inner` leaves residual streams and other channels that several layers produce; `all` prunes
-        them too.
-    provider
-        ONNX Runtime's execution provider.
-    calibration
-        Unlabelled samples in place of synthetic ones: .npz, .npy or a folder of images.
-    mean, std
-        Per channel, of the images in such a folder, whose pixels are in [0, 1].
-    layout
-        Where an image has its channels.
-    external_data
-        Whether the output's weights lie in a file beside it; `auto`: as the input's do.
-    input_shape
-        Shapes of inputs, by name, at which the model is measured, counted, timed and first
-        verified; the name may be empty where there is one input. Also as "x:1,3,48,320".
     """
 
-    ratio: float = DEFAULT_RATIO
-    macs: str | float | None = None
-    params: str | float | None = None
-    size: str | float | None = None
-    latency: str | float | None = None
-    fidelity: float | None = None
-    allocation: Allocation | None = None
-    round_to: int | Literal["auto"] = "auto"
-    hardware: Hardware = "host"
-    ratio_for: tuple[tuple[str, float], ...] = ()
-    keep_for: tuple[tuple[str, int], ...] = ()
-    min_channels: int = 1
-    method: Method = "lbyl+"
-    criterion: Choice = "auto"
-    seed: int = 0
-    lambda1: float = lbyl.DEFAULT_LAMBDA1
-    lambda2: float = lbyl.DEFAULT_LAMBDA2
-    cosine_threshold: float = neuron_merging.DEFAULT_COSINE_THRESHOLD
-    cosine_weight: float = neuron_merging.DEFAULT_COSINE_WEIGHT
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    scope: Scope = "inner"
-    provider: runtime.Provider = "auto"
-    calibration: str | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    layout: Layout = "auto"
-    external_data: ExternalData = "auto"
-    input_shape: Given = ()
+    ratio: float = option(
+        DEFAULT_RATIO,
+        NUMBER,
+        "Share of each group's channels to remove: of n channels, floor(n (1 - ratio)) stay, "
+        "at least one.",
+        HOW_MUCH,
+        metavar="R",
+        bounds=_RATIO,
+    )
+    macs: str | float | None = option(
+        None, AMOUNT, "Most multiply-accumulates of one run.", TARGETS, metavar="50%|200M"
+    )
+    params: str | float | None = option(
+        None, AMOUNT, "Most parameters.", TARGETS, metavar="50%|1.5M"
+    )
+    size: str | float | None = option(None, AMOUNT, "Largest file.", TARGETS, metavar="50%|5MB")
+    latency: str | float | None = option(
+        None,
+        AMOUNT,
+        "Longest median time of a run in ONNX Runtime on this machine; the whole confidence "
+        "interval of the measurement is within it.",
+        TARGETS,
+        metavar="60%|20ms",
+    )
+    fidelity: float | None = option(
+        None,
+        NUMBER,
+        "Smallest model whose outputs on the samples each have this cosine with the original's "
+        "(of whole numbers: this share equal).",
+        TARGETS,
+        bounds=Bounds(0, 1, above=True, below=True),
+    )
+    allocation: Allocation | None = option(
+        None,
+        TEXT,
+        "The same share of every group, or more where the predicted damage is less; without it "
+        "`auto` for a target, `uniform` for a ratio.",
+        CHANNELS,
+        choices=lambda: get_args(Allocation),
+    )
+    round_to: int | Literal["auto"] = option(
+        "auto",
+        WHOLE_OR_AUTO,
+        "Groups keep all channels or a multiple of N; `auto` is the channel block of the "
+        "hardware's kernels.",
+        CHANNELS,
+        bounds=_COUNT,
+    )
+    hardware: Hardware = option(
+        "host",
+        TEXT,
+        "Machine that `auto` rounds for; `host` is this one.",
+        CHANNELS,
+        choices=lambda: get_args(Hardware),
+    )
+    ratio_for: tuple[tuple[str, float], ...] = option(
+        (),
+        NUMBER_BY_GLOB,
+        "Ratio of the producers whose names match, whatever the target.",
+        CHANNELS,
+        metavar="GLOB=R",
+        bounds=_RATIO,
+    )
+    keep_for: tuple[tuple[str, int], ...] = option(
+        (),
+        WHOLE_BY_GLOB,
+        "Number of channels that the producers keep whose names match, whatever the target.",
+        CHANNELS,
+        bounds=_COUNT,
+    )
+    min_channels: int = option(
+        1, WHOLE, "Least number of channels that a group keeps.", CHANNELS, bounds=_COUNT
+    )
+    method: str = option(
+        "lbyl+",
+        TEXT,
+        "How the removed channels are restored: not at all (`none`), by Neuron Merging (`nm`), "
+        "by LBYL, or by LBYL on the channels' own statistics (`lbyl+`).",
+        HOW_MUCH,
+        choices=registry.method_names,
+    )
+    criterion: str = option(
+        "auto",
+        TEXT,
+        "Which channels are kept: those whose loss changes the layers behind most (`obs`), the "
+        "largest by norm (`l2`, `l1`), by distance to the other filters (`gm`), or any; `auto` "
+        "is `obs` for `lbyl+`, else `l2`.",
+        HOW_MUCH,
+        choices=lambda: ("auto", *registry.criterion_names()),
+    )
+    method_options: tuple[tuple[str, OptionValue], ...] = option(
+        (),
+        NAMED_VALUES,
+        "Option of a method that was registered from Python; repeat it for others.",
+        METHODS,
+        flag="--method-option",
+    )
+    seed: int = option(
+        0,
+        WHOLE,
+        "Seed of the random number generator, for synthetic samples, the criterion `random` "
+        "and the inputs of the verification.",
+        HOW_MUCH,
+        bounds=Bounds(0, whole=True),
+    )
+    lambda1: float = option(
+        lbyl.DEFAULT_LAMBDA1,
+        NUMBER,
+        "`lbyl`: weight of the BatchNorm error.",
+        METHODS,
+        bounds=Bounds(0),
+    )
+    lambda2: float = option(
+        lbyl.DEFAULT_LAMBDA2,
+        NUMBER,
+        "`lbyl`: weight of the activation error.",
+        METHODS,
+        bounds=Bounds(0),
+    )
+    cosine_threshold: float = option(
+        neuron_merging.DEFAULT_COSINE_THRESHOLD,
+        NUMBER,
+        "`nm`: least cosine of a removed filter and a kept one that are merged (t of the paper).",
+        METHODS,
+        bounds=Bounds(-1, 1),
+    )
+    cosine_weight: float = option(
+        neuron_merging.DEFAULT_COSINE_WEIGHT,
+        NUMBER,
+        "`nm`: weight of the cosine distance against the bias distance (lambda of the paper).",
+        METHODS,
+        bounds=Bounds(0, 1),
+    )
+    include: tuple[str, ...] = option(
+        (),
+        GLOBS,
+        "Prune only the producers with these node names; one that matches none is an error.",
+        CHANNELS,
+    )
+    exclude: tuple[str, ...] = option(
+        (), GLOBS, "Prune all but the producers with these node names.", CHANNELS
+    )
+    scope: Scope = option(
+        "inner",
+        TEXT,
+        "`inner` leaves residual streams and other channels that several layers produce "
+        "together; `all` prunes them, too.",
+        CHANNELS,
+        choices=lambda: get_args(Scope),
+    )
+    provider: Provider = option(
+        "auto",
+        TEXT,
+        "Execution provider of ONNX Runtime; `auto` takes CUDA where it really works.",
+        RUNNING,
+        choices=lambda: get_args(Provider),
+    )
+    calibration: str | None = option(
+        None,
+        PATH,
+        "Unlabelled samples for the statistics in place of synthetic ones: an `.npz` or `.npy` "
+        "of what the model is fed, or a folder of images (needs the extra `images`).",
+        SAMPLES,
+    )
+    mean: tuple[float, ...] = option(
+        (),
+        NUMBERS,
+        "Mean of each channel of the folder's images, whose pixels are in [0, 1].",
+        SAMPLES,
+        metavar="M,..",
+    )
+    std: tuple[float, ...] = option(
+        (),
+        NUMBERS,
+        "Standard deviation of each channel of the folder's images.",
+        SAMPLES,
+        metavar="S,..",
+    )
+    layout: Layout = option(
+        "auto",
+        TEXT,
+        "Axis order of image inputs.",
+        SAMPLES,
+        choices=lambda: get_args(Layout),
+    )
+    external_data: ExternalData = option(
+        "auto",
+        TEXT,
+        "Whether the weights lie in a file beside the output; `auto`: as the input's do, or "
+        "where they pass 2 GiB.",
+        RUNNING,
+        choices=lambda: get_args(ExternalData),
+    )
+    input_shape: Given = option(
+        (),
+        SHAPES,
+        "Shape of an input at which the model is measured, counted, timed and first verified; "
+        "repeat it for other inputs. Without it, sizes are tried until the model runs, and channel "
+        "counts that weights prescribe are taken from them.",
+        SAMPLES,
+    )
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -127,72 +271,67 @@ class Config:
         OptionError
             For one that is outside what it may be, or of another type.
         """
-        self._read_types()
-        self._check_counts()
-        object.__setattr__(self, "input_shape", shapes_given(self.input_shape))
-        for name in ("lambda1", "lambda2"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0.0):
-                raise OptionError(f"{name} is {value}; give a finite number of at least 0")
-        for name in ("cosine_threshold", "cosine_weight"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise OptionError(f"{name} is {value}; give a number from 0 to 1")
-        if self.seed < 0:
-            raise OptionError(f"seed is {self.seed}; give a whole number of at least 0")
-        for name, value, allowed in (
-            ("method", self.method, get_args(Method)),
-            ("criterion", self.criterion, get_args(Choice)),
-            ("layout", self.layout, get_args(Layout)),
-            ("scope", self.scope, get_args(Scope)),
-            ("external_data", self.external_data, get_args(ExternalData)),
-            ("allocation", self.allocation, (None, *get_args(Allocation))),
-            ("provider", self.provider, get_args(runtime.Provider)),
-            ("hardware", self.hardware, get_args(Hardware)),
-        ):
-            if value not in allowed:
-                raise OptionError(
-                    f"{name} is {value!r}; give one of {', '.join(map(str, allowed))}"
-                )
-        if self.calibration is not None and self.method != "lbyl+" and not self.by_loss:
+        for name, declared in OPTIONS.items():
+            self._read(name, declared)
+        _ = self.goal  # raises where several are given
+        check_shapes(self.input_shape)
+        self._check_registered()
+        if self.calibration is not None and not self.needs_moments:
             raise OptionError(
                 f"calibration is given, but {self.method} with {self.score} looks at no samples; "
-                "use method lbyl+ or criterion obs"
+                f"use {registry.measuring()}"
             )
         if (self.mean or self.std) and self.calibration is None:
             raise OptionError("mean and std are of calibration images; give calibration too")
 
-    def _read_types(self) -> None:
-        """Give each value its type where its meaning is obvious: a single glob becomes a tuple."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.default is None:
-                continue
-            try:
-                object.__setattr__(self, field.name, READERS[field.name](value))
-            except TypeError as error:
-                raise OptionError(f"{field.name} is {shown(value)}; give {error}") from error
+    def _read(self, name: str, declared: Option) -> None:
+        """Give a value its type where its meaning is obvious, and check it."""
+        value = getattr(self, name)
+        if value is None and DEFAULTS[name] is None:
+            return
+        try:
+            read = declared.type.read(value)
+        except TypeError as error:
+            raise OptionError(f"{name} is {shown(value)}; give {error}") from error
+        wrong = declared.wrong(name, read)
+        if wrong is not None:
+            raise OptionError(wrong)
+        object.__setattr__(self, name, read)
 
-    def _check_counts(self) -> None:
-        """Check what says how many channels go."""
-        goal = self.goal
-        ratios = [("ratio", goal.value if goal.kind == "ratio" else 0.0)]
-        ratios += [(f"ratio_for {shown(glob)}", ratio) for glob, ratio in self.ratio_for]
-        for name, ratio in ratios:
-            if not 0.0 <= ratio < 1.0:
-                raise OptionError(f"{name} is {ratio}; give a number from 0 to below 1")
-        if goal.kind == "fidelity" and not 0.0 < goal.value < 1.0:
-            raise OptionError(f"fidelity is {goal.value}; give a number above 0 and below 1")
-        for name, count in (("min_channels", self.min_channels), *self.keep_for):
-            if count < 1:
-                raise OptionError(f"{name} is {count}; give a whole number of at least 1")
-        if isinstance(self.round_to, str) and self.round_to != "auto":
-            raise OptionError(f"round_to is {self.round_to!r}; give a whole number or auto")
-        if isinstance(self.round_to, int) and self.round_to < 1:
-            raise OptionError(f"round_to is {self.round_to}; give a whole number of at least 1")
+    def _check_registered(self) -> None:
+        """Check the names of method and criterion, and give the method's options their types."""
+        known = {option.name: option for option in self._own_options()}
+        own = {name: known[name] for name in known.keys() - OPTIONS.keys()}
+        names = [name for name, _ in self.method_options]
+        for name in names:
+            if name in known and name not in own:
+                raise OptionError(f"method_options has {name}, which is an option of its own")
+            if name not in own:
+                has = ", ".join(known) or "none"
+                raise OptionError(
+                    f"method_options has {shown(name)}, which is no option of method "
+                    f"{self.method}; its options: {has}"
+                )
+            if names.count(name) > 1:
+                raise OptionError(f"method_options has {name} twice; give it once")
+        try:
+            read = tuple((name, own[name].read(value)) for name, value in self.method_options)
+        except OptionError as error:
+            raise OptionError(f"method_options: {error}") from error
+        object.__setattr__(self, "method_options", read)
+        if registry.find_criterion(self.score).needs == "moments":
+            raise OptionError(
+                f"criterion {self.chosen_by} falls back on {self.score}, which needs moments, too"
+            )
+
+    def _own_options(self) -> tuple[MethodOption, ...]:
+        """Options of the method, and of the one that it falls back on."""
+        entry = self.method_entry
+        more = () if entry.fallback is None else registry.find_method(entry.fallback).options
+        return (*entry.options, *more)
 
     @property
-    def goal(self) -> Goal:
+    def goal(self) -> Target:
         """What the result is to be.
 
         Raises
@@ -205,7 +344,11 @@ class Config:
         if len(found) > 1 or (found and self.ratio != DEFAULT_RATIO):
             both = ["ratio", *found] if len(found) == 1 else found
             raise OptionError(f"{' and '.join(both)} are given; give one target")
-        return parse_goal(found[0], targets[found[0]]) if found else Goal("ratio", self.ratio, True)
+        return (
+            parse_target(found[0], targets[found[0]])
+            if found
+            else Target("ratio", self.ratio, True)
+        )
 
     @property
     def allotted(self) -> Allocation:
@@ -213,18 +356,119 @@ class Config:
         return self.allocation or ("uniform" if self.goal.kind == "ratio" else "auto")
 
     @property
+    def method_entry(self) -> Method:
+        """The method as it was registered.
+
+        Raises
+        ------
+        OptionError
+            Where there is none of this name.
+        """
+        return registry.find_method(self.method)
+
+    @property
+    def criterion_entry(self) -> Criterion:
+        """The criterion as it was registered; `auto` is that of the method."""
+        auto = self.criterion == "auto"
+        return registry.find_criterion(self.method_entry.criterion if auto else self.criterion)
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the model has to be measured on samples for its method or its criterion."""
+        return self.by_loss or self.method_entry.needs == "moments"
+
+    @property
     def by_loss(self) -> bool:
-        """Whether channels are chosen by what their loss changes."""
-        return self.criterion == "obs" or (self.criterion == "auto" and self.method == "lbyl+")
+        """Whether channels are chosen by moments: by what their loss changes, as `obs` does."""
+        return self.criterion_entry.needs == "moments"
 
     @property
-    def chosen_by(self) -> Choice:
-        """The criterion that `auto` stands for."""
-        return "obs" if self.by_loss else self.score
+    def chosen_by(self) -> str:
+        """Name of the criterion that `auto` stands for."""
+        return self.criterion_entry.name
 
     @property
-    def score(self) -> Criterion:
-        """The criterion for channels that are chosen by their weights alone."""
-        if self.criterion == "auto" or self.criterion == "obs":
-            return "l2"
-        return self.criterion
+    def score(self) -> str:
+        """Name of the criterion for channels that are chosen by their weights alone."""
+        return self.criterion_entry.fallback if self.by_loss else self.chosen_by
+
+    @property
+    def mixes(self) -> bool:
+        """Whether channels are mixed where they can be: not where the user has chosen them."""
+        return self.method_entry.mixes and self.chosen_by == self.method_entry.criterion
+
+    def options_of(self, method: Method) -> dict[str, OptionValue]:
+        """Return the keyword arguments of a method's `deliver`, for this one or its fallback."""
+        given = {name: getattr(self, name) for name in OPTIONS}
+        given |= dict(self.method_options)
+        return {option.name: given.get(option.name, option.default) for option in method.options}
+
+
+OPTIONS: Mapping[str, Option] = options_of(Config)
+"""Each option by its name, in the order of the fields."""
+DEFAULTS: Mapping[str, Any] = {name: getattr(Config, name) for name in OPTIONS}
+"""The value of each option that is not given."""
+Config.__doc__ = f"{cleandoc(Config.__doc__ or '')}\n\n{documented(Config)}"
+
+
+class Options(TypedDict, total=False):
+    """The options of `Config` as keywords, for type checkers."""
+
+    ratio: float
+    macs: str | float | None
+    params: str | float | None
+    size: str | float | None
+    latency: str | float | None
+    fidelity: float | None
+    allocation: Allocation | None
+    round_to: int | Literal["auto"]
+    hardware: Hardware
+    ratio_for: tuple[tuple[str, float], ...]
+    keep_for: tuple[tuple[str, int], ...]
+    min_channels: int
+    method: str
+    criterion: str
+    method_options: tuple[tuple[str, OptionValue], ...]
+    seed: int
+    lambda1: float
+    lambda2: float
+    cosine_threshold: float
+    cosine_weight: float
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    scope: Scope
+    provider: Provider
+    calibration: str | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    layout: Layout
+    external_data: ExternalData
+    input_shape: Given
+
+
+def combined(first: Mapping[str, Any], second: Mapping[str, Any]) -> Config:
+    """Return the options of two sources; those of the second replace those of the first.
+
+    Parameters
+    ----------
+    first, second
+        Values by the names of options. A target of the second replaces whatever target the first
+        gives, a ratio among them.
+
+    Raises
+    ------
+    OptionError
+        For a value that is not allowed, and where the second gives several targets.
+    """
+    kinds = set(get_args(Kind))
+    targets = sorted(kind for kind in second.keys() & kinds if second[kind] is not None)
+    if len(targets) > 1:
+        raise OptionError(f"{' and '.join(targets)} are given; give one target")
+    kept = {name: first[name] for name in first if not (targets and name in kinds)}
+    return Config(**{**kept, **second})
+
+
+def hint(name: str) -> str:
+    """Return what to write in place of an option's name that there is not."""
+    near = get_close_matches(name, OPTIONS, 1)
+    return f"did you mean {near[0]}?" if near else f"the options are {', '.join(OPTIONS)}"

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text: libraries append stacks and contexts."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 class LbylOnnxError(Exception):
     """Root of the tool's own errors: one line that says what was wrong, where, how to mend it."""
 

@@ -5,37 +5,31 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
-from lbyl_onnx import model_io, runtime
-from lbyl_onnx.assemble import to_graph
-from lbyl_onnx.channels import (
-    ChannelGroup,
-    ChannelMap,
-    Placement,
-    Refusal,
-    Scope,
-    Selection,
-    find_channels,
-    node_name,
-)
-from lbyl_onnx.config import Config
-from lbyl_onnx.costs import Costs, count_costs, node_macs
-from lbyl_onnx.counted_costs import counted_macs, counted_parameters
-from lbyl_onnx.curves import curves, ways_out
+from lbyl_onnx import config as lbyl_onnx_config
+from lbyl_onnx.budget.cost_model import counted_macs, counted_parameters
+from lbyl_onnx.budget.damage import curves, rankings
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal, Selection
+from lbyl_onnx.channels.refusals import held_elsewhere, why_nothing
+from lbyl_onnx.config import Config, Scope
 from lbyl_onnx.errors import NothingToPruneError
-from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.holders import held_elsewhere, why_nothing
-from lbyl_onnx.importance import kept_count
-from lbyl_onnx.input_shapes import Given, shapes_given
-from lbyl_onnx.measuring import Stages, prepare, rounds
-from lbyl_onnx.quantised import refuse_quantised
+from lbyl_onnx.graph import source
+from lbyl_onnx.graph.costs import Costs, node_macs
+from lbyl_onnx.graph.model_graph import Graph, node_name
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.io import reader
+from lbyl_onnx.methods.importance import kept_count
+from lbyl_onnx.observe.session import prepare, rounds
+from lbyl_onnx.runtime import providers
+from lbyl_onnx.runtime.baseline import Baseline, input_shapes, run_baseline
+from lbyl_onnx.shapes import Given, shapes_given
 
 # Shares of a group's channels whose loss is predicted.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -62,7 +56,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class GroupView:
-    """One channel group as a person sees it.
+    """One channel group as the user sees it.
 
     Parameters
     ----------
@@ -119,7 +113,7 @@ def inspect(
     model: onnx.ModelProto | str | os.PathLike[str],
     *,
     scope: Scope = "inner",
-    provider: runtime.Provider = "auto",
+    provider: lbyl_onnx_config.Provider = "auto",
     sensitivity: bool = False,
     input_shape: Given = (),
 ) -> Inspection:
@@ -152,40 +146,29 @@ def inspect(
     """
     given = shapes_given(input_shape)
     config = Config(scope=scope, provider=provider)
-    with model_io.on_disk(model) as path:
-        files = model_io.check_source(path)
-        name = runtime.provider_name(provider)
-        probe = runtime.probe(path, name, 0, given=given) if sensitivity else None
-        shapes = (
-            runtime.input_shapes(path, name, given)
-            if probe is None
-            else (probe.first, probe.second)
-        )
-        proto = files.load()
-        facts = GraphFacts(proto, *shapes, files.reader)
-        graph = to_graph(proto)
-        refuse_quantised(graph)
-        channels = find_channels(graph, facts, Selection(scope=scope))
-        if not channels.groups and not channels.refusals and held_elsewhere(graph, facts):
-            raise NothingToPruneError(why_nothing(graph, facts, ()))
-        views = tuple(_view(proto, graph, facts, group) for group in channels.groups)
-        if probe is not None:
-            stages = Stages(proto, files.reader, graph, facts, channels)
-            found = _predicted(stages, probe, config)
-            pairs = zip(channels.groups, views, strict=True)
-            views = tuple(replace(view, predicted=found.get(g.key, ())) for g, view in pairs)
+    with reader.on_disk(model) as path:
+        files = source.check_source(path)
+        name = providers.provider_name(provider)
+        baseline = run_baseline(path, name, 0, given=given) if sensitivity else None
+        shapes = input_shapes(path, name, given) if baseline is None else baseline.shape_sets
+        analyzed = AnalyzedModel.open(files, shapes[:2], Selection(scope=scope))
+        found, graph, tensor_info = analyzed.channels, analyzed.graph, analyzed.tensor_info
+        if not found.groups and not found.refusals and held_elsewhere(graph, tensor_info):
+            raise NothingToPruneError(why_nothing(graph, tensor_info, ()))
+        predicted = {} if baseline is None else _predicted(analyzed, baseline, config)
+        views = tuple(_view(analyzed, group, predicted) for group in found.groups)
         files.check_unchanged()
-        reach = _reach(proto, graph, facts, channels)
-        return Inspection(count_costs(proto, facts), reach, views, channels.refusals)
+        return Inspection(analyzed.costs, _reach(analyzed), views, found.refusals)
 
 
-def _reach(
-    model: onnx.ModelProto, graph: gs.Graph, facts: GraphFacts, channels: ChannelMap
-) -> Reach:
+def _reach(analyzed: AnalyzedModel) -> Reach:
+    model, tensor_info, channels = analyzed.model, analyzed.tensor_info, analyzed.channels
     groups = channels.groups
     whole = np.asarray([group.size for group in groups], dtype=np.int64)
-    parameters = counted_parameters(model, facts, channels, groups, graph, with_biases=False)
-    macs = counted_macs(model, facts, channels, groups)
+    parameters = counted_parameters(
+        model, tensor_info, channels, groups, analyzed.graph, with_biases=False
+    )
+    macs = counted_macs(model, tensor_info, channels, groups)
     shares = [
         1.0 - cost.at(np.ones_like(whole)) / cost.at(whole) if cost.at(whole) else 0.0
         for cost in (parameters, macs)
@@ -194,14 +177,14 @@ def _reach(
 
 
 def _predicted(
-    stages: Stages, probe: runtime.Probe, config: Config
+    analyzed: AnalyzedModel, baseline: Baseline, config: Config
 ) -> dict[int, tuple[Predicted, ...]]:
     """Predict what pruning does to each group with finite weights, by its key."""
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
-        prepared = prepare(stages, probe, config, Path(folder))
+        prepared = prepare(analyzed, baseline, config, Path(folder))
         least = {g.key: kept_count(g.size, SHARES[-1]) for g in prepared.groups}
-        ways = ways_out(prepared, rounds(prepared), least, lambda done, total: None)
-        found = curves(prepared, ways, least)
+        orders = rankings(prepared, rounds(prepared), least, lambda done, total: None)
+        found = curves(prepared, orders, least)
     return {
         key: tuple(
             Predicted(share, float(curve.errors[at]), float(-np.expm1(-curve.damage[at])))
@@ -213,8 +196,9 @@ def _predicted(
 
 
 def _view(
-    model: onnx.ModelProto, graph: gs.Graph, facts: GraphFacts, group: ChannelGroup
+    analyzed: AnalyzedModel, group: ChannelGroup, predicted: Mapping[int, tuple[Predicted, ...]]
 ) -> GroupView:
+    graph, tensor_info, nodes = analyzed.graph, analyzed.tensor_info, analyzed.model.graph.node
     places = (*group.producers, *group.followers, *group.consumers)
     weighted = (*group.producers, *group.consumers)
     return GroupView(
@@ -223,20 +207,23 @@ def _view(
         _names(graph, group.producers),
         _names(graph, group.followers),
         _names(graph, group.consumers),
-        sum(_share(p, _elements(graph, facts, p)) for p in places),
-        sum(_share(p, node_macs(model.graph.node[p.slot.node], facts)) for p in weighted),
+        sum(_share(p, _elements(graph, tensor_info, p)) for p in places),
+        sum(_share(p, node_macs(nodes[p.binding.node], tensor_info)) for p in weighted),
+        predicted.get(group.key, ()),
     )
 
 
-def _names(graph: gs.Graph, places: Sequence[Placement]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(node_name(graph.nodes[p.slot.node]) for p in places))
+def _names(graph: Graph, places: Sequence[GroupBinding]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(node_name(graph.nodes[p.binding.node]) for p in places))
 
 
-def _elements(graph: gs.Graph, facts: GraphFacts, place: Placement) -> int:
-    shape = facts.shape(graph.nodes[place.slot.node].inputs[place.slot.operand].name) or ()
+def _elements(graph: Graph, tensor_info: TensorInfo, place: GroupBinding) -> int:
+    shape = (
+        tensor_info.shape(graph.nodes[place.binding.node].inputs[place.binding.operand].name) or ()
+    )
     return math.prod(size or 0 for size in shape)
 
 
-def _share(place: Placement, whole: int) -> int:
+def _share(place: GroupBinding, whole: int) -> int:
     """The part of a node's whole that lies on a group's positions."""
-    return whole * place.positions.size // len(place.slot.labels)
+    return whole * place.positions.size // len(place.binding.labels)

@@ -1,4 +1,4 @@
-"""What type each option has: one table for Python's callers and for files of options.
+"""What an option is: its type, its bounds, its text; the metadata of each field of `Config`.
 
 A reader gives a value its type where there is one obvious meaning, and raises TypeError, whose text
 says what to give, for all else.
@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from lbyl_onnx.input_shapes import read_shapes
+from lbyl_onnx.shapes import read_shapes
 
+Value = TypeVar("Value")
 Read = Callable[[object], Any]
 """Gives a value its type; raises TypeError for another one."""
-
 # Entries of a list of globs or of numbers; each glob is matched with each layer's name.
 MOST_ENTRIES = 1000
 # Characters of a text; paths are not longer.
@@ -84,7 +85,9 @@ def _amount(value: object) -> str | float:
 def _step(value: object) -> int | str:
     if not isinstance(value, str | Integral):
         raise TypeError("a whole number or auto")
-    return _text(value) if isinstance(value, str) else _whole(value)
+    if isinstance(value, str) and value != "auto":
+        raise TypeError("a whole number or auto")
+    return value if isinstance(value, str) else _whole(value)
 
 
 def _entries(values: Any) -> list[Any]:
@@ -128,19 +131,171 @@ def _by_glob(read: Read) -> Read:
     return pairs
 
 
-READERS: Mapping[str, Read] = {
-    **dict.fromkeys(("ratio", "fidelity", "lambda1", "lambda2"), _number),
-    **dict.fromkeys(("cosine_threshold", "cosine_weight"), _number),
-    **dict.fromkeys(("macs", "params", "size", "latency"), _amount),
-    **dict.fromkeys(("seed", "min_channels"), _whole),
-    **dict.fromkeys(("include", "exclude"), _globs),
-    **dict.fromkeys(("mean", "std"), _numbers),
-    **dict.fromkeys(("allocation", "method", "criterion", "scope"), _text),
-    **dict.fromkeys(("provider", "hardware", "layout", "external_data"), _text),
-    "round_to": _step,
-    "ratio_for": _by_glob(_number),
-    "keep_for": _by_glob(_whole),
-    "calibration": _path,
-    "input_shape": read_shapes,
-}
-"""By the name of the option."""
+def _by_name(value: object) -> tuple[tuple[str, Any], ...]:
+    items = value.items() if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping | list | tuple):
+        raise TypeError("a table by the names of the method's options")
+    found = _entries(items)
+    for pair in found:
+        named = isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)
+        if not (named and isinstance(pair[1], str | Real | np.bool_)):
+            raise TypeError("a table of numbers and texts by the names of the method's options")
+    # Of each value the method's option tells the type.
+    return tuple((_text(name), _text(v) if isinstance(v, str) else v) for name, v in found)
+
+
+@dataclass(frozen=True)
+class OptionType:
+    """The type of an option.
+
+    Parameters
+    ----------
+    name
+        What a value is called on the command line, where the option says nothing else.
+    read
+        Gives a value of Python or of a file its type.
+    by_glob
+        Whether it is pairs of a glob and a number.
+    """
+
+    name: str
+    read: Read
+    by_glob: bool = False
+
+
+NUMBER = OptionType("X", _number)
+WHOLE = OptionType("N", _whole)
+TEXT = OptionType("TEXT", _text)
+PATH = OptionType("PATH", _path)
+AMOUNT = OptionType("50%|N", _amount)
+WHOLE_OR_AUTO = OptionType("N|auto", _step)
+GLOBS = OptionType("GLOB", _globs)
+NUMBERS = OptionType("X,..", _numbers)
+NUMBER_BY_GLOB = OptionType("GLOB=X", _by_glob(_number), by_glob=True)
+WHOLE_BY_GLOB = OptionType("GLOB=N", _by_glob(_whole), by_glob=True)
+NAMED_VALUES = OptionType("NAME=VALUE", _by_name)
+SHAPES = OptionType("[NAME:]1,3,48,320", read_shapes)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The interval in which a number must lie.
+
+    Parameters
+    ----------
+    least, most
+        Its ends; infinity belongs to no interval.
+    above, below
+        Whether the ends themselves are outside.
+    whole
+        Whether it is of whole numbers.
+    """
+
+    least: float
+    most: float = math.inf
+    above: bool = False
+    below: bool = False
+    whole: bool = False
+
+    def hold(self, value: float) -> bool:
+        """Whether a number lies in them; NaN does not."""
+        low = value > self.least if self.above else value >= self.least
+        high = value < self.most if self.below or self.most == math.inf else value <= self.most
+        return low and high
+
+    def __str__(self) -> str:
+        """Return what to give."""
+        if self.most == math.inf:
+            return f"a {'whole' if self.whole else 'finite'} number of at least {self.least:g}"
+        first = f"above {self.least:g}" if self.above else f"from {self.least:g}"
+        joint = "and" if self.above else "to"
+        return f"a number {first} {joint} {'below ' if self.below else ''}{self.most:g}"
+
+
+@dataclass(frozen=True)
+class Option:
+    """All that is to be said of an option: command line, files, Olive and the docs follow it.
+
+    Parameters
+    ----------
+    type
+        Of its values.
+    help
+        One or two sentences for the command line and README; backquotes mark code.
+    section
+        Title under which the command line lists it.
+    metavar
+        What the command line calls a value; the type's name without.
+    choices
+        Returns the texts that are allowed, where not all are: a function, for registries that are
+        filled later.
+    bounds
+        Of a number, of each number of a table by glob.
+    flag
+        Its name on the command line; that of the field with - for _ where it is not given.
+    """
+
+    type: OptionType
+    help: str
+    section: str
+    metavar: str | None = None
+    choices: Callable[[], Sequence[str]] | None = None
+    bounds: Bounds | None = None
+    flag: str = ""
+
+    def wrong(self, name: str, value: Any) -> str | None:
+        """Return why a value of the right type is not allowed; None for one that is.
+
+        Parameters
+        ----------
+        name
+            Of the option.
+        value
+            As `read` of its type gives it.
+        """
+        if self.choices is not None and value not in self.choices():
+            return f"{name} is {value!r}; give one of {', '.join(self.choices())}"
+        for label, number in self._numbers(name, value):
+            if self.bounds is not None and not self.bounds.hold(number):
+                return f"{label} is {number}; give {self.bounds}"
+        return None
+
+    def _numbers(self, name: str, value: Any) -> Iterator[tuple[str, float]]:
+        if self.type.by_glob:
+            yield from ((f"{name} {shown(glob)}", number) for glob, number in value)
+        elif isinstance(value, int | float):
+            yield name, value
+
+
+_KEY = "option"
+
+
+def option(
+    default: Value,
+    type: OptionType,
+    help: str,
+    section: str,
+    *,
+    metavar: str | None = None,
+    choices: Callable[[], Sequence[str]] | None = None,
+    bounds: Bounds | None = None,
+    flag: str = "",
+) -> Value:
+    """Return a field that is an option, with its default and its `Option` as metadata."""
+    declared = Option(type, help, section, metavar, choices, bounds, flag)
+    return field(default=default, metadata={_KEY: declared})
+
+
+def options_of(declared: Any) -> dict[str, Option]:
+    """Return the options that a dataclass declares, by name, in their order."""
+    found = {entry.name: entry.metadata[_KEY] for entry in fields(declared)}
+    return {
+        name: replace(option, flag=option.flag or f"--{name.replace('_', '-')}")
+        for name, option in found.items()
+    }
+
+
+def documented(declared: Any) -> str:
+    """Return the options of a dataclass as the Parameters section of its docstring."""
+    entries = (f"{name}\n    {text.help}" for name, text in options_of(declared).items())
+    return "\n".join(("Parameters", "----------", *entries))

@@ -5,33 +5,37 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Unpack
 
 import onnx
-import onnx_graphsurgeon as gs
 
-from lbyl_onnx import model_io, runtime, staging, timing
-from lbyl_onnx.assemble import to_graph
-from lbyl_onnx.cautions import Timed, warnings_of
-from lbyl_onnx.channels import Refusal, Selection, find_channels, node_name
-from lbyl_onnx.compared_samples import ComparedSamples
-from lbyl_onnx.config import Config
-from lbyl_onnx.costs import Costs, count_costs
-from lbyl_onnx.details import Details, examine
-from lbyl_onnx.equivalence import check_written_out
+from lbyl_onnx.budget.solve import Before, Reached, reach
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.channels.groups import Refusal, Selection
+from lbyl_onnx.channels.refusals import why_nothing
+from lbyl_onnx.compensate.selection import GroupPlan
+from lbyl_onnx.config import OPTIONS, Config, Options, combined, hint
+from lbyl_onnx.data.source import InputRange
 from lbyl_onnx.errors import ModelError, NothingToPruneError, VerificationError
-from lbyl_onnx.facts import GraphFacts
-from lbyl_onnx.hardware import channel_block
-from lbyl_onnx.holders import why_nothing
-from lbyl_onnx.input_range import InputRange
-from lbyl_onnx.making import Progress
-from lbyl_onnx.measuring import Stages, prepare
-from lbyl_onnx.memory import new_objects_only, release
-from lbyl_onnx.plan import GroupPlan
-from lbyl_onnx.quantised import refuse_quantised
-from lbyl_onnx.reaching import Before, Reached, TargetReport, reach
-from lbyl_onnx.verify import Verification, verify
+from lbyl_onnx.evaluate.equivalence import check_written_out
+from lbyl_onnx.evaluate.layers import examine
+from lbyl_onnx.evaluate.verify import verify
+from lbyl_onnx.evaluate.warnings import Timed, warnings_of
+from lbyl_onnx.graph import source as graph_source
+from lbyl_onnx.graph.costs import Costs
+from lbyl_onnx.graph.model_graph import Graph, node_name
+from lbyl_onnx.guard.memory import new_objects_only, release
+from lbyl_onnx.io import atomic, reader
+from lbyl_onnx.observe.session import prepare
+from lbyl_onnx.results.compressed import CompressResult
+from lbyl_onnx.results.groups import GroupReport
+from lbyl_onnx.rewrite.compared_samples import ComparedSamples
+from lbyl_onnx.runtime import providers, timing
+from lbyl_onnx.runtime.baseline import Baseline, run_baseline
+from lbyl_onnx.runtime.providers import channel_block
+from lbyl_onnx.types import Progress
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 # Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
@@ -39,82 +43,20 @@ LARGE = 1 << 30
 
 
 @dataclass(frozen=True)
-class GroupReport:
-    """What was done to one channel group.
+class _Job:
+    """One call: the original's files, where the two models are written that must be equal."""
 
-    Parameters
-    ----------
-    name
-        Names of the producing nodes.
-    channels, kept
-        How many there were, and how many stay.
-    ratio
-        The share that went.
-    consumers
-        Names of the nodes that read them.
-    restored
-        How they were restored.
-    predicted_error
-        Share of what the consumers read that the kept channels cannot give, in [0, 1]; None where
-        it is not known.
-    """
-
-    name: str
-    channels: int
-    kept: int
-    ratio: float
-    consumers: tuple[str, ...]
-    restored: str
-    predicted_error: float | None = None
-
-
-@dataclass(frozen=True)
-class CompressResult:
-    """A compressed and verified model, and what a person wants to know of it.
-
-    Parameters
-    ----------
-    output
-        Where it was written; None after a dry run or without an output path.
-    model
-        The compressed model when no output path was given, else None.
-    config
-        The options used.
-    before, after
-        Parameters and multiply-accumulates.
-    size_before, size_after
-        File sizes in bytes.
-    groups, refusals
-        What was pruned, what was not and why.
-    verification
-        The proof.
-    target
-        What was wanted, and what was reached.
-    latency
-        Times of the original and of the result, measured in turns.
-    details
-        The model layer by layer; None unless asked for.
-    input_ranges
-        The inputs whose range of pixels was read off the graph, for the synthetic samples.
-    warnings
-        What to know before using it, one line each.
-    """
-
-    output: Path | None
-    model: onnx.ModelProto | None
+    files: graph_source.Source
+    staged: Path
+    reference: Path
     config: Config
-    before: Costs
-    after: Costs
-    size_before: int
-    size_after: int
-    groups: tuple[GroupReport, ...]
-    refusals: tuple[Refusal, ...]
-    verification: Verification
-    target: TargetReport
-    latency: timing.PairedLatency
-    details: Details | None = None
-    input_ranges: tuple[InputRange, ...] = ()
-    warnings: tuple[str, ...] = ()
+    provider: str
+    progress: Progress
+
+    @property
+    def folder(self) -> Path:
+        """Where files lie that are gone afterwards."""
+        return self.reference.parent
 
 
 @dataclass(frozen=True)
@@ -137,6 +79,7 @@ def compress(
     progress: Progress | None = None,
     detailed: bool = False,
     before_writing: Callable[[CompressResult], None] | None = None,
+    **options: Unpack[Options],
 ) -> CompressResult:
     """Prune a model's channels, restore what they carried, verify the result, write it.
 
@@ -147,7 +90,7 @@ def compress(
     output
         Where to write; None gives the compressed model in the result.
     config
-        The options; `Config()` without.
+        The options together; `Config()` without.
     dry_run
         Do and verify everything, write nothing.
     force
@@ -159,6 +102,9 @@ def compress(
     before_writing
         Called with the result before the output takes its place; what it raises keeps the output
         from being written.
+    **options
+        Options of `Config` one by one; they replace those of `config`, a target whatever target or
+        ratio it has.
 
     Returns
     -------
@@ -170,76 +116,106 @@ def compress(
     LbylOnnxError
         Its subclasses say what: ModelError, OutputError, OptionError, CompensationError,
         VerificationError, NothingToPruneError. Nothing has been written then.
+    TypeError
+        For a keyword that is no option.
 
     Examples
     --------
-    >>> from lbyl_onnx import Config, compress
-    >>> result = compress("samples/digits.onnx", config=Config(ratio=0.25))
+    >>> from lbyl_onnx import compress
+    >>> result = compress("samples/digits.onnx", ratio=0.25, method="lbyl")
     >>> result.after.parameters < result.before.parameters
     True
     """
-    config = config or Config()
+    config = _configured(config, options)
     progress = progress or (lambda stage, done, total: None)
-    target = None if output is None else Path(output)
-    provider = runtime.provider_name(config.provider)
+    place = None if output is None or dry_run else Path(output)
+    provider = providers.provider_name(config.provider)
     with contextlib.ExitStack() as stack:
         stack.enter_context(new_objects_only())
-        source = stack.enter_context(model_io.on_disk(model))
-        if target is not None and not dry_run:
-            model_io.check_output(target, source, force)
-        scratch = stack.enter_context(staging.scratch())
-        stage, expected = scratch / "compressed.onnx", scratch / "expected.onnx"
-        if target is not None and not dry_run:
-            stage = stack.enter_context(staging.staged(target))
+        source = stack.enter_context(reader.on_disk(model))
+        if place is not None:
+            reader.check_output(place, source, force)
+        scratch = stack.enter_context(atomic.scratch())
+        staged = scratch / "compressed.onnx"
+        if place is not None:
+            staged = stack.enter_context(atomic.staged(place))
         progress("running the original", 0, 1)
-        files = model_io.check_source(source)
-        if target is not None and not dry_run:
-            files.check_apart(target)
-        release()
-        probe = runtime.probe(
-            source, provider, config.seed, files.size <= LARGE, config.input_shape
-        )
-        release()
-        if not files.standard:
-            check_written_out(source, scratch, probe)
-        rewritten = _rewrite(files, stage, expected, probe, config, progress)
-        release()
-        progress("verifying", 0, 1)
-        samples = rewritten.samples
-        with _change_told(files):
-            verification = verify(
-                probe, source, stage, expected, samples.batches(), samples.described
-            )
-            latency = rewritten.reached.target.latency or timing.paired(
-                source, stage, provider, probe.feeds[0], probe.optimise
-            )
-        result = CompressResult(
-            target if not dry_run else None,
-            onnx.load(stage) if target is None and not dry_run else None,
-            config,
-            rewritten.before,
-            rewritten.reached.costs,
-            files.size,
-            rewritten.reached.size,
-            rewritten.groups,
-            rewritten.refusals,
-            verification,
-            rewritten.reached.target,
-            latency,
-            examine(source, stage, probe) if detailed else None,
-            rewritten.input_ranges,
-            _warnings(rewritten, files.size, latency, channel_block(config.hardware, provider)),
+        files = graph_source.check_source(source)
+        if place is not None:
+            files.check_apart(place)
+        job = _Job(files, staged, scratch / "expected.onnx", config, provider, progress)
+        result = replace(
+            _compressed(job, detailed),
+            output=place,
+            model=onnx.load(staged) if output is None and not dry_run else None,
         )
         if before_writing is not None:
             before_writing(result)
         files.check_unchanged()
-        if target is not None and not dry_run:
-            staging.publish(stage, target)
+        if place is not None:
+            atomic.publish(staged, place)
         return result
 
 
+def _configured(config: Config | None, options: Mapping[str, Any]) -> Config:
+    """Return the options of one call."""
+    unknown = next((name for name in options if name not in OPTIONS), None)
+    if unknown is not None:
+        raise TypeError(f"compress() has no option {unknown!r}; {hint(unknown)}")
+    if config is None:
+        return combined({}, options)
+    return combined(vars(config), options) if options else config
+
+
+def _compressed(job: _Job, detailed: bool) -> CompressResult:
+    """Write the compressed model where it is staged, and prove it."""
+    config, provider = job.config, job.provider
+    baseline = _baseline(job)
+    rewritten = _rewrite(job, baseline)
+    release()
+    job.progress("verifying", 0, 1)
+    samples, source, reached = rewritten.samples, job.files.path, rewritten.reached
+    with _change_told(job.files):
+        verification = verify(
+            baseline, source, job.staged, job.reference, samples.batches(), samples.described
+        )
+        latency = reached.target.latency or timing.paired(
+            source, job.staged, provider, baseline.feeds[0], baseline.optimise
+        )
+    block = channel_block(config.hardware, provider)
+    return CompressResult(
+        None,
+        None,
+        config,
+        rewritten.before,
+        reached.costs,
+        job.files.size,
+        reached.size,
+        rewritten.groups,
+        rewritten.refusals,
+        verification,
+        reached.target,
+        latency,
+        examine(source, job.staged, baseline) if detailed else None,
+        rewritten.input_ranges,
+        _warnings(rewritten, job.files.size, latency, block),
+    )
+
+
+def _baseline(job: _Job) -> Baseline:
+    """Run the original; where something in it is written out, check that it computes the same."""
+    files, config = job.files, job.config
+    release()
+    optimise = files.size <= LARGE
+    baseline = run_baseline(files.path, job.provider, config.seed, optimise, config.input_shape)
+    release()
+    if not files.standard:
+        check_written_out(files.path, job.folder, baseline)
+    return baseline
+
+
 @contextlib.contextmanager
-def _change_told(files: model_io.Source) -> Iterator[None]:
+def _change_told(files: graph_source.Source) -> Iterator[None]:
     """Say that the original has changed where that is why it cannot be run again."""
     try:
         yield
@@ -257,46 +233,37 @@ def _warnings(
     return warnings_of(rewritten.before, reached.costs, (size, reached.size), losses, timed)
 
 
-def _rewrite(
-    files: model_io.Source,
-    stage: Path,
-    expected: Path,
-    probe: runtime.Probe,
-    config: Config,
-    progress: Progress,
-) -> _Rewritten:
+def _rewrite(job: _Job, baseline: Baseline) -> _Rewritten:
     """Write the compressed model and the uncut one that it must equal.
 
     The models live only in here: ONNX Runtime loads its own copies afterwards.
     """
-    progress("finding channel groups", 0, 1)
-    model, read = files.load(), files.reader
-    facts = GraphFacts(model, probe.first, probe.second, read, probe.others)
-    graph = to_graph(model)
-    refuse_quantised(graph)
-    channels = find_channels(graph, facts, Selection(config.include, config.exclude, config.scope))
-    stages = Stages(model, read, graph, facts, channels)
-    prepared = prepare(stages, probe, config, expected.parent, measured=config.allotted == "auto")
+    files, config = job.files, job.config
+    job.progress("finding channel groups", 0, 1)
+    selection = Selection(config.include, config.exclude, config.scope)
+    analyzed = AnalyzedModel.open(files, baseline.shape_sets, selection)
+    graph, tensor_info, found = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
+    prepared = prepare(analyzed, baseline, config, job.folder, measured=config.allotted == "auto")
     if not prepared.groups:
-        raise NothingToPruneError(
-            why_nothing(graph, facts, (*channels.refusals, *prepared.refusals))
-        )
-    before = Before(count_costs(model, facts), files.size)
-    reached = reach(prepared, probe, before, (files.path, stage, expected), progress)
+        raise NothingToPruneError(why_nothing(graph, tensor_info, (*found, *prepared.refusals)))
+    before = Before(analyzed.costs, files.size)
+    reached = reach(
+        prepared, baseline, before, (files.path, job.staged, job.reference), job.progress
+    )
     plan = reached.fitted.plan
-    refusals = (*channels.refusals, *reached.fitted.refusals)
+    refusals = (*found, *reached.fitted.refusals)
     if not plan.groups:
-        raise NothingToPruneError(why_nothing(graph, facts, refusals))
+        raise NothingToPruneError(why_nothing(graph, tensor_info, refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
-    samples = ComparedSamples.of(prepared, probe)
+    samples = ComparedSamples.of(prepared, baseline)
     return _Rewritten(before.costs, groups, refusals, reached, prepared.ranges, samples)
 
 
 def _report(
-    graph: gs.Graph, entry: GroupPlan, restored: str, predicted: Mapping[int, float]
+    graph: Graph, entry: GroupPlan, restored: str, predicted: Mapping[int, float]
 ) -> GroupReport:
-    consumers = tuple(node_name(graph.nodes[p.slot.node]) for p in entry.group.consumers)
+    consumers = tuple(node_name(graph.nodes[p.binding.node]) for p in entry.group.consumers)
     size, kept = entry.group.size, len(entry.kept)
     error = predicted.get(entry.group.key)
     return GroupReport(entry.group.name, size, kept, 1 - kept / size, consumers, restored, error)

@@ -10,8 +10,8 @@ import pytest
 # Tests run side by side: threads of each would only get in the way of the others'.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from lbyl_onnx import sessions, timing
-from lbyl_onnx.onnx_runtime import ort
+from lbyl_onnx.runtime import session, timing
+from lbyl_onnx.runtime.installed import ort
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,7 +42,7 @@ def _quick() -> Iterator[None]:
             ("REST", 0.0),
         ):
             patch.setattr(timing, name, value)
-        patch.setattr(sessions, "options", _one_thread(sessions.options))
+        patch.setattr(session, "options", _one_thread(session.options))
         yield
 
 

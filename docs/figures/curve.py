@@ -9,13 +9,13 @@ from pathlib import Path
 
 from docs.figures.writing import alone, write
 from lbyl_onnx import Config, __version__
-from lbyl_onnx.charts import Axis, Series, curves
-from lbyl_onnx.config import Method
-from lbyl_onnx.scoring import ScoringData
-from lbyl_onnx.sweep import Outcome, plan_cells, run_cell
+from lbyl_onnx.evaluate.score import ScoringData
+from lbyl_onnx.report.svg import Axis, Series, curves
+from lbyl_onnx.sweep.cells import plan_cells, run_cell
+from lbyl_onnx.sweep.types import Outcome
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
-METHODS: tuple[Method, ...] = ("none", "nm", "lbyl", "lbyl+")
+METHODS: tuple[str, ...] = ("none", "nm", "lbyl", "lbyl+")
 RATIOS = tuple(round(0.1 * number, 1) for number in range(1, 9))
 
 

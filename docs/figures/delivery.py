@@ -12,8 +12,8 @@ import onnx
 import onnxruntime as ort
 
 from docs.figures.writing import alone, write
-from lbyl_onnx.charts import Axis, scatter
-from lbyl_onnx.images import synthetic_batch
+from lbyl_onnx.data.synthetic import synthetic_batch
+from lbyl_onnx.report.svg import Axis, scatter
 
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "digits.onnx"
 KEPT, POINTS = 22, 800

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lbyl_onnx.charts import STYLE
+from lbyl_onnx.report.svg import STYLE
 
 
 def write(svg: str, script: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from lbyl_onnx.cli.compressing import compress
-from lbyl_onnx.cli.inspecting import inspect
-from lbyl_onnx.cli.sections import WordKeepingGroup
-from lbyl_onnx.cli.sweeping import sweep
-from lbyl_onnx.cli.verifying import verify
-from lbyl_onnx.versions import versions
+from lbyl_onnx.cli.compress import compress
+from lbyl_onnx.cli.help import WordKeepingGroup
+from lbyl_onnx.cli.inspect import inspect
+from lbyl_onnx.cli.sweep import sweep
+from lbyl_onnx.cli.verify import verify
+from lbyl_onnx.report.versions import versions
 
 _EXAMPLES = """\b
 Examples:

@@ -2,82 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import get_args
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lbyl_onnx import making
-from lbyl_onnx.channels import Scope
-from lbyl_onnx.config import Config
-from lbyl_onnx.errors import LbylOnnxError
-from lbyl_onnx.hardware import Hardware
-from lbyl_onnx.input_shapes import Given, read_shapes
-from lbyl_onnx.model_io import first_line
-from lbyl_onnx.notes import note
-from lbyl_onnx.option_types import shown
-from lbyl_onnx.text import check_writable, discard, printable, short, write_whole
+from lbyl_onnx import types
+from lbyl_onnx.errors import LbylOnnxError, first_line
+from lbyl_onnx.guard.breadcrumbs import note
+from lbyl_onnx.io.text_file import check_writable, discard, write_whole
+from lbyl_onnx.text import printable, short
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 _LONGEST_LINE = 1800  # characters; names in an error are the model's
-
-scope_option = click.option(
-    "--scope",
-    type=click.Choice(get_args(Scope)),
-    default=Config().scope,
-    show_default=True,
-    help="all: residual streams and other coupled channels, too.",
-)
-
-
-def step(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
-    """Read a whole number or auto."""
-    if value == "auto":
-        return value
-    try:
-        return int(value)
-    except ValueError as error:
-        raise click.BadParameter("give a whole number or auto") from error
-
-
-round_option = click.option(
-    "--round-to",
-    callback=step,
-    metavar="N|auto",
-    default=Config().round_to,
-    show_default=True,
-    help="Groups keep multiples of N channels; auto: of what the hardware's kernels run at once.",
-)
-hardware_option = click.option(
-    "--hardware",
-    type=click.Choice(get_args(Hardware)),
-    default=Config().hardware,
-    show_default=True,
-    help="What auto rounds for; host is this machine.",
-)
-
-
-def _shapes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Given:
-    """Read NAME:1,3,48,320, as often as it is given."""
-    try:
-        return read_shapes(values)
-    except TypeError as error:
-        raise click.BadParameter(f"{' '.join(values)!r}: give {error}") from error
-
-
-input_shape_option = click.option(
-    "--input-shape",
-    multiple=True,
-    callback=_shapes,
-    metavar="[NAME:]1,3,48,320",
-    help="Shape of an input, for what runs and is counted; repeat it for others.",
-)
 json_option = click.option(
     "--json",
     "json_path",
@@ -85,45 +26,6 @@ json_option = click.option(
     help="Write the report as JSON; tables then go to stderr.",
 )
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-
-
-def numbers(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> tuple[float, ...]:
-    """Read numbers that commas part."""
-    try:
-        found = tuple(float(part) for part in value.split(",")) if value else ()
-    except ValueError as error:
-        raise click.BadParameter("give numbers with commas between, as 0.5,0.5,0.5") from error
-    if not all(map(math.isfinite, found)):
-        raise click.BadParameter("give finite numbers")
-    return found
-
-
-def pairs(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, float], ...]:
-    """Read GLOB=NUMBER, as often as it is given."""
-    found = []
-    for value in values:
-        glob, equals, number = value.rpartition("=")
-        try:
-            found.append((glob, float(number)))
-        except ValueError as error:
-            raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER") from error
-        if not (glob and equals and math.isfinite(found[-1][1])):
-            raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER, a finite one")
-    return tuple(found)
-
-
-def whole_pairs(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, int], ...]:
-    """Read GLOB=WHOLE NUMBER, as often as it is given."""
-    found = pairs(context, parameter, values)
-    if not all(number.is_integer() for _, number in found):
-        raise click.BadParameter("give GLOB=N with a whole number N")
-    return tuple((glob, int(number)) for glob, number in found)
 
 
 def write_json_to(text: str, json_path: str | None) -> None:
@@ -162,7 +64,7 @@ def console_for(json_path: str | None) -> Console:
 
 
 def say(message: str) -> None:
-    """Tell a person one line, on stderr, without its middle where a name in it is too long."""
+    """Tell the user one line, on stderr, without its middle where a name in it is too long."""
     text = short(printable(short(message, _LONGEST_LINE)), _LONGEST_LINE)
     with suppress(OSError):  # nobody can be told
         click.echo(f"lbyl-onnx: {text}", err=True)
@@ -243,7 +145,7 @@ def _named(model: str | None, text: str) -> str:
 
 
 @contextmanager
-def shown_progress(quiet: bool) -> Iterator[making.Progress]:
+def shown_progress(quiet: bool) -> Iterator[types.Progress]:
     """Note what is being done; show a bar while it lasts, on a terminal only."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:

@@ -7,7 +7,6 @@ pass added; `python -m lbyl_onnx.integrations.olive` prints it, for `olive run -
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,8 +18,8 @@ from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 from olive.search.search_parameter import Categorical
 
-from lbyl_onnx import config as config_module
-from lbyl_onnx.config import Config
+from lbyl_onnx import config as lbyl_onnx_config
+from lbyl_onnx.config import DEFAULTS, OPTIONS, Config
 from lbyl_onnx.pipeline import compress
 
 NAME = "LbylPruning"
@@ -36,16 +35,16 @@ class LbylPruning(Pass):
 
     @classmethod
     def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
-        types = get_type_hints(Config, vars(config_module))
+        types = get_type_hints(Config, vars(lbyl_onnx_config))
         search = {"ratio": Categorical(list(RATIOS))}
         return {
-            field.name: PassConfigParam(
-                type_=types[field.name],
-                default_value=field.default,
-                search_defaults=search.get(field.name),
-                description=f"As `{field.name}` of lbyl_onnx.Config.",
+            name: PassConfigParam(
+                type_=types[name],
+                default_value=DEFAULTS[name],
+                search_defaults=search.get(name),
+                description=option.help,
             )
-            for field in fields(Config)
+            for name, option in OPTIONS.items()
         }
 
     def _run_for_config(
@@ -54,7 +53,7 @@ class LbylPruning(Pass):
         """Compress; what cannot be pruned raises, as Olive's own passes do."""
         path = Path(resolve_onnx_path(output_model_path, Path(model.model_path).name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        options = Config(**{field.name: getattr(config, field.name) for field in fields(Config)})
+        options = Config(**{name: getattr(config, name) for name in OPTIONS})
         compress(model.model_path, path, config=options, force=True)
         if len(list(path.parent.iterdir())) > 1:  # with its external data
             return ONNXModelHandler(model_path=str(path.parent), onnx_file_name=path.name)

@@ -63,7 +63,7 @@ def processes_in(folder: Path) -> list[str]:
     for link in Path("/proc").glob("[0-9]*/cwd"):
         try:
             here = link.readlink() == folder
-        except OSError:  # it has ended, or is another person's
+        except OSError:  # it has ended, or is another user's
             continue
         if here and link.parent.name != str(os.getpid()):
             found.append(link.parent.name)

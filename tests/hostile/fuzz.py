@@ -22,14 +22,16 @@ from pathlib import Path
 
 import onnx
 
-from lbyl_onnx import Config, LbylOnnxError, bounds, compress, samples, timing
-from lbyl_onnx.config import Method
+from lbyl_onnx import Config, LbylOnnxError, compress
+from lbyl_onnx.data import source as data_source
+from lbyl_onnx.guard import bounds
+from lbyl_onnx.runtime import timing
 from tests.conftest import ROOT
 from tests.hostile.mutations import mutant
-from tests.models import MODELS
+from tests.support.models import MODELS
 
 SECONDS, MEMORY = 60, 2 << 30
-METHODS: tuple[Method, ...] = ("none", "none", "none", "nm", "lbyl", "none", "none", "lbyl+")
+METHODS: tuple[str, ...] = ("none", "none", "none", "nm", "lbyl", "none", "none", "lbyl+")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def end_of(number: int, folder: Path) -> str:
         compress(source, folder / "out.onnx", config=config, force=True)
     except (LbylOnnxError, MemoryError) as error:
         return type(error).__name__
-    except Exception as error:  # what a person would see as an internal error
+    except Exception as error:  # what the user would see as an internal error
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return f"BAD {_place(error)} {text[:200]}"
     return "passed"
@@ -97,7 +99,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     timing.FEWEST_ROUNDS = timing.ROUNDS = 2
     bounds.SECONDS = 3.0
-    samples.FEWEST, samples.MOST = 8, 16
+    data_source.FEWEST, data_source.MOST = 8, 16
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, last, step):
             print(number, end=" ", flush=True)

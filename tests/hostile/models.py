@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tests.architectures import chain
-from tests.net import IR_VERSION
+from tests.support.architectures import chain
+from tests.support.net import IR_VERSION
 
 Build = Callable[[Path], None]
 

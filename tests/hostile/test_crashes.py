@@ -21,10 +21,10 @@ import importlib.abc, os, sys
 
 class Patch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "lbyl_onnx.verify":
+        if name == "lbyl_onnx.evaluate.verify":
             import ctypes, signal, time
-            from lbyl_onnx import runtime
-            runtime.probe = lambda *a, **k: {fault}
+            from lbyl_onnx.runtime import baseline
+            baseline.run_baseline = lambda *a, **k: {fault}
         return None
 
 sys.meta_path.insert(0, Patch())

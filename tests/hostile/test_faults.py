@@ -19,11 +19,12 @@ import numpy as np
 import onnx
 import pytest
 
-from lbyl_onnx import Config, ModelError, OutputError, compress, staging
-from lbyl_onnx.external_data import all_tensors, is_external
-from tests.architectures import chain
+from lbyl_onnx import Config, ModelError, OutputError, compress
+from lbyl_onnx.io import atomic
+from lbyl_onnx.io.external_data import all_tensors, is_external
 from tests.hostile.command import COMMAND, OPTIONS, contents, environment, run
-from tests.models import MODELS
+from tests.support.architectures import chain
+from tests.support.models import MODELS
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits are POSIX")
 
@@ -157,7 +158,7 @@ _PUBLISH = """
 import os, sys
 from pathlib import Path
 from tempfile import mkdtemp
-from lbyl_onnx import staging
+from lbyl_onnx.io import atomic
 left = int(sys.argv[1])
 
 def counted(change):
@@ -172,10 +173,10 @@ def counted(change):
 for name in ("replace", "unlink", "write_text"):
     setattr(Path, name, counted(getattr(Path, name)))
 path = Path("out.onnx")
-with staging.staged(path) as stage:
+with atomic.staged(path) as stage:
     stage.open("wb").write(b"new, see out.onnx." + b"2" * 16 + b".data")
     stage.with_name("out.onnx." + "2" * 16 + ".data").open("wb").write(b"new data")
-    staging.publish(stage, path)
+    atomic.publish(stage, path)
 """
 
 
@@ -198,7 +199,7 @@ def test_killed_at_each_step_of_publishing(tmp_path: Path) -> None:
         found = {f.name: f.read_text() for f in folder.iterdir() if f.is_file()}
         expected = new if found["out.onnx"] == new["out.onnx"] else old
         assert expected.items() <= found.items()
-        staging.clear(folder / "out.onnx")
+        atomic.clear(folder / "out.onnx")
         assert {f.name: f.read_text() for f in folder.iterdir()} == expected
         step += 1
     assert code == 0
@@ -216,8 +217,8 @@ def test_data_that_another_model_names_stays(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_not_taken_away(tmp_path: Path) -> None:
-    with staging.staged(tmp_path / "out.onnx") as stage:
-        staging.clear(tmp_path / "out.onnx")
+    with atomic.staged(tmp_path / "out.onnx") as stage:
+        atomic.clear(tmp_path / "out.onnx")
         assert stage.parent.is_dir()
     assert list(tmp_path.iterdir()) == []
 
@@ -234,8 +235,8 @@ def test_a_folder_taken_before_it_is_locked_is_made_anew(
             Path(made[0]).rmdir()
         return made[-1]
 
-    monkeypatch.setattr("lbyl_onnx.staging.tempfile.mkdtemp", making)
-    with staging.staged(tmp_path / "out.onnx") as stage:
+    monkeypatch.setattr("lbyl_onnx.io.atomic.tempfile.mkdtemp", making)
+    with atomic.staged(tmp_path / "out.onnx") as stage:
         stage.write_bytes(b"whole")
         assert str(stage.parent) == made[1]
 
@@ -246,7 +247,7 @@ def test_a_folder_taken_before_it_is_locked_is_made_anew(
 )
 def test_only_folders_of_this_output_are_taken_away(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    staging.clear(tmp_path / "out.onnx")
+    atomic.clear(tmp_path / "out.onnx")
     assert (tmp_path / name).exists() == (name != ".out.onnx.abcdefgh.tmp")
 
 
@@ -255,7 +256,7 @@ def test_a_link_in_place_of_a_staging_folder_is_left_alone(tmp_path: Path) -> No
     precious.mkdir()
     (precious / "file").touch()
     (tmp_path / ".out.onnx.abcdefgh.tmp").symlink_to(precious)
-    staging.clear(tmp_path / "out.onnx")
+    atomic.clear(tmp_path / "out.onnx")
     assert (precious / "file").exists()
 
 
@@ -266,7 +267,7 @@ def test_a_journal_of_a_stranger_names_nothing_else(tmp_path: Path) -> None:
     stage.mkdir()
     (stage / "data-files").write_text("../weights.data\n/etc/passwd\nnotes.txt\n")
     (tmp_path / "folder" / "notes.txt").touch()
-    staging.clear(tmp_path / "folder" / "out.onnx")
+    atomic.clear(tmp_path / "folder" / "out.onnx")
     assert (tmp_path / "weights.data").exists()
     assert (tmp_path / "folder" / "notes.txt").exists()
 
@@ -274,7 +275,7 @@ def test_a_journal_of_a_stranger_names_nothing_else(tmp_path: Path) -> None:
 def test_a_lock_that_is_never_given_back_does_not_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "PATIENCE", 0.1)
+    monkeypatch.setattr(atomic, "PATIENCE", 0.1)
     holder = "import fcntl, os, sys, time; f = os.open('.', os.O_RDONLY); fcntl.flock(f, 2)"
     command = [sys.executable, "-c", f"{holder}; print('held', flush=True); time.sleep(60)"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE)
@@ -288,9 +289,9 @@ def test_a_lock_that_is_never_given_back_does_not_hang(
 
 
 def publish_and_die_here(folder: Path) -> bytes:
-    with staging.staged(folder / "out.onnx") as stage:
+    with atomic.staged(folder / "out.onnx") as stage:
         stage.write_bytes(b"new")
-        staging.publish(stage, folder / "out.onnx")
+        atomic.publish(stage, folder / "out.onnx")
     return (folder / "out.onnx").read_bytes()
 
 
@@ -322,11 +323,11 @@ def test_two_publish_at_once(tmp_path: Path) -> None:
 
     def put(digit: str) -> None:
         for _ in range(50):
-            with staging.staged(path) as stage:
+            with atomic.staged(path) as stage:
                 name = f"out.onnx.{digit * 16}.data"
                 stage.write_text(f"see {name}")
                 stage.with_name(name).write_text(digit)
-                staging.publish(stage, path)
+                atomic.publish(stage, path)
 
     threads = [threading.Thread(target=put, args=(digit,)) for digit in "12"]
     for thread in threads:

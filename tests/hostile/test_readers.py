@@ -14,18 +14,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.architectures import chain
 from tests.hostile.command import OPTIONS, SECONDS, Ran, contents, run
-from tests.hostile.test_samples import (
-    bare_pickle,
-    device,
-    lying_archive,
-    pickled,
-    pipe,
-    zip_bomb,
-)
-from tests.test_arrays import ARCHIVES, HEADERS
-from tests.test_long_names import fan
+from tests.hostile.sample_files import bare_pickle, device, lying_archive, pickled, pipe, zip_bomb
+from tests.support.architectures import chain
+from tests.support.archives import ARCHIVES, HEADERS
+from tests.support.fan import fan
 
 pytestmark = [
     pytest.mark.corpus,

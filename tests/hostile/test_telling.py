@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from lbyl_onnx.cli import main
 from lbyl_onnx.errors import OutputError
-from lbyl_onnx.text import StagedText, write_whole
-from tests.architectures import chain
+from lbyl_onnx.io.text_file import StagedText, write_whole
 from tests.hostile.command import COMMAND, OPTIONS, contents, environment
+from tests.support.architectures import chain
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors and limits are POSIX")
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tests.hostile.command import COMMAND, OPTIONS, all_gone, contents, environment
-from tests.net import IR_VERSION
+from tests.support.net import IR_VERSION
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="finds the processes in /proc")
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="finds the processes 
 _PATCH = """
 import os, time
 if "LBYL_ONNX_NOTES" in os.environ:
-    from lbyl_onnx import bounds
+    from lbyl_onnx.guard import bounds
     bounds.SECONDS, bounds.LATE = 3.0, 1.0
     {more}
 """

@@ -1,0 +1,284 @@
+"""What a model costs as a function of how many channels each of its groups keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap
+from lbyl_onnx.channels.labels import AxisBinding, Labels, Role, varying_axes
+from lbyl_onnx.graph.costs import FLOATS, constants, macs_in_parts
+from lbyl_onnx.graph.layers import is_layer, linear_layer
+from lbyl_onnx.graph.model_graph import Graph, Node, Tensor
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.types import Floats
+
+Counts = NDArray[np.int64]
+"""How many channels each group keeps, in the order of the groups."""
+
+
+@dataclass(frozen=True, eq=False)
+class CountedCost:
+    """A sum of products of axis lengths, each of which is linear in the kept counts.
+
+    Attributes
+    ----------
+    fixed : float
+        What no group changes.
+    scale : (terms,) float64
+        Cost of one combination of positions along a term's axes.
+    factors : (terms, f) intp
+        The axes of each term; axis 0 has length 1, whatever is kept.
+    lengths : (axes,) float64
+        Positions along each axis that belong to no group.
+    taps : (axes, groups) float64
+        Positions along each axis for one channel of each group.
+    """
+
+    fixed: float
+    scale: Floats
+    factors: NDArray[np.intp]
+    lengths: Floats
+    taps: Floats
+
+    def at(self, counts: Counts) -> float:
+        """Return the cost when the groups keep so many channels."""
+        along = self.lengths + self.taps @ counts
+        return float(self.fixed + self.scale @ np.prod(along[self.factors], axis=1))
+
+    def slopes(self, counts: Counts) -> Floats:
+        """Return (groups,): how the cost changes with one channel of each group."""
+        along = (self.lengths + self.taps @ counts)[self.factors]  # (terms, f)
+        slopes = np.zeros(self.taps.shape[1])
+        for one in range(along.shape[1]):
+            others = self.scale * np.prod(np.delete(along, one, axis=1), axis=1)
+            slopes += others @ self.taps[self.factors[:, one]]
+        return slopes
+
+
+@dataclass
+class _Terms:
+    """Axes and terms in the making."""
+
+    groups: Sequence[ChannelGroup]
+    roots: Labels
+    axes: dict[bytes, int] = field(default_factory=dict)
+    lengths: list[float] = field(default_factory=lambda: [1.0])
+    taps: list[Floats] = field(default_factory=list)
+    terms: list[tuple[float, list[int]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.taps.append(np.zeros(len(self.groups)))
+        self.owner = {int(u): i for i, group in enumerate(self.groups) for u in group.units}
+
+    def axis(self, labels: Labels) -> int:
+        """Return the number of the axis along which these labels lie, (length,)."""
+        along = self.roots[labels]
+        key = along.tobytes()
+        if key not in self.axes:
+            owners = [self.owner.get(root, -1) for root in along.tolist()]
+            found = np.bincount(np.asarray(owners) + 1, minlength=len(self.groups) + 1)
+            sizes = np.asarray([group.size for group in self.groups], dtype=np.float64)
+            self.axes[key] = len(self.lengths)
+            self.lengths.append(float(found[0]))
+            self.taps.append(found[1:] / np.maximum(sizes, 1.0))
+        return self.axes[key]
+
+    def add(self, whole: float, along: Iterable[Labels]) -> None:
+        """Add a term that costs so much when everything is kept."""
+        labels = list(along)
+        self.terms.append((whole / math.prod(map(len, labels)), [self.axis(x) for x in labels]))
+
+    def cost(self, fixed: float) -> CountedCost:
+        width = max((len(axes) for _, axes in self.terms), default=1)
+        factors = [axes + [0] * (width - len(axes)) for _, axes in self.terms]
+        return CountedCost(
+            fixed,
+            np.asarray([scale for scale, _ in self.terms]),
+            np.asarray(factors, dtype=np.intp).reshape(-1, width),
+            np.asarray(self.lengths),
+            np.stack(self.taps),
+        )
+
+
+def counted_macs(
+    model: onnx.ModelProto,
+    tensor_info: TensorInfo,
+    channels: ChannelMap,
+    groups: Sequence[ChannelGroup],
+) -> CountedCost:
+    """Return the multiply-accumulates as `costs.count_costs` counts them.
+
+    Parameters
+    ----------
+    model, tensor_info, channels
+        The model, its facts, and where its channels lie.
+    groups
+        Those whose counts are given, in this order.
+    """
+    terms = _Terms(groups, channels.roots)
+    bindings = {(s.node, s.operand): s for s in channels.bindings if s.role is Role.CONSUMER}
+    fixed = 0.0
+    for index, node in enumerate(model.graph.node):
+        # Of several products only the last meets channels that pass, as Attention's values do.
+        *others, macs = macs_in_parts(node, tensor_info) or (0,)
+        along = list(_multiplied(node, index, tensor_info, channels, bindings)) if macs else []
+        if along:
+            terms.add(macs, along)
+        else:
+            fixed += macs
+        fixed += sum(others)
+    return terms.cost(fixed)
+
+
+def _multiplied(
+    node: onnx.NodeProto,
+    index: int,
+    tensor_info: TensorInfo,
+    channels: ChannelMap,
+    bindings: Mapping[tuple[int, int], AxisBinding],
+) -> Iterable[Labels]:
+    """Labels along each axis that a node's multiply-accumulates are the product of."""
+    output = channels.tensors.get(node.output[0])
+    yield from [] if output is None else _axes(output)
+    layer = linear_layer(tensor_info, node)
+    if layer is not None:
+        inputs = bindings.get((index, layer.operand))
+        yield from [] if inputs is None else [inputs.labels]
+    elif is_layer(node) and len(node.input) > 1:  # a product of two activations
+        first, second = (channels.tensors.get(name) for name in node.input[:2])
+        summed = [] if first is None else [x for a, x in _by_axis(first) if a == first.ndim - 1]
+        if not summed and second is not None:
+            summed = [x for a, x in _by_axis(second) if a == second.ndim - 2]
+        yield from summed
+
+
+def _by_axis(labels: Labels) -> Iterable[tuple[int, Labels]]:
+    for axis in varying_axes(labels):
+        yield axis, np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]
+
+
+def _axes(labels: Labels) -> Iterable[Labels]:
+    return (along for _, along in _by_axis(labels))
+
+
+def counted_parameters(
+    model: onnx.ModelProto,
+    tensor_info: TensorInfo,
+    channels: ChannelMap,
+    groups: Sequence[ChannelGroup],
+    graph: Graph,
+    with_biases: bool,
+) -> CountedCost:
+    """Return the parameters as `costs.count_costs` counts them.
+
+    Parameters
+    ----------
+    model, tensor_info, channels, groups
+        As for `counted_macs`.
+    graph
+        The same model as a graph.
+    with_biases
+        Whether each consumer without a bias is given one.
+    """
+    return _counted(model, tensor_info, channels, groups, graph, with_biases, in_bytes=False)
+
+
+def counted_bytes(
+    model: onnx.ModelProto,
+    tensor_info: TensorInfo,
+    channels: ChannelMap,
+    groups: Sequence[ChannelGroup],
+    graph: Graph,
+    with_biases: bool,
+) -> CountedCost:
+    """Return the bytes of the parameters, by the type that each is stored in."""
+    return _counted(model, tensor_info, channels, groups, graph, with_biases, in_bytes=True)
+
+
+def _counted(
+    model: onnx.ModelProto,
+    tensor_info: TensorInfo,
+    channels: ChannelMap,
+    groups: Sequence[ChannelGroup],
+    graph: Graph,
+    with_biases: bool,
+    in_bytes: bool,
+) -> CountedCost:
+    terms = _Terms(groups, channels.roots)
+    stored = dict(constants(model))
+    operands: dict[tuple[int, int], list[AxisBinding]] = {}
+    for binding in channels.bindings:
+        operands.setdefault((binding.node, binding.operand), []).append(binding)
+    seen: set[tuple[str, bytes]] = set()
+    replaced: set[str] = set()
+    for (index, operand), bindings in operands.items():
+        name, axes = _stored_as(tensor_info, channels, graph.nodes[index], (index, operand))
+        dtype = tensor_info.dtype(name)
+        bindings = sorted(bindings, key=lambda binding: axes.get(binding.axis, binding.axis))
+        roots = b"/".join(channels.roots[s.labels].tobytes() for s in bindings)
+        if dtype not in FLOATS or (name, roots) in seen:
+            continue
+        seen.add((name, roots))
+        size = math.prod(d or 0 for d in tensor_info.shape(name) or (0,))
+        if size > 0:
+            replaced |= _computed_from(graph.nodes[index].inputs[operand])
+            terms.add(size * (_width(dtype) if in_bytes else 1), [s.labels for s in bindings])
+    if with_biases:
+        for labels, each, dtype in _new_biases(graph, tensor_info, channels, groups):
+            terms.add(len(labels) * each * (_width(dtype) if in_bytes else 1), [labels])
+    fixed = sum(
+        math.prod(t.dims) * (_width(t.data_type) if in_bytes else 1)
+        for name, t in stored.items()
+        if name not in replaced
+    )
+    return terms.cost(float(fixed))
+
+
+def _stored_as(
+    tensor_info: TensorInfo, channels: ChannelMap, node: Node, at: tuple[int, int]
+) -> tuple[str, dict[int, int]]:
+    """Name of the constant that holds what a node reads, and its axes by those that are read."""
+    use = channels.sharing.uses.get(at)
+    if use is None or not channels.sharing.rewritten(use.base, tensor_info):
+        return node.inputs[at[1]].name, {}
+    return use.base, {a: b for a, b in enumerate(use.axes) if b is not None}
+
+
+def _computed_from(constant: Tensor) -> set[str]:
+    """Names of a constant and of all that it is computed from."""
+    names, waiting = set[str](), [constant]
+    while waiting:
+        tensor = waiting.pop()
+        names.add(tensor.name)
+        waiting += [x for node in tensor.inputs for x in node.inputs if x.name not in names]
+    return names
+
+
+def _width(dtype: int) -> int:
+    return int(helper.tensor_dtype_to_np_dtype(dtype).itemsize)
+
+
+def _new_biases(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, groups: Sequence[ChannelGroup]
+) -> Iterable[tuple[Labels, int, int]]:
+    """Labels of the biases that consumers are given, values for each label, and their type."""
+    outputs = {s.node: s for s in channels.bindings if s.role is Role.PRODUCER}
+    consumers = {p.binding.node for group in groups for p in group.consumers}
+    given: set[tuple[str | int, int]] = set()
+    for index in sorted(consumers & outputs.keys()):
+        inputs = graph.nodes[index].inputs
+        layer = linear_layer(tensor_info, graph.nodes[index])
+        biased = layer is not None and layer.has_bias
+        if not biased and outputs[index].layer not in given:
+            given.add(outputs[index].layer)
+            dtype = tensor_info.dtype(inputs[outputs[index].operand].name)
+            labels = outputs[index].labels
+            each = 1 if layer is None else layer.outputs // layer.channels
+            yield labels, each, dtype if dtype in FLOATS else TensorProto.FLOAT

@@ -1,0 +1,136 @@
+"""What the loss of each group's channels is predicted to do to the model's outputs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from lbyl_onnx.channels.affine import producer_matrix
+from lbyl_onnx.channels.groups import ChannelGroup
+from lbyl_onnx.compensate.group import Step, ranking_of
+from lbyl_onnx.compensate.selection import KeptCounts
+from lbyl_onnx.methods.importance import l2
+from lbyl_onnx.methods.types import Ranking
+from lbyl_onnx.observe.sensitivity import sensitivities
+from lbyl_onnx.observe.session import ObservationRound, Prepared
+from lbyl_onnx.types import Floats
+
+# A consumer's output that is lost beyond this share counts as lost by as much.
+MOST_LOST = 0.999
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Predicted errors of one group once its first channels have gone.
+
+    Attributes
+    ----------
+    group : ChannelGroup
+        The group.
+    errors : (m + 1,) float64
+        Mean over the consumers of the share of their outputs' variance that is lost, by the number
+        of channels that have gone.
+    damage : (m + 1,) float64
+        What that does to the model's outputs: ``-log(1 - share lost)`` times the sensitivity.
+    measured : bool
+        Whether statistics tell it; else the producer's weights alone do.
+    """
+
+    group: ChannelGroup
+    errors: Floats
+    damage: Floats
+    measured: bool
+
+    def damage_at(self, removed: NDArray[np.int64]) -> Floats:
+        """Return the damage for so many channels removed, each up to m."""
+        return np.asarray(self.damage[removed], dtype=np.float64)
+
+
+def rankings(
+    prepared: Prepared, measured: Iterable[ObservationRound], least: KeptCounts, step: Step
+) -> dict[int, Ranking]:
+    """Eliminate each group's channels down to a count; groups without moments are left out."""
+    found: dict[int, Ranking] = {}
+    for round_ in measured:
+        for group in round_.groups:
+            step(len(found), len(prepared.groups))
+            ranking = ranking_of(prepared, round_, group, least[group.key])
+            if ranking is not None:
+                found[group.key] = ranking
+    return found
+
+
+def curves(
+    prepared: Prepared, rankings: Mapping[int, Ranking], least: KeptCounts
+) -> dict[int, Curve]:
+    """Predict what the loss of each group's channels does to the model's outputs.
+
+    Parameters
+    ----------
+    prepared
+        The groups, and where the model is measured.
+    rankings
+        How the channels of some of them go.
+    least
+        How many channels each group keeps at least: where its curve ends.
+
+    Notes
+    -----
+    The elimination tells which share of its consumer's output a group's channels take along; the
+    sensitivity of the model's outputs to errors of that share there makes the groups comparable.
+    Shares that are left multiply along the layers, so damages add as their logarithms.
+    """
+    known = _sensitivities(prepared)
+    usual = float(np.median([*known.values()])) if known else 1.0
+    totals: dict[int, float] = defaultdict(float)
+    for group in prepared.groups:
+        if group.key in rankings and rankings[group.key].has_losses:
+            for place, total in zip(group.consumers, rankings[group.key].totals, strict=True):
+                totals[place.binding.node] += float(total)
+    found: dict[int, Curve] = {}
+    for group in prepared.groups:
+        ranking = rankings.get(group.key)
+        nodes = [place.binding.node for place in group.consumers]
+        if ranking is None or not ranking.has_losses:
+            errors = _by_weights(prepared, group, least[group.key])
+            weight = sum(known.get(node, usual) for node in nodes)
+            damage = -np.log1p(-np.minimum(errors, MOST_LOST)) * weight
+            found[group.key] = Curve(group, errors, damage, False)
+            continue
+        # A consumer may read several groups; each counts for its part of what the output varies.
+        parts = [t / (totals[n] or 1.0) for n, t in zip(nodes, ranking.totals, strict=True)]
+        shares = np.clip(ranking.losses, 0.0, MOST_LOST) * np.asarray(parts)  # (m + 1, consumers)
+        weights = np.asarray([known.get(node, usual) for node in nodes])
+        damage = -np.log1p(-shares) @ weights
+        found[group.key] = Curve(group, shares.mean(axis=1), damage, True)
+    return found
+
+
+def _sensitivities(prepared: Prepared) -> dict[int, float]:
+    """Sensitivity of the model's outputs to errors at each consumer, by node; 0 is not known."""
+    analyzed, run = prepared.analyzed, prepared.run
+    if run is None:
+        return {}
+    points: dict[int, str] = {}
+    batches = {(analyzed.tensor_info.shape(name) or (None,))[0] for name in run.source.inputs}
+    for node in sorted({p.binding.node for group in prepared.groups for p in group.consumers}):
+        tensor = analyzed.graph.nodes[node].outputs[0].name
+        shape = analyzed.tensor_info.shape(tensor)
+        floats = analyzed.tensor_info.dtype(tensor) == TensorProto.FLOAT
+        if floats and shape and shape[0] in batches:
+            points[node] = tensor
+    found = sensitivities(analyzed.model, analyzed.tensor_info, analyzed.read, points, run)
+    return {node: value for node, value in found.items() if value > 0 and np.isfinite(value)}
+
+
+def _by_weights(prepared: Prepared, group: ChannelGroup, least: int) -> Floats:
+    """Share of the producers' squared weights that goes with the smallest channels."""
+    rows = producer_matrix(prepared.analyzed.graph, prepared.analyzed.tensor_info, group)
+    power = np.sort(l2(rows) ** 2)
+    gone = np.concatenate([[0.0], np.cumsum(power)])[: group.size - least + 1]
+    return np.asarray(gone / (power.sum() or 1.0), dtype=np.float64)

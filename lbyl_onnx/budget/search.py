@@ -1,0 +1,304 @@
+"""From what the user wants to how many channels each group keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import numpy as np
+
+from lbyl_onnx.budget.allocation import (
+    Choices,
+    aligned_step,
+    nearest,
+    rounded_counts,
+    spend,
+    uniform,
+    uniform_within,
+    within,
+)
+from lbyl_onnx.budget.cost_model import CountedCost, Counts
+from lbyl_onnx.budget.damage import Curve
+from lbyl_onnx.channels.groups import ChannelGroup
+from lbyl_onnx.config import Config
+from lbyl_onnx.errors import OptionError, TargetError
+from lbyl_onnx.methods.importance import kept_count
+from lbyl_onnx.option_types import shown
+from lbyl_onnx.target import Kind, Target, amount
+
+# Times that a budget is tightened by what the written model is above it.
+TRIES = 4
+# Halvings of the share of the multiply-accumulates that a measured target searches.
+HALVINGS = 7
+# Of the multiply-accumulates that a ratio is to save, rounding may save this many times as much.
+COARSE = 1.5
+# Groups of so many blocks or fewer keep multiples of half a block: kernels fill these up to whole
+# ones, which costs no more time than was there, and a whole block would be half of their channels.
+NARROW = 2
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """What the groups may keep, and what that costs and does.
+
+    Parameters
+    ----------
+    groups
+        The groups, in the order of all counts.
+    step
+        What the numbers of channels are multiples of.
+    choices
+        The counts that each may keep, descending.
+    exact
+        The same in steps of one channel.
+    curves
+        Predicted damage by group; None where it is not known.
+    even
+        Whether each group loses the same share, but for rounding.
+    macs
+        Multiply-accumulates by counts.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    step: int
+    choices: tuple[Counts, ...]
+    exact: tuple[Counts, ...]
+    curves: Mapping[int, Curve] | None
+    even: bool
+    macs: CountedCost
+
+    @property
+    def sizes(self) -> list[int]:
+        """Channels of each group."""
+        return [group.size for group in self.groups]
+
+    @property
+    def least(self) -> Counts:
+        """The fewest channels that each group may keep."""
+        return np.asarray([choice[-1] for choice in self.choices], dtype=np.int64)
+
+    @property
+    def most(self) -> Counts:
+        """The most channels that each group may keep."""
+        return np.asarray([choice[0] for choice in self.choices], dtype=np.int64)
+
+    def keyed(self, counts: Counts) -> dict[int, int]:
+        """Return counts by the groups' keys."""
+        return {g.key: int(count) for g, count in zip(self.groups, counts, strict=True)}
+
+    def by_ratio(self, ratio: float) -> Counts:
+        """Return the counts for a ratio, which have no more multiply-accumulates than it leaves.
+
+        Where they are not even, they are any others that have no more.
+        """
+        wanted = uniform(self.exact, self.sizes, ratio)
+        budget = self.macs.at(wanted)
+        return (
+            self._rounded(wanted, self.macs, budget)
+            if self.even
+            else self._spent(self.choices, self.macs, budget)
+        )
+
+    def serves(self, ratio: float) -> bool:
+        """Whether rounding leaves about what a ratio asks for: neither more nor far less."""
+        whole = self.macs.at(self.most)
+        wanted = self.macs.at(uniform(self.exact, self.sizes, ratio))
+        got = self.macs.at(self.by_ratio(ratio))
+        return within(got, wanted) and whole - got <= COARSE * (whole - wanted)
+
+    def within(self, cost: CountedCost, budget: float) -> Counts:
+        """Return the counts that keep a cost within a budget; the least ones must."""
+        if not self.even:
+            return self._spent(self.choices, cost, budget)
+        return self._rounded(uniform_within(self.exact, self.sizes, cost, budget), cost, budget)
+
+    def _rounded(self, wanted: Counts, cost: CountedCost, budget: float) -> Counts:
+        """Return even counts in steps, within a budget.
+
+        Which groups give what others keep more is told by the predicted damage where that is known,
+        by how far they are moved where it is not.
+        """
+        if self.step == 1:
+            return wanted
+        if self.curves is None:
+            return nearest(self.choices, self.sizes, wanted, cost, budget)
+        return self._spent(near_choices(self.choices, wanted), cost, budget)
+
+    def _spent(self, choices: Sequence[Counts], cost: CountedCost, budget: float) -> Counts:
+        """Return the choices of least predicted damage within a budget."""
+        curves = self.curves or {}
+        priced = [
+            Choices(counts, curves[group.key].damage_at(group.size - counts))
+            for group, counts in zip(self.groups, choices, strict=True)
+        ]
+        return spend(priced, cost, budget)
+
+
+def near_choices(choices: Sequence[Counts], wanted: Counts) -> tuple[Counts, ...]:
+    """Return the choices that rounding takes a group to: the next below what is wanted, and above.
+
+    Predicted damage decides between these two, and no further: where it misleads, a wide group
+    still loses about its share.
+    """
+    return tuple(
+        c[(c >= c[c <= w].max(initial=c[-1])) & (c <= c[c >= w].min(initial=c[0]))]
+        for c, w in zip(choices, wanted, strict=True)
+    )
+
+
+def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) -> list[Counts]:
+    """Return the counts that each group may keep, descending.
+
+    Parameters
+    ----------
+    groups
+        The groups.
+    config
+        The options: what is fixed for some groups, and the least for all.
+    step
+        What the counts of the others are multiples of.
+
+    Raises
+    ------
+    OptionError
+        Where a glob matches no group.
+    """
+    fixed: list[tuple[str, float | None, int | None]]
+    fixed = [(glob, None, count) for glob, count in config.keep_for]
+    fixed += [(glob, ratio, None) for glob, ratio in config.ratio_for]
+    for glob, ratio, _ in fixed:
+        if not any(_matches(group, glob) for group in groups):
+            option = "keep-for" if ratio is None else "ratio-for"
+            raise OptionError(
+                f"--{option} {shown(glob)} matches no group that can be pruned; "
+                "lbyl-onnx inspect lists their producers"
+            )
+    found = []
+    for group in groups:
+        least = min(config.min_channels, group.size)
+        counts = rounded_counts(group.size, least, _step(group, step, config.round_to == "auto"))
+        for glob, ratio, count in fixed:
+            if _matches(group, glob):
+                kept = kept_count(group.size, ratio) if ratio is not None else count or 1
+                counts = np.asarray([min(group.size, kept)], dtype=np.int64)
+                break
+        found.append(counts)
+    return found
+
+
+def _step(group: ChannelGroup, step: int, halved: bool) -> int:
+    """What a group's counts are multiples of.
+
+    Half blocks are filled up only in tensors of their own: a Concat of such is copied.
+    """
+    alone = all(len(place.binding.labels) == place.positions.size for place in group.consumers)
+    narrow = halved and alone and group.size <= NARROW * step
+    return aligned_step(max(1, step // 2) if narrow else step, _axes(group))
+
+
+def _axes(group: ChannelGroup) -> Iterator[tuple[int, int]]:
+    """Length of each axis on which a group lies, and its positions for one channel."""
+    for place in (*group.producers, *group.consumers):
+        yield place.positions.size, place.positions.shape[1]
+
+
+def _matches(group: ChannelGroup, glob: str) -> bool:
+    return any(fnmatchcase(name, glob) for name in (group.name, *group.name.split(", ")))
+
+
+def reach_budget(
+    space: Space,
+    goal: Target,
+    cost: CountedCost,
+    budget: float,
+    make: Callable[[Counts], Made],
+    actual: Callable[[Made], float],
+) -> Made:
+    """Make the model that a budget allows; tighten the budget where what is written is above it.
+
+    Parameters
+    ----------
+    space
+        What may be kept.
+    goal, budget
+        What is wanted, and the most that it allows.
+    cost
+        What is predicted for counts.
+    make
+        Makes the model for counts.
+    actual
+        What it costs.
+
+    Raises
+    ------
+    TargetError
+        When not even the least that may be kept is within the budget.
+    """
+    aim, counts = budget, space.most
+    for _ in range(TRIES):
+        least = cost.at(space.least)
+        if not within(least, aim):
+            raise TargetError(_unreachable(goal, goal.kind, least + budget - aim))
+        counts = space.within(cost, aim)
+        made = make(counts)
+        over = actual(made) - budget
+        if over <= 0.5:
+            return made
+        # What is written differs by as much at the next counts, near enough.
+        aim = budget - (over + budget - cost.at(counts))
+    raise TargetError(f"{goal} is missed by {amount(goal.kind, over)}; ask for a little more")
+
+
+def _unreachable(goal: Target, kind: Kind, least: float) -> str:
+    return (
+        f"{goal} cannot be reached: the least is {amount(kind, least)}; widen --scope, lower "
+        "--min-channels or --round-to, or leave out fewer layers"
+    )
+
+
+def search(
+    space: Space, fits: Callable[[Counts], bool], wanted: Callable[[Counts], str], cheapest: bool
+) -> Counts:
+    """Bisect the multiply-accumulates for the last counts that fit.
+
+    Parameters
+    ----------
+    space
+        What may be kept.
+    fits
+        Whether counts meet the target.
+    wanted
+        Says why not, of the counts nearest to it.
+    cheapest
+        Whether fewer channels are wanted, and more of them fit; else the other way round.
+
+    Raises
+    ------
+    TargetError
+        When the nearest counts do not fit.
+    """
+    low, high = space.macs.at(space.least), space.macs.at(space.most)
+    near, far = (space.most, space.least) if cheapest else (space.least, space.most)
+    if not fits(near):
+        raise TargetError(wanted(near))
+    if fits(far):
+        return far
+    best, tried = near, {near.tobytes(): True, far.tobytes(): False}
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        counts = space.within(space.macs, middle)
+        key = counts.tobytes()
+        if key not in tried:
+            tried[key] = fits(counts)
+        if tried[key]:
+            best = counts
+        low, high = (low, middle) if tried[key] == cheapest else (middle, high)
+    return best
+
+
+def leasts(groups: Iterable[ChannelGroup], choices: Iterable[Counts]) -> dict[int, int]:
+    """Return the least that each group may keep, by its key."""
+    return {g.key: int(c[-1]) for g, c in zip(groups, choices, strict=True)}

@@ -1,0 +1,334 @@
+"""Reach what the user wants: decide how many channels each group keeps, and make the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lbyl_onnx.budget.allocation import uniform, within
+from lbyl_onnx.budget.cost_model import (
+    CountedCost,
+    Counts,
+    counted_bytes,
+    counted_macs,
+    counted_parameters,
+)
+from lbyl_onnx.budget.damage import Curve, curves, rankings
+from lbyl_onnx.budget.search import (
+    TRIES,
+    Space,
+    allowed_counts,
+    leasts,
+    near_choices,
+    reach_budget,
+    search,
+)
+from lbyl_onnx.compensate.group import Fitted
+from lbyl_onnx.config import Allocation, Config
+from lbyl_onnx.errors import TargetError
+from lbyl_onnx.graph.costs import Costs
+from lbyl_onnx.methods.types import Ranking
+from lbyl_onnx.observe.session import Measurement, Prepared, rounds
+from lbyl_onnx.rewrite.build import ModelBuilder
+from lbyl_onnx.runtime import timing
+from lbyl_onnx.runtime.baseline import Baseline
+from lbyl_onnx.runtime.providers import channel_block
+from lbyl_onnx.target import Kind, Target, amount
+from lbyl_onnx.types import Progress
+
+Files = tuple[Path, Path, Path]
+"""The original, the compressed model, and the uncut one that it must equal."""
+# Targets that are measured on models, not counted.
+MEASURED = ("latency", "fidelity")
+# Steps in a group below which rounding it is coarse.
+FEW_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the original costs, and its bytes."""
+
+    costs: Costs
+    size: int
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """What was wanted, and what was reached.
+
+    Parameters
+    ----------
+    kind
+        What of the model.
+    wanted
+        The most (of fidelity the least) that was allowed: multiply-accumulates, parameters, bytes,
+        milliseconds; for a ratio the share of the groups' channels to remove.
+    reached
+        The same of the result.
+    text
+        The target as the user gave it.
+    allocation, round_to
+        How channels were shared out, and what their numbers are multiples of.
+    latency
+        The measured times that a latency was decided by; None for other targets.
+    """
+
+    kind: Kind
+    wanted: float
+    reached: float
+    text: str
+    allocation: Allocation
+    round_to: int
+    latency: timing.PairedLatency | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """What was made, what it costs, and how that compares with the target.
+
+    `predicted` is the share of its consumers' outputs that each group's loss takes along, by the
+    group's key, where moments or curves tell it.
+    """
+
+    fitted: Fitted
+    costs: Costs
+    size: int
+    target: TargetReport
+    predicted: Mapping[int, float]
+
+
+def reach(
+    prepared: Prepared, baseline: Baseline, before: Before, files: Files, progress: Progress
+) -> Reached:
+    """Make the model that the options ask for.
+
+    Parameters
+    ----------
+    prepared, baseline
+        What can be fitted, and the original as it runs.
+    before
+        What the original costs.
+    files
+        Where it is, and where to write.
+    progress
+        Told of each stage as it begins.
+
+    Raises
+    ------
+    TargetError
+        When the target cannot be reached.
+    OptionError
+        Where a glob matches no group.
+    """
+    config = prepared.config
+    goal = config.goal
+    steps = _steps(config, baseline.provider)
+    choices = {step: allowed_counts(prepared.groups, config, step) for step in {*steps, 1}}
+    even = config.allotted == "uniform"
+    weighed = not even or _coarse(prepared, steps[0])
+    again = weighed or goal.kind not in ("ratio", "macs")
+    measured = Measurement(prepared) if again else rounds(prepared)
+    orders: Mapping[int, Ranking] = {}
+    damage: Mapping[int, Curve] | None = None
+    if weighed:
+        lowest = _lowest(prepared, choices, steps)
+        orders = rankings(prepared, measured, lowest, partial(progress, "looking for what can go"))
+        progress("measuring sensitivities", 0, 1)
+        damage = curves(prepared, orders, lowest)
+    analyzed = prepared.analyzed
+    macs = counted_macs(analyzed.model, analyzed.tensor_info, analyzed.channels, prepared.groups)
+    spaces = [
+        Space(prepared.groups, step, tuple(choices[step]), tuple(choices[1]), damage, even, macs)
+        for step in steps
+    ]
+    maker = ModelBuilder(prepared, baseline, measured, orders, *files, progress)
+    cost, budget = _budgeted(prepared, before, macs, goal)
+    space = _space(spaces, goal, cost, budget)
+    return _Reaching(space, maker, goal, before, cost, budget).run()
+
+
+def _coarse(prepared: Prepared, step: int) -> bool:
+    """Whether predicted damage is to tell which groups give what rounding leaves to others.
+
+    Where a step is a small part of most groups, it moves none by much, and is not worth measuring.
+    """
+    if step == 1 or prepared.run is None or not prepared.config.by_loss:
+        return False
+    return bool(np.median([group.size for group in prepared.groups]) < FEW_STEPS * step)
+
+
+def _lowest(
+    prepared: Prepared, choices: Mapping[int, Sequence[Counts]], steps: Sequence[int]
+) -> dict[int, int]:
+    """Return the least that each group may come to keep, by its key: where its curve ends."""
+    config, groups = prepared.config, prepared.groups
+    if config.allotted == "auto" or config.goal.kind != "ratio":
+        return leasts(groups, choices[min(steps)])
+    sizes = [group.size for group in groups]
+    wanted = uniform(choices[1], sizes, config.goal.value)
+    near = [leasts(groups, near_choices(choices[step], wanted)) for step in steps]
+    return {group.key: min(least[group.key] for least in near) for group in groups}
+
+
+def _steps(config: Config, provider: str) -> list[int]:
+    """What the numbers of channels may be multiples of, the first that serves the goal."""
+    if isinstance(config.round_to, int):
+        return [config.round_to]
+    block = channel_block(config.hardware, provider)
+    return [block >> i for i in range(block.bit_length())]
+
+
+def _space(spaces: Sequence[Space], goal: Target, cost: CountedCost, budget: float) -> Space:
+    """Return the first space in which a goal can be had; the last where none is."""
+    for space in spaces[:-1]:
+        if goal.kind == "ratio":
+            serves = space.serves(goal.value)
+        else:
+            serves = goal.kind in MEASURED or within(cost.at(space.least), budget)
+        if serves:
+            return space
+    return spaces[-1]
+
+
+def _budgeted(
+    prepared: Prepared, before: Before, macs: CountedCost, goal: Target
+) -> tuple[CountedCost, float]:
+    """What a target counts, by kept channels, and the most of it that the goal allows."""
+    costs = before.costs
+    if goal.kind not in ("params", "size"):
+        return macs, goal.budget(float(costs.macs)) if goal.kind == "macs" else math.inf
+    analyzed, groups = prepared.analyzed, prepared.groups
+    count = counted_parameters if goal.kind == "params" else counted_bytes
+    biases = prepared.config.method_entry.adds_bias
+    predicted = count(
+        analyzed.model, analyzed.tensor_info, analyzed.channels, groups, analyzed.graph, biases
+    )
+    if goal.kind == "params":
+        return predicted, goal.budget(float(costs.parameters))
+    whole = np.asarray([group.size for group in groups])
+    # Names and the graph itself stay.
+    rest = before.size - predicted.at(whole)
+    return replace(predicted, fixed=predicted.fixed + rest), goal.budget(float(before.size))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reaching:
+    space: Space
+    maker: ModelBuilder
+    goal: Target
+    before: Before
+    cost: CountedCost
+    budget: float
+
+    def run(self) -> Reached:
+        kind = self.goal.kind
+        if kind == "latency":
+            return self._latency()
+        if kind == "fidelity":
+            return self._fidelity()
+        if kind == "ratio":
+            counts = self.space.by_ratio(self.goal.value)
+            removed = 1 - counts.sum() / max(1, sum(self.space.sizes))
+            return self._reached(self._make(counts), self.goal.value, float(removed))
+        return self._within_budget(kind)
+
+    def _make(self, counts: Counts) -> Fitted:
+        return self.maker.make(self.space.keyed(counts))
+
+    def _reached(
+        self,
+        fitted: Fitted,
+        wanted: float,
+        got: float,
+        latency: timing.PairedLatency | None = None,
+    ) -> Reached:
+        costs, size = self.maker.costs() if fitted.plan.groups else (self.before.costs, 0)
+        allocation = self.maker.prepared.config.allotted
+        target = TargetReport(
+            self.goal.kind, wanted, got, str(self.goal), allocation, self.space.step, latency
+        )
+        known = self.space.curves or {}
+        predicted = {
+            entry.group.key: float(known[entry.group.key].errors[len(entry.removed)])
+            for entry in fitted.plan.groups
+            if entry.group.key in known
+        }
+        predicted |= fitted.errors
+        return Reached(fitted, costs, size, target, predicted)
+
+    def _within_budget(self, kind: Kind) -> Reached:
+        """Reach a number of multiply-accumulates, parameters or bytes."""
+        before = self.before
+
+        def actual(fitted: Fitted) -> float:
+            costs, size = self.maker.costs() if fitted.plan.groups else (before.costs, before.size)
+            return float({"macs": costs.macs, "params": costs.parameters, "size": size}[kind])
+
+        fitted = reach_budget(self.space, self.goal, self.cost, self.budget, self._make, actual)
+        return self._reached(fitted, self.budget, actual(fitted))
+
+    def _latency(self) -> Reached:
+        """Reach a latency: find the counts on models that are only cut, then make the model."""
+        aim = 1.0
+        for _ in range(TRIES):
+            counts = search(
+                self.space,
+                partial(self._fast_enough, aim),
+                lambda _: f"{self.goal} cannot be reached: the least is {self._cut_time()}",
+                cheapest=False,
+            )
+            fitted = self._make(counts)
+            if not fitted.plan.groups:
+                return self._reached(fitted, 0.0, 0.0)
+            times = self.maker.times()
+            over = _over(self.goal, times)
+            if over <= 1.0:
+                wanted = self.goal.budget(times.before.median)
+                return self._reached(fitted, wanted, times.after.median, times)
+            aim /= over
+        raise TargetError(
+            f"{self.goal} is missed: {times.after.median:.3g} ms ({times.after.low:.3g} to "
+            f"{times.after.high:.3g}) of {times.before.median:.3g} ms were measured; ask for a "
+            "little more, or give the machine less other work"
+        )
+
+    def _fast_enough(self, aim: float, counts: Counts) -> bool:
+        self.maker.progress("timing", 0, 1)
+        self.maker.cut(self.space.keyed(counts))
+        return _over(self.goal, self.maker.times()) <= aim
+
+    def _cut_time(self) -> str:
+        times = self.maker.times()
+        return f"{amount('latency', times.after.median)} ({times.ratio:.0%})"
+
+    def _fidelity(self) -> Reached:
+        """Reach a fidelity: make models until the smallest is found that has it."""
+        found: dict[bytes, float] = {}
+
+        def fits(counts: Counts) -> bool:
+            whole = bool((counts == self.space.sizes).all())
+            self._make(counts)
+            found[counts.tobytes()] = 1.0 if whole else self.maker.agreement()
+            return found[counts.tobytes()] >= self.goal.value
+
+        def why(counts: Counts) -> str:
+            best = amount("fidelity", found[counts.tobytes()])
+            return f"{self.goal} cannot be reached: the most is {best} with the layers kept"
+
+        counts = search(self.space, fits, why, cheapest=True)
+        if bool((counts == self.space.sizes).all()):
+            raise TargetError(f"{self.goal} leaves no channel that can go; ask for less")
+        return self._reached(self._make(counts), self.goal.value, found[counts.tobytes()])
+
+
+def _over(goal: Target, times: timing.PairedLatency) -> float:
+    """Return the upper end of what was measured as a multiple of what a latency goal allows.
+
+    A share of the original's time is held against the ratio, which is steadier than either time.
+    """
+    return (times.high if goal.relative else times.after.high) / goal.value

@@ -1,0 +1,1 @@
+"""Channel groups: which channels move together, and what lies between layers."""

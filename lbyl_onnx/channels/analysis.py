@@ -1,0 +1,239 @@
+"""Which channels move together: a graph, interpreted on channel labels, becomes channel groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from lbyl_onnx.channels.coupling import couple_shared
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal, Selection
+from lbyl_onnx.channels.labels import FIXED, AxisBinding, Freeze, Labels, Role
+from lbyl_onnx.channels.rules import RULES, no_rule
+from lbyl_onnx.channels.rules.view import LabelFlow, NodeView
+from lbyl_onnx.channels.shape_arithmetic import count_channels, counted, freeze_unsized
+from lbyl_onnx.errors import OptionError
+from lbyl_onnx.graph.layers import is_layer
+from lbyl_onnx.graph.model_graph import Graph, Node, bodies, names_read, node_name
+from lbyl_onnx.graph.sharing import find_sharing
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.option_types import shown
+from lbyl_onnx.types import operator_key
+
+
+def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -> ChannelMap:
+    """Interpret a graph on channel labels and gather the channel groups.
+
+    Parameters
+    ----------
+    graph
+        The graph; it is not changed. Nodes are meant by their index in it.
+    tensor_info
+        Shapes and constants of its tensors.
+    selection
+        What the user included and excluded.
+
+    Returns
+    -------
+    ChannelMap
+        Groups whose channels can be removed, refusals for all others.
+
+    Raises
+    ------
+    OptionError
+        Where a glob of the selection matches no producer.
+    """
+    flow = LabelFlow()
+    tensors: dict[str, Labels] = {}
+    for index, node in enumerate(graph.nodes):
+        _freeze_captured(flow, tensors, index, node)
+        count_channels(flow, tensors, tensor_info, index, node)
+        given = _interpret(flow, tensors, tensor_info, index, node)
+        for output, labels in zip(node.outputs, given, strict=False):
+            if labels is not None and output.name:
+                tensors[output.name] = labels
+    for output in graph.outputs:
+        if output.name in tensors:
+            producer = next(i for i, n in enumerate(graph.nodes) if output in n.outputs)
+            labels = np.unique(tensors[output.name])
+            flow.freezes.append(Freeze(labels, "they are an output of the graph", producer))
+    sharing = find_sharing(graph, tensor_info)
+    couple_shared(graph, tensor_info, flow, sharing)
+    freeze_unsized(graph, flow, tensors)
+    _check_globs(graph, flow, selection)
+    _freeze_overridable(graph, flow, tensor_info)
+    groups, refusals = _gather(graph, flow, selection)
+    return ChannelMap(
+        tuple(groups),
+        tuple(refusals),
+        tuple(flow.bindings),
+        tuple(flow.sizes),
+        tensors,
+        flow.coupling.roots(),
+        sharing,
+        norms=tuple(flow.norms),
+    )
+
+
+def _check_globs(graph: Graph, flow: LabelFlow, selection: Selection) -> None:
+    """Refuse a glob that means no layer: a slip of the pen would prune another selection."""
+    if not (selection.include or selection.exclude):
+        return
+    bindings = (binding for binding in flow.bindings if binding.role is Role.PRODUCER)
+    names = {node_name(graph.nodes[binding.node]) for binding in bindings}
+    for option, globs in (("include", selection.include), ("exclude", selection.exclude)):
+        for glob in globs:
+            if not any(fnmatchcase(name, glob) for name in names):
+                raise OptionError(
+                    f"--{option} {shown(glob)} matches no layer that produces channels; "
+                    "lbyl-onnx inspect lists them"
+                )
+
+
+def _interpret(
+    flow: LabelFlow,
+    tensors: Mapping[str, Labels],
+    tensor_info: TensorInfo,
+    index: int,
+    node: Node,
+) -> list[Labels | None]:
+    labels = [tensors.get(tensor.name) for tensor in node.inputs]
+    key = operator_key(node.domain or "", node.op)
+    # Layers start labels; what an unknown operator of another domain holds is listed.
+    starts = is_layer(node) or (key[0] and key not in RULES)
+    if not starts and all(x is None for x in labels):
+        return []
+    if node.outputs and tensor_info.is_constant(node.outputs[0].name):
+        return []
+    return RULES.get(key, no_rule)(NodeView(index, node, labels, tensor_info, flow))
+
+
+def _freeze_captured(
+    flow: LabelFlow, tensors: Mapping[str, Labels], index: int, node: Node
+) -> None:
+    """Freeze what the body of an If or Loop reads from outside: it is not interpreted."""
+    for body in bodies(node):
+        names = names_read(body)
+        for name in sorted(names & tensors.keys()):
+            reason = f"the body of {node.op} reads them"
+            flow.freezes.append(Freeze(np.unique(tensors[name]), reason, index))
+        for name in sorted(names & flow.counts.keys()):
+            reason = f"the body of {node.op} reads a size computed from their number"
+            flow.freezes.append(Freeze(counted(flow, name), reason, index))
+
+
+def _freeze_overridable(graph: Graph, flow: LabelFlow, tensor_info: TensorInfo) -> None:
+    """Freeze what meets a constant that a caller may override: its type and shape must stay.
+
+    All channels along any constant of such a node stay: what compensates for them might change
+    the overridable one, a bias for instance, and a caller who gives it would undo that.
+    """
+    places: dict[int, list[Labels]] = defaultdict(list)
+    for binding in flow.bindings:
+        places[binding.node].append(binding.labels)
+    for sizes in flow.sizes:
+        places[sizes.node] += sizes.counted
+    for index, labels in places.items():
+        named = (tensor_info.overridable(tensor.name) for tensor in graph.nodes[index].inputs)
+        name = next((name for name in named if name is not None), None)
+        if name is not None:
+            touched = np.unique(np.concatenate([np.zeros(0, np.int64), *labels]))
+            flow.freezes.append(Freeze(touched, f"a caller may override {name}", index))
+
+
+def _gather(
+    graph: Graph, flow: LabelFlow, selection: Selection
+) -> tuple[list[ChannelGroup], list[Refusal]]:
+    """Units with the same places form a group; a group that cannot be pruned is a refusal."""
+    roots = flow.coupling.roots()
+    frozen: dict[int, list[Freeze]] = {}
+    for freeze in flow.freezes:
+        for root in np.unique(roots[freeze.labels]).tolist():
+            frozen.setdefault(root, []).append(freeze)
+    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    # Numbers that count channels tell groups apart, too, so that no part of a Split goes whole.
+    counted = [labels for sizes in flow.sizes if sizes.of is None for labels in sizes.counted]
+    for index, labels in enumerate([*(binding.labels for binding in flow.bindings), *counted]):
+        found, counts = np.unique(roots[labels], return_counts=True)
+        for root, count in zip(found.tolist(), counts.tolist(), strict=True):
+            if root != FIXED:
+                places[root].append((index, count))
+    by_place: dict[tuple[tuple[tuple[int, int], ...], bool], list[int]] = defaultdict(list)
+    for root in sorted(places):
+        by_place[tuple(places[root]), root in frozen].append(root)
+    groups: list[ChannelGroup] = []
+    refusals: list[Refusal] = []
+    for (place, is_frozen), units in by_place.items():
+        bindings = [flow.bindings[index] for index, _ in place if index < len(flow.bindings)]
+        group = _group(graph, bindings, np.asarray(units, np.int64), roots)
+        if is_frozen:
+            freezes = [f for root in units for f in frozen[root]]
+            refusals.append(_frozen(graph, group, freezes))
+            continue
+        refusal = _out_of_scope(graph, flow, group, selection)
+        if refusal is None:
+            groups.append(group)
+        else:
+            refusals.append(refusal)
+    return groups, refusals
+
+
+def _group(
+    graph: Graph, bindings: Sequence[AxisBinding], units: Labels, roots: Labels
+) -> ChannelGroup:
+    placements: dict[Role, list[GroupBinding]] = {role: [] for role in Role}
+    for binding in bindings:
+        along = roots[binding.labels]
+        found = np.flatnonzero(np.isin(along, units))
+        order = np.argsort(along[found], kind="stable")  # ascending within each unit
+        positions = found[order].reshape(len(units), -1)  # (n * taps,) -> (n, taps)
+        placements[binding.role].append(GroupBinding(binding, positions))
+    producers = placements[Role.PRODUCER]
+    name = ", ".join(node_name(graph.nodes[p.binding.node]) for p in producers)
+    return ChannelGroup(
+        name,
+        units,
+        tuple(producers),
+        tuple(placements[Role.FOLLOWER]),
+        tuple(placements[Role.CONSUMER]),
+    )
+
+
+def _frozen(graph: Graph, group: ChannelGroup, freezes: Iterable[Freeze]) -> Refusal:
+    reasons: dict[str, dict[str, None]] = {}
+    for freeze in freezes:
+        nodes = reasons.setdefault(freeze.reason, {})
+        if freeze.node is not None:
+            nodes[node_name(graph.nodes[freeze.node])] = None
+    names = dict.fromkeys(name for nodes in reasons.values() for name in nodes)
+    return Refusal(group.name, group.size, "; ".join(reasons), tuple(names))
+
+
+def _layers(places: Sequence[GroupBinding]) -> set[tuple[str | int, int]]:
+    """Tell layers apart: nodes that read one weight are one."""
+    return {place.binding.layer for place in places}
+
+
+def _out_of_scope(
+    graph: Graph, flow: LabelFlow, group: ChannelGroup, selection: Selection
+) -> Refusal | None:
+    producers = [node_name(graph.nodes[p.binding.node]) for p in group.producers]
+    reason = selection.refuses(producers)
+    nodes: tuple[str, ...] = ()
+    if reason is None and len(_layers(group.producers)) > 1 and selection.scope == "inner":
+        roots = flow.coupling.roots()
+        joins = [j.node for j in flow.joins if np.any(np.isin(roots[j.labels], group.units))]
+        nodes = tuple(node_name(graph.nodes[j]) for j in joins)
+        added = any(graph.nodes[j].op in ("Add", "Sum", "Sub") for j in joins)
+        reason = "they lie on a residual stream" if added else "several layers produce them"
+        if not joins and any(p.binding.source for p in (*group.producers, *group.followers)):
+            reason, nodes = "layers that share a constant produce them", tuple(producers)
+    if reason is None and not group.producers:
+        reason = "no layer with weights produces them"
+    if reason is None and not group.consumers:
+        reason = "no layer with weights reads them"
+    if reason is None and group.size < 2:
+        reason = "there is no other to leave its information to"
+    return None if reason is None else Refusal(group.name, group.size, reason, nodes)

@@ -1,0 +1,134 @@
+"""A model in all the forms that its analysis gives it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from lbyl_onnx.channels.affine import Response, respond
+from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Selection
+from lbyl_onnx.channels.paths import Activation, activation_between
+from lbyl_onnx.channels.refusals import refuse_quantised
+from lbyl_onnx.graph.costs import Costs, count_costs
+from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.model_graph import Graph, to_graph
+from lbyl_onnx.graph.sharing import Sharing
+from lbyl_onnx.graph.source import Source
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.io.writer import ModelDraft
+from lbyl_onnx.shapes import Shapes
+
+
+@dataclass(frozen=True)
+class AnalyzedModel:
+    """A model in the forms that the stages have given it so far."""
+
+    model: onnx.ModelProto
+    read: TensorReader
+    graph: Graph
+    tensor_info: TensorInfo
+    channels: ChannelMap
+
+    @classmethod
+    def open(
+        cls, files: Source, shapes: Sequence[Shapes], selection: Selection | None = None
+    ) -> AnalyzedModel:
+        """Read a model and find its channel groups.
+
+        Parameters
+        ----------
+        files
+            Of the model.
+        shapes
+            Sets of input shapes at which it runs, two or more: costs are counted at the first.
+        selection
+            Which groups may be pruned; all of scope `inner` without.
+
+        Raises
+        ------
+        ModelError
+            When a file is no longer what was read at first.
+        NothingToPruneError
+            When the model is quantised.
+        OptionError
+            When a glob of the selection matches no producer.
+        """
+        model, read = files.load(), files.reader
+        tensor_info = TensorInfo(model, shapes[0], shapes[1], read, shapes[2:])
+        graph = to_graph(model)
+        refuse_quantised(graph)
+        channels = find_channels(graph, tensor_info, selection or Selection())
+        return cls(model, read, graph, tensor_info, channels)
+
+    @property
+    def costs(self) -> Costs:
+        """Its parameters and multiply-accumulates."""
+        return count_costs(self.model, self.tensor_info)
+
+    @property
+    def draft(self) -> ModelDraft:
+        """The model as what an instrumented model is made of."""
+        return ModelDraft.of(self.model)
+
+    def layers(self, group: ChannelGroup) -> tuple[Layer, ...]:
+        """Return a group's consumers by the weight that they read."""
+        return layers(self.graph, self.tensor_info, self.channels.sharing, group)
+
+    def respond(self, group: ChannelGroup, consumer: GroupBinding) -> Response | None:
+        """How a group's channels reach a consumer."""
+        return respond(self.model, self.graph, self.tensor_info, self.channels, group, consumer)
+
+    def activation(self, group: ChannelGroup, consumer: GroupBinding) -> Activation | None:
+        """Return what lies between a group and a consumer, where it is an activation alone."""
+        return activation_between(
+            self.model, self.graph, self.tensor_info, self.channels, group, consumer
+        )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The consumers of a group that read one weight.
+
+    Parameters
+    ----------
+    consumers
+        Their places among the group's consumers.
+    biases
+        What each adds to its outputs: equal where it is one constant.
+    """
+
+    consumers: tuple[int, ...]
+    biases: tuple[str, ...]
+
+
+def layers(
+    graph: Graph, tensor_info: TensorInfo, sharing: Sharing, group: ChannelGroup
+) -> tuple[Layer, ...]:
+    """Gather the consumers of a group by the weight that they read, in their order."""
+    found: dict[tuple[str | int, int], list[int]] = defaultdict(list)
+    for number, place in enumerate(group.consumers):
+        found[place.binding.layer].append(number)
+    return tuple(
+        Layer(
+            tuple(numbers),
+            tuple(
+                bias_of(graph, tensor_info, sharing, group.consumers[i].binding.node)
+                for i in numbers
+            ),
+        )
+        for numbers in found.values()
+    )
+
+
+def bias_of(graph: Graph, tensor_info: TensorInfo, sharing: Sharing, node: int) -> str:
+    """Return the name of the constant behind a layer's bias; "" where it has none."""
+    layer = linear_layer(tensor_info, graph.nodes[node])
+    if layer is None or layer.bias_operand is None or not layer.has_bias:
+        return ""
+    use = sharing.uses.get((node, layer.bias_operand))
+    return layer.node.inputs[layer.bias_operand] if use is None else use.base

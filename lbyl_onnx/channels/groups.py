@@ -1,0 +1,152 @@
+"""Channel groups: what passes from the analysis of a graph to all that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx.channels.labels import AxisBinding, Labels
+from lbyl_onnx.channels.rules.view import ShapeParameter, SharedNorm
+from lbyl_onnx.config import Scope
+from lbyl_onnx.graph.layers import LinearLayer, linear_layer
+from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.sharing import Sharing
+from lbyl_onnx.graph.tensor_info import TensorInfo
+
+
+@dataclass(frozen=True)
+class GroupBinding:
+    """Where the n channels of a group lie along one slot.
+
+    Parameters
+    ----------
+    binding
+        The constant's axis.
+    positions
+        Shape (n, taps): row i holds the positions of channel i along the axis, ascending.
+    """
+
+    binding: AxisBinding
+    positions: NDArray[np.intp]
+
+
+def layer_read(graph: Graph, tensor_info: TensorInfo, consumer: GroupBinding) -> LinearLayer:
+    """Return the layer that a consumer is, by the axis along which it reads the channels."""
+    layer = linear_layer(tensor_info, graph.nodes[consumer.binding.node])
+    assert layer is not None
+    return layer.along(consumer.binding.axis)
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that touch the same places and can be removed one by one.
+
+    Parameters
+    ----------
+    name
+        Names of the producing nodes.
+    units
+        Root label of each channel, shape (n,), in the order of the first producer's output.
+    producers, followers, consumers
+        Where the channels lie.
+    """
+
+    name: str
+    units: Labels
+    producers: tuple[GroupBinding, ...]
+    followers: tuple[GroupBinding, ...]
+    consumers: tuple[GroupBinding, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return len(self.units)
+
+    @property
+    def key(self) -> int:
+        """What tells the group from the others of its graph: its first unit."""
+        return int(self.units[0])
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Channels that cannot be removed, and why.
+
+    Parameters
+    ----------
+    name
+        Names of the nodes that produce them.
+    channels
+        How many.
+    reason
+        Why they stay.
+    nodes
+        Names of the nodes that are the reason.
+    """
+
+    name: str
+    channels: int
+    reason: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ChannelMap:
+    """Everything the later stages need to know of a graph's channels.
+
+    Parameters
+    ----------
+    groups, refusals
+        What can be pruned, and what cannot.
+    bindings
+        Every constant axis that carries labels.
+    sizes
+        Whole numbers in the graph that count channels.
+    tensors
+        Labels of each activation, by tensor name.
+    roots
+        Root of each label.
+    sharing
+        Who reads which constant.
+    norms
+        Normalisations over several channels.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    refusals: tuple[Refusal, ...]
+    bindings: tuple[AxisBinding, ...]
+    sizes: tuple[ShapeParameter, ...]
+    tensors: Mapping[str, Labels]
+    roots: Labels
+    sharing: Sharing
+    norms: tuple[SharedNorm, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which channels the user wants pruned.
+
+    Parameters
+    ----------
+    include, exclude
+        Globs on the names of producing nodes.
+    scope
+        `inner`: channels that one layer produces; `all`: residual streams and other channels that
+        several layers produce together, too.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    scope: Scope = "inner"
+
+    def refuses(self, names: Sequence[str]) -> str | None:
+        """Return why a group with these producers is left alone; None when it is not."""
+        if any(fnmatchcase(name, glob) for name in names for glob in self.exclude):
+            return "left out by --exclude"
+        if self.include and not any(fnmatchcase(n, glob) for n in names for glob in self.include):
+            return "not named by --include"
+        return None

@@ -1,0 +1,122 @@
+"""Why a model, or a part of it, cannot be pruned."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from lbyl_onnx.channels.groups import Refusal
+from lbyl_onnx.errors import NothingToPruneError
+from lbyl_onnx.graph.model_graph import Constant, Graph, Node, Tensor, node_name
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.types import DEFAULT_DOMAINS
+
+# Operators of quantised models, of ONNX and of ONNX Runtime's own domain.
+QUANTISED = re.compile(r"Quantize|^QLinear|^QGemm|Integer$|NBits$|^QAttention|^QEmbed")
+
+
+def refuse_quantised(graph: Graph) -> None:
+    """Raise NothingToPruneError for a graph that holds an operator of a quantised model."""
+    quantised = [node_name(node) for node in graph.nodes if QUANTISED.search(node.op)]
+    if quantised:
+        raise NothingToPruneError(
+            f"nothing could be pruned: the model is quantised ({quantised[0]} and "
+            f"{len(quantised) - 1} other nodes); prune first, quantise after"
+        )
+
+
+# Operators that are named, those with the most weights first.
+NAMED = 4
+
+
+def why_nothing(graph: Graph, tensor_info: TensorInfo, refusals: Sequence[Refusal]) -> str:
+    """Say in one line why nothing could be pruned.
+
+    Parameters
+    ----------
+    graph, tensor_info
+        The model.
+    refusals
+        Of all its channel groups.
+    """
+    if refusals:
+        reasons = Counter(refusal.reason for refusal in refusals)
+        listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+        said = f"nothing could be pruned in {len(refusals)} channel groups: {listed}"
+        more = held_elsewhere(graph, tensor_info, foreign=True)
+        return f"{said}; {more}" if more else said
+    held = held_elsewhere(graph, tensor_info)
+    return f"nothing could be pruned: {held or 'the model holds no weights'}"
+
+
+def held_elsewhere(graph: Graph, tensor_info: TensorInfo, foreign: bool = False) -> str | None:
+    """Name the operators that hold a model's weights, and the way out; None where none does.
+
+    Parameters
+    ----------
+    graph, tensor_info
+        The model.
+    foreign
+        Whether only the operators count that are not ONNX's own, and those in bodies.
+    """
+    nodes, elements = Counter[str](), Counter[str]()
+    for name, own, size in _holders(graph, tensor_info):
+        if not (own and foreign):
+            nodes[name] += 1
+            elements[name] += size
+    if not nodes:
+        return None
+    most = [name for name, _ in elements.most_common()]
+    listed = ", ".join(f"{name} ({nodes[name]})" for name in most[:NAMED])
+    listed += f" and {len(most) - NAMED} more" if len(most) > NAMED else ""
+    said = f"weights are held by operators whose channels cannot go: {listed}"
+    if any(name.startswith("com.microsoft") for name in most):
+        return (
+            f"{said}; the model was saved by ONNX Runtime with optimisations: compress the one "
+            "that it was made from"
+        )
+    if any(" in the body of " in name for name in most):
+        return f"{said}; export the model without control flow"
+    return said
+
+
+def _holders(graph: Graph, tensor_info: TensorInfo) -> Iterator[tuple[str, bool, int]]:
+    """Yield for each node with a weight its operator, whether it is known, and the elements."""
+    for node in graph.nodes:
+        size = sum(_weight_size(tensor, tensor_info) for tensor in node.inputs)
+        if size and not _is_constant(node, tensor_info):
+            own = (node.domain or "") in DEFAULT_DOMAINS
+            yield _operator(node), own, size
+        for body in node.subgraphs(recursive=True):
+            for inner in body.nodes:
+                size = sum(_weight_size(tensor, tensor_info) for tensor in inner.inputs)
+                if size and not all(_is_stored(tensor) for tensor in inner.inputs):
+                    yield f"{_operator(inner)} in the body of {node.op}", False, size
+
+
+def _operator(node: Node) -> str:
+    return f"{node.domain}::{node.op}" if node.domain else str(node.op)
+
+
+def _is_constant(node: Node, tensor_info: TensorInfo) -> bool:
+    return all(tensor_info.is_constant(tensor.name) for tensor in node.outputs)
+
+
+def _is_stored(tensor: Tensor) -> bool:
+    """Whether a tensor in a body is a constant there."""
+    return isinstance(tensor, Constant) or any(n.op == "Constant" for n in tensor.inputs)
+
+
+def _weight_size(tensor: Tensor, tensor_info: TensorInfo) -> int:
+    """Elements of a constant with two axes or more; 0 for what is no such."""
+    shape: Sequence[int | None] | None = None
+    if isinstance(tensor, Constant):
+        shape = tuple(tensor.shape)
+    elif tensor_info.is_constant(tensor.name):
+        shape = tensor_info.shape(tensor.name)
+    elif tensor.inputs and tensor.inputs[0].op == "Constant":  # in a body
+        shape = getattr(tensor.inputs[0].attrs.get("value"), "shape", None)
+    size = math.prod(d or 0 for d in shape or ())
+    return size if len(shape or ()) > 1 and size > 1 else 0

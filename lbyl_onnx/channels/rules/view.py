@@ -1,0 +1,231 @@
+"""What a rule sees of a node, and where it notes what it has found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lbyl_onnx.channels.labels import (
+    FIXED,
+    AxisBinding,
+    Coupling,
+    Freeze,
+    Labels,
+    Role,
+    varying_axes,
+)
+from lbyl_onnx.graph.model_graph import Node
+from lbyl_onnx.graph.tensor_info import TensorInfo
+
+
+@dataclass(frozen=True)
+class ShapeParameter:
+    """Whole numbers at a node that count channels: a target shape, part sizes, bounds, `group`.
+
+    Parameters
+    ----------
+    node
+        Index of the node.
+    place
+        The input's index, or the attribute's name.
+    elements
+        Each number: as it is, or the labels that it counts.
+    of
+        For indices, the channel that each one names: those of removed channels go.
+    scalar
+        Whether an attribute is one number.
+    replaces
+        An attribute that may not stand beside the new numbers.
+    also
+        Labels that are not counted, but with which a number changes: those along an axis on which
+        it is given from the end, those from whose number the graph computes it.
+    """
+
+    node: int
+    place: int | str
+    elements: tuple[int | Labels, ...]
+    of: Labels | None = None
+    scalar: bool = False
+    replaces: str | None = None
+    also: Labels | None = None
+
+    @property
+    def counted(self) -> list[Labels]:
+        """The labels that are counted."""
+        return [x for x in (*self.elements, self.of) if isinstance(x, np.ndarray)]
+
+
+@dataclass(frozen=True)
+class ShapeDependence:
+    """A number in the graph that is computed from the number of channels along an axis.
+
+    Parameters
+    ----------
+    labels
+        The channels, in their order.
+    exact
+        Whether it is their number, and not only depends on it.
+    """
+
+    labels: Labels
+    exact: bool
+
+
+ShapeDependences = tuple[ShapeDependence | None, ...]
+"""For each element of a tensor what it counts."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """A node that couples the channels of several operands."""
+
+    node: int
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class SharedNorm:
+    """A normalisation that takes its mean and variance over several channels.
+
+    Parameters
+    ----------
+    node
+        Index of the node.
+    labels
+        Of its first input; of each set of channels that share statistics as many go.
+    groups
+        Of a GroupNormalization, whose groups lie on axis 1; None for an InstanceNormalization,
+        behind whose axis 1 the channels lie.
+    """
+
+    node: int
+    labels: Labels
+    groups: int | None
+
+
+@dataclass
+class LabelFlow:
+    """What the interpretation of a graph on labels has found so far."""
+
+    coupling: Coupling = field(default_factory=Coupling)
+    bindings: list[AxisBinding] = field(default_factory=list)
+    freezes: list[Freeze] = field(default_factory=list)
+    sizes: list[ShapeParameter] = field(default_factory=list)
+    joins: list[Join] = field(default_factory=list)
+    norms: list[SharedNorm] = field(default_factory=list)
+    counts: dict[str, ShapeDependences] = field(default_factory=dict)
+    reads: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One node as a rule sees it."""
+
+    index: int
+    node: Node
+    labels: Sequence[Labels | None]
+    tensor_info: TensorInfo
+    flow: LabelFlow
+
+    @property
+    def op_type(self) -> str:
+        """The operator's name."""
+        return str(self.node.op)
+
+    def int_attribute(self, name: str, default: int) -> int:
+        """Return an integer attribute."""
+        return int(self.node.attrs.get(name, default))
+
+    def shape(self, operand: int) -> tuple[int, ...] | None:
+        """Shape of an input at the first input shapes; None where any of it is unknown."""
+        return _known(self.tensor_info.shape(self.node.inputs[operand].name))
+
+    def output_shape(self, output: int = 0) -> tuple[int, ...] | None:
+        """Shape of an output at the first input shapes; None where unknown."""
+        return _known(self.tensor_info.shape(self.node.outputs[output].name))
+
+    def has(self, operand: int) -> bool:
+        """Whether an optional input is there."""
+        return operand < len(self.node.inputs) and bool(self.node.inputs[operand].name)
+
+    def given(self, operand: int, attribute: str) -> bool:
+        """Whether a parameter is there, as an input or, in older opsets, as an attribute."""
+        return attribute in self.node.attrs or self.has(operand)
+
+    def ints(self, operand: int, attribute: str) -> list[int] | None:
+        """Return a constant parameter that newer opsets take as an input; None where it is not."""
+        if attribute in self.node.attrs:
+            return [int(v) for v in self.node.attrs[attribute]]
+        return self.ints_of(operand)
+
+    def ints_of(self, operand: int) -> list[int] | None:
+        """Return a constant input of whole numbers as a list; None where it is not constant."""
+        if not self.has(operand) or not self.is_constant(operand):
+            return None
+        value = self.tensor_info.value(self.node.inputs[operand].name)
+        return [int(v) for v in value.reshape(-1)]  # scalars too
+
+    def is_constant(self, operand: int) -> bool:
+        """Whether an input has the same value in every run."""
+        return self.tensor_info.is_constant(self.node.inputs[operand].name)
+
+    def computed_from(self, operand: int) -> Labels | None:
+        """Return the channels from whose number an input is computed in each run."""
+        name = self.node.inputs[operand].name
+        if self.tensor_info.is_constant(name):
+            return None
+        found = [c.labels for c in self.flow.counts.get(name, ()) if c is not None]
+        return np.unique(np.concatenate(found)) if found else None
+
+    def freeze(self, labels: Labels | None, reason: str) -> None:
+        """Say that labels must stay."""
+        if labels is not None:
+            self.flow.freezes.append(Freeze(np.unique(labels), reason, self.index))
+
+    def freeze_inputs(self, reason: str) -> list[Labels | None]:
+        """Say that all labels that enter must stay; the outputs then carry none."""
+        for labels in self.labels:
+            self.freeze(labels, reason)
+        return []
+
+    def binding(self, operand: int, axis: int, labels: Labels, role: Role) -> None:
+        """Say that labels, shape (length of the axis,), lie along an axis of a constant."""
+        self.flow.bindings.append(AxisBinding(self.index, operand, axis, labels, role))
+
+    def along(self, labels: Labels, axis: int) -> Labels | None:
+        """Labels along one axis; None where they vary along another."""
+        axes = varying_axes(self.flow.coupling.canonical(labels))
+        if any(a != axis for a in axes):
+            return None
+        return np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]  # -> (n,)
+
+    def varying(self, labels: Labels, axis: int) -> Labels | None:
+        """Labels along one axis, shape (n,); None where they do not vary along it."""
+        axes = varying_axes(self.flow.coupling.canonical(labels))
+        return self.along(labels, axis) if axis in axes else None
+
+    def couple(self, first: Labels, second: Labels) -> None:
+        """Couple two label arrays position by position; what meets a fixed label must stay."""
+        first, second = np.broadcast_arrays(first, second)
+        self.flow.coupling.unite(first, second)
+        stays = (first == FIXED) != (second == FIXED)
+        if np.any(stays):
+            reason = f"{self.op_type} joins them to channels that stay"
+            self.freeze(np.maximum(first, second)[stays], reason)
+
+    def couple_along(self, labels: Labels, axis: int) -> Labels:
+        """Couple all labels along an axis; return them with slices that must stay fixed whole."""
+        self.couple(labels, np.take(labels, [0], axis=axis))
+        stays = np.any(labels == FIXED, axis=axis, keepdims=True)
+        return np.where(stays, FIXED, labels)
+
+
+Rule = Callable[[NodeView], list[Labels | None]]
+
+
+def _known(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
+    if shape is None or None in shape:
+        return None
+    return tuple(d for d in shape if d is not None)

@@ -1,0 +1,150 @@
+"""`lbyl-onnx compress`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from lbyl_onnx import __version__, pipeline
+from lbyl_onnx.cli.common import (
+    check_json_path,
+    check_page_path,
+    console_for,
+    debug_option,
+    errors_in_one_line,
+    failures_as_warnings,
+    json_option,
+    say,
+    shown_progress,
+    write_json_to,
+)
+from lbyl_onnx.cli.config_file import read_options
+from lbyl_onnx.cli.help import SectionedCommand, command_line
+from lbyl_onnx.cli.options import config_options, given_options, sections
+from lbyl_onnx.config import HOW_MUCH, RUNNING, Config, combined
+from lbyl_onnx.errors import OptionError
+from lbyl_onnx.io.text_file import StagedText, staged_text
+from lbyl_onnx.report.html import Origin, as_html
+from lbyl_onnx.report.json import as_json
+from lbyl_onnx.report.terminal import print_result
+from lbyl_onnx.report.versions import versions
+from lbyl_onnx.results.compressed import CompressResult
+from lbyl_onnx.runtime.providers import both_distributions
+from lbyl_onnx.target import Kind
+
+_OWN_SECTIONS = {
+    HOW_MUCH: ("--config",),
+    RUNNING: ("--dry-run", "--force"),
+    "Telling": ("--report", "--json", "--quiet", "--debug"),
+}
+_SECTIONS = {
+    title: (*sections().get(title, ()), *_OWN_SECTIONS.get(title, ()))
+    for title in {**sections(), **_OWN_SECTIONS}
+}
+_EXAMPLES = """\b
+Examples:
+  lbyl-onnx compress in.onnx out.onnx --ratio 0.3
+  lbyl-onnx compress in.onnx out.onnx --macs 50%
+  lbyl-onnx compress in.onnx out.onnx --report out.html --json out.json
+  lbyl-onnx compress in.onnx --dry-run --exclude '*stem*'
+
+\b
+Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
+"""
+
+
+@click.command("compress", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
+@click.argument("model", metavar="IN.onnx")
+@click.argument("output", metavar="OUT.onnx", required=False)
+@config_options()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Options from a TOML or JSON file, by these names; those of the command line come first.",
+)
+@click.option("--dry-run", is_flag=True, help="Do and verify everything, write nothing.")
+@click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option(
+    "--report",
+    "report_path",
+    metavar="FILE.html",
+    help="Write a page with pictures: layers, latency, fidelity, what was left alone.",
+)
+@json_option
+@debug_option
+@click.pass_context
+def compress(
+    context: click.Context,
+    /,
+    model: str,
+    output: str | None,
+    config_path: Path | None,
+    dry_run: bool,
+    force: bool,
+    quiet: bool,
+    report_path: str | None,
+    json_path: str | None,
+    debug: bool,
+    **_options: object,
+) -> None:
+    """Prune the channels of IN.onnx, restore what they carried, verify, write OUT.onnx."""
+    if output is None and not dry_run:
+        raise click.UsageError("give OUT.onnx, or --dry-run to write nothing")
+    with errors_in_one_line(debug, model, None if dry_run else output):
+        if both_distributions():
+            say(
+                "warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each "
+                "other; uninstall both, then install the one you want"
+            )
+        check_json_path(json_path, model, output, report_path)
+        check_page_path(report_path, model, output)
+        config = _config(context, config_path)
+        with ExitStack() as stack:
+            page, document = (_staged(path, stack) for path in (report_path, json_path))
+
+            def tell(result: CompressResult) -> None:
+                """Write before the output is: a disk that is full then leaves all as it was."""
+                if page is not None:
+                    page.write(as_html(result, Origin(model, command_line(), versions())))
+                if document is not None:
+                    document.write(as_json(result, model, __version__))
+
+            with shown_progress(quiet) as progress:
+                result = pipeline.compress(
+                    model,
+                    output,
+                    config=config,
+                    dry_run=dry_run,
+                    force=force,
+                    progress=progress,
+                    detailed=report_path is not None,
+                    before_writing=tell,
+                )
+            for staged in (page, document):
+                if staged is not None:
+                    with failures_as_warnings():
+                        staged.put()
+        with failures_as_warnings():
+            if not quiet:
+                print_result(result, model, console_for(json_path))
+            if json_path == "-":
+                write_json_to(as_json(result, model, __version__), json_path)
+
+
+def _staged(path: str | None, stack: ExitStack) -> StagedText | None:
+    """A report's file until the end of `stack`; None for none, and for standard output."""
+    return None if path in (None, "-") else stack.enter_context(staged_text(Path(str(path))))
+
+
+def _config(context: click.Context, path: Path | None) -> Config:
+    """Options of the command line, then those of the file, then the defaults."""
+    read = read_options(path) if path is not None else {}
+    if len(read.keys() & set(get_args(Kind))) > 1:
+        raise OptionError(f"{path} gives more than one target; give one")
+    return combined(read, given_options(context))

@@ -1,0 +1,59 @@
+"""`lbyl-onnx inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from lbyl_onnx import __version__, inspection
+from lbyl_onnx.cli.common import (
+    check_json_path,
+    console_for,
+    debug_option,
+    errors_in_one_line,
+    json_option,
+    write_json_to,
+)
+from lbyl_onnx.cli.help import SectionedCommand
+from lbyl_onnx.cli.options import config_options
+from lbyl_onnx.config import Scope
+from lbyl_onnx.report.json import inspection_as_json
+from lbyl_onnx.report.terminal import print_inspection
+from lbyl_onnx.shapes import Given
+
+_SECTIONS = {
+    "Which channels": ("--scope", "--sensitivity"),
+    "Running": ("--input-shape",),
+    "Telling": ("--json", "--debug"),
+}
+_EXAMPLES = """\b
+Examples:
+  lbyl-onnx inspect model.onnx
+  lbyl-onnx inspect model.onnx --scope all --json groups.json
+"""
+
+
+@click.command("inspect", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
+@click.argument("model", metavar="MODEL.onnx")
+@config_options(["scope"])
+@click.option(
+    "--sensitivity", is_flag=True, help="Predict what pruning 10 to 70 % of each group does."
+)
+@config_options(["input_shape"])
+@json_option
+@debug_option
+def inspect(
+    model: str,
+    scope: Scope,
+    sensitivity: bool,
+    input_shape: Given,
+    json_path: str | None,
+    debug: bool,
+) -> None:
+    """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
+    with errors_in_one_line(debug, model):
+        check_json_path(json_path)
+        found = inspection.inspect(
+            model, scope=scope, sensitivity=sensitivity, input_shape=input_shape
+        )
+        write_json_to(inspection_as_json(found, model, __version__), json_path)
+        print_inspection(found, model, console_for(json_path))

@@ -1,0 +1,165 @@
+"""The options of `Config` as options of a command; each is declared at its field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from lbyl_onnx import option_types as types
+from lbyl_onnx.config import DEFAULTS, OPTIONS, SECTIONS
+from lbyl_onnx.option_types import Option, OptionType, shown
+from lbyl_onnx.shapes import Given, read_shapes
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def config_options(names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command these options of `Config`."""
+
+    def decorated(command: Command) -> Command:
+        for name in reversed(list(names)):
+            option = OPTIONS[name]
+            attributes = _attributes(option, DEFAULTS[name])
+            command = click.option(option.flag, name, **attributes)(command)
+        return command
+
+    return decorated
+
+
+def sections() -> dict[str, tuple[str, ...]]:
+    """Return the options' names on the command line under the titles of their sections."""
+    return {
+        title: tuple(option.flag for option in OPTIONS.values() if option.section == title)
+        for title in SECTIONS
+    }
+
+
+def given_options(context: click.Context) -> dict[str, Any]:
+    """Return the options of `Config` that the command line itself gives, by name."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if name in OPTIONS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+
+
+@dataclass(frozen=True)
+class _Words:
+    """How the values of a type are read from the words of a command line.
+
+    Parameters
+    ----------
+    type
+        Click's type of one word.
+    callback
+        Reads the words once click has.
+    multiple
+        Whether the option may be repeated.
+    """
+
+    type: Any = None
+    callback: Callable[..., Any] | None = None
+    multiple: bool = False
+
+
+def _attributes(option: Option, default: Any) -> dict[str, Any]:
+    """Return the arguments of `click.option`."""
+    words = _WORDS[option.type]
+    choice = None if option.choices is None else click.Choice(option.choices())
+    return {
+        "type": choice or words.type,
+        "callback": words.callback,
+        "multiple": words.multiple,
+        "metavar": option.metavar or (option.type.name if choice is None else None),
+        "default": None if default == () else default,  # click would read it as a text
+        "show_default": default not in (None, ()),
+        "help": option.help.replace("`", ""),
+    }
+
+
+def _whole_or_auto(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
+    if value == "auto":
+        return value
+    try:
+        return int(value)
+    except ValueError as error:
+        raise click.BadParameter("give a whole number or auto") from error
+
+
+def _numbers(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, ...]:
+    """Read numbers that commas part."""
+    try:
+        found = tuple(float(part) for part in value.split(",")) if value else ()
+    except ValueError as error:
+        raise click.BadParameter("give numbers with commas between, as 0.5,0.5,0.5") from error
+    if not all(map(math.isfinite, found)):
+        raise click.BadParameter("give finite numbers")
+    return found
+
+
+def _pairs(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, float], ...]:
+    """Read GLOB=NUMBER, as often as it is given."""
+    found = []
+    for value in values:
+        glob, equals, number = value.rpartition("=")
+        try:
+            found.append((glob, float(number)))
+        except ValueError as error:
+            raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER") from error
+        if not (glob and equals and math.isfinite(found[-1][1])):
+            raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER, a finite one")
+    return tuple(found)
+
+
+def _whole_pairs(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, int], ...]:
+    """Read GLOB=WHOLE NUMBER, as often as it is given."""
+    found = _pairs(context, parameter, values)
+    if not all(number.is_integer() for _, number in found):
+        raise click.BadParameter("give GLOB=N with a whole number N")
+    return tuple((glob, int(number)) for glob, number in found)
+
+
+def _named_values(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """Read NAME=VALUE, as often as it is given; the method tells the value's type."""
+    parts = [value.partition("=") for value in values]
+    for value, (name, equals, _) in zip(values, parts, strict=True):
+        if not (name and equals):
+            raise click.BadParameter(f"{shown(value)}: give NAME=VALUE")
+    return tuple((name, value) for name, _, value in parts)
+
+
+def _shapes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Given:
+    """Read NAME:1,3,48,320, as often as it is given."""
+    try:
+        return read_shapes(values)
+    except TypeError as error:
+        raise click.BadParameter(f"{' '.join(values)!r}: give {error}") from error
+
+
+_WORDS: Mapping[OptionType, _Words] = {
+    types.NUMBER: _Words(float),
+    types.WHOLE: _Words(int),
+    types.TEXT: _Words(str),
+    types.PATH: _Words(click.Path()),
+    types.AMOUNT: _Words(str),
+    types.WHOLE_OR_AUTO: _Words(callback=_whole_or_auto),
+    types.GLOBS: _Words(str, multiple=True),
+    types.NUMBERS: _Words(callback=_numbers),
+    types.NUMBER_BY_GLOB: _Words(callback=_pairs, multiple=True),
+    types.WHOLE_BY_GLOB: _Words(callback=_whole_pairs, multiple=True),
+    types.NAMED_VALUES: _Words(callback=_named_values, multiple=True),
+    types.SHAPES: _Words(callback=_shapes, multiple=True),
+}

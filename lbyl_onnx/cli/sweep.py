@@ -1,0 +1,261 @@
+"""`lbyl-onnx sweep`."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lbyl_onnx import __version__
+from lbyl_onnx.cli.common import (
+    check_json_path,
+    console_for,
+    debug_option,
+    errors_in_one_line,
+    failures_as_warnings,
+    json_option,
+    say,
+    shown_progress,
+    write_json_to,
+)
+from lbyl_onnx.cli.help import SectionedCommand
+from lbyl_onnx.cli.options import config_options
+from lbyl_onnx.config import OPTIONS, Config, Hardware, Provider, Scope
+from lbyl_onnx.evaluate.score import ScoringData
+from lbyl_onnx.io.text_file import write_whole
+from lbyl_onnx.methods.registry import find_method, method_names
+from lbyl_onnx.shapes import Given
+from lbyl_onnx.sweep import schedulers
+from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
+from lbyl_onnx.sweep.output import as_csv, as_svg
+from lbyl_onnx.sweep.types import Failure, Outcome, Sweep
+from lbyl_onnx.text import milliseconds, printable, share
+
+# The options that every cell of a sweep has in common.
+_SHARED = ("criterion", "method_options", "scope", "round_to", "hardware", "seed")
+# More ratios than this are a slip of the pen.
+_MOST_RATIOS = 200
+_SECTIONS = {
+    "What": ("--ratios", "--methods", *(OPTIONS[name].flag for name in _SHARED)),
+    "Scoring": ("--inputs", "--labels"),
+    "Where it runs": ("--workers", "--scheduler", "--provider", "--input-shape"),
+    "Telling": ("--out", "--json", "--quiet", "--debug"),
+}
+_EXAMPLES = """\b
+Examples:
+  lbyl-onnx sweep model.onnx --out curve
+  lbyl-onnx sweep a.onnx b.onnx --ratios 0.1:0.7:0.2 --methods nm,lbyl+ --out curve
+  lbyl-onnx sweep model.onnx --inputs test.npz --labels labels --out curve
+  lbyl-onnx sweep model.onnx --scheduler tcp://10.0.0.1:8786 --out /shared/curve
+
+\b
+The same command again runs only what is not finished.
+"""
+
+
+def _ratios(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
+    """Read FIRST:LAST:STEP, both ends included, or numbers that commas part."""
+    try:
+        if ":" not in value:
+            return tuple(float(part) for part in value.split(","))
+        first, last, step = (float(part) for part in value.split(":"))
+        count = math.floor((last - first) / step + 1e-9) + 1
+        if not 1 <= count <= _MOST_RATIOS or step <= 0:
+            raise ValueError
+        return tuple(round(first + number * step, 10) for number in range(count))
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise click.BadParameter("give FIRST:LAST:STEP, as 0.1:0.7:0.1, or 0.1,0.3") from error
+
+
+def _methods(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    methods = tuple(dict.fromkeys(value.split(",")))
+    if not set(methods) <= set(method_names()):
+        raise click.BadParameter(f"give some of {','.join(method_names())}")
+    return methods
+
+
+def _options_of(
+    method: str, methods: Sequence[str], given: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Return the options that a method has, with those that no method has: an error tells them."""
+    known = {name: {option.name for option in find_method(name).options} for name in methods}
+    others = set().union(*known.values()) - known[method]
+    return tuple((name, value) for name, value in given if name not in others)
+
+
+@click.command("sweep", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
+@click.argument("models", metavar="MODEL.onnx...", nargs=-1, required=True)
+@click.option(
+    "--ratios",
+    callback=_ratios,
+    default="0.1:0.7:0.1",
+    show_default=True,
+    metavar="FIRST:LAST:STEP|R,..",
+    help="Shares of each group's channels to remove.",
+)
+@click.option(
+    "--methods",
+    callback=_methods,
+    default=",".join(method_names()),
+    show_default=True,
+    metavar="M,..",
+    help="How the removed channels are restored.",
+)
+@config_options(_SHARED)
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Samples to score on: .npz or .npy of what the models are fed; else synthetic ones.",
+)
+@click.option(
+    "--labels",
+    metavar="NAME|FILE.npy",
+    help="Classes of the samples: an array in --inputs, or a file; gives the accuracy. "
+    "Without it: the agreement with the original.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes at a time; with more than one the latencies disturb each other.",
+)
+@click.option(
+    "--scheduler",
+    metavar="tcp://HOST:PORT",
+    help="A Dask scheduler; its workers must see the files under the same paths.",
+)
+@config_options(["provider", "input_shape"])
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Where sweep.csv, sweep.svg and the finished cells lie.",
+)
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@json_option
+@debug_option
+def sweep(
+    models: tuple[str, ...],
+    ratios: tuple[float, ...],
+    methods: tuple[str, ...],
+    criterion: str,
+    method_options: tuple[tuple[str, str], ...],
+    scope: Scope,
+    round_to: int | Literal["auto"],
+    hardware: Hardware,
+    seed: int,
+    inputs: Path | None,
+    labels: str | None,
+    workers: int,
+    scheduler: str | None,
+    provider: Provider,
+    input_shape: Given,
+    folder: Path,
+    quiet: bool,
+    json_path: str | None,
+    debug: bool,
+) -> None:
+    """Draw the compression curve of MODEL.onnx: score against MACs, parameters and latency."""
+    if labels is not None and inputs is None:
+        raise click.UsageError("--labels are of --inputs; give both")
+    with errors_in_one_line(debug, models[0] if len(models) == 1 else None):
+        check_json_path(json_path, *models)
+        configs = [
+            Config(
+                ratio=ratio,
+                method=method,
+                criterion=criterion,
+                method_options=_options_of(method, methods, method_options),
+                scope=scope,
+                round_to=round_to,
+                hardware=hardware,
+                seed=seed,
+                provider=provider,
+                input_shape=input_shape,
+            )
+            for method in methods
+            for ratio in ratios
+        ]
+        where = schedulers.local(workers) if scheduler is None else schedulers.dask(scheduler)
+        cells = plan_cells(
+            [Path(model) for model in dict.fromkeys(models)],
+            configs,
+            ScoringData(inputs, labels, seed, input_shape),
+            __version__,
+        )
+        make_folder(folder)
+        with shown_progress(quiet) as progress:
+            found = run_sweep(
+                cells, folder, where, lambda done, total: progress("measuring cells", done, total)
+            )
+        _write(found, folder, quiet, json_path)
+    if found.failures:
+        sys.exit(found.failures[0].exit_code)
+
+
+def _write(found: Sweep, folder: Path, quiet: bool, json_path: str | None) -> None:
+    if found.outcomes:
+        write_whole(as_csv(found), folder / "sweep.csv")
+        write_whole(as_svg(found), folder / "sweep.svg")
+    document = {"lbyl_onnx": __version__, **asdict(found)}
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    if json_path != "-":
+        write_json_to(text, json_path)
+    with failures_as_warnings():
+        if not quiet:
+            _print(found, folder, console_for(json_path))
+        if json_path == "-":
+            write_json_to(text, json_path)
+    for failure in found.failures:
+        say(f"error: {_cell_name(failure)}: {failure.reason}")
+
+
+def _cell_name(cell: Outcome | Failure) -> str:
+    return f"{cell.model}, {cell.method} at {cell.ratio:g}"
+
+
+def _print(found: Sweep, folder: Path, console: Console) -> None:
+    for model in dict.fromkeys(outcome.model for outcome in found.outcomes):
+        outcomes = [outcome for outcome in found.outcomes if outcome.model == model]
+        first = outcomes[0]
+        console.print(Text(printable(model), style="bold"))
+        console.print(
+            f"{first.metric} on {first.samples:,} samples, before {first.before.score:.4f}"
+        )
+        console.print(_table(outcomes))
+    if found.outcomes:
+        rest = f"; {found.reused} of {len(found.outcomes)} cells were there already"
+        where = printable(f"{folder / 'sweep.csv'}, {folder / 'sweep.svg'}")
+        console.print(Text(f"wrote {where}{rest if found.reused else ''}"))
+
+
+def _table(outcomes: list[Outcome]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("method")
+    for title in ("ratio", "MACs", "parameters", "file size", "latency", outcomes[0].metric):
+        table.add_column(title, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        before, after = outcome.before, outcome.after
+        table.add_row(
+            outcome.method,
+            f"{outcome.ratio:g}",
+            share(after.macs, before.macs),
+            share(after.parameters, before.parameters),
+            share(after.file_size, before.file_size),
+            "-" if after.latency is None else milliseconds(after.latency),
+            f"{after.score:.4f}",
+        )
+    return table

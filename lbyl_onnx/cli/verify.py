@@ -1,0 +1,96 @@
+"""`lbyl-onnx verify`."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+
+from lbyl_onnx import __version__
+from lbyl_onnx.cli.common import (
+    check_json_path,
+    debug_option,
+    errors_in_one_line,
+    json_option,
+    write_json_to,
+)
+from lbyl_onnx.cli.help import SectionedCommand
+from lbyl_onnx.cli.options import config_options
+from lbyl_onnx.config import Provider
+from lbyl_onnx.errors import VerificationError
+from lbyl_onnx.evaluate.compare import Comparison, compare_models
+from lbyl_onnx.evaluate.metrics import EMPTY
+from lbyl_onnx.report.json import comparison_as_json
+from lbyl_onnx.report.terminal import print_comparison
+from lbyl_onnx.shapes import Given
+
+_SECTIONS = {
+    "What it is held against": ("--inputs", "--labels", "--min-agreement"),
+    "Running": ("--provider", "--input-shape"),
+    "Telling": ("--json", "--debug"),
+}
+_EXAMPLES = """\b
+Examples:
+  lbyl-onnx verify in.onnx out.onnx
+  lbyl-onnx verify in.onnx out.onnx --inputs data.npz --labels y --min-agreement 0.95
+"""
+
+
+@click.command("verify", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
+@click.argument("original", metavar="ORIGINAL.onnx")
+@click.argument("compressed", metavar="COMPRESSED.onnx")
+@click.option(
+    "--inputs",
+    type=click.Path(dir_okay=False),
+    metavar="DATA.npz",
+    help="An array for each input, samples first; else random ones.",
+)
+@click.option("--labels", metavar="KEY", help="Class numbers in that file: shows top-1 of both.")
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0.0, 1.0),
+    metavar="X",
+    help="Exit with 3 where an output has less: equal classes or whole numbers, else cosine.",
+)
+@config_options(["provider", "input_shape"])
+@json_option
+@debug_option
+def verify(
+    original: str,
+    compressed: str,
+    inputs: str | None,
+    labels: str | None,
+    min_agreement: float | None,
+    provider: Provider,
+    input_shape: Given,
+    json_path: str | None,
+    debug: bool,
+) -> None:
+    """Run both models on the same inputs: how near the outputs are, and how fast each is."""
+    with errors_in_one_line(debug, compressed):
+        check_json_path(json_path)
+        found = compare_models(
+            original,
+            compressed,
+            inputs=inputs,
+            labels=labels,
+            provider=provider,
+            input_shape=input_shape,
+        )
+        write_json_to(comparison_as_json(found, original, compressed, __version__), json_path)
+        console = Console(stderr=json_path is not None, highlight=False)
+        print_comparison(found, original, compressed, console)
+        if min_agreement is not None:
+            _hold(found, min_agreement)
+
+
+def _hold(found: Comparison, least: float) -> None:
+    """Raise unless every output agrees well enough, and could be compared."""
+    differing = {n: why for n, why in found.fidelity.not_compared.items() if why != EMPTY}
+    if differing:
+        name, reason = next(iter(differing.items()))
+        raise VerificationError(f"output {name} cannot be held against {least:g}: {reason}")
+    for output in found.fidelity.outputs:
+        if output.agreement is not None and not output.agreement >= least:
+            raise VerificationError(
+                f"the agreement of output {output.name} is {output.agreement:.4f}, below {least:g}"
+            )

@@ -1,0 +1,60 @@
+"""What the loss of channels means to the layers that consume them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, layer_read
+from lbyl_onnx.graph.batch_norm import following_scale
+from lbyl_onnx.graph.layers import by_window
+from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.methods.types import ConsumerLoss, Moments
+
+
+def _together(readings: Sequence[ConsumerLoss]) -> NDArray[np.float64]:
+    """Inner products of all consumers' weights, each relative to the variance of its outputs."""
+    return sum((r.gram / (r.total or 1.0) for r in readings), np.zeros_like(readings[0].gram))
+
+
+def consumer_losses(
+    analyzed: AnalyzedModel, group: ChannelGroup, moments: Sequence[Moments]
+) -> list[ConsumerLoss]:
+    """How each layer reads a group: its consumers that read one weight are one."""
+    readings = []
+    for layer in analyzed.layers(group):
+        places = [group.consumers[i] for i in layer.consumers]
+        here = moments[layer.consumers[0]]
+        readings.append(
+            consumer_loss(analyzed.graph, analyzed.tensor_info, places[0], here, places)
+        )
+    return readings
+
+
+def consumer_loss(
+    graph: Graph,
+    tensor_info: TensorInfo,
+    consumer: GroupBinding,
+    moments: Moments,
+    uses: Sequence[GroupBinding] = (),
+) -> ConsumerLoss:
+    """How a consumer reads a group: its input's moments, and its weights' inner products.
+
+    Where a BatchNormalization follows, outputs count as it scales them; where several consumers
+    read the weight, as what follows each does in the mean.
+    """
+    layers = [layer_read(graph, tensor_info, place) for place in uses or (consumer,)]
+    layer = layer_read(graph, tensor_info, consumer)
+    weight = layer.rows(tensor_info, consumer.positions)  # (n, places, outputs, window)
+    scales = [
+        following_scale(graph.nodes[place.binding.node], other, tensor_info)
+        for place, other in zip(uses or (consumer,), layers, strict=True)
+    ]
+    scale = scales[0] if len(scales) == 1 else np.sqrt(np.mean(np.square(scales), axis=0))
+    taps = by_window(weight * scale[:, None])  # (n, places, window, outputs)
+    flat = taps.reshape(len(weight) * moments.taps, -1)  # told apart or not: -> (n * taps, ..)
+    return ConsumerLoss(moments, flat @ flat.T)

@@ -1,0 +1,354 @@
+"""Choose the channels that stay and fit what stands in for the others, group by group."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx.channels.affine import not_finite
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal
+from lbyl_onnx.channels.paths import LinearPath, linear_path
+from lbyl_onnx.compensate.consumer_loss import _together, consumer_losses
+from lbyl_onnx.compensate.fits import ConsumerFit, ConsumerMixing, ProducerMixing, Repairs
+from lbyl_onnx.compensate.linear_mixing import mixture
+from lbyl_onnx.compensate.selection import (
+    GroupPlan,
+    KeptCounts,
+    PruningPlan,
+    choose_channels,
+    evidence_of,
+    rank,
+)
+from lbyl_onnx.compensate.variance import OutputContribution, Statistics, modelled, part
+from lbyl_onnx.config import Config
+from lbyl_onnx.errors import OptionError
+from lbyl_onnx.graph.sharing import same_everywhere
+from lbyl_onnx.methods import reduced_rank
+from lbyl_onnx.methods.obs import eliminate
+from lbyl_onnx.methods.registry import Method, find_method
+from lbyl_onnx.methods.types import ConsumerLoss, Delivery, FoldedRows, Moments, Ranking
+from lbyl_onnx.observe.accumulate import SampleMoments
+from lbyl_onnx.observe.planning import key_of
+from lbyl_onnx.observe.pooling import averaged, deliveries
+from lbyl_onnx.observe.session import ObservationRound, Prepared
+
+Step = Callable[[int, int], None]
+# Groups that are fitted at a time: linear algebra of each has one thread, and the memory of several
+# covariances.
+THREADS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The plan, a delivery for each consumer, and what could not be done.
+
+    Parameters
+    ----------
+    plan, fits
+        Of the groups that are pruned.
+    producer_mixings
+        What takes the mixing that some of the fits ask for to the producers.
+    refusals
+        Groups that could not be fitted.
+    restored
+        How each group of the plan was restored.
+    statistics
+        What a measured repair needs; None where there is nothing to measure.
+    modelled
+        Repairs that the moments tell, by node.
+    errors
+        By the group's key, the share of its consumers' outputs that its loss is predicted to take
+        along, before repairs; groups of which no moments tell it are left out.
+    """
+
+    plan: PruningPlan
+    fits: tuple[ConsumerFit, ...]
+    producer_mixings: tuple[ProducerMixing, ...]
+    refusals: tuple[Refusal, ...]
+    restored: tuple[str, ...]
+    statistics: Statistics | None
+    modelled: Repairs
+    errors: Mapping[int, float]
+
+
+def fit(
+    prepared: Prepared,
+    counts: KeptCounts,
+    measured: Iterable[ObservationRound],
+    paths: Mapping[int, Ranking],
+    step: Step,
+) -> Fitted:
+    """Choose and fit every group.
+
+    Parameters
+    ----------
+    prepared
+        What can be fitted.
+    counts
+        How many channels each group keeps.
+    measured
+        What `rounds` gives.
+    paths
+        The way of the elimination where it is known, by group.
+    step
+        Told how many groups of how many are done.
+    """
+    analyzed, config, groups = prepared.analyzed, prepared.config, prepared.groups
+    plan = choose_channels(
+        analyzed.graph, analyzed.tensor_info, groups, counts, config.score, config.seed
+    )
+    entries = {entry.group.key: entry for entry in plan.groups}
+    if prepared.run is None or not config.needs_moments:
+        outcomes = [_by_weights(analyzed, entry, config) for entry in _told(plan.groups, step)]
+        return _gathered(prepared, outcomes, None)
+    outcomes, before = [], dict[int, SampleMoments]()
+    for round_ in measured:
+        step(len(outcomes), len(groups))
+        keys = round_.measured.keys()
+        before |= {i: round_.measured[str(i)] for i in prepared.outputs if str(i) in keys}
+        by_statistics = partial(_by_statistics, prepared, round_)
+        asked = [(entries[g.key], paths.get(g.key)) for g in round_.groups]
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            outcomes += pool.map(by_statistics, *zip(*asked, strict=True))
+    statistics = Statistics(prepared.run, prepared.outputs, before) if before else None
+    return _gathered(prepared, outcomes, statistics)
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """One group: the channels that stay, its fits (None where they cannot be had), and how."""
+
+    entry: GroupPlan
+    fits: tuple[ConsumerFit, ...] | None
+    restored: str
+    mixture: ProducerMixing | None = None
+    parts: tuple[tuple[int, OutputContribution], ...] = ()
+    error: float | None = None
+
+
+def _told(entries: Sequence[GroupPlan], step: Step) -> Iterator[GroupPlan]:
+    for done, entry in enumerate(entries):
+        step(done, len(entries))
+        yield entry
+
+
+def _gathered(
+    prepared: Prepared, outcomes: Sequence[_Outcome], statistics: Statistics | None
+) -> Fitted:
+    done = [outcome for outcome in outcomes if outcome.fits is not None]
+    unfit = [not_finite(outcome.entry.group) for outcome in outcomes if outcome.fits is None]
+    parts: dict[int, list[OutputContribution]] = defaultdict(list)
+    for index, told in (entry for outcome in done for entry in outcome.parts):
+        parts[index].append(told)
+    return Fitted(
+        PruningPlan(tuple(outcome.entry for outcome in done)),
+        tuple(fit for outcome in done for fit in outcome.fits or ()),
+        tuple(outcome.mixture for outcome in done if outcome.mixture is not None),
+        (*prepared.refusals, *unfit),
+        tuple(outcome.restored + _parted(prepared.analyzed, outcome) for outcome in done),
+        statistics,
+        modelled(prepared.analyzed.graph, prepared.analyzed.tensor_info, parts),
+        {o.entry.group.key: o.error for o in done if o.error is not None},
+    )
+
+
+def _parted(analyzed: AnalyzedModel, outcome: _Outcome) -> str:
+    """Say of a bias that layers with other weights read, too, that it is stored for each."""
+    sharing = analyzed.channels.sharing
+    for layer in analyzed.layers(outcome.entry.group):
+        places = [outcome.entry.group.consumers[i] for i in layer.consumers]
+        nodes = {place.binding.node for place in places}
+        shifted = any(np.any(f.offset) for f in outcome.fits or () if f.consumer in places)
+        for bias in layer.biases if shifted else ():
+            readers = {use.node for use in sharing.readers.get(bias, ())}
+            if readers - nodes and not same_everywhere(analyzed.tensor_info, bias):
+                return ", a bias of several layers stored for each"
+    return ""
+
+
+def ranking_of(
+    prepared: Prepared, round_: ObservationRound, group: ChannelGroup, count: int
+) -> Ranking | None:
+    """Rank a group's channels down to a count, with losses; None where it has no moments.
+
+    By `obs` where the user's criterion looks at weights alone, as it predicts no losses. Where the
+    group's channels can be mixed, the losses are those of the mixtures.
+    """
+    moments = round_.moments(group)
+    if isinstance(moments, str):
+        return None
+    analyzed, readings = prepared.analyzed, consumer_losses(prepared.analyzed, group, moments)
+    if not prepared.config.by_loss:
+        return eliminate(readings, count).spread(_layer_of_each(round_, group))
+    found = _ranked(prepared, round_, group, readings, count)
+    if not prepared.config.mixes or _path_to_mix(analyzed, group, moments) is None:
+        return found
+    lost = reduced_rank.losses(readings[0].moments, _together(readings))
+    if lost is None or not found.has_losses:
+        return found
+    # Of what all consumers lose, each is given the same part.
+    parts = np.tile(lost[: len(found.losses), None] / len(readings), len(moments))
+    return replace(found, losses=parts)
+
+
+def _ranked(
+    prepared: Prepared,
+    round_: ObservationRound,
+    group: ChannelGroup,
+    readings: Sequence[ConsumerLoss],
+    count: int,
+) -> Ranking:
+    """Rank a group's channels by the user's criterion, one that takes moments."""
+    analyzed = prepared.analyzed
+    evidence = evidence_of(analyzed.graph, analyzed.tensor_info, group, readings)
+    number = [other.key for other in prepared.groups].index(group.key)
+    seed = (prepared.config.seed, number)
+    found = rank(prepared.config.criterion_entry, evidence, count, seed)
+    return found.spread(_layer_of_each(round_, group))
+
+
+def _path_to_mix(
+    analyzed: AnalyzedModel, group: ChannelGroup, moments: Sequence[Moments]
+) -> LinearPath | None:
+    """Where a group's channels can be mixed; None where they cannot."""
+    if any(m.taps > 1 for m in moments):
+        return None
+    return linear_path(analyzed.graph, analyzed.tensor_info, analyzed.channels, group)
+
+
+def _layer_of_each(round_: ObservationRound, group: ChannelGroup) -> NDArray[np.intp]:
+    """Number of the layer that each consumer of a group is a use of, (consumers,)."""
+    numbers = np.zeros(len(group.consumers), dtype=np.intp)
+    for number, layer in enumerate(round_.layers[group.key]):
+        numbers[list(layer.consumers)] = number
+    return numbers
+
+
+def _by_statistics(
+    prepared: Prepared, round_: ObservationRound, entry: GroupPlan, path: Ranking | None
+) -> _Outcome:
+    """Choose and fit a group by its moments; by its weights where there are none to go by."""
+    analyzed, config, group = prepared.analyzed, prepared.config, entry.group
+    moments = round_.moments(group)
+    if isinstance(moments, str):
+        return _by_weights(analyzed, entry, config, moments)
+    error: float | None = None
+    if config.by_loss:
+        channel_path = _path_to_mix(analyzed, group, moments)
+        if config.mixes and channel_path is not None and len(entry.kept) < group.size:
+            outcome = _by_mixing(analyzed, entry, channel_path, moments, config.method)
+            if outcome is not None:
+                return outcome
+        if path is None:
+            readings = consumer_losses(analyzed, group, moments)
+            path = _ranked(prepared, round_, group, readings, len(entry.kept))
+        entry = GroupPlan(group, path.kept(len(entry.kept)))
+        if path.has_losses:
+            error = float(np.mean(np.clip(path.losses[len(entry.removed)], 0.0, 1.0)))
+    method = config.method_entry
+    if method.needs != "moments":
+        return _by_weights(analyzed, entry, config)
+
+    def deliver(here: Moments) -> Delivery:
+        return _delivered(method, here, entry, config)
+
+    fits = deliveries(deliver, moments, round_.layers[group.key])
+    restored = method.name + (" by window" if any(m.taps > 1 for m in moments) else "")
+    keys = [key_of(group, place) for place in group.consumers]
+    restored += ", as Gaussian" if any(round_.observations[key].activation for key in keys) else ""
+    restored += _notes(fits)
+    whole = [ConsumerFit(group, place, d) for place, d in zip(group.consumers, fits, strict=True)]
+    parts = tuple(
+        (fit.consumer.binding.node, part(analyzed.graph, analyzed.tensor_info, fit, m))
+        for fit, m in zip(whole, moments, strict=True)
+        if fit.consumer.binding.node in prepared.modelled
+    )
+    return _Outcome(entry, tuple(whole), restored, parts=parts, error=error)
+
+
+def _by_mixing(
+    analyzed: AnalyzedModel,
+    entry: GroupPlan,
+    channel_path: LinearPath,
+    moments: Sequence[Moments],
+    method: str,
+) -> _Outcome | None:
+    """Mix a group's channels in their producer; None where that cannot be done."""
+    group = entry.group
+    together = _together(consumer_losses(analyzed, group, moments))
+    found = reduced_rank.reduce_rank(moments[0], together, len(entry.kept))
+    if found is None:
+        return None
+    moved = mixture(analyzed.graph, analyzed.tensor_info, channel_path, found)
+    if moved is None:
+        return None
+    mixing = ConsumerMixing(found.mixing, found.shift)
+    fits = tuple(ConsumerFit(group, place, found.delivery, mixing) for place in group.consumers)
+    kept = GroupPlan(group, found.delivery.kept)
+    # Of what all consumers lose, each is given the same part.
+    error = min(1.0, found.lost / len(moments))
+    return _Outcome(kept, fits, f"{method}, channels mixed", moved, error=error)
+
+
+def _by_weights(
+    analyzed: AnalyzedModel, entry: GroupPlan, config: Config, why: str = ""
+) -> _Outcome:
+    """Fit a group by its weights alone; None for the fits where these are not finite."""
+    method = config.method_entry
+    if method.needs == "moments" and method.fallback is not None:
+        method = find_method(method.fallback)
+    fits = [_fit_one(analyzed, entry, place, config, method) for place in entry.group.consumers]
+    restored = f"{method.name} ({why})" if why else method.name
+    known = [fit for fit in fits if fit is not None]
+    if len(known) < len(fits):
+        return _Outcome(entry, None, restored)
+    if method.needs != "nothing":
+        shared = averaged([fit.delivery for fit in known], analyzed.layers(entry.group))
+        known = [replace(fit, delivery=d) for fit, d in zip(known, shared, strict=True)]
+    return _Outcome(entry, tuple(known), restored + _notes([fit.delivery for fit in known]))
+
+
+def _fit_one(
+    analyzed: AnalyzedModel,
+    entry: GroupPlan,
+    consumer: GroupBinding,
+    config: Config,
+    method: Method,
+) -> ConsumerFit | None:
+    """Fit one consumer; None where the group's weights are not finite."""
+    if method.needs == "nothing":
+        found = _delivered(method, entry.group.size, entry, config)
+        return ConsumerFit(entry.group, consumer, found)
+    response = analyzed.respond(entry.group, consumer)
+    if response is None:
+        return None
+    found = _delivered(method, response.rows, entry, config)
+    return ConsumerFit(entry.group, consumer, response.at_consumer(found))
+
+
+def _delivered(
+    method: Method, evidence: int | FoldedRows | Moments, entry: GroupPlan, config: Config
+) -> Delivery:
+    """Let a method deliver, and check that what it gives is of these channels."""
+    found = method.deliver(evidence, entry.kept, **config.options_of(method))
+    taps = (1, evidence.taps) if isinstance(evidence, Moments) else (1,)
+    given = isinstance(found, Delivery) and found.size == entry.group.size and found.taps in taps
+    if not given or not np.array_equal(found.kept, entry.kept):
+        raise OptionError(
+            f"method {method.name} gives no Delivery from {len(entry.kept)} kept channels to all "
+            f"{entry.group.size}"
+        )
+    return found
+
+
+def _notes(found: Iterable[Delivery]) -> str:
+    """What the deliveries of a group say of themselves, each once."""
+    return "".join(f", {note}" for note in dict.fromkeys(d.note for d in found) if note)

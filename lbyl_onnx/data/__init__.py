@@ -1,0 +1,1 @@
+"""What a model is fed: synthetic samples, arrays, image files."""

@@ -1,0 +1,164 @@
+"""Samples for the statistics: synthetic ones, or the user's own."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from lbyl_onnx.config import Layout
+from lbyl_onnx.data.calibration import Samples
+from lbyl_onnx.data.synthetic import synthetic_batch
+from lbyl_onnx.types import Array
+
+
+@dataclass(frozen=True)
+class InputRange:
+    """What an image input of a model takes.
+
+    Parameters
+    ----------
+    name
+        Of the input.
+    low, high
+        Least and largest value.
+    mean, spread
+        Mean and standard deviation of photographs in it, one for each channel.
+    axis
+        That of the channels.
+    nodes
+        Names of the nodes that tell it.
+    """
+
+    name: str
+    low: float
+    high: float
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    axis: int
+    nodes: tuple[str, ...]
+
+    def pictured(self, images: NDArray[np.float32], dtype: DTypeLike) -> Array:
+        """Return images of mean 0 and deviation 1 as the input takes them, clipped to its range."""
+        shape = [-1 if axis == self.axis else 1 for axis in range(images.ndim)]
+        mean, spread = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.spread))
+        values = np.clip(mean + spread * images, self.low, self.high)
+        whole = np.dtype(dtype).kind != "f"
+        return (np.rint(values) if whole else values).astype(dtype, copy=False)
+
+
+# Multiply-accumulates that one pass over the synthetic samples may take, if FEWEST allow.
+BUDGET = 100 * 10**9
+FEWEST, MOST = 64, 4096
+# Bytes that the largest activation of a mini-batch may take, and the most samples in one.
+ACTIVATION, LARGEST_BATCH = 128 << 20, 128
+# Bytes of synthetic samples that are kept on disk between passes.
+STORED = 1 << 29
+# Below so many samples in a mini-batch its statistics say little of the others.
+LEAST_BATCH = 8
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model: type, shape with the batch first, and the range of pixels if known."""
+
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    pixels: InputRange | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SampleSource:
+    """Samples in mini-batches, the same ones each time they are asked for.
+
+    Parameters
+    ----------
+    inputs
+        Of the model; their shapes are those of one mini-batch.
+    count
+        Samples in all, a multiple of `size`.
+    size
+        Samples in a mini-batch.
+    seed
+        Of the synthetic samples.
+    layout
+        Where images have their channels.
+    given
+        The user's own samples; None for synthetic ones.
+    """
+
+    inputs: Mapping[str, InputSpec]
+    count: int
+    size: int
+    seed: int
+    layout: Layout = "auto"
+    given: Samples | None = None
+
+    def batches(
+        self, store: Path | None = None, first: int | None = None
+    ) -> Iterator[Mapping[str, Array]]:
+        """Yield the feeds of each mini-batch.
+
+        Parameters
+        ----------
+        store
+            A folder that keeps synthetic samples from one pass to the next, where they are not too
+            many; None to make them anew.
+        first
+            How many mini-batches it keeps, from the first on; None for all.
+        """
+        if self.given is not None:
+            yield from self.given.batches(self.size)
+            return
+        for number in range(self.count // self.size):
+            again = self._few and (first is None or number < first)
+            yield self._made(number) if store is None or not again else self._kept(store, number)
+
+    @property
+    def _few(self) -> bool:
+        each = [math.prod(spec.shape) * spec.dtype.itemsize for spec in self.inputs.values()]
+        return sum(each) * (self.count // self.size) <= STORED
+
+    def _made(self, number: int) -> dict[str, Array]:
+        rng = np.random.default_rng([self.seed, number])
+        return {name: synthetic_input(spec, rng, self.layout) for name, spec in self.inputs.items()}
+
+    def _kept(self, store: Path, number: int) -> dict[str, Array]:
+        shapes = repr([spec.shape for spec in self.inputs.values()])
+        path = store / f"samples-{zlib.crc32(shapes.encode()):08x}-{number}.npz"
+        if not path.exists():
+            made = self._made(number)
+            np.savez(path, *made.values())
+            return made
+        with np.load(path, allow_pickle=False) as kept:
+            return {name: kept[f"arr_{i}"] for i, name in enumerate(self.inputs)}
+
+
+def synthetic_input(spec: InputSpec, rng: np.random.Generator, layout: Layout) -> Array:
+    """Make a batch for one input, in the range of pixels that it takes where that is known."""
+    if spec.pixels is None:
+        return synthetic_batch(spec.shape, spec.dtype, rng, layout)
+    images = synthetic_batch(spec.shape, np.float32, rng, layout)
+    return spec.pixels.pictured(images, spec.dtype)
+
+
+def batch_size(largest: int, wanted: int) -> int:
+    """Samples in a mini-batch, for the elements of the largest activation of one sample."""
+    fits = ACTIVATION // max(1, 4 * largest)
+    return max(1, min(fits, LARGEST_BATCH, wanted))
+
+
+def sample_count(macs: int, wanted: int) -> int:
+    """Synthetic samples to take: as many as are wanted, if one pass over them is affordable."""
+    affordable = max(FEWEST, BUDGET // max(1, macs))
+    return max(1, min(wanted, affordable, MOST))
+
+
+def rounded(count: int, size: int) -> int:
+    """Return the count as a whole number of mini-batches."""
+    return size * math.ceil(count / size)

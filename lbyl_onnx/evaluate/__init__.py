@@ -1,0 +1,1 @@
+"""Compare a compressed model with the original: proof, fidelity, scores."""

@@ -1,0 +1,257 @@
+"""Compare two models on inputs of the user's own, or on random ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx import config
+from lbyl_onnx.data.arrays import open_arrays
+from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
+from lbyl_onnx.evaluate.metrics import Fidelity, fidelity, top1
+from lbyl_onnx.evaluate.randomness import same_randomness
+from lbyl_onnx.graph import source as graph_source
+from lbyl_onnx.guard.bounds import bounded, seconds_for
+from lbyl_onnx.runtime import baseline, execute, providers, timing
+from lbyl_onnx.runtime.session import Feeds, Signature
+from lbyl_onnx.shapes import Given, shapes_given
+from lbyl_onnx.text import listed, short
+from lbyl_onnx.types import Array
+
+# Samples that are run at once where a model takes as many as it is given.
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same inputs.
+
+    Parameters
+    ----------
+    provider
+        Execution provider that ran them.
+    fidelity
+        Nearness of the second's outputs to the first's.
+    agreement
+        What a bound is held against, the least of all outputs: the share of equal classes or whole
+        numbers, or where there are neither the cosine.
+    original_top1, compressed_top1
+        Share of labels that are the largest value of the first output; None without labels.
+    latency
+        Times of both, measured in turns.
+    inputs
+        Where the inputs are from: a file, or None for random ones.
+    random
+        Nodes that draw random numbers, for which both models were given the same.
+    """
+
+    provider: str
+    fidelity: Fidelity
+    agreement: float
+    original_top1: float | None
+    compressed_top1: float | None
+    latency: timing.PairedLatency
+    inputs: str | None
+    random: tuple[str, ...] = ()
+
+
+def compare_models(
+    original: str | os.PathLike[str],
+    compressed: str | os.PathLike[str],
+    *,
+    inputs: str | os.PathLike[str] | None = None,
+    labels: str | None = None,
+    provider: config.Provider = "auto",
+    seed: int = 0,
+    input_shape: Given = (),
+) -> Comparison:
+    """Run two models on the same inputs.
+
+    Parameters
+    ----------
+    original, compressed
+        Files of models with the same inputs and outputs.
+    inputs
+        An .npz with an array for each input of the model, samples first; None for random ones.
+    labels
+        Name of the array of class numbers, one for each sample, in that file.
+    provider
+        Where ONNX Runtime runs them.
+    seed
+        Of random inputs.
+    input_shape
+        Their shapes, by the names of the inputs; the name may be empty where there is one.
+
+    Returns
+    -------
+    Comparison
+        How near the outputs are, and how long each takes.
+
+    Raises
+    ------
+    CalibrationError
+        When the inputs cannot be read or do not fit.
+    OptionError
+        When a shape does not fit the models, or is given beside inputs.
+    ModelError
+        When a model does not run.
+    VerificationError
+        When the models' inputs or outputs differ, or nothing could be compared.
+    """
+    given = shapes_given(input_shape)
+    if inputs is not None and given:
+        raise OptionError("input shapes are of random inputs; leave them out beside a file")
+    one, two = Path(original), Path(compressed)
+    name = providers.provider_name(provider)
+    sources = [graph_source.check_source(path) for path in (one, two)]
+    first, second = (execute.signature(path, name) for path in (one, two))
+    if _kinds(first) != _kinds(second):
+        raise VerificationError(f"inputs or outputs differ: {first} and {second}")
+    if inputs is None:
+        if labels is not None:
+            raise CalibrationError("labels need inputs; give --inputs DATA.npz")
+        feeds, wanted = list(baseline.run_baseline(one, name, seed, given=given).feeds), None
+    else:
+        feeds, wanted = _given(Path(inputs), first, labels)
+    outputs = [output for output, _, _ in first.outputs]
+    told = None if inputs is None else str(inputs)
+    found = _compared((one, two), name, outputs, (feeds, wanted), told)
+    for source in sources:
+        source.check_unchanged()
+    return found
+
+
+def _given(
+    path: Path, signature: Signature, labels: str | None
+) -> tuple[list[Feeds], NDArray[np.int64] | None]:
+    """Read the user's inputs as mini-batches, and their labels."""
+    with bounded(f"reading {path.name}", seconds_for(0)):
+        arrays, wanted = _read(path, signature, labels)
+    return list(_batches(arrays, signature)), wanted
+
+
+def _compared(
+    paths: tuple[Path, Path],
+    provider: str,
+    outputs: list[str],
+    samples: tuple[list[Feeds], NDArray[np.int64] | None],
+    inputs: str | None,
+) -> Comparison:
+    """Run both models on samples with labels or none; `inputs` is the file that they are from."""
+    feeds, wanted = samples
+    with same_randomness(*paths) as (files, random):
+        before, after = (_outputs(path, provider, feeds) for path in files)
+    told = "random inputs" if inputs is None else f"inputs of {inputs}"
+    near = fidelity(outputs, before, after, told)
+    _check(outputs, before, after)
+    if near.agreement is None:
+        raise VerificationError("no output value could be compared")
+    return Comparison(
+        provider,
+        near,
+        near.agreement,
+        None if wanted is None else _accuracy(before, wanted),
+        None if wanted is None else _accuracy(after, wanted),
+        timing.paired(*paths, provider, feeds[0]),
+        inputs,
+        random,
+    )
+
+
+def _kinds(signature: Signature) -> list[list[tuple[str, str]]]:
+    """Names and types of what a model takes and gives; its own shapes may be more or less exact."""
+    sides = (signature.inputs, signature.outputs, signature.overridable)
+    return [[(name, kind) for name, kind, _ in side] for side in sides]
+
+
+def _read(
+    path: Path, signature: Signature, labels: str | None
+) -> tuple[dict[str, Array], NDArray[np.int64] | None]:
+    """Arrays for each input, in its type, and the labels."""
+    file = open_arrays(path)
+    names = [name for name, _, _ in signature.inputs]
+    used = [*names, *([labels] if labels else [])]
+    missing = [name for name in used if name not in file.names]
+    if missing:
+        held = "one array without a name" if file.mapped else listed(file.names) or "nothing"
+        raise CalibrationError(
+            f"{path} holds {held}, but not {listed(missing)}; give an .npz with an array for each "
+            "input, by its name"
+        )
+    headers = {name: file.header(name) for name in used}
+    lengths = {header.shape[0] if header.shape else 0 for header in headers.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise CalibrationError(f"{path}: {listed(used)} must have the same number of samples")
+    if labels and (len(headers[labels].shape) != 1 or headers[labels].dtype.kind not in "iu"):
+        raise CalibrationError(f"{path}: {labels} must be one whole number for each sample")
+    stored = file.read(used)
+    arrays = {
+        name: _cast(path, name, stored[name], execute.dtype_of(kind))
+        for name, kind, _ in signature.inputs
+    }
+    if labels is None:
+        return arrays, None
+    return arrays, stored[labels].astype(np.int64)
+
+
+def _cast(path: Path, name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return an array in an input's type, which must hold its values."""
+    if array.dtype.kind not in "biuf":
+        raise CalibrationError(f"{path}: {short(name)} holds {array.dtype}; give numbers")
+    with np.errstate(all="ignore"):  # what does not fit is refused
+        cast = array.astype(dtype)
+        fits = np.isfinite(cast) | ~np.isfinite(array) if dtype.kind == "f" else cast == array
+    if not np.all(fits):
+        raise CalibrationError(
+            f"{path}: {short(name)} holds values that do not fit {dtype}, which the model takes; "
+            "leave these samples out"
+        )
+    return cast
+
+
+def _batches(arrays: Mapping[str, Array], signature: Signature) -> Iterator[Mapping[str, Array]]:
+    """Parts of the samples: of the models' own size where that is fixed."""
+    fixed = [dims[0] for _, _, dims in signature.inputs if dims]
+    size = next((d for d in fixed if isinstance(d, int) and d > 0), BATCH)
+    count = len(next(iter(arrays.values())))
+    exact = any(isinstance(d, int) and d > 0 for d in fixed)
+    if exact and count % size:
+        raise CalibrationError(f"the model takes {size} samples at once; {count} are no multiple")
+    for start in range(0, count, size):
+        yield {name: array[start : start + size] for name, array in arrays.items()}
+
+
+def _outputs(path: Path, provider: str, feeds: list[Feeds]) -> tuple[tuple[Array, ...], ...]:
+    return tuple(tuple(o.values()) for o in execute.run_batches(path, provider, feeds))
+
+
+def _check(
+    names: list[str], before: tuple[tuple[Array, ...], ...], after: tuple[tuple[Array, ...], ...]
+) -> None:
+    """Raise unless all outputs are of the same types and ranks, and finite where they were."""
+    for olds, news in zip(before, after, strict=True):
+        for name, old, new in zip(names, olds, news, strict=True):
+            if old.dtype != new.dtype or old.ndim != new.ndim:
+                raise VerificationError(
+                    f"output {name} is {new.dtype} of shape {new.shape}, "
+                    f"not {old.dtype} of shape {old.shape}"
+                )
+            if new.dtype.kind == "f" and not np.all(np.isfinite(new)):
+                raise VerificationError(f"output {name} of the compressed model is not finite")
+
+
+def _accuracy(outputs: tuple[tuple[Array, ...], ...], labels: NDArray[np.int64]) -> float:
+    """Share of samples whose largest value of the first output is at their label."""
+    scores = np.concatenate([batch[0] for batch in outputs])
+    chosen = top1(scores)
+    if chosen is None or chosen.shape != labels.shape:
+        raise VerificationError(
+            f"the first output has shape {scores.shape}; labels need ({len(labels)}, classes)"
+        )
+    return float(np.mean(chosen == labels))

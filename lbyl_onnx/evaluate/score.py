@@ -1,0 +1,219 @@
+"""How good a model is on the user's samples, or how near to the original on synthetic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from lbyl_onnx.data.arrays import open_arrays
+from lbyl_onnx.data.calibration import Input, Samples, read_calibration
+from lbyl_onnx.data.source import InputSpec, synthetic_input
+from lbyl_onnx.errors import CalibrationError, VerificationError
+from lbyl_onnx.evaluate.metrics import fidelity, top1
+from lbyl_onnx.evaluate.randomness import same_randomness
+from lbyl_onnx.graph import source
+from lbyl_onnx.graph.model_graph import to_graph
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.inputs.pixel_range import input_ranges
+from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.runtime import baseline, execute
+from lbyl_onnx.shapes import Given
+from lbyl_onnx.text import listed, short
+from lbyl_onnx.types import Array
+
+# Synthetic samples on which two models are compared, and samples in a mini-batch of the user's.
+SYNTHETIC, BATCH = 200, 64
+# What the synthetic samples' seed begins with: they are not those that the statistics see.
+_STREAM = 20_011
+
+
+@dataclass(frozen=True)
+class ScoringData:
+    """What models are scored on.
+
+    Parameters
+    ----------
+    inputs
+        A .npz or .npy of what the model is fed, or None for synthetic samples.
+    labels
+        The name of an array in `inputs`, or a .npy file; None for the agreement with the original.
+    seed
+        Of the synthetic samples.
+    input_shape
+        Shapes that the user gave for inputs, by name.
+    """
+
+    inputs: Path | None = None
+    labels: str | None = None
+    seed: int = 0
+    input_shape: Given = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model scores, and the original.
+
+    Parameters
+    ----------
+    metric
+        `accuracy`: share of samples (or of their positions) classified right; `agreement`: share
+        on which both choose the same class or whole number; `cosine`: mean cosine of the outputs,
+        where there are no classes. Of several outputs the least counts.
+    before, after
+        The original's and the compressed model's.
+    samples
+        How many.
+    """
+
+    metric: str
+    before: float
+    after: float
+    samples: int
+
+
+Feeds = Mapping[str, Array]
+
+
+def score(original: Path, compressed: Path, data: ScoringData, provider: str) -> Score:
+    """Score a compressed model.
+
+    Parameters
+    ----------
+    original, compressed
+        The files.
+    data
+        What on.
+    provider
+        An execution provider's name.
+
+    Raises
+    ------
+    CalibrationError
+        When the samples or labels do not fit the model.
+    ModelError
+        When a model does not run on them.
+    """
+    if data.inputs is None:
+        feeds = list(_synthetic(original, provider, data))
+        return _nearness(original, compressed, feeds, feeds, provider)
+    given = read_calibration(data.inputs, _inputs(original, provider, data), limit=_ALL)
+    batch = _batch(original, provider, data)
+    if data.labels is None:
+        return _nearness(original, compressed, given.batches(batch), given.batches(batch), provider)
+    labels = read_labels(data.inputs, data.labels, given.count)
+    before, after = (
+        _accuracy(path, given, labels, batch, provider) for path in (original, compressed)
+    )
+    return Score("accuracy", before, after, given.count)
+
+
+_ALL = 1 << 40
+
+
+def read_labels(inputs: Path, labels: str, samples: int) -> Array:
+    """Return the labels of so many samples: an array of their .npz file, or a .npy file.
+
+    Raises
+    ------
+    CalibrationError
+        When there are none, they are no whole numbers, or not one for each sample.
+    """
+    path = Path(labels) if labels.endswith(".npy") else inputs
+    file = open_arrays(path)
+    name = "" if path.suffix == ".npy" else labels
+    if name not in file.names:
+        raise CalibrationError(f"{path} holds {listed(file.names)}, but no array {short(labels)}")
+    header = file.header(name)
+    if header.dtype.kind not in "iu" or not header.shape:
+        raise CalibrationError(f"the labels in {path} are {header.dtype}; give whole numbers")
+    if header.shape[0] != samples:
+        raise CalibrationError(
+            f"{labels} holds {header.shape[0]} labels for {samples} samples of {inputs} in whole "
+            "batches; give one for each"
+        )
+    return file.read([name])[name]
+
+
+def _accuracy(path: Path, given: Samples, labels: Array, batch: int, provider: str) -> float:
+    right = total = start = 0
+    for outputs in execute.run_batches(path, provider, given.batches(batch)):
+        chosen = next((c for c in map(top1, outputs.values()) if c is not None), None)
+        if chosen is None:
+            raise CalibrationError(
+                f"{path} gives no classes; leave --labels out to compare outputs"
+            )
+        wanted = labels[start : start + len(chosen)]
+        if chosen.shape != wanted.shape:
+            raise CalibrationError(
+                f"the labels of a batch have shape {wanted.shape}, the classes that {path} gives "
+                f"{chosen.shape}; score a classifier on its own labels"
+            )
+        start += len(chosen)
+        right, total = right + int(np.sum(chosen == wanted)), total + wanted.size
+    return right / total
+
+
+def _nearness(
+    original: Path,
+    compressed: Path,
+    feeds: Iterable[Feeds],
+    again: Iterable[Feeds],
+    provider: str,
+) -> Score:
+    """Mean agreement over the samples of both runs, the least of the outputs."""
+    names = [name for name, _, _ in execute.signature(original, provider).outputs]
+    with same_randomness(original, compressed) as (paths, _):
+        runs = (
+            execute.run_batches(p, provider, f) for p, f in zip(paths, (feeds, again), strict=True)
+        )
+        near = [
+            fidelity(names, [tuple(a.values())], [tuple(b.values())])
+            for a, b in zip(*runs, strict=True)
+        ]
+    samples = sum(n.samples for n in near)
+    classes = all(n.top1_agreement is not None or n.cosine is None for n in near)
+    values = [n.agreement if classes else n.nearness for n in near]
+    if any(value is None for value in values):
+        raise VerificationError("no output value could be compared")
+    weighted = sum(n.samples * (v or 0.0) for n, v in zip(near, values, strict=True))
+    return Score("agreement" if classes else "cosine", 1.0, weighted / samples, samples)
+
+
+def _synthetic(path: Path, provider: str, data: ScoringData) -> Iterator[Feeds]:
+    first, second = baseline.input_shapes(path, provider, data.input_shape)
+    model, _ = source.load_model(path)
+    tensor_info = TensorInfo(model, first, second, TensorReader(path))
+    ranges = input_ranges(to_graph(model), tensor_info, "auto")
+    specs = {
+        i.name: InputSpec(i.dtype, first[i.name], ranges.get(i.name))
+        for i in _inputs(path, provider, data)
+    }
+    batch = max((shape[0] for shape in first.values() if shape), default=1)
+    for number in range(-(-SYNTHETIC // max(1, batch))):
+        rng = np.random.default_rng([_STREAM, data.seed, number])
+        yield {name: synthetic_input(spec, rng, "auto") for name, spec in specs.items()}
+
+
+def _inputs(path: Path, provider: str, data: ScoringData) -> list[Input]:
+    first, second = baseline.input_shapes(path, provider, data.input_shape)
+    model, _ = source.load_model(path)
+    kinds = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
+    return [
+        Input(
+            name,
+            onnx.helper.tensor_dtype_to_np_dtype(kinds[name]),
+            tuple(a if a == b else None for a, b in zip(shape, second[name], strict=True)),
+        )
+        for name, shape in first.items()
+    ]
+
+
+def _batch(path: Path, provider: str, data: ScoringData) -> int:
+    """Samples in a mini-batch: what the model declares, else `BATCH`."""
+    first, second = baseline.input_shapes(path, provider, data.input_shape)
+    fixed = [a[0] for name, a in first.items() if a and a[0] == second[name][0]]
+    return max(fixed, default=BATCH)

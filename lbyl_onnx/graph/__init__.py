@@ -1,0 +1,1 @@
+"""A model as a typed graph: tensors, layers, costs."""

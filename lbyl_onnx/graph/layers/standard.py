@@ -1,0 +1,109 @@
+"""Layers of the ONNX operator set: Conv, ConvTranspose, Gemm, MatMul."""
+
+from __future__ import annotations
+
+from lbyl_onnx.graph.layers.linear_layer import Layout, LinearLayer, Operation, Window
+from lbyl_onnx.graph.tensor_info import TensorInfo
+
+
+def conv(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
+    """Conv of any rank: weight (out, in / group, ..)."""
+    weight = node.shape(1, tensor_info)
+    if weight is None or len(weight) < 3:
+        return "the weight of Conv has an unknown shape"
+    window = (None,) * (len(weight) - 2)
+    return LinearLayer(
+        node,
+        weight,
+        data_axes=(None, 1, *window),
+        output_axes=(1, None, *window),
+        rank=len(weight),
+        in_axis=1,
+        out_axis=0,
+        bias_operand=2,
+        groups=node.number("group", 1),
+        window=_window(node, tensor_info),
+    )
+
+
+def conv_transpose(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
+    """ConvTranspose of any rank: weight (in, out / group, ..), seen as (in / group, out, ..)."""
+    weight, groups = node.shape(1, tensor_info), node.number("group", 1)
+    if weight is None or len(weight) < 3 or groups < 1:
+        return "the weight of ConvTranspose has an unknown shape"
+    window = (None,) * (len(weight) - 2)
+    return LinearLayer(
+        node,
+        (weight[0] // groups, weight[1] * groups, *weight[2:]),
+        data_axes=(1, None, *window),
+        output_axes=(None, 1, *window),
+        rank=len(weight),
+        in_axis=0,
+        out_axis=1,
+        bias_operand=2,
+        groups=groups,
+        layout=Layout() if groups == 1 else Layout(groups, weight[0] == groups),
+        scattered=True,
+    )
+
+
+def gemm(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
+    """Y = alpha A' B' + beta C: weight (in, out), or (out, in) where it is transposed."""
+    weight = node.shape(1, tensor_info)
+    if weight is None or len(weight) != 2:
+        return "the weight of Gemm has an unknown shape"
+    transposed = bool(node.number("transB", 0))
+    data_axis = 0 if node.number("transA", 0) else 1
+    return LinearLayer(
+        node,
+        weight,
+        data_axes=(None, data_axis) if transposed else (data_axis, None),
+        output_axes=(1, None) if transposed else (None, 1),
+        rank=2,
+        in_axis=1 if transposed else 0,
+        out_axis=0 if transposed else 1,
+        bias_operand=2,
+        alpha=float(node.attributes.get("alpha", 1.0)),
+        beta=float(node.attributes.get("beta", 1.0)),
+    )
+
+
+def matmul(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
+    """Y = A B with a matrix B: weight (in, out); the axes of A before the last pass."""
+    weight, data = node.shape(1, tensor_info), node.shape(0, tensor_info)
+    if weight is None or data is None or len(data) < 2 or len(weight) < 2:
+        return "MatMul of unknown shapes or vectors"
+    if len(weight) != 2 or tensor_info.is_constant(node.inputs[0]):
+        return "MatMul by a weight from the left, or by a stack of weights"
+    last = len(data) - 1
+    return LinearLayer(
+        node,
+        weight,
+        data_axes=(last, None),
+        output_axes=(None, last),
+        rank=len(data),
+        in_axis=0,
+        out_axis=1,
+        passed=tuple((axis, axis) for axis in range(last)),
+    )
+
+
+def _window(node: Operation, tensor_info: TensorInfo) -> Window | None:
+    """Return a Conv's window with explicit pads; None where shapes are not known."""
+    weight, data = node.shape(1, tensor_info), node.shape(0, tensor_info)
+    name = node.outputs[0] if node.outputs else ""
+    output = tensor_info.shape(name)
+    if weight is None or data is None or output is None or None in output:
+        return None
+    kernel = weight[2:]
+    rank = len(kernel)
+    strides = tuple(int(s) for s in node.attributes.get("strides", (1,) * rank))
+    dilations = tuple(int(d) for d in node.attributes.get("dilations", (1,) * rank))
+    pads = tuple(int(p) for p in node.attributes.get("pads", (0,) * 2 * rank))
+    auto = str(node.attributes.get("auto_pad", "NOTSET"))
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        spans = zip(data[2:], output[2:], kernel, strides, dilations, strict=True)
+        total = [max(0, ((o or 0) - 1) * s + (k - 1) * d + 1 - i) for i, o, k, s, d in spans]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        pads = (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
+    return Window(kernel, strides, pads, dilations)

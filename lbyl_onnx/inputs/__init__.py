@@ -1,0 +1,1 @@
+"""What the graph of a model tells of its inputs."""

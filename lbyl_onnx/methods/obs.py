@@ -1,0 +1,213 @@
+"""Which channels to keep when what is left makes up for what goes: backward elimination."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from lbyl_onnx.methods.registry import Criterion, register_criterion
+from lbyl_onnx.methods.types import ConsumerLoss, Evidence, Ranking
+from lbyl_onnx.types import Floats
+
+# Channels that go at a time: one in so many of those that are there.
+_AT_A_TIME = 32
+# Of those, channels that make up for each other beyond this wait; and how many more are looked at.
+_COUPLED, _LOOKED_AT = 0.1, 4
+# The arrays shrink when fewer than this share of their channels is left.
+_SHRINK_BELOW = 0.5
+# Eigenvalues below this share of the largest are rounding.
+_ROUNDING = 1e-14
+# The least that a variance is taken for where there is none at all.
+_TINY = float(np.finfo(np.float64).tiny) ** 0.5
+# Columns above which a channel's taps are taken for samples of one value: the choice would
+# otherwise take longer than the restoration, which tells them apart at any size.
+LARGEST = 1200
+
+
+@dataclass
+class _State:
+    """A consumer on the channels that are left: Q = (C + rho I)^-1, and G = B^T B.
+
+    Both are held as they were, and what has changed since as products of few rows:
+    ``Q - P^T P`` and ``G - U^T P - P^T U``. Only the rows that are asked for are worked out, until
+    `shrink` works out all of them for the channels that are left.
+    """
+
+    inverse: Floats
+    gram: Floats
+    taps: int
+    total: float
+    carried: Floats  # P, (columns that have gone, columns)
+    crossed: Floats  # U, the same
+    blocks: tuple[Floats, Floats]  # Q and G of each channel with itself, (channels, taps, taps)
+
+    @staticmethod
+    def of(inverse: Floats, gram: Floats, taps: int, total: float) -> _State:
+        """Return the state before any channel goes."""
+        size = len(inverse)
+        none = np.empty((0, size))
+        own = np.arange(size).reshape(-1, taps)  # (channels, taps)
+        at = own[:, :, None], own[:, None, :]
+        return _State(inverse, gram, taps, total, none, none, (inverse[at], gram[at]))
+
+    def losses(self, channels: NDArray[np.intp]) -> Floats:
+        """Growth of the consumer's squared error for each of these channels, if it went."""
+        inverse, gram = (blocks[channels] for blocks in self.blocks)
+        ratio = np.linalg.solve(inverse, gram)
+        return np.asarray(np.trace(ratio, axis1=1, axis2=2) / self.total, dtype=np.float64)
+
+    def remove(self, channels: NDArray[np.intp]) -> float:
+        """Take channels out; what is left takes over, by the rank-m formulas.
+
+        Returns
+        -------
+        float
+            Growth of the consumer's squared error.
+        """
+        gone = self._columns(channels)
+        p, u = self.carried, self.crossed
+        q = self.inverse[gone] - p[:, gone].T @ p  # (gone, D)
+        g = self.gram[gone] - u[:, gone].T @ p - p[:, gone].T @ u
+        values, vectors = np.linalg.eigh(q[:, gone])
+        values = np.maximum(values, _ROUNDING * values[-1])
+        root = (vectors / np.sqrt(values)).T  # root^T root = Q_gone^-1
+        new = root @ q
+        own = root @ g[:, gone] @ root.T
+        cross = root @ g - 0.5 * own @ new
+        self.carried, self.crossed = np.concatenate([p, new]), np.concatenate([u, cross])
+        each, other = (x.reshape(len(gone), -1, self.taps).transpose(1, 2, 0) for x in (new, cross))
+        between = other @ each.transpose(0, 2, 1)  # (channels, taps, taps)
+        inverse, gram = self.blocks
+        inverse -= each @ each.transpose(0, 2, 1)
+        gram -= between + between.transpose(0, 2, 1)
+        return float(np.trace(own) / self.total)
+
+    def coupling(self, channels: NDArray[np.intp]) -> Floats:
+        """How far channels make up for each other, 0 to 1: squared partial correlations."""
+        columns, p = self._columns(channels), self.carried
+        block = self.inverse[np.ix_(columns, columns)] - p[:, columns].T @ p[:, columns]
+        parts = block.reshape(len(channels), self.taps, len(channels), self.taps)
+        squares = np.einsum("itju,itju->ij", parts, parts)
+        norms = np.sqrt(np.diag(squares))
+        return np.asarray(squares / np.outer(norms, norms), dtype=np.float64)
+
+    def shrink(self, channels: NDArray[np.intp]) -> None:
+        """Work out and leave only these channels."""
+        left = self._columns(channels)
+        p, u = self.carried[:, left], self.crossed[:, left]
+        changed = u.T @ p
+        self.inverse = self.inverse[np.ix_(left, left)] - p.T @ p
+        self.gram = self.gram[np.ix_(left, left)] - changed - changed.T
+        self.carried = self.crossed = np.empty((0, len(left)))
+        inverse, gram = self.blocks
+        self.blocks = inverse[channels], gram[channels]
+
+    def _columns(self, channels: NDArray[np.intp]) -> NDArray[np.intp]:
+        columns = channels[:, None] * self.taps + np.arange(self.taps)  # (channels, taps)
+        return columns.reshape(-1)
+
+
+def eliminate(readings: Sequence[ConsumerLoss], count: int) -> Ranking:
+    """Take channels away, one or a few at a time, those first whose loss changes least.
+
+    Parameters
+    ----------
+    readings
+        One for each consumer of the group's n channels, with finite moments.
+    count
+        How many are left in the end, 1 to n.
+
+    Returns
+    -------
+    Ranking
+        What goes to keep any number from `count` up is a prefix of its order.
+
+    Notes
+    -----
+    Optimal brain surgeon on the consumers' outputs (Hassibi and Stork, NIPS 1992): with B the
+    consumer's weights on the channels left and ``Q = (C + rho I)^-1``, a channel with columns J
+    costs ``tr((Q_JJ)^-1 B_J^T B_J)`` once the others take over what it can be told from. The
+    cheapest go, B and Q are brought up to date, and so on. Each consumer counts relative to the
+    variance of its output. O(D^3) time.
+    """
+    readings = [reduced(reading) for reading in readings]
+    n = len(readings[0].gram) // readings[0].moments.taps
+    states = [_begin(reading) for reading in readings]
+    held, alive = np.arange(n), np.ones(n, dtype=np.bool_)
+    order, lost = list[int](), [np.zeros((1, len(states)))]
+    while (left := int(alive.sum())) > count:
+        at = np.flatnonzero(alive)
+        losses = np.sum([state.losses(at) for state in states], axis=0)
+        many = min(left - count, max(1, left // _AT_A_TIME))
+        picked = _apart(states, at[np.argsort(losses, kind="stable")], many)
+        order += held[picked].tolist()
+        going = np.sort(picked)
+        together = np.asarray([state.remove(going) for state in states])
+        parts = np.cumsum(np.maximum(losses[np.searchsorted(at, picked)], 0.0))
+        shares = parts / parts[-1] if parts[-1] else np.ones(len(parts))
+        lost.append(lost[-1][-1] + shares[:, None] * together)  # (picked, consumers)
+        alive[going] = False
+        if left - len(going) < _SHRINK_BELOW * len(held):
+            for state in states:
+                state.shrink(np.flatnonzero(alive))
+            held, alive = held[alive], np.ones(left - len(going), dtype=np.bool_)
+    totals = np.asarray([state.total for state in states])
+    return Ranking(n, np.asarray(order, np.intp), np.concatenate(lost), totals)
+
+
+def reduced(reading: ConsumerLoss) -> ConsumerLoss:
+    """Return a reading by whole channels where it is too large."""
+    taps, size = reading.moments.taps, len(reading.gram)
+    if size <= LARGEST or taps == 1:
+        return reading
+    n = size // taps
+    gram = np.einsum("itjt->ij", reading.gram.reshape(n, taps, n, taps))
+    return ConsumerLoss(reading.moments.per_channel(), gram)
+
+
+def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> NDArray[np.intp]:
+    """The cheapest channels, cheapest first, of which none is what makes another of them cheap.
+
+    Two that are alike cost nothing each, and much together.
+    """
+    cheapest = cheapest[: _LOOKED_AT * many]
+    if many == 1:
+        return cheapest[:1]
+    coupling = np.max([state.coupling(cheapest) for state in states], axis=0)
+    going = [0]
+    for place in range(1, len(cheapest)):
+        if len(going) == many:
+            break
+        if np.all(coupling[place, going] < _COUPLED):
+            going.append(place)
+    return cheapest[going]
+
+
+def _begin(reading: ConsumerLoss) -> _State:
+    c, ridge = reading.moments.covariance, reading.moments.ridge
+    system = c + ridge * np.eye(len(c))
+    factor, failed = lapack.dpotrf(system, lower=True)
+    if failed:
+        # Rounding may leave a singular covariance with variances below zero: they are zero.
+        values, vectors = scipy.linalg.eigh(c)
+        spread = np.maximum(values, 0.0) + max(ridge, _ROUNDING * values[-1], _TINY)
+        inverse = (vectors / spread) @ vectors.T
+        inverse = (inverse + inverse.T) / 2
+    else:
+        lower = np.tril(lapack.dpotri(factor, lower=True)[0])
+        inverse = lower + np.tril(lower, -1).T
+    return _State.of(inverse, reading.gram, reading.moments.taps, reading.total or 1.0)
+
+
+def _rank(evidence: Evidence, keep: int, rng: np.random.Generator) -> Ranking:
+    return eliminate(evidence.losses, keep)
+
+
+register_criterion(
+    Criterion("obs", "whose loss changes the layers behind most", "moments", _rank, "l2")
+)

@@ -1,0 +1,115 @@
+"""Fewer channels that are mixtures of all of them, where consumers read the channels linearly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from lbyl_onnx.methods.types import Delivery, Moments
+from lbyl_onnx.types import Floats
+
+# A basis of the kept channels worse conditioned than this is not taken.
+_WORST_CONDITION = 1e6
+
+
+@dataclass(frozen=True, eq=False)
+class ReducedRank:
+    """k mixtures of n channels, and how they stand in for all n at the consumers.
+
+    Attributes
+    ----------
+    mixing : (k, n) float64
+        What each kept channel becomes of all channels as they were.
+    shift : (k,) float64
+        What is added to it.
+    std : (k,) float64
+        Standard deviation of the mixtures.
+    delivery : Delivery
+        From the mixtures, in the places of the kept channels, to the removed channels.
+    lost : float
+        Squared error of the consumers' outputs, in the units of ``B``.
+    """
+
+    mixing: Floats
+    shift: Floats
+    std: Floats
+    delivery: Delivery
+    lost: float
+
+
+def reduce_rank(moments: Moments, gram: Floats, count: int) -> ReducedRank | None:
+    """Find the mixtures that leave the consumers' outputs with the least squared error.
+
+    Parameters
+    ----------
+    moments : Moments
+        Finite, of the n channels at the consumers' input; their taps are 1.
+    gram : (n, n) float64
+        Inner products of the consumers' weights over their outputs, ``B^T B``.
+    count : int
+        Channels to keep, 1 to n.
+
+    Returns
+    -------
+    Rotation or None
+        None where the moments are degenerate.
+
+    Notes
+    -----
+    Reduced-rank regression (Izenman, Journal of Multivariate Analysis 5, 1975): with
+    ``C + rho I = L L^T`` and U the k leading eigenvectors of ``L^T B^T B L``, the best k mixtures
+    are ``U^T L^-1 a``, from which a is restored by ``L U``. No choice of k channels can do better.
+    The basis is then changed so that the kept channels, chosen by a pivoted QR, are restored by
+    1: their mixtures stand in their own places, ``a_K ~ b`` and ``a_P ~ S b + c``.
+    """
+    c = moments.covariance
+    try:
+        factor = np.linalg.cholesky(c + moments.ridge * np.eye(len(c)))
+        values, vectors = np.linalg.eigh(factor.T @ gram @ factor)
+    except np.linalg.LinAlgError:
+        return None
+    leading = vectors[:, -count:]
+    restored = factor @ leading  # (n, k)
+    _, _, order = scipy.linalg.qr(restored.T, mode="economic", pivoting=True)
+    kept = np.sort(order[:count]).astype(np.intp)
+    basis = restored[kept]
+    if not np.linalg.cond(basis) < _WORST_CONDITION:
+        return None
+    mixing = basis @ scipy.linalg.solve_triangular(factor, leading, lower=True, trans="T").T
+    rows = np.linalg.solve(basis.T, np.delete(restored, kept, axis=0).T).T
+    mean = moments.mean
+    shift = np.delete(mean, kept) - rows @ mean[kept]
+    variance = np.einsum("kn,nm,km->k", mixing, c, mixing)
+    return ReducedRank(
+        mixing,
+        mean[kept] - mixing @ mean,
+        np.sqrt(np.maximum(variance, 0.0)),
+        Delivery(kept, np.ascontiguousarray(rows), shift),
+        float(np.sum(np.maximum(values[:-count], 0.0))),
+    )
+
+
+def losses(moments: Moments, gram: Floats) -> Floats | None:
+    """Squared error of the consumers' outputs for each number of channels that go.
+
+    Parameters
+    ----------
+    moments, gram
+        As for `reduce_rank`.
+
+    Returns
+    -------
+    (n + 1,) float64 or None
+        Sums of the least eigenvalues of ``L^T B^T B L``, from none of them; None where the moments
+        are degenerate.
+    """
+    try:
+        factor = np.linalg.cholesky(
+            moments.covariance + moments.ridge * np.eye(len(moments.covariance))
+        )
+        values = np.linalg.eigvalsh(factor.T @ gram @ factor)
+    except np.linalg.LinAlgError:
+        return None
+    return np.concatenate([[0.0], np.cumsum(np.maximum(values, 0.0))])

@@ -1,0 +1,1 @@
+"""Measure the moments of a model's tensors by running it."""

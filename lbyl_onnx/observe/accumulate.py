@@ -1,0 +1,109 @@
+"""Moments of samples, summed over mini-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx.observe.graph_builder import outputs_of
+from lbyl_onnx.observe.spec import MomentSpec
+from lbyl_onnx.types import Array, Floats
+
+# Blocks of rows whose means are kept before they become one.
+BLOCKS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class SampleMoments:
+    """Moments of a view: its rows, the mean, and the covariance or the variance."""
+
+    rows: int
+    mean: Floats
+    second: Floats
+
+    def with_prior(self, prior: SampleMoments) -> SampleMoments:
+        """Return these moments with a prior covariance that counts as a row for each column.
+
+        The prior's shape is taken, not its size; a degenerate one is left out.
+        """
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            shaped = prior.second * (np.trace(self.second) / np.trace(prior.second))
+        if not np.all(np.isfinite(shaped)):
+            return self
+        rows = self.rows + len(self.mean)
+        second = (self.rows * self.second + len(self.mean) * shaped) / rows
+        return SampleMoments(rows, self.mean, second)
+
+
+@dataclass(eq=False)
+class MomentAccumulator:
+    """Moments of the rows so far, block by block.
+
+    Parameters
+    ----------
+    rows, means
+        Of each block: how many rows it has, and their mean.
+    sums
+        Sums of (products of) the rows' deviations from the mean of their block, over all blocks.
+    strips
+        Of the sums of products; what lies before them is left out until the end.
+    """
+
+    rows: list[int]
+    means: list[Floats]
+    sums: Floats
+    strips: tuple[slice, ...]
+
+    @staticmethod
+    def of(view: MomentSpec) -> MomentAccumulator:
+        """Return those of no rows of a view."""
+        return MomentAccumulator(
+            [], [], np.zeros((view.columns,) * (2 if view.cross else 1)), view.strips
+        )
+
+    def add(self, rows: int, mean: Array, strips: Sequence[NDArray[np.floating[Any]]]) -> None:
+        """Take in a block: its rows, their mean, and their sums, strip by strip."""
+        self.rows.append(rows)
+        self.means.append(mean.astype(np.float64).reshape(-1))  # (D, 1) -> (D,)
+        with np.errstate(invalid="ignore", over="ignore"):  # `Moments.finite` tells of it
+            for place, sums in zip(self.strips, strips, strict=True):
+                part = self.sums[place]
+                (part[:, place.start :] if part.ndim == 2 else part)[...] += sums
+        if len(self.rows) == BLOCKS:
+            self._unite()
+
+    def measured(self) -> SampleMoments:
+        """Return the moments; these sums are spent."""
+        self._unite()
+        if self.sums.ndim == 2:
+            for place in self.strips:  # what lies below the diagonal follows from what lies above
+                self.sums[place.stop :, place] = self.sums[place, place.stop :].T
+        self.sums /= self.rows[0]
+        return SampleMoments(self.rows[0], self.means[0], self.sums)
+
+    def _unite(self) -> None:
+        """Make one block of all (Chan, Golub, LeVeque 1979)."""
+        means, rows = np.stack(self.means), np.asarray(self.rows)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = rows @ means / rows.sum()
+            steps = means - mean
+            weighted = steps.T * rows  # (D, blocks)
+            self.sums += weighted @ steps if self.sums.ndim == 2 else rows @ steps**2
+        self.rows, self.means = [int(rows.sum())], [mean]
+
+
+def _add(
+    running: MomentAccumulator, outputs: Mapping[str, Array], key: str, view: MomentSpec
+) -> None:
+    """Add one mini-batch's outputs of the instrumented model; columns alone give variances."""
+    named = {part: outputs[name] for part, name in outputs_of(key, view).items()}
+    rows = int(named["shape"][1])
+    if view.cross:
+        strips = [named[str(i)].astype(np.float32, copy=False) for i in range(len(view.strips))]
+        running.add(rows, named["mean"], strips)
+    else:
+        running.add(rows, named["mean"], [rows * named["0"].astype(np.float64)])

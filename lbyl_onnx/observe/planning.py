@@ -1,0 +1,278 @@
+"""How a group is seen where its consumers read it, and their outputs: what is to be measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, layer_read
+from lbyl_onnx.channels.paths import Activation, _feeds_a_layer, _layers_behind
+from lbyl_onnx.graph.layers import LinearLayer, linear_layer
+from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.methods.gaussian import behind
+from lbyl_onnx.methods.types import Moments
+from lbyl_onnx.observe.accumulate import SampleMoments
+from lbyl_onnx.observe.spec import MomentSpec
+
+
+def repairable(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, consumers: Collection[int]
+) -> dict[int, MomentSpec]:
+    """View the outputs that a repair is for, by node.
+
+    They are those of the consumers, and of the layers behind them, to which what is lost is passed
+    on. Outputs behind which no layer follows are left alone: there the least error counts, and no
+    loss of variance is passed on. So are those whose node has a bias that cannot be scaled.
+
+    Parameters
+    ----------
+    graph, tensor_info, channels
+        The graph, its constants, and where its channels lie.
+    consumers
+        Nodes that read channels of which some go.
+    """
+    views: dict[int, MomentSpec] = {}
+    for index in sorted({*consumers, *_layers_behind(graph, channels, consumers)}):
+        layer = linear_layer(tensor_info, graph.nodes[index])
+        view = output_spec(graph, tensor_info, index)
+        if layer is None or view is None or not _feeds_a_layer(graph.nodes[index]):
+            continue
+        if not layer.plain:
+            continue  # a channel has a shift for each of its matrices, and a repair only one
+        has_bias, scaled = layer.has_bias, layer.bias(tensor_info) is not None
+        # A consumer's offset may need an Add behind it; another layer is not worth a node.
+        if not scaled and (has_bias or index not in consumers):
+            continue
+        views[index] = view
+    return {
+        index: view
+        for index, view in views.items()
+        if _all_uses(graph, tensor_info, channels, index) <= set(views)
+    }
+
+
+def _all_uses(graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, index: int) -> set[int]:
+    """Nodes that read a layer's weight, or what it is made of: one repair has to be right for all.
+
+    -1 among them is a reader that takes it whole.
+    """
+    sharing = channels.sharing
+    layer = linear_layer(tensor_info, graph.nodes[index])
+    use = sharing.uses[index, 1 if layer is None else layer.operand]
+    whole = {-1} if use.base in sharing.apart else set[int]()
+    return {other.node for other in sharing.readers[use.base]} | whole
+
+
+# Columns of a window up to which they are told apart, and rows for each column to do so.
+LARGEST_WINDOW, ROWS_PER_COLUMN = 2304, 4
+# Rows that are enough for a covariance: so many for each column, and more where they are cheap,
+# up to so many rows, or multiply-accumulates for their products.
+ENOUGH_ROWS, CHEAP_ROWS, CHEAP_WORK = 8, 32768, 1 << 34
+# Rows for each column below which channels are taken for Gaussian before their activation.
+GAUSSIAN_BELOW = 8
+
+
+def key_of(group: ChannelGroup, consumer: GroupBinding) -> str:
+    """Return the key of a group's view at one consumer."""
+    return f"{int(group.units[0])}/{consumer.binding.node}/{consumer.binding.operand}"
+
+
+def input_spec(
+    graph: Graph,
+    tensor_info: TensorInfo,
+    consumer: GroupBinding,
+    samples: int,
+    uses: Sequence[GroupBinding] = (),
+) -> MomentSpec | None:
+    """Choose how a group is seen at a consumer's input; None where that cannot be told.
+
+    A window's columns are told apart where the samples give enough rows to do so. Consumers that
+    read one weight are seen alike, and their rows are counted together.
+
+    Parameters
+    ----------
+    graph, tensor_info
+        The graph; `tensor_info.shape` is at one sample.
+    consumer
+        Where the group's channels enter.
+    samples
+        How many samples there will be.
+    uses
+        All consumers that read the same weight; none where there is only this one.
+    """
+    layers = [layer_read(graph, tensor_info, place) for place in uses or (consumer,)]
+    layer = layer_read(graph, tensor_info, consumer)
+    shape, axis = tensor_info.shape(layer.data_name), layer.data_axis
+    if shape is None or None in shape or not _can_be_viewed(axis, len(shape)):
+        return None
+    sizes = [d or 0 for d in shape]
+    # Rows of a matrix that the operator hands on may be tokens of one sample: some are enough.
+    spatial = axis == 1 and (len(sizes) > 2 or not layer.passed)
+    positions = _activation_positions(layer, consumer, sizes[axis])
+    view = MomentSpec(layer.data_name, axis, len(sizes), positions)
+    plane = sizes[2:] if spatial else sizes[1:-1]
+    if all(other.window is not None and other.groups == 1 for other in layers):
+        windowed = _windowed(layer, layers, tensor_info, view, samples)
+        if windowed is not None:
+            return windowed
+    places = positions.shape[1]
+    flat = all(other.is_matrix and _is_flat(other, tensor_info) for other in layers)
+    if places > 1 and flat:
+        joint, rows = replace(view, joint=True), samples * len(layers)
+        if joint.columns <= LARGEST_WINDOW and rows >= ROWS_PER_COLUMN * joint.columns:
+            return joint
+    strides = _strides(plane, samples * places, view.columns, spatial)
+    return replace(view, strides=strides)
+
+
+# Axes of the plane that ONNX Runtime's MaxPool takes every stride-th place of, at most.
+_LARGEST_PLANE = 3
+
+
+def _can_be_viewed(axis: int, rank: int) -> bool:
+    """Whether channels on an axis can be measured: on the last, or on axis 1 before a plane."""
+    return rank >= 2 and (axis == rank - 1 or (axis == 1 and rank - 2 <= _LARGEST_PLANE))
+
+
+def _activation_positions(
+    layer: LinearLayer, consumer: GroupBinding, channels: int
+) -> NDArray[np.intp]:
+    """(n, places): where the channels lie in the input; each conv group has its own."""
+    start = np.arange(layer.groups) * (channels // layer.groups)
+    spread = consumer.positions[:, :, None] + start  # (n, places, groups)
+    return np.asarray(spread.reshape(len(spread), -1), dtype=np.intp)
+
+
+def _is_flat(layer: LinearLayer, tensor_info: TensorInfo) -> bool:
+    """Whether a layer sees each sample at one place."""
+    return len(tensor_info.shape(layer.data_name) or ()) == 2
+
+
+def _windowed(
+    layer: LinearLayer,
+    layers: Sequence[LinearLayer],
+    tensor_info: TensorInfo,
+    view: MomentSpec,
+    samples: int,
+) -> MomentSpec | None:
+    """View every value that a Conv's window sees, where there are enough rows for so many.
+
+    `layers` are all that read its weight, itself among them.
+    """
+    window, output = layer.window, tensor_info.shape(layer.node.outputs[0])
+    if window is None or output is None or int(np.prod(window.kernel)) == 1:
+        return None
+    seen = replace(view, window=window)
+    plane = [d or 0 for d in output[2:]]
+    if seen.columns > LARGEST_WINDOW or view.positions.shape[1] > 1:
+        return None
+    outputs = [tensor_info.shape(other.node.outputs[0]) or () for other in layers]
+    places = sum(math.prod(d or 0 for d in shape[2:]) for shape in outputs)
+    if samples * places < ROWS_PER_COLUMN * seen.columns:
+        return None
+    return replace(seen, strides=_strides(plane, samples, seen.columns, spatial=True))
+
+
+def _strides(plane: Sequence[int], samples: int, columns: int, spatial: bool) -> tuple[int, ...]:
+    """The largest strides that still leave enough rows, about the same along all axes."""
+    enough = rows_enough(columns)
+    if not spatial:
+        return (max(1, samples * math.prod(plane) // enough),)
+    strides = [1] * len(plane)
+    while strides:
+        axis = min(range(len(plane)), key=lambda i: (strides[i] >= plane[i], strides[i]))
+        wider = [s + (i == axis) for i, s in enumerate(strides)]
+        rows = samples * math.prod(-(-d // s) for d, s in zip(plane, wider, strict=True))
+        if wider[axis] > plane[axis] or rows < enough:
+            break
+        strides = wider
+    return tuple(strides)
+
+
+def rows_enough(columns: int) -> int:
+    """Rows beyond which a covariance of so many columns gains little for what they cost."""
+    share = ROWS_PER_COLUMN if columns > LARGEST_WINDOW // 2 else ENOUGH_ROWS
+    return max(share * columns, min(CHEAP_ROWS, CHEAP_WORK // columns**2))
+
+
+def output_spec(graph: Graph, tensor_info: TensorInfo, index: int) -> MomentSpec | None:
+    """View a consumer's output channels one by one; None where its shape is not known."""
+    layer = linear_layer(tensor_info, graph.nodes[index])
+    tensor = graph.nodes[index].outputs[0].name
+    shape = tensor_info.shape(tensor)
+    if layer is None or shape is None or not _can_be_viewed(layer.output_axis, len(shape)):
+        return None
+    axis = layer.output_axis
+    channels = shape[axis]
+    if channels is None:
+        return None
+    return MomentSpec(tensor, axis, len(shape), np.arange(channels)[:, None], cross=False)
+
+
+def rows_wanted(views: Iterable[tuple[MomentSpec, int]]) -> int:
+    """Samples that give every view enough rows; each comes with its rows per sample."""
+    return max((-(-ENOUGH_ROWS * view.columns // max(1, rows)) for view, rows in views), default=1)
+
+
+@dataclass(frozen=True, eq=False)
+class InputObservation:
+    """How the channels that a consumer sees are measured.
+
+    Parameters
+    ----------
+    view
+        What is measured.
+    activation
+        Where it lies before an activation, that activation; the moments behind it then follow, as
+        if what enters it were Gaussian.
+    """
+
+    view: MomentSpec
+    activation: Activation | None = None
+
+    def few(self, rows: int) -> bool:
+        """Whether there are fewer rows than a covariance of so many columns wants."""
+        return rows < ENOUGH_ROWS * self.view.columns
+
+    def moments(self, measured: SampleMoments) -> Moments:
+        """Return the moments at the consumer's input."""
+        found = Moments(measured.mean, measured.second, measured.rows, self.view.taps)
+        return found if self.activation is None else behind(found, self.activation)
+
+
+def observation(
+    graph: Graph,
+    tensor_info: TensorInfo,
+    consumer: GroupBinding,
+    activation: Activation | None,
+    samples: int,
+    uses: Sequence[GroupBinding] = (),
+) -> InputObservation | None:
+    """Choose how a group is measured at a consumer; None where that cannot be told.
+
+    Directly, where there are rows enough; else before the activation, as Gaussian, if the
+    consumer sees nothing but that: fewer rows then tell as much. `uses` as for `input_spec`.
+    """
+    view = input_spec(graph, tensor_info, consumer, samples, uses)
+    if view is None or activation is None or view.taps > 1:
+        return None if view is None else InputObservation(view)
+    if samples * rows_each(tensor_info, view) * max(1, len(uses)) >= GAUSSIAN_BELOW * view.columns:
+        return InputObservation(view)
+    layer = linear_layer(tensor_info, graph.nodes[activation.place.binding.node])
+    shape = tensor_info.shape(activation.tensor)
+    if layer is None or shape is None or not _can_be_viewed(layer.output_axis, len(shape)):
+        return InputObservation(view)
+    axis, positions = layer.output_axis, activation.place.positions
+    return InputObservation(MomentSpec(activation.tensor, axis, len(shape), positions), activation)
+
+
+def rows_each(tensor_info: TensorInfo, view: MomentSpec) -> int:
+    """Rows that one sample gives a view without a window."""
+    shape = [d or 0 for d in tensor_info.shape(view.tensor) or ()]
+    plane = shape[2:] if view.axis == 1 else shape[1:-1]
+    return math.prod(plane) * len(view.positions[0])

@@ -1,0 +1,176 @@
+"""Mean and covariance of what each consumer of each group sees, measured by the model itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from lbyl_onnx.data.source import SampleSource
+from lbyl_onnx.graph.layers import LinearLayer, is_layer, linear_layer
+from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.io.writer import ModelDraft, write_draft
+from lbyl_onnx.observe.accumulate import MomentAccumulator, SampleMoments, _add
+from lbyl_onnx.observe.graph_builder import PREFIX
+from lbyl_onnx.observe.instrument import instrument
+from lbyl_onnx.observe.spec import MomentSpec, Noise, Renormalization
+from lbyl_onnx.runtime import execute
+from lbyl_onnx.types import Array
+
+
+@dataclass(frozen=True)
+class ObservationRun:
+    """Where and on what a model is measured.
+
+    Parameters
+    ----------
+    folder, provider
+        For files, and what runs the instrumented model.
+    source
+        The samples.
+    batch_statistics
+        Whether each BatchNormalization takes those of the mini-batch.
+    noises
+        What is added on the way, by the output of the layer that it is for.
+    alone
+        Samples on which columns are measured that count each alone; their moments need fewer than
+        those of pairs. None for all.
+    """
+
+    folder: Path
+    provider: str
+    source: SampleSource
+    batch_statistics: bool
+    noises: Mapping[str, Noise] = field(default_factory=dict)
+    alone: int | None = None
+
+    @property
+    def few(self) -> int | None:
+        """Mini-batches that hold the samples for columns alone; None for all."""
+        return None if self.alone is None else math.ceil(self.alone / self.source.size)
+
+
+def measure(
+    draft: ModelDraft,
+    tensor_info: TensorInfo,
+    read: TensorReader,
+    views: Mapping[str, MomentSpec],
+    targets: Mapping[str, Renormalization],
+    run: ObservationRun,
+) -> dict[str, SampleMoments]:
+    """Measure the moments of some tensors over all samples, a mini-batch at a time.
+
+    Parameters
+    ----------
+    draft, tensor_info, read
+        The model, its facts, and what reads its tensors.
+    views
+        What to measure, by a key.
+    targets
+        Tensors that are brought to a mean and deviation on the way.
+    run
+        Where and on what.
+
+    Returns
+    -------
+    dict
+        The moments, by the same keys; float64 sums of float32 mini-batches.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime cannot run the instrumented model.
+    """
+    pairs = [key for key, view in views.items() if view.cross]
+    total = {key: MomentAccumulator.of(view) for key, view in views.items()}
+    path = run.folder / "probe.onnx"
+    instrumented = instrument(
+        draft, tensor_info, views, targets, run.batch_statistics, run.noises, run.provider
+    )
+    fed = {info.name for info in instrumented.skeleton.graph.input}
+    for name in run.source.inputs:
+        free_batch(instrumented.skeleton, name)
+    write_draft(instrumented, path, read, "auto")
+    batches = execute.run_batches(path, run.provider, feeds_of(run, fed))
+    for number, outputs in enumerate(islice(batches, None if pairs else run.few)):
+        brief = run.few is not None and number >= run.few
+        for key in pairs if brief else views:
+            _add(total[key], outputs, key, views[key])
+    batches.close()
+    for file in run.folder.glob("probe.onnx*"):
+        file.unlink()
+    return {key: running.measured() for key, running in total.items()}
+
+
+def feeds_of(run: ObservationRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:
+    """Yield the samples with the noise that goes with them: none for two samples of every four."""
+    asked = sorted(
+        (noise for noise in run.noises.values() if noise.feed in fed), key=lambda noise: noise.feed
+    )
+    # Only what a repair is measured on is wanted again.
+    for number, feeds in enumerate(run.source.batches(run.folder, run.few)):
+        rows = np.arange(run.source.size) // 2 % 2  # samples alternate in kind, noise in pairs
+        more = {
+            noise.feed: np.random.default_rng([run.source.seed, number, index])
+            .standard_normal((run.source.size, noise.outputs))
+            .astype(np.float32)
+            * rows[:, None].astype(np.float32)
+            for index, noise in enumerate(asked)
+        }
+        yield {**feeds, **more}
+
+
+def layer_noises(graph: Graph, tensor_info: TensorInfo) -> dict[str, Noise]:
+    """Shape noise for the layers of a model that begins with a matrix product; none for others.
+
+    What such a model reads is seldom like a photograph, but training leaves the covariance of a
+    layer's input in the inner products of its weight's columns, W^T W. Half of the samples get
+    noise of that covariance and of the input's own power at each layer, and the first layer's
+    outputs the power that white inputs would give them. Not its own: the rest of the samples, and
+    whatever the weights do not know.
+
+    References
+    ----------
+    Radhakrishnan, Beaglehole, Pandit, Belkin, "Mechanism for feature learning in neural networks",
+    Science 2024: the neural feature ansatz.
+    """
+    layers = [node for node in graph.nodes if is_layer(node)]
+    noises: dict[str, Noise] = {}
+    for index, node in enumerate(layers):
+        layer = linear_layer(tensor_info, node)
+        if layer is None or not _takes_noise(layer, tensor_info):
+            if index == 0:
+                return {}
+            continue
+        if tensor_info.dtype(layer.data_name) != onnx.TensorProto.FLOAT:
+            return {}
+        weight = tensor_info.value(layer.weight_name).astype(np.float64)
+        power = float(np.sum(weight**2)) / layer.channels if index == 0 else None
+        feed = f"{PREFIX}noise/{index:04}"
+        operands = (layer.data, layer.operand)
+        noises[node.outputs[0].name] = Noise(
+            feed, layer.channels, operands, layer.in_axis == 1, power
+        )
+    return noises
+
+
+def _takes_noise(layer: LinearLayer, tensor_info: TensorInfo) -> bool:
+    """Whether a layer multiplies a matrix of samples, (samples, inputs), by its weight."""
+    shape = tensor_info.shape(layer.data_name)
+    flat = shape is not None and len(shape) == layer.rank == 2
+    return flat and layer.is_matrix and layer.data_axis == layer.output_axis == 1
+
+
+def free_batch(model: onnx.ModelProto, name: str) -> None:
+    """Let an input take mini-batches although it was declared for one number of samples."""
+    for info in model.graph.input:
+        dims = info.type.tensor_type.shape.dim
+        if info.name == name and len(dims) and dims[0].HasField("dim_value"):
+            dims[0].dim_param = f"{PREFIX}batch"

@@ -1,0 +1,152 @@
+"""How much a model's outputs change when a layer's outputs are wrong by a given share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.io.writer import ModelDraft, write_draft
+from lbyl_onnx.observe.graph_builder import PREFIX
+from lbyl_onnx.observe.instrument import instrument
+from lbyl_onnx.observe.run import ObservationRun, feeds_of, free_batch
+from lbyl_onnx.observe.spec import MomentSpec
+from lbyl_onnx.runtime import execute
+from lbyl_onnx.types import Array
+
+# Power of the error that is put into a layer's outputs, as a share of their variance.
+POWER = 0.1
+# Samples that tell it, at most.
+SAMPLES = 32
+# From this opset on operators broadcast by themselves.
+BROADCAST_OPSET = 7
+_OTHER = f"{PREFIX}another_sample"
+
+
+def sensitivities(
+    model: onnx.ModelProto,
+    tensor_info: TensorInfo,
+    read: TensorReader,
+    points: Mapping[int, str],
+    run: ObservationRun,
+) -> dict[int, float]:
+    """Measure how errors in some tensors reach the model's outputs.
+
+    Parameters
+    ----------
+    model, tensor_info, read
+        The model, its facts, and what reads its tensors.
+    points
+        Names of these tensors, by a key; they are float32, their first axis is the batch.
+    run
+        Where and on what the model is measured.
+
+    Returns
+    -------
+    dict
+        By the same keys: squared error of the outputs, as a share of their variance over the
+        samples, for each share of the tensor's variance that is wrong. Empty where it cannot be
+        measured.
+
+    Notes
+    -----
+    The error is the difference from another sample, so it has the channels' own variances and
+    looks like what the tensor holds. All points are run through one session.
+    """
+    outputs = [o.name for o in model.graph.output if tensor_info.dtype(o.name) == TensorProto.FLOAT]
+    views = {str(i): _view(tensor_info, name) for i, name in enumerate(outputs)}
+    known = {key: view for key, view in views.items() if view is not None}
+    if not known or not points or run.source.size < 2 or tensor_info.opset < BROADCAST_OPSET:
+        return {}
+    draft = instrument(
+        ModelDraft.of(model), tensor_info, known, {}, run.batch_statistics, run.noises, run.provider
+    )
+    skeleton = draft.skeleton
+    named = [view.tensor for view in known.values()]
+    del skeleton.graph.output[:]
+    skeleton.graph.output.extend(onnx.ValueInfoProto(name=name) for name in named)
+    # Of the user's own samples there may be fewer than a mini-batch holds.
+    there = run.source.size if run.source.given is None else min(run.source.size, run.source.count)
+    size = there if not run.batch_statistics else min(there, SAMPLES)
+    if size < 2:
+        return {}
+    constants = _perturbed(skeleton.graph, points, size)
+    for name in run.source.inputs:
+        free_batch(skeleton, name)
+    path = run.folder / "sensitivity.onnx"
+    write_draft(ModelDraft(skeleton, (*draft.initializers, *constants)), path, read, "auto")
+    batch = next(iter(feeds_of(run, {i.name for i in skeleton.graph.input})))
+    feeds = {name: value[:size] for name, value in batch.items()}
+    results = execute.run_batches(path, run.provider, _switched(feeds, points))
+    clean = next(results)
+    found = {
+        key: _error(clean, wrong, named) / POWER for key, wrong in zip(points, results, strict=True)
+    }
+    for file in run.folder.glob("sensitivity.onnx*"):
+        file.unlink()
+    return found
+
+
+def _view(tensor_info: TensorInfo, tensor: str) -> MomentSpec | None:
+    """Any view of an output, so that the instrumented model holds what it needs."""
+    shape = tensor_info.shape(tensor)
+    if shape is None or len(shape) < 2 or shape[1] is None:
+        return None
+    return MomentSpec(tensor, 1, len(shape), np.arange(shape[1])[:, None], cross=False)
+
+
+def _switched(feeds: Mapping[str, Array], points: Iterable[int]) -> Iterator[Mapping[str, Array]]:
+    """The same samples without an error, then with one at each point in turn."""
+    off = {_feed(key): np.zeros((), np.float32) for key in points}
+    yield {**feeds, **off}
+    for key in off:
+        # The difference of two samples has twice the variance of one.
+        yield {**feeds, **off, key: np.asarray(np.sqrt(POWER / 2), np.float32)}
+
+
+def _feed(key: int) -> str:
+    return f"{PREFIX}error/{key}"
+
+
+def _perturbed(
+    graph: onnx.GraphProto, points: Mapping[int, str], size: int
+) -> list[onnx.TensorProto]:
+    """Add an error behind each point, and a scalar input that scales it; return new constants."""
+    by_tensor = {tensor: key for key, tensor in points.items()}
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        graph.node.append(node)
+        for position, name in enumerate(node.output):
+            if name in by_tensor:
+                key = by_tensor[name]
+                graph.node[-1].output[position] = f"{PREFIX}right/{key}"
+                graph.node.extend(_wrong(key, name))
+                info = helper.make_tensor_value_info(_feed(key), TensorProto.FLOAT, [])
+                graph.input.append(info)
+    return [helper.make_tensor(_OTHER, TensorProto.INT64, [size], np.roll(np.arange(size), 1))]
+
+
+def _wrong(key: int, tensor: str) -> Iterator[onnx.NodeProto]:
+    """Nodes that add to each sample its difference from another, scaled."""
+    right, start = f"{PREFIX}right/{key}", f"{PREFIX}wrong/{key}"
+    yield helper.make_node("Gather", [right, _OTHER], [f"{start}/other"], axis=0)
+    yield helper.make_node("Sub", [f"{start}/other", right], [f"{start}/difference"])
+    yield helper.make_node("Mul", [f"{start}/difference", _feed(key)], [f"{start}/error"])
+    yield helper.make_node("Add", [right, f"{start}/error"], [tensor])
+
+
+def _error(clean: Mapping[str, Array], wrong: Mapping[str, Array], names: Iterable[str]) -> float:
+    """Squared error of all outputs, each as a share of its own variance over the samples."""
+    total = 0.0
+    for name in names:
+        old, new = clean[name].astype(np.float64), wrong[name].astype(np.float64)
+        variance = float(np.sum((old - old.mean(axis=0)) ** 2))
+        error = float(np.sum((new - old) ** 2))
+        if variance > 0 and np.isfinite(error):
+            total += error / variance
+    return total

@@ -1,0 +1,325 @@
+"""What of a model can be fitted, and the passes in which its statistics are measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lbyl_onnx.channels.affine import finite_groups
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
+from lbyl_onnx.channels.groups import ChannelGroup, Refusal
+from lbyl_onnx.config import Config
+from lbyl_onnx.data.calibration import Input, read_calibration
+from lbyl_onnx.data.source import (
+    LEAST_BATCH,
+    MOST,
+    InputRange,
+    InputSpec,
+    SampleSource,
+    batch_size,
+    rounded,
+    sample_count,
+)
+from lbyl_onnx.errors import ModelError
+from lbyl_onnx.graph.costs import count_costs
+from lbyl_onnx.inputs.pixel_range import input_ranges
+from lbyl_onnx.methods.types import Moments
+from lbyl_onnx.observe.accumulate import SampleMoments
+from lbyl_onnx.observe.planning import (
+    InputObservation,
+    key_of,
+    observation,
+    repairable,
+    rows_each,
+    rows_wanted,
+)
+from lbyl_onnx.observe.pooling import pooled_by_layer
+from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
+from lbyl_onnx.observe.spec import MomentSpec
+from lbyl_onnx.runtime.baseline import Baseline
+
+
+@dataclass
+class Measurement:
+    """The rounds of measurement; they are held where one pass has all, else measured anew."""
+
+    prepared: Prepared
+    held: list[ObservationRound] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[ObservationRound]:
+        """Yield each round."""
+        if self.held:
+            yield from self.held
+            return
+        several = False
+        for round_ in rounds(self.prepared):
+            several = several or len(round_.groups) < len(self.prepared.groups)
+            if not several:
+                self.held.append(round_)
+            yield round_
+
+
+# Bytes of covariances that are held at a time; groups beyond wait for another pass.
+HELD = 1 << 30
+# Samples to take even where fewer give enough rows.
+FEW_SAMPLES = 256
+# Synthetic samples that tell the mean and variance of a layer's outputs.
+ALONE = 48
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What can be fitted, and what is measured for it.
+
+    Parameters
+    ----------
+    analyzed, config
+        The model and the options.
+    groups, refusals
+        The groups that can be fitted, and those that cannot.
+    run
+        Where and on what the model is measured; None where nothing is or can be.
+    prior
+        The same on synthetic samples, for what the user's own are too few for; None without such.
+    outputs
+        The outputs that a repair is measured for, by node.
+    modelled
+        Nodes whose repair the moments have to tell.
+    """
+
+    analyzed: AnalyzedModel
+    config: Config
+    groups: tuple[ChannelGroup, ...]
+    refusals: tuple[Refusal, ...]
+    run: ObservationRun | None
+    prior: ObservationRun | None
+    outputs: Mapping[int, MomentSpec]
+    modelled: frozenset[int]
+
+    @property
+    def ranges(self) -> tuple[InputRange, ...]:
+        """What the graph tells of the pixels that the synthetic samples are made of."""
+        if self.run is None or self.run.source.given is not None:
+            return ()
+        specs = self.run.source.inputs.values()
+        return tuple(spec.pixels for spec in specs if spec.pixels is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationRound:
+    """Groups that are measured in one pass, how, and what was found; `layers` by their keys."""
+
+    groups: tuple[ChannelGroup, ...]
+    layers: Mapping[int, tuple[Layer, ...]]
+    observations: Mapping[str, InputObservation]
+    measured: Mapping[str, SampleMoments]
+
+    def moments(self, group: ChannelGroup) -> list[Moments] | str:
+        """Return the moments at each consumer of a group, or why there are none.
+
+        Consumers that read one weight have theirs pooled.
+        """
+        keys = [key_of(group, place) for place in group.consumers]
+        if any(key not in self.observations for key in keys):
+            return "what they become cannot be measured"
+        each = [self.observations[key].moments(self.measured[key]) for key in keys]
+        moments = pooled_by_layer(each, self.layers[group.key])
+        if moments is None:
+            return "what they become is measured in several ways"
+        return moments if all(m.finite for m in moments) else "their statistics are not finite"
+
+
+def prepare(
+    analyzed: AnalyzedModel,
+    baseline: Baseline,
+    config: Config,
+    folder: Path,
+    measured: bool = False,
+) -> Prepared:
+    """Find what can be fitted, and decide on what the model is measured.
+
+    Parameters
+    ----------
+    analyzed, baseline
+        The model, and what is known of it from running it.
+    config
+        The options.
+    folder
+        For files of the baseline.
+    measured
+        Whether statistics are wanted where the method needs none, too.
+    """
+    groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
+    wanted = measured or config.needs_moments
+    seen = _sights(analyzed, groups, config, MOST) if wanted else {}
+    run = prior = None
+    if seen:
+        views = [s.view for s in seen.values()]
+        run = _run(analyzed, baseline, config, folder, views)
+        if config.calibration:
+            synthetic = replace(config, calibration=None, mean=(), std=())
+            prior = _run(analyzed, baseline, synthetic, folder, views)
+    outputs, consumers = dict[int, MomentSpec](), _consumers(groups)
+    if run is not None and config.method_entry.needs == "moments":
+        outputs = repairable(analyzed.graph, analyzed.tensor_info, analyzed.channels, consumers)
+    modelled = frozenset[int]()
+    if run is not None and run.noises:
+        # Noise follows the weights, so a compensated layer would be measured on another.
+        modelled, outputs = frozenset(outputs.keys() & consumers), {}
+    return Prepared(analyzed, config, groups, refusals, run, prior, outputs, modelled)
+
+
+def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
+    """Measure the groups, as many at a time as memory holds; nothing where nothing is measured."""
+    analyzed, run = prepared.analyzed, prepared.run
+    if run is None:
+        return
+    outputs = {str(i): view for i, view in prepared.outputs.items()}
+    for groups in _rounds(analyzed, prepared.groups, prepared.config, run.source.count):
+        observations = _sights(analyzed, groups, prepared.config, run.source.count)
+        asked = {key: s.view for key, s in observations.items()} | outputs
+        outputs = {}  # they are all measured in the first round
+        found = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, asked, {}, run)
+        told = {g.key: analyzed.layers(g) for g in groups}
+        few = {key: observations[key].view for key in _few(groups, told, observations, found)}
+        if prepared.prior is not None and few:
+            prior = measure(
+                analyzed.draft, analyzed.tensor_info, analyzed.read, few, {}, prepared.prior
+            )
+            found |= {key: found[key].with_prior(prior[key]) for key in few}
+        yield ObservationRound(tuple(groups), told, observations, found)
+
+
+def _few(
+    groups: Iterable[ChannelGroup],
+    told: Mapping[int, Sequence[Layer]],
+    observations: Mapping[str, InputObservation],
+    found: Mapping[str, SampleMoments],
+) -> Iterator[str]:
+    """Keys of what has fewer rows than it wants; those of one layer are counted together."""
+    for group in groups:
+        for layer in told[group.key]:
+            keys = [key_of(group, group.consumers[i]) for i in layer.consumers]
+            known = [key for key in keys if key in observations]
+            rows = sum(found[key].rows for key in known)
+            yield from (key for key in known if observations[key].few(rows))
+
+
+def _consumers(groups: Iterable[ChannelGroup]) -> set[int]:
+    return {place.binding.node for group in groups for place in group.consumers}
+
+
+def _sights(
+    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], config: Config, samples: int
+) -> dict[str, InputObservation]:
+    """How groups are measured at all their consumers; groups of which one cannot be told lack."""
+    observations: dict[str, InputObservation] = {}
+    for group in groups:
+        places = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
+        found = {
+            key_of(group, place): observation(
+                analyzed.graph, analyzed.tensor_info, place, activation, samples, uses
+            )
+            for uses in places
+            for place in uses
+            # The user's own samples are believed beyond their second moments.
+            for activation in [None if config.calibration else analyzed.activation(group, place)]
+        }
+        known = {key: seen for key, seen in found.items() if seen is not None}
+        observations |= known if len(known) == len(found) else {}
+    return observations
+
+
+def _rounds(
+    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], config: Config, samples: int
+) -> Iterator[list[ChannelGroup]]:
+    """Groups that are measured in one pass, so that their covariances fit into memory."""
+    held, round_ = 0, list[ChannelGroup]()
+    for group in groups:
+        seen = _sights(analyzed, [group], config, samples)
+        size = sum(16 * s.view.columns**2 for s in seen.values())
+        if round_ and held + size > HELD:
+            yield round_
+            held, round_ = 0, []
+        held, round_ = held + size, [*round_, group]
+    yield round_
+
+
+def _run(
+    analyzed: AnalyzedModel,
+    baseline: Baseline,
+    config: Config,
+    folder: Path,
+    views: Sequence[MomentSpec],
+) -> ObservationRun:
+    """Decide on what the model is measured, and try it on one mini-batch."""
+    batch = max((shape[0] for shape in baseline.first.values() if shape), default=1)
+    activations = [
+        analyzed.tensor_info.shape(t) for n in analyzed.model.graph.node for t in n.output if t
+    ]
+    sizes = [math.prod(s) for s in ([d or 0 for d in shape or ()] for shape in activations)]
+    macs = count_costs(analyzed.model, analyzed.tensor_info).macs // batch
+    noises = {} if config.calibration else layer_noises(analyzed.graph, analyzed.tensor_info)
+    wanted = max(FEW_SAMPLES, rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views))
+    wanted = MOST if noises else wanted
+    count = sample_count(macs, wanted)
+    size = batch_size(max(sizes, default=1) // batch, count)
+    plain = (replace(view, cross=False, window=None) for view in views)
+    everywhere = {view.tensor: view for view in plain}
+    shapes = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
+    any_batch = all(one[0] != two[0] for one, two in shapes if one)
+    for free in (True, False):
+        source = sample_source(analyzed, baseline, config, count, size, free)
+        steady = source.given is None and source.size >= LEAST_BATCH
+        alone = ALONE if source.given is None else None  # the user's own may be in any order
+        run = ObservationRun(folder, baseline.provider, source, steady, noises, alone)
+        if any_batch:
+            return run
+        trial = replace(run, source=replace(source, count=source.size))
+        try:
+            measure(analyzed.draft, analyzed.tensor_info, analyzed.read, everywhere, {}, trial)
+        except ModelError:
+            # A graph may hold the number of samples it was declared for, in a Reshape say.
+            if not free:
+                raise
+            continue
+        return run
+    raise AssertionError("the second try returns or raises")
+
+
+def sample_source(
+    analyzed: AnalyzedModel, baseline: Baseline, config: Config, count: int, size: int, free: bool
+) -> SampleSource:
+    """Samples in mini-batches of `size`, or of what the model declares where `free` is False."""
+    dtypes = {name: feed.dtype for name, feed in baseline.feeds[0].items()}
+    dynamic = {
+        name
+        for name, shape in baseline.first.items()
+        if shape and shape[0] != baseline.second[name][0]
+    }
+    fixed = [baseline.first[name][0] for name in baseline.first if baseline.first[name]]
+    if not free:
+        dynamic, size = set(), max(fixed, default=1)
+    elif not dynamic:
+        dynamic = {name for name, shape in baseline.first.items() if shape}
+    ranges = input_ranges(analyzed.graph, analyzed.tensor_info, config.layout)
+    inputs = {
+        name: InputSpec(
+            dtypes[name], (size, *shape[1:]) if name in dynamic else shape, ranges.get(name)
+        )
+        for name, shape in baseline.first.items()
+    }
+    if config.calibration is None:
+        return SampleSource(inputs, rounded(count, size), size, config.seed, config.layout)
+    shapes = {name: (None, *spec.shape[1:]) for name, spec in inputs.items()}
+    given = read_calibration(
+        Path(config.calibration),
+        [Input(name, spec.dtype, shapes[name]) for name, spec in inputs.items()],
+        config.mean or None,
+        config.std or None,
+        config.layout,
+        seed=config.seed,
+    )
+    return SampleSource(inputs, given.count, size, config.seed, config.layout, given)

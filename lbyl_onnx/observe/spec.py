@@ -1,0 +1,105 @@
+"""What of a model is measured, and what is done to it meanwhile: values without behaviour."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx.graph.layers import Window
+from lbyl_onnx.types import Floats
+
+# Columns to a strip, and strips: more of them save no time.
+STRIP, MOST_STRIPS = 256, 4
+
+
+@dataclass(frozen=True, eq=False)
+class MomentSpec:
+    """A tensor as rows of samples: which of its numbers are the columns.
+
+    Parameters
+    ----------
+    tensor
+        Its name.
+    axis, rank
+        The axis of its channels, 1 or the last; its number of axes.
+    positions
+        (n, places): where channel i lies along that axis.
+    joint
+        Whether the places of a channel are columns of their own, and not more samples of it.
+    window
+        Makes each value that a Conv's window sees a column of its own.
+    strides
+        Only every stride-th place along each axis of the plane is a sample, or where there is no
+        plane every stride-th row; () for all.
+    cross
+        Whether all pairs of columns are wanted, or each column alone.
+    """
+
+    tensor: str
+    axis: int
+    rank: int
+    positions: NDArray[np.intp]
+    joint: bool = False
+    window: Window | None = None
+    strides: tuple[int, ...] = ()
+    cross: bool = True
+
+    @property
+    def taps(self) -> int:
+        """Columns of one channel."""
+        window = 1 if self.window is None else int(np.prod(self.window.kernel))
+        return window * (self.positions.shape[1] if self.joint else 1)
+
+    @property
+    def columns(self) -> int:
+        """Columns of all channels."""
+        return len(self.positions) * self.taps
+
+    @property
+    def strips(self) -> tuple[slice, ...]:
+        """Rows of the second moment that are worked out together, each from its diagonal on.
+
+        The rest follows by symmetry: of many columns that is near half of the work.
+        """
+        count = min(MOST_STRIPS, max(1, self.columns // STRIP)) if self.cross else 1
+        edges = [self.columns * i // count for i in range(count + 1)]
+        return tuple(slice(*pair) for pair in itertools.pairwise(edges))
+
+
+@dataclass(frozen=True, eq=False)
+class Renormalization:
+    """Mean and standard deviation, each (channels,), that a tensor is brought to on every batch."""
+
+    axis: int
+    rank: int
+    mean: Floats
+    std: Floats
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise added at the input of a matrix product, shaped as its weight: xi W.
+
+    Parameters
+    ----------
+    feed
+        Name of the input that brings xi, (samples, outputs), standard normal or zero.
+    outputs
+        Of the layer.
+    operands
+        Which of its inputs bring the activations, and the weight.
+    transposed
+        Whether the weight is (outputs, inputs).
+    power
+        Mean squared output of the layer on white inputs, which its outputs are scaled to; None
+        where they stay as they are.
+    """
+
+    feed: str
+    outputs: int
+    operands: tuple[int, int]
+    transposed: bool
+    power: float | None

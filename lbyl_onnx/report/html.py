@@ -1,0 +1,241 @@
+"""One result as one HTML file: no script, no network, nothing of the model taken for markup."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lbyl_onnx.evaluate.layers import Details, LayerComparison
+from lbyl_onnx.report.svg import STYLE, Axis, scatter
+from lbyl_onnx.results.compressed import CompressResult
+from lbyl_onnx.results.groups import GroupReport
+from lbyl_onnx.results.rendering import by_output, described_range, nearness, proven
+from lbyl_onnx.text import (
+    LONGEST_GROUP,
+    count,
+    listed,
+    milliseconds,
+    printable,
+    share,
+    short,
+    short_count,
+    size,
+)
+
+# Characters of any one text of the page: a list of names, the command line.
+_LONGEST_TEXT = 1 << 15
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a result comes from.
+
+    Parameters
+    ----------
+    source
+        The input, as the user named it.
+    command
+        The command line, word by word.
+    versions
+        Of what computed, by name.
+    """
+
+    source: str
+    command: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number before and after.
+
+    `told` says the ratio in words; `more` is whether it has grown, beyond what is measurable.
+    """
+
+    title: str
+    before: str
+    after: str
+    ratio: float
+    told: str
+    more: bool
+
+    @property
+    def left(self) -> float:
+        """What is left, in percent, at most all."""
+        return min(100.0, 100.0 * self.ratio)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer of the strip.
+
+    Parameters
+    ----------
+    layer
+        The layer.
+    kept, removed
+        Lengths of the bar's two parts, in percent; as a whole it grows with the square root of the
+        layer's width.
+    state
+        `pruned`, `left` or `reads`: whether its own channels went, stay for a reason, or stay.
+    note
+        What is to be said of that.
+    macs, latency
+        Before and after.
+    """
+
+    layer: LayerComparison
+    kept: float
+    removed: float
+    state: str
+    note: str
+    macs: Figure
+    latency: Figure | None
+
+
+def as_html(result: CompressResult, origin: Origin) -> str:
+    """Return a whole result as one HTML file.
+
+    Parameters
+    ----------
+    result
+        The result, with its details.
+    origin
+        The command and the versions behind it.
+
+    Raises
+    ------
+    ValueError
+        When the result was made without details.
+    """
+    details = result.details
+    if details is None:
+        raise ValueError("the result has no details; compress with detailed=True")
+    environment = Environment(
+        loader=PackageLoader("lbyl_onnx.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_harmless,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(count=count, size=size, share=share, listed=listed, named=_named)
+    environment.globals.update(nearness=nearness, by_output=by_output, proven=proven)
+    return environment.get_template("report.html.j2").render(
+        result=result,
+        details=details,
+        origin=origin,
+        target="dry run: nothing written" if result.output is None else str(result.output),
+        described=result.description,
+        ranges=[described_range(found) for found in result.input_ranges],
+        proof=result.verification,
+        figures=_figures(result),
+        rows=_rows(result, details),
+        others=_latency(details.others_before, details.others_after),
+        timed=any(layer.ms_before is not None for layer in details.layers),
+        predicted=_predicted(result.groups),
+        scatter=_scatter(details),
+        style=Markup(STYLE),
+    )
+
+
+def _named(names: str) -> str:
+    """Return a group's or a layer's name, shortened."""
+    return short(names, LONGEST_GROUP)
+
+
+def _harmless(value: object) -> object:
+    """Make whatever text enters the page harmless: of bounded length, control characters spelled.
+
+    It is escaped after that.
+    """
+    return printable(short(value, _LONGEST_TEXT)) if type(value) is str else value
+
+
+def _figures(result: CompressResult) -> list[Figure]:
+    before, after = result.before, result.after
+    figures = [
+        _figure("Parameters", before.parameters, after.parameters, short_count),
+        _figure("MACs", before.macs, after.macs, short_count),
+        _figure("File size", result.size_before, result.size_after, lambda b: size(int(b))),
+    ]
+    times = result.latency
+    sides = milliseconds(times.before.median), milliseconds(times.after.median)
+    # A difference that is none is drawn as none.
+    ratio = times.ratio if times.faster or times.slower else 1.0
+    figures.append(Figure("Time", *sides, ratio, str(times), times.slower))
+    return figures
+
+
+def _figure(title: str, before: float, after: float, form: Callable[[float], str]) -> Figure:
+    ratio = after / before if before else 1.0
+    return Figure(
+        title, form(before), form(after), ratio, f"{100 * ratio:.1f}\u202f%", ratio > 1.005
+    )
+
+
+def _latency(before: float | None, after: float | None) -> Figure | None:
+    if before is None or after is None:
+        return None
+    unit, factor = ("µs", 1000.0) if before < 1.0 else ("ms", 1.0)
+    told = f"{factor * before:.3g}", f"{factor * after:.3g} {unit}"
+    ratio = after / before if before else 1.0
+    return Figure("latency", *told, ratio, f"{100 * ratio:.1f}\u202f%", False)
+
+
+def _rows(result: CompressResult, details: Details) -> list[Row]:
+    widest = max((layer.channels_before for layer in details.layers), default=1) or 1
+    rows, states = [], _states(result)
+    for layer in details.layers:
+        # By the square root of the width: the narrow layers at a network's start stay visible.
+        length = 100 * math.sqrt(layer.channels_before / widest)
+        kept = layer.channels_after / (layer.channels_before or 1)
+        rows.append(
+            Row(
+                layer,
+                length * kept,
+                length * (1 - kept),
+                *states.get(layer.name, ("reads", "")),
+                _figure("MACs", layer.macs_before, layer.macs_after, short_count),
+                _latency(layer.ms_before, layer.ms_after),
+            )
+        )
+    return rows
+
+
+def _states(result: CompressResult) -> dict[str, tuple[str, str]]:
+    """State and note of each layer that is named by a group or a refusal, by its name."""
+    found: dict[str, tuple[str, str]] = {}
+    dropped = result.config.method_entry.needs == "nothing"
+    for group in result.groups:
+        restored = "not restored" if dropped else f"by {group.restored}"
+        for name in _producers(group.name):
+            found.setdefault(name, ("pruned", restored))
+    for refusal in result.refusals:
+        for name in _producers(refusal.name):
+            found.setdefault(name, ("left", refusal.reason))
+    return found
+
+
+def _producers(names: str) -> tuple[str, ...]:
+    """Return the names in a group's name, which has commas between them; one may hold commas."""
+    return (names, *names.split(", "))
+
+
+def _predicted(groups: Sequence[GroupReport]) -> list[tuple[GroupReport, float]]:
+    """Groups whose error is predicted, with its part of the largest, in percent."""
+    known = [(g, g.predicted_error) for g in groups if g.predicted_error is not None]
+    largest = max((error for _, error in known), default=0.0) or 1.0
+    return [(group, 100 * error / largest) for group, error in known]
+
+
+def _scatter(details: Details) -> Markup | None:
+    if not details.points:
+        return None
+    axes = Axis("original output", "{:.3g}".format), Axis("compressed output", "{:.3g}".format)
+    # The chart escapes its own texts: it is built as a tree, not as a string.
+    return Markup(scatter("", details.points, *axes))

@@ -1,0 +1,1 @@
+"""What a compression gives back."""

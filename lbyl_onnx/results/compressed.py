@@ -1,0 +1,149 @@
+"""The result of a compression, and its summary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from lbyl_onnx.budget.solve import TargetReport
+from lbyl_onnx.channels.groups import Refusal
+from lbyl_onnx.config import Config
+from lbyl_onnx.data.source import InputRange
+from lbyl_onnx.evaluate.layers import Details
+from lbyl_onnx.evaluate.verify import Verification
+from lbyl_onnx.graph.costs import Costs
+from lbyl_onnx.results.groups import GroupReport
+from lbyl_onnx.results.rendering import (
+    costs_table,
+    described_range,
+    fidelity_text,
+    groups_part,
+    refusals_part,
+)
+from lbyl_onnx.runtime.timing import PairedLatency
+from lbyl_onnx.target import amount
+from lbyl_onnx.text import count, printable
+
+
+@dataclass(frozen=True)
+class CompressResult:
+    """A compressed and verified model, and what the user wants to know of it.
+
+    Parameters
+    ----------
+    output
+        Where it was written; None after a dry run or without an output path.
+    model
+        The compressed model when no output path was given, else None.
+    config
+        The options used.
+    before, after
+        Parameters and multiply-accumulates.
+    size_before, size_after
+        File sizes in bytes.
+    groups, refusals
+        What was pruned, what was not and why.
+    verification
+        The proof.
+    target
+        What was wanted, and what was reached.
+    latency
+        Times of the original and of the result, measured in turns.
+    details
+        The model layer by layer; None unless asked for.
+    input_ranges
+        The inputs whose range of pixels was read off the graph, for the synthetic samples.
+    warnings
+        What to know before using it, one line each.
+    """
+
+    output: Path | None
+    model: onnx.ModelProto | None
+    config: Config
+    before: Costs
+    after: Costs
+    size_before: int
+    size_after: int
+    groups: tuple[GroupReport, ...]
+    refusals: tuple[Refusal, ...]
+    verification: Verification
+    target: TargetReport
+    latency: PairedLatency
+    details: Details | None = None
+    input_ranges: tuple[InputRange, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return one line, without the model."""
+        where = "a model in memory" if self.output is None else str(self.output)
+        return (
+            f"<CompressResult {where}: method {self.config.method}, "
+            f"parameters {count(self.before.parameters)} -> {count(self.after.parameters)}, "
+            f"MACs {count(self.before.macs)} -> {count(self.after.macs)}, "
+            f"{len(self.groups)} groups pruned, {len(self.refusals)} skipped>"
+        )
+
+    def summary(self, width: int = 100) -> str:
+        """Return what the command prints below the names of the files, as plain text.
+
+        Parameters
+        ----------
+        width
+            Characters in a line, at most.
+        """
+        console = Console(width=width, color_system=None, highlight=False)
+        with console.capture() as captured:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the parts of the summary."""
+        yield Text(self.description)
+        for found in self.input_ranges:
+            yield Text(printable(described_range(found)))
+        sizes = (self.size_before, self.size_after)
+        optimised = self.verification.optimised
+        yield costs_table((self.before, self.after), sizes, self.latency, optimised)
+        for warning in self.warnings:
+            yield Text(f"warning: {printable(warning)}", style="yellow")
+        yield fidelity_text(self.verification)
+        yield from groups_part(self.groups)
+        yield from refusals_part(self.refusals)
+
+    @property
+    def description(self) -> str:
+        """How the model was compressed, in one line."""
+        config = self.config
+        return (
+            f"{self._target()}, method {config.method}, criterion {config.chosen_by}; "
+            f"ran on {self.verification.provider}"
+        )
+
+    def _target(self) -> str:
+        """What was wanted, and what was reached."""
+        target = self.target
+        text = target.text
+        if target.kind != "ratio":
+            text += f": reached {amount(target.kind, target.reached)}"
+            if target.kind == "fidelity":
+                text += " on the samples"
+            elif target.wanted:
+                text += f" of {amount(target.kind, target.wanted)}"
+        if target.latency is not None:
+            after = target.latency.after
+            text += f" ({after.low:.3g} to {after.high:.3g} in {after.runs} runs)"
+        if target.allocation != ("uniform" if target.kind == "ratio" else "auto"):
+            text += f", allocation {target.allocation}"
+        return text if target.round_to == 1 else f"{text}, {self._rounding()}"
+
+    def _rounding(self) -> str:
+        """What the numbers of channels are multiples of, and why."""
+        text = f"channels in steps of {self.target.round_to}"
+        if self.config.round_to != "auto":
+            return text
+        machine = "this machine" if self.config.hardware == "host" else self.config.hardware
+        return f"{text} ({machine})"

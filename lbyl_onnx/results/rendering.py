@@ -1,0 +1,184 @@
+"""The lines and tables of results on a terminal; other text uses some of them, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lbyl_onnx.channels.groups import Refusal
+from lbyl_onnx.data.source import InputRange
+from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
+from lbyl_onnx.evaluate.verify import Verification
+from lbyl_onnx.graph.costs import Costs
+from lbyl_onnx.results.groups import GroupReport
+from lbyl_onnx.runtime.timing import PairedLatency
+from lbyl_onnx.text import LONGEST_GROUP, count, listed, milliseconds, printable, short, size
+
+# A list in the terminal stops here; the JSON has them all.
+LONGEST_LIST = 40
+# Shares that differ by more than whole channels make them.
+EVEN = 0.15
+
+
+def described_range(found: InputRange) -> str:
+    """Return in one line what the graph tells of an input, for the samples made for it."""
+    nodes = ", ".join(found.nodes)
+    return f"samples for {found.name}: pixels of {found.low:g} to {found.high:g}, as {nodes} tell"
+
+
+def costs_table(
+    costs: tuple[Costs, Costs], sizes: tuple[int, int], times: PairedLatency, optimised: bool
+) -> Table:
+    """Return costs before and after.
+
+    Parameters
+    ----------
+    costs, sizes
+        Of the original and of the result.
+    times
+        Of both.
+    optimised
+        Whether ONNX Runtime optimised their graphs.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("", "before", "after", "ratio"):
+        table.add_column(title, justify="left" if not title else "right", no_wrap=True)
+    rows = [
+        ("parameters", costs[0].parameters, costs[1].parameters, count),
+        ("MACs", costs[0].macs, costs[1].macs, count),
+        ("file size", *sizes, size),
+    ]
+    for title, before, after, form in rows:
+        ratio = f"{after / before:.1%}" if before else "-"
+        table.add_row(title, form(before), form(after), ratio)
+    name = "time" if optimised else "time, not optimised"
+    sides = (milliseconds(times.before.median), milliseconds(times.after.median))
+    table.add_row(name, *sides, str(times), style=style_of(times))
+    return table
+
+
+def style_of(times: PairedLatency) -> str:
+    """Colour of a time: only of what is outside the interval."""
+    return "green" if times.faster else "yellow" if times.slower else ""
+
+
+def nearness(near: Fidelity | OutputFidelity) -> str:
+    """Return in words how near outputs are; of a whole model the worst of its outputs."""
+    parts = []
+    if near.relative_error is not None:
+        parts.append(f"relative error {near.relative_error:.3f}")
+    if near.cosine is not None:
+        parts.append(f"cosine {near.cosine:.3f}")
+    if near.top1_agreement is not None:
+        parts.append(f"top-1 agreement {near.top1_agreement:.1%}")
+    if near.equal is not None:
+        parts.append(f"{near.equal:.1%} equal")
+    return ", ".join(parts) or "nothing could be compared"
+
+
+def by_output(near: Fidelity) -> list[str]:
+    """Return a line for each output, where there are several or one was not compared."""
+    if len(near.outputs) < 2 and not near.not_compared:
+        return []
+    lines = []
+    for output in near.outputs[:LONGEST_LIST]:
+        told = [nearness(output)] if output.values else []
+        told += [] if output.not_compared is None else [f"not compared: {output.not_compared}"]
+        lines.append(f"{printable(output.name)}: {'; '.join(told)}")
+    if len(near.outputs) > LONGEST_LIST:
+        lines.append(f"... and {len(near.outputs) - LONGEST_LIST} more; --json lists them all")
+    return lines
+
+
+def proven(proof: Verification) -> str:
+    """Return in words what was proven, and how."""
+    text = (
+        f"verified: {proof.values:,} output values on {proof.shapes} input shapes are those of "
+        f"the uncut model with the removed channels silenced, to {proof.deviation:.0e}"
+    )
+    if proof.discontinuous:
+        text += f"; compared in front of {_some(proof.discontinuous)} and behind, not across"
+    return text + random_numbers(proof.random)
+
+
+def random_numbers(names: tuple[str, ...]) -> str:
+    """Return what is to be said of nodes that draw random numbers; nothing where there are none."""
+    return f"; the random numbers of {_some(names)} were the same for both" if names else ""
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return printable(", ".join(names[:3])) + more
+
+
+def fidelity_text(proof: Verification) -> Text:
+    """Return the nearness to the original, and the proof."""
+    near = proof.fidelity
+    lines = [f"fidelity on {near.samples} {near.inputs}: {nearness(near)}"]
+    lines += [f"  {line}" for line in by_output(near)]
+    return Text("\n".join([*lines, proven(proof)]))
+
+
+def groups_part(groups: tuple[GroupReport, ...]) -> Iterator[RenderableType]:
+    """Yield the title and the table of the groups that were pruned."""
+    removed = sum(g.channels - g.kept for g in groups)
+    yield Text(f"\npruned {removed:,} channels in {many(len(groups), 'group')}", style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("producer", overflow="fold")
+    table.add_column("channels", justify="right")
+    table.add_column("kept", justify="right")
+    # Groups that lose the same share need no column to say so.
+    uneven = max((g.ratio for g in groups), default=0) - min((g.ratio for g in groups), default=0)
+    if uneven > EVEN:
+        table.add_column("removed", justify="right")
+    table.add_column("restored by", overflow="fold")
+    table.add_column("consumers", overflow="fold")
+    for group in groups[:LONGEST_LIST]:
+        consumers = listed_text(group.consumers)
+        name = _group_name(group.name)
+        ratio = (f"{group.ratio:.0%}",) if uneven > EVEN else ()
+        numbers = (str(group.channels), str(group.kept), *ratio)
+        table.add_row(name, *numbers, Text(group.restored), consumers)
+    yield table
+    yield from rest(len(groups))
+
+
+def refusals_part(refusals: tuple[Refusal, ...]) -> Iterator[RenderableType]:
+    """Yield the title and the table of the groups that were skipped, where there are any."""
+    if not refusals:
+        return
+    yield Text(f"\nleft alone: {many(len(refusals), 'group')}", style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("producer", overflow="fold")
+    table.add_column("channels", justify="right")
+    table.add_column("reason", overflow="fold")
+    for refusal in refusals[:LONGEST_LIST]:
+        where = f" ({listed(refusal.nodes)})" if refusal.nodes else ""
+        reason = short(refusal.reason, LONGEST_GROUP) + where
+        name = _group_name(refusal.name)
+        table.add_row(name, str(refusal.channels), Text(printable(reason)))
+    yield table
+    yield from rest(len(refusals))
+
+
+def listed_text(names: Sequence[str]) -> Text:
+    """Return names with commas between, as harmless text."""
+    return Text(printable(listed(names)))
+
+
+def _group_name(name: str) -> Text:
+    return Text(printable(short(name, LONGEST_GROUP)))
+
+
+def many(count: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def rest(count: int) -> Iterator[RenderableType]:
+    """Yield how many rows of a table are not shown, where there are any."""
+    if count > LONGEST_LIST:
+        yield f"... and {count - LONGEST_LIST} more; --json lists them all"

@@ -1,0 +1,1 @@
+"""Write the compressed model: weights, shapes, files."""

@@ -1,0 +1,177 @@
+"""Write a compressed model for given counts, beside the uncut one that it must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.compensate.fits import ConsumerFit, ProducerMixing, Repairs
+from lbyl_onnx.compensate.group import Fitted, fit
+from lbyl_onnx.compensate.selection import KeptCounts, PruningPlan, choose_channels
+from lbyl_onnx.errors import VerificationError
+from lbyl_onnx.evaluate.verify import sampled_fidelity
+from lbyl_onnx.graph import source as graph_source
+from lbyl_onnx.graph.costs import Costs, count_costs
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.guard.memory import release
+from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.io.writer import ModelDraft, write_draft
+from lbyl_onnx.methods.types import Ranking
+from lbyl_onnx.observe.session import ObservationRound, Prepared
+from lbyl_onnx.rewrite.assemble import Shapes, apply_edits
+from lbyl_onnx.rewrite.compared_samples import ComparedSamples
+from lbyl_onnx.rewrite.norm_masks import norm_masks, with_kept_statistics
+from lbyl_onnx.rewrite.shrink import new_shape, shrunk
+from lbyl_onnx.rewrite.storing import as_stored, stored
+from lbyl_onnx.rewrite.weights import Edits, compensated
+from lbyl_onnx.runtime import timing
+from lbyl_onnx.runtime.baseline import Baseline
+from lbyl_onnx.types import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class ModelBuilder:
+    """Makes and measures models of given counts.
+
+    Parameters
+    ----------
+    prepared, baseline
+        What can be fitted, and the original as it runs.
+    measured, rankings
+        What is measured, and how channels go where that is known.
+    source, stage, reference
+        Files: the original, the compressed model, and the uncut one that it must equal.
+    progress
+        Told of each stage as it begins.
+    """
+
+    prepared: Prepared
+    baseline: Baseline
+    measured: Iterable[ObservationRound]
+    rankings: Mapping[int, Ranking]
+    source: Path
+    stage: Path
+    reference: Path
+    progress: Progress
+
+    def make(self, counts: KeptCounts) -> Fitted:
+        """Fit, rewrite, repair; write both files."""
+        analyzed = self.prepared.analyzed
+        step = partial(self.progress, "compensating")
+        fitted = fit(self.prepared, counts, self.measured, self.rankings, step)
+        if not fitted.plan.groups:
+            return fitted
+        self.progress("rewriting", 0, 1)
+        release()
+        found = fitted.modelled
+        if fitted.statistics is not None:
+            self.progress("repairing", 0, 1)
+            plain = self._draft(self._compensated(fitted.fits, (), {}), {})
+            restored = self._kept_statistics(plain, fitted.plan)
+            changed = {f.consumer.binding.node for f in fitted.fits if f.delivery.removed.size}
+            found = fitted.statistics.repaired(analyzed, restored, changed)
+        edits = self._compensated(fitted.fits, fitted.producer_mixings, found)
+        reference = self._kept_statistics(self._draft(edits, {}), fitted.plan)
+        write_draft(reference, self.reference, analyzed.read, "auto")
+        release()
+        self._write(edits, fitted.plan)
+        return fitted
+
+    def _compensated(
+        self,
+        fits: Sequence[ConsumerFit],
+        producer_mixings: Sequence[ProducerMixing],
+        repairs: Repairs,
+    ) -> Edits:
+        """Compensated constants, rounded to the types that they are stored in."""
+        analyzed = self.prepared.analyzed
+        edits = compensated(analyzed.graph, analyzed.tensor_info, fits, producer_mixings, repairs)
+        return as_stored(analyzed.graph, analyzed.tensor_info, analyzed.channels.sharing, edits)
+
+    def _draft(self, edits: Edits, shapes: Shapes) -> ModelDraft:
+        """Return the model with edits made where its constants are stored."""
+        analyzed = self.prepared.analyzed
+        edits, moved = stored(analyzed.tensor_info, analyzed.channels.sharing, edits)
+        return apply_edits(analyzed.model, edits, {**shapes, **moved})
+
+    def _kept_statistics(self, draft: ModelDraft, plan: PruningPlan) -> ModelDraft:
+        """Let normalisations over groups of channels see those that stay alone."""
+        analyzed = self.prepared.analyzed
+        masks = norm_masks(analyzed.model, analyzed.tensor_info, analyzed.channels, plan.removed)
+        return with_kept_statistics(draft, masks, analyzed.tensor_info.opset)
+
+    def cut(self, counts: KeptCounts) -> None:
+        """Write a model that only has the size of the compressed one: as fast, and not right."""
+        analyzed = self.prepared.analyzed
+        plan = choose_channels(
+            analyzed.graph, analyzed.tensor_info, self.prepared.groups, counts, "random", 0
+        )
+        self._write(Edits({}, {}, {}), plan)
+
+    def costs(self) -> tuple[Costs, int]:
+        """Return the costs of what was written, and its bytes."""
+        model, size = graph_source.load_model(self.stage)
+        first = self.baseline.first
+        return count_costs(model, TensorInfo(model, first, first, TensorReader(self.stage))), size
+
+    def times(self) -> timing.PairedLatency:
+        """Time the original and what was written, in turns."""
+        return timing.paired(
+            self.source,
+            self.stage,
+            self.baseline.provider,
+            self.baseline.feeds[0],
+            self.baseline.optimise,
+        )
+
+    def agreement(self) -> float:
+        """Return how near what was written is to the original: the least over its outputs.
+
+        It is the cosine, or of whole numbers the share that is equal.
+
+        Raises
+        ------
+        VerificationError
+            When nothing could be compared.
+        """
+        samples = ComparedSamples.of(self.prepared, self.baseline)
+        near = sampled_fidelity(
+            self.source, self.stage, self.baseline, samples.batches(), samples.described
+        )
+        if near.nearness is None:
+            raise VerificationError("no output value could be compared")
+        return near.nearness
+
+    def _write(self, edits: Edits, plan: PruningPlan) -> None:
+        """Write the compressed model, without the channels that are not in the plan."""
+        analyzed = self.prepared.analyzed
+        edits = shrunk(analyzed.graph, analyzed.tensor_info, analyzed.channels, edits, plan.removed)
+        draft = self._draft(edits, _new_shapes(analyzed, plan))
+        write_draft(draft, self.stage, analyzed.read, self.prepared.config.external_data)
+
+
+def _new_shapes(analyzed: AnalyzedModel, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of the activations that have shrunk; None for the dimensions that stay.
+
+    A declared shape that was wrong before is put right.
+    """
+    alive = ~np.isin(analyzed.channels.roots, plan.removed)
+    shapes: dict[str, tuple[int | None, ...]] = {
+        name: tuple(
+            new if size > 1 else None
+            for new, size in zip(new_shape(labels, alive), labels.shape, strict=True)
+        )
+        for name, labels in analyzed.channels.tensors.items()
+        if not np.all(alive[labels])
+    }
+    for info in analyzed.model.graph.value_info:
+        if analyzed.tensor_info.contradicts(info):
+            known = analyzed.tensor_info.static_shape(info.name) or ()
+            new = shapes.get(info.name, (None,) * len(known))
+            shapes[info.name] = tuple(a or b for a, b in zip(new, known, strict=True))
+    return shapes

@@ -1,0 +1,168 @@
+"""The original as it runs: at which shapes, on which inputs, and what it gives."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lbyl_onnx.errors import ModelError
+from lbyl_onnx.graph.source import load_model
+from lbyl_onnx.runtime.execute import (
+    LARGEST_INPUT,
+    Record,
+    _batch,
+    _fed,
+    _feeds,
+    _finite,
+)
+from lbyl_onnx.runtime.input_shapes import runnable_shapes
+from lbyl_onnx.runtime.needed_sizes import needed_sizes
+from lbyl_onnx.runtime.proof_sizes import elements, kinds
+from lbyl_onnx.runtime.session import Feeds, Session, as_written
+from lbyl_onnx.shapes import Given, Shapes
+from lbyl_onnx.types import Array
+
+# Seconds for finding other shapes, and the most that a run at a larger one is expected to take.
+OTHERS_SECONDS, SLOWEST = 10.0, 2.0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A model as it is before compression, seen from outside.
+
+    Parameters
+    ----------
+    provider
+        Name of the execution provider that runs it.
+    first, second
+        Two sets of input shapes that it runs on; they differ in the dynamic dimensions.
+    feeds
+        Random inputs: `SAMPLES` at the first shapes, one at the second, one at each of the others.
+    record
+        What it gave on them.
+    optimise
+        Whether ONNX Runtime optimised its graph.
+    others
+        More shapes that it runs on: small, odd and large ones.
+    """
+
+    provider: str
+    first: Shapes
+    second: Shapes
+    feeds: tuple[Feeds, ...]
+    record: Record
+    optimise: bool = True
+    others: tuple[Shapes, ...] = ()
+
+    @property
+    def shapes(self) -> int:
+        """How many different input shapes there are."""
+        return len({tuple(sorted(shapes.items())) for shapes in self.shape_sets})
+
+    @property
+    def shape_sets(self) -> tuple[Shapes, ...]:
+        """All sets of input shapes: the first, the second, the others."""
+        return (self.first, self.second, *self.others)
+
+
+def run_baseline(
+    path: Path, provider: str, seed: int, optimise: bool = True, given: Given = ()
+) -> Baseline:
+    """Run a model as it came: find input shapes it accepts, record what it gives.
+
+    Parameters
+    ----------
+    path
+        The model's file.
+    provider
+        An execution provider's name.
+    seed
+        Of the random inputs.
+    optimise
+        Whether ONNX Runtime may optimise the graph, for which it copies the weights.
+    given
+        Input shapes that the user gave, for the first set.
+
+    Returns
+    -------
+    Probe
+        Its outputs on normally distributed inputs; uniform ones where those overflow.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it or runs it on no input that could be made.
+    OptionError
+        When a given shape does not fit the model.
+    """
+    session = Session.of(path, provider, None if optimise else as_written())
+    signature = session.signature
+    first, second = _runnable_shapes(session, given)
+    for uniform in (False, True):
+        feeds = _feeds(signature, first, second, np.random.default_rng(seed), uniform)
+        outputs = tuple(session.run(batch) for batch in feeds)
+        if all(_finite(array) for batch in outputs for array in batch):
+            break
+    others = _others(session, first, second, seed, uniform)
+    record = Record(signature, (*outputs, *(o for _, _, o in others)))
+    feeds = (*feeds, *(batch for _, batch, _ in others))
+    more = tuple(shapes for shapes, _, _ in others)
+    return Baseline(provider, first, second, feeds, record, optimise, more)
+
+
+def input_shapes(path: Path, provider: str, given: Given = ()) -> tuple[Shapes, Shapes]:
+    """Two sets of input shapes that a model accepts; they differ in the dynamic dimensions.
+
+    The first has the shapes that are given.
+
+    Raises
+    ------
+    ModelError, OptionError
+        As `baseline` does.
+    """
+    session = Session.of(path, provider, as_written())
+    return _runnable_shapes(session, given)
+
+
+def _others(
+    session: Session, first: Shapes, second: Shapes, seed: int, uniform: bool
+) -> list[tuple[Shapes, Feeds, tuple[Array, ...]]]:
+    """Shapes of each kind that the model runs at soon enough, inputs of them, and its outputs.
+
+    A size at which it fails, gives nothing, or what is not finite, is none to verify at.
+    """
+    signature, found = session.signature, list[tuple[Shapes, Feeds, tuple[Array, ...]]]()
+    begun = time.monotonic()
+    session.run(_batch(signature, first, np.random.default_rng(seed), uniform))
+    each = (time.monotonic() - begun) / max(1, elements(first))  # seconds for an element
+    end = time.monotonic() + OTHERS_SECONDS
+    for number, kind in enumerate(kinds(signature.inputs, first, second)):
+        for shapes in kind:
+            size = elements(shapes)
+            if (each * size > SLOWEST and size > elements(first)) or size > LARGEST_INPUT:
+                continue
+            if time.monotonic() > end:
+                break
+            batch = _batch(signature, shapes, np.random.default_rng([seed, number]), uniform)
+            try:
+                outputs = session.run(batch)
+            except ModelError:  # it may declare more sizes than it takes, or take too long
+                continue
+            if all(array.size and _finite(array) for array in outputs):
+                found.append((shapes, batch, outputs))
+                break
+    return found
+
+
+def _runnable_shapes(session: Session, given: Given) -> tuple[Shapes, Shapes]:
+    signature = _fed(session.signature)
+    return runnable_shapes(
+        signature,
+        lambda shapes: session.run(_batch(signature, shapes, np.random.default_rng(0), False)),
+        session.seconds,
+        lambda: needed_sizes(load_model(session.path)[0]),
+        given,
+    )

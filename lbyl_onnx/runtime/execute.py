@@ -1,0 +1,158 @@
+"""Run a model on given inputs: as it is written, on random numbers, or batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lbyl_onnx.errors import ModelError
+from lbyl_onnx.runtime.session import Feeds, Session, Signature, as_needed, as_written
+from lbyl_onnx.shapes import Shapes
+from lbyl_onnx.types import Array
+
+# Inputs at the first shapes, beside one batch at the second ones.
+SAMPLES = 8
+# Elements that one input may have: an image of 4,700 x 4,700 pixels. Ten such inputs are made.
+LARGEST_INPUT = 1 << 26
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+    "tensor(bool)": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a model gave: the outputs of each batch of inputs, in the order of its outputs."""
+
+    signature: Signature
+    outputs: tuple[tuple[Array, ...], ...]
+
+
+def signature(path: Path, provider: str) -> Signature:
+    """Return what a model takes and gives.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it, or an input is no tensor of numbers.
+    """
+    return _fed(Session.of(path, provider, as_written()).signature)
+
+
+def dtype_of(kind: str) -> np.dtype[np.generic]:
+    """Return the NumPy type of an input, by ONNX Runtime's name of it.
+
+    Raises
+    ------
+    ModelError
+        For what is no tensor of numbers.
+    """
+    if kind not in _DTYPES:
+        raise ModelError(f"an input is a {kind}; only tensors of numbers can be fed")
+    return np.dtype(_DTYPES[kind])
+
+
+def run_model(path: Path, provider: str, feeds: Sequence[Feeds], optimise: bool = True) -> Record:
+    """Run a model on given inputs, as it would be deployed where `optimise` is True.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it or does not run it.
+    """
+    session = Session.of(path, provider, None if optimise else as_written())
+    outputs = tuple(session.run(batch) for batch in feeds)
+    return Record(session.signature, outputs)
+
+
+def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
+    """Run a model on given inputs node by node, without graph optimisations.
+
+    It needs less than half the memory, and what the optimisations do is checked along with it.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it or does not run it.
+    """
+    session = Session.of(path, provider, as_written())
+    outputs = tuple(session.run(batch) for batch in feeds)
+    return Record(session.signature, outputs)
+
+
+def run_batches(
+    path: Path, provider: str, batches: Iterable[Feeds], optimise: bool = True
+) -> Generator[Mapping[str, Array]]:
+    """Run a model on batch after batch; give its outputs by name. Its file is open until the end.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it or does not run it.
+    """
+    session = Session.of(path, provider, as_needed() if optimise else as_written())
+    names = [name for name, _, _ in session.signature.outputs]
+    for feeds in batches:
+        samples = max((len(value) for value in feeds.values() if value.ndim), default=1)
+        yield dict(zip(names, session.run(feeds, samples), strict=True))
+
+
+def _finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.all(np.isfinite(array)))
+
+
+def _fed(signature: Signature) -> Signature:
+    """The signature itself, once each input is a tensor of numbers."""
+    for name, kind, _ in signature.inputs:
+        if kind not in _DTYPES:
+            raise ModelError(f"input {name} is {kind}; only tensors of numbers can be fed")
+    return signature
+
+
+def _feeds(
+    signature: Signature,
+    first: Shapes,
+    second: Shapes,
+    rng: np.random.Generator,
+    uniform: bool,
+) -> tuple[Feeds, ...]:
+    shapes = [*[first] * SAMPLES, second]
+    return tuple(_batch(signature, s, rng, uniform) for s in shapes)
+
+
+def _batch(
+    signature: Signature,
+    shapes: Shapes,
+    rng: np.random.Generator,
+    uniform: bool,
+) -> dict[str, Array]:
+    """One random value for each input: normal or uniform floats, 0 and 1 for the others."""
+    batch: dict[str, Array] = {}
+    for name, kind, _ in signature.inputs:
+        if math.prod(shapes[name]) > LARGEST_INPUT:
+            raise ModelError(
+                f"input {name} of shape {shapes[name]} is larger than the {LARGEST_INPUT:,} values "
+                "that it may have; export the model with a smaller one"
+            )
+        dtype: np.dtype[np.generic] = np.dtype(_DTYPES[kind])
+        if dtype.kind != "f":
+            batch[name] = rng.integers(0, 2, shapes[name]).astype(dtype)
+        elif uniform:
+            batch[name] = rng.random(shapes[name]).astype(dtype)
+        else:
+            batch[name] = rng.standard_normal(shapes[name]).astype(dtype)
+    return batch

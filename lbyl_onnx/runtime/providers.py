@@ -1,0 +1,116 @@
+"""Which execution provider works, and in which blocks of channels its kernels compute."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lbyl_onnx.config import Hardware, Provider
+from lbyl_onnx.errors import OptionError
+from lbyl_onnx.runtime.installed import ort
+from lbyl_onnx.runtime.session import CPU, RUN_ERRORS, options
+
+
+def provider_name(wanted: Provider) -> str:
+    """Return the execution provider to use: CUDA only where a session really runs on it.
+
+    Raises
+    ------
+    OptionError
+        When CUDA is asked for and does not initialise.
+    """
+    cuda = "CUDAExecutionProvider"
+    if wanted == "cpu":
+        return CPU
+    works = cuda in ort.get_available_providers() and cuda in _initialised(cuda)
+    if wanted == "cuda" and not works:
+        raise OptionError("CUDA does not initialise in ONNX Runtime here; use --provider cpu")
+    return cuda if works else CPU
+
+
+def _initialised(provider: str) -> list[str]:
+    """Providers of a session on a model of one node."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    ort.set_default_logger_severity(4)  # that CUDA is not there is an answer, not an error
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options(), [provider, CPU])
+    except RUN_ERRORS:
+        return []
+    finally:
+        ort.set_default_logger_severity(2)  # ONNX Runtime's own default
+    return list(session.get_providers())
+
+
+def both_distributions() -> bool:
+    """Whether onnxruntime and onnxruntime-gpu are both installed: one overwrites the other."""
+    names = {d.metadata["Name"].lower().replace("_", "-") for d in metadata.distributions()}
+    return {"onnxruntime", "onnxruntime-gpu"} <= names
+
+
+# Channels that lie together in the layout of the fast kernels: those of ONNX Runtime's blocked
+# convolutions (MLAS, NCHWc) by instruction set, of half precision on tensor cores, and of
+# TensorRT's int8 tensors, which hold 32 channels side by side.
+BLOCKS: dict[Hardware, int] = {
+    "avx2": 8,
+    "avx512": 16,
+    "neon": 16,
+    "cuda": 8,
+    "tensorrt-fp16": 8,
+    "tensorrt-int8": 32,
+}
+# Where ONNX Runtime has no blocked convolutions: two vector registers of four.
+_PLAIN = 8
+# The domain of the nodes that ONNX Runtime puts in place of a Conv that runs in blocks.
+_BLOCKED = "com.microsoft.nchwc"
+
+
+def channel_block(hardware: Hardware, provider: str) -> int:
+    """Return the step in channels that a machine gains by.
+
+    Parameters
+    ----------
+    hardware
+        The machine; `host` is this one.
+    provider
+        The execution provider that runs models on this one.
+    """
+    if hardware != "host":
+        return BLOCKS[hardware]
+    return _measured_block() if provider == CPU else BLOCKS["cuda"]
+
+
+@cache
+def _measured_block() -> int:
+    """Return the block of the convolutions that ONNX Runtime runs on this processor.
+
+    It is read off a Conv of four output channels as ONNX Runtime has optimised it: its weight is
+    then filled up to one block.
+    """
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 4, 4])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 4, 4])
+    weight = numpy_helper.from_array(np.zeros((4, 4, 1, 1), np.float32), "w")
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", [value], [result], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
+        settings = options()
+        settings.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        try:
+            ort.InferenceSession(model.SerializeToString(), settings, [CPU])
+            optimised = onnx.load(settings.optimized_model_filepath)
+        except (*RUN_ERRORS, OSError):  # a build that runs models, but writes none
+            return _PLAIN
+    filled = {tensor.name: tensor.dims[0] for tensor in optimised.graph.initializer}
+    for node in optimised.graph.node:
+        if node.op_type == "Conv" and node.domain == _BLOCKED:
+            return int(filled.get(node.input[1], _PLAIN))
+    return _PLAIN

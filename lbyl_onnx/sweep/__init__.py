@@ -1,0 +1,1 @@
+"""The compression curve: many compressions, in processes or on a cluster."""

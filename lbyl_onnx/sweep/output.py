@@ -1,0 +1,71 @@
+"""The compression curve as a table, and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+
+from lbyl_onnx.report.svg import Axis, GridRow, Series, grid_of_curves
+from lbyl_onnx.sweep.types import Measures, Outcome, Sweep
+
+
+def as_csv(sweep: Sweep) -> str:
+    """Return the outcomes as CSV, a row for each."""
+    text = io.StringIO()
+    names = [field.name for field in fields(Measures)]
+    heads = ["model", "method", "ratio", "metric", "samples"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*heads, *(f"{n}_{side}" for side in ("before", "after") for n in names)])
+    for outcome in sweep.outcomes:
+        sides = [getattr(side, n) for side in (outcome.before, outcome.after) for n in names]
+        writer.writerow([*(getattr(outcome, head) for head in heads), *sides])
+    return text.getvalue()
+
+
+def as_svg(sweep: Sweep) -> str:
+    """Return the curves as an SVG file: a row for each model, the score over what is left."""
+    models = tuple(dict.fromkeys(outcome.model for outcome in sweep.outcomes))
+    return grid_of_curves([_row(model, sweep) for model in models])
+
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "agreement": "agreement with the original",
+    "cosine": "cosine with the original",
+}
+_COSTS: Mapping[str, Callable[[Measures], float | None]] = {
+    "MACs left": lambda side: side.macs,
+    "parameters left": lambda side: side.parameters,
+    "latency left": lambda side: side.latency,
+}
+
+
+def _row(model: str, sweep: Sweep) -> GridRow:
+    outcomes = [outcome for outcome in sweep.outcomes if outcome.model == model]
+    methods = dict.fromkeys(outcome.method for outcome in sweep.outcomes)
+    y = Axis(_METRICS[outcomes[0].metric], "{:g}".format, high=1.0)
+    panels = tuple(
+        (
+            Axis(title, "{:.0%}".format),
+            tuple(
+                Series(method, _curve([o for o in outcomes if o.method == method], cost))
+                for method in methods
+            ),
+        )
+        for title, cost in _COSTS.items()
+    )
+    return GridRow(model, y, panels)
+
+
+def _curve(
+    outcomes: Sequence[Outcome], cost: Callable[[Measures], float | None]
+) -> tuple[tuple[float, float], ...]:
+    """The score over the share of a cost that is left, from the original on."""
+    points = [(1.0, outcome.before.score) for outcome in outcomes[:1]]
+    for outcome in outcomes:
+        before, after = cost(outcome.before), cost(outcome.after)
+        if before and after is not None:
+            points.append((after / before, outcome.after.score))
+    return tuple(points)

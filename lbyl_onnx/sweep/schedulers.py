@@ -1,0 +1,87 @@
+"""Where the cells of a sweep run: in processes of this machine, or on a Dask cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lbyl_onnx.errors import OptionError
+from lbyl_onnx.sweep.cells import run_cell
+from lbyl_onnx.sweep.pool import run_in_processes
+from lbyl_onnx.sweep.types import Cell, Failure, Outcome, Scheduler
+
+# Seconds to wait for a Dask scheduler, and for the first of its workers.
+PATIENCE = 30
+
+
+def local(workers: int) -> Scheduler:
+    """Run cells in processes of this machine, `workers` at a time.
+
+    A process that dies, or takes too long, takes only its own cell with it.
+    """
+
+    def run(cells: Sequence[Cell]) -> Iterator[Outcome | Failure]:
+        for done in run_in_processes(run_cell, cells, min(workers, len(cells))):
+            yield done.result or _lost(done.task, done.reason or "")
+
+    return run
+
+
+def _lost(cell: Cell, reason: str) -> Failure:
+    return Failure(cell.key, str(cell.model), cell.config.method, cell.config.ratio, reason)
+
+
+def _from_anywhere(cell: Cell) -> Cell:
+    """Return a cell whose paths do not depend on the folder that a process works in."""
+    data, labels = cell.data, cell.data.labels
+    if labels is not None and labels.endswith(".npy"):
+        labels = str(Path(labels).absolute())
+    inputs = None if data.inputs is None else data.inputs.absolute()
+    return replace(
+        cell, model=cell.model.absolute(), data=replace(data, inputs=inputs, labels=labels)
+    )
+
+
+def dask(address: str) -> Scheduler:
+    """Hand cells to a Dask cluster, whose workers find the models under the same paths.
+
+    A cell whose worker is lost is given to another.
+
+    Raises
+    ------
+    OptionError
+        When `distributed` is not installed; when run, where there is no scheduler or no worker.
+    """
+    try:
+        from distributed import Client, KilledWorker
+        from distributed import as_completed as completed
+    except ImportError as error:
+        raise OptionError(
+            "--scheduler needs Dask; install it with: pip install 'lbyl-onnx[distributed]'"
+        ) from error
+
+    def run(cells: Sequence[Cell]) -> Iterator[Outcome | Failure]:
+        try:
+            client = Client(address, timeout=PATIENCE)
+        except (OSError, ValueError) as error:
+            raise OptionError(f"no Dask scheduler answers at {address}: {error}") from error
+        with client:
+            try:
+                client.wait_for_workers(1, timeout=PATIENCE)
+            except TimeoutError as error:
+                raise OptionError(
+                    f"the Dask scheduler at {address} has no workers; start some with: "
+                    f"dask worker {address} --nthreads 1"
+                ) from error
+            futures = {
+                client.submit(run_cell, _from_anywhere(cell), key=cell.key): cell for cell in cells
+            }
+            for future in completed(futures):
+                try:
+                    yield future.result()
+                except KilledWorker:
+                    reason = "the workers that ran it were lost one after the other"
+                    yield _lost(futures[future], reason)
+
+    return run

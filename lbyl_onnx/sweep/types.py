@@ -1,0 +1,97 @@
+"""Cells of a sweep, and how each ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lbyl_onnx.config import Config
+from lbyl_onnx.evaluate.score import ScoringData
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One compression to be measured.
+
+    Parameters
+    ----------
+    model
+        The model's file, where every worker finds it.
+    digest
+        SHA-256 of its bytes, external data included.
+    config
+        How it is compressed.
+    data
+        What it is scored on.
+    key
+        Hash of all that the outcome depends on.
+    """
+
+    model: Path
+    digest: str
+    config: Config
+    data: ScoringData
+    key: str
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Costs and score of a model; latency in milliseconds, None where it was not measured."""
+
+    parameters: int
+    macs: int
+    file_size: int
+    latency: float | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished cell.
+
+    Parameters
+    ----------
+    key
+        Of the cell.
+    model, method, ratio
+        What was compressed, and how.
+    metric, samples
+        What the score is, and of how many samples.
+    before, after
+        The original and the compressed model.
+    """
+
+    key: str
+    model: str
+    method: str
+    ratio: float
+    metric: str
+    samples: int
+    before: Measures
+    after: Measures
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that could not be finished, the reason, and the exit code that goes with it."""
+
+    key: str
+    model: str
+    method: str
+    ratio: float
+    reason: str
+    exit_code: int = 1
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All cells of a sweep, in the order in which they were asked for."""
+
+    outcomes: tuple[Outcome, ...]
+    failures: tuple[Failure, ...]
+    reused: int
+
+
+Scheduler = Callable[[Sequence[Cell]], Iterator[Outcome | Failure]]
+"""Runs cells anywhere, and gives what came of each as it ends."""

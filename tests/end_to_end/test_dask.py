@@ -1,0 +1,120 @@
+"""A sweep on a real Dask cluster: a scheduler and two workers on loopback, one of them killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.extras import need
+
+pytestmark = pytest.mark.extras
+PATIENCE = 120.0
+
+
+def wait(until: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not until():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def started(
+    folder: Path, name: str, *words: str, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that is ended at last, whatever happens."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=cwd or folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler and two workers; no nanny, so that a killed worker stays away."""
+    told = folder / "scheduler.json"
+    with contextlib.ExitStack() as stack:
+        words = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file")
+        stack.enter_context(started(folder, "scheduler", "dask", "scheduler", *words, str(told)))
+        wait(lambda: told.exists() and told.stat().st_size, "the scheduler")
+        address = json.loads(told.read_text())["address"]
+        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
+        workers = [
+            stack.enter_context(started(folder, name, "dask", "worker", address, *options))
+            for name in ("one", "two")
+        ]
+        yield address, workers
+
+
+def busy(folder: Path, name: str) -> bool:
+    return "Start worker" in (folder / f"{name}.log").read_text()
+
+
+def test_nothing_is_lost_with_a_worker_killed_half_way(sample: Path, tmp_path: Path) -> None:
+    need("distributed")
+    ratios = [round(0.05 * number, 2) for number in range(1, 9)]
+    out = tmp_path / "out"
+    words = ["sweep", sample.name, "--methods", "none,lbyl", "--provider", "cpu"]
+    words += ["--ratios", ",".join(map(str, ratios)), "--out", str(out)]
+    with cluster(tmp_path) as (address, workers):
+        wait(lambda: all(busy(tmp_path, name) for name in ("one", "two")), "the workers")
+        command = ("lbyl_onnx", *words, "--scheduler", address, "--json", str(tmp_path / "s.json"))
+        # The workers work in another folder than the command.
+        with started(tmp_path, "sweep", *command, cwd=sample.parent) as sweep:
+            cells = out / "cells"
+            wait(lambda: cells.is_dir() and len(list(cells.iterdir())) >= 4, "four cells")
+            workers[0].send_signal(signal.SIGKILL)
+            workers[0].wait()
+            finished = len(list(cells.iterdir()))
+            assert sweep.wait(PATIENCE) == 0, (tmp_path / "sweep.log").read_text()
+    assert finished < 2 * len(ratios), "all cells were done before the worker was killed"
+    told = json.loads((tmp_path / "s.json").read_text())
+    assert told["failures"] == []
+    found = [(o["method"], o["ratio"]) for o in told["outcomes"]]
+    assert found == [(method, ratio) for method in ("none", "lbyl") for ratio in ratios]
+
+    # What the cluster found is what this machine finds; latencies differ from run to run.
+    one = [sys.executable, "-m", "lbyl_onnx", *words[:3], "none", *words[4:6], "--ratios", "0.4"]
+    here = subprocess.run(
+        [*one, "--out", str(tmp_path / "here"), "--json", "-"],
+        cwd=sample.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    alone = json.loads(here.stdout)["outcomes"][0]
+    there = next(o for o in told["outcomes"] if o["key"] == alone["key"])
+    for outcome in (alone, there):
+        del outcome["before"]["latency"], outcome["after"]["latency"]
+    assert alone == there
+
+
+def test_no_scheduler_is_one_line(sample: Path, tmp_path: Path) -> None:
+    need("distributed")
+    words = ["sweep", str(sample), "--scheduler", "tcp://127.0.0.1:9", "--out", str(tmp_path)]
+    program = "from lbyl_onnx.sweep import schedulers; schedulers.PATIENCE = 1\n"
+    program += "from lbyl_onnx.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("lbyl-onnx: error: ")
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in last
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,102 @@
+"""Costs as a function of the kept counts, against those of the model that is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from lbyl_onnx import Config, NothingToPruneError, compress
+from lbyl_onnx.budget.cost_model import (
+    CountedCost,
+    Counts,
+    counted_bytes,
+    counted_macs,
+    counted_parameters,
+)
+from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.groups import Selection
+from lbyl_onnx.config import Scope
+from lbyl_onnx.graph import source
+from lbyl_onnx.graph.costs import constants, count_costs
+from lbyl_onnx.graph.model_graph import to_graph
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.io import reader
+from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.runtime import baseline
+from tests.support.models import MODELS
+from tests.support.operators import OPERATORS
+from tests.support.shared_layers import SHARED
+from tests.support.topologies import TOPOLOGIES
+
+GROUPED = ("grouped", "conv_transpose_in_four", "conv_transpose_depthwise_twice")
+NORMS = ("group_norm", "group_norm_block", "group_norm_decomposed")
+BUILDERS = {
+    **MODELS,
+    **SHARED,
+    **{name: TOPOLOGIES[name][0] for name in GROUPED},
+    **{name: OPERATORS[name][0] for name in NORMS},
+}
+
+# A constant that several nodes read is written twice, or a bias is expanded to a pinned one.
+NEAR = {"shape_scaled", "shared_fill"}
+
+
+@pytest.mark.parametrize("scope", ["inner", "all"])
+@pytest.mark.parametrize("name", BUILDERS)
+def test_predicted_costs_are_those_of_the_written_model(name: str, scope: Scope) -> None:
+    model = BUILDERS[name]()
+    try:
+        config = Config(round_to=1, ratio=0.5, scope=scope, method="none", provider="cpu")
+        result = compress(model, config=config)
+    except NothingToPruneError:
+        pytest.skip("nothing can go")
+    with reader.on_disk(model) as path:
+        first, second = baseline.input_shapes(path, "CPUExecutionProvider")
+        proto, _ = source.load_model(path)
+        tensor_info = TensorInfo(proto, first, second, TensorReader(path))
+        graph = to_graph(proto)
+        channels = find_channels(graph, tensor_info, Selection(scope=scope))
+        groups = channels.groups
+        macs = counted_macs(proto, tensor_info, channels, groups)
+        parameters = counted_parameters(proto, tensor_info, channels, groups, graph, False)
+        stored = counted_bytes(proto, tensor_info, channels, groups, graph, False)
+        whole = np.asarray([group.size for group in groups])
+        counts = np.asarray([group.kept for group in result.groups])
+        assert len(counts) == len(whole)
+        assert macs.at(whole) == pytest.approx(count_costs(proto, tensor_info).macs, rel=1e-12)
+    assert macs.at(counts) == pytest.approx(result.after.macs, rel=1e-12)
+    if name not in NEAR:
+        assert parameters.at(counts) == pytest.approx(result.after.parameters, rel=1e-12)
+        assert result.model is not None
+        kept = sum(numpy_helper.to_array(t).nbytes for _, t in constants(result.model))
+        assert stored.at(counts) == pytest.approx(kept, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["pyramid", "pyramid_own_biases", "siamese"])
+def test_what_compensation_adds_is_counted_once_for_a_shared_layer(name: str) -> None:
+    model = SHARED[name]()
+    result = compress(model, config=Config(params="60%", provider="cpu", round_to=1))
+    assert result.after.parameters <= 0.6 * result.before.parameters
+    # One channel more of any group would be beyond: what was predicted is what there is.
+    assert result.after.parameters >= 0.5 * result.before.parameters
+
+
+def products(seed: int = 0) -> tuple[CountedCost, Counts]:
+    rng = np.random.default_rng(seed)
+    axes, groups = 6, 3
+    factors = rng.integers(0, axes, (8, 3))
+    taps = rng.integers(0, 3, (axes, groups)).astype(float)
+    taps[0] = 0
+    lengths = np.concatenate([[1.0], rng.integers(0, 4, axes - 1)])
+    return CountedCost(7.0, rng.random(8), factors, lengths, taps), rng.integers(1, 9, groups)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_slopes_are_the_derivative(seed: int) -> None:
+    cost, counts = products(seed)
+    step = 1e-5
+    for group, slope in enumerate(cost.slopes(counts)):
+        by = step * (np.arange(3) == group)
+        difference = (cost.at(counts + by) - cost.at(counts - by)) / (2 * step)
+        assert slope == pytest.approx(difference, rel=1e-6, abs=1e-6)

@@ -1,0 +1,42 @@
+"""What a result says of itself."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from lbyl_onnx import CompressResult, compress
+from lbyl_onnx.report.terminal import print_result
+from tests.support.architectures import chain
+
+
+@pytest.fixture(scope="module")
+def result() -> CompressResult:
+    return compress(chain(), ratio=0.5, method="none", round_to=1, provider="cpu")
+
+
+def test_repr_is_one_short_line(result: CompressResult) -> None:
+    told = repr(result)
+    assert result.model is not None
+    assert "\n" not in told
+    assert len(told) < 300
+    assert "method none" in told
+    assert f"{result.after.parameters:,}" in told
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_summary_is_what_the_command_prints_as_plain_text(
+    result: CompressResult, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    printed = io.StringIO()
+    print_result(result, "in.onnx", Console(file=printed, width=width, highlight=False))
+    plain = re.sub(r"\x1b\[[\d;]*m", "", printed.getvalue())
+    lines = [line.rstrip() for line in plain.splitlines()]
+    assert "\n".join(lines[1:]) == result.summary(width)
+    assert "\x1b" not in result.summary(width)
+    assert max(map(len, result.summary(width).splitlines())) <= width
+    assert "verified:" in result.summary(width)
