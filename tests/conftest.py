@@ -16,6 +16,11 @@ from lbyl_onnx.runtime.installed import ort
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for commands, and these rest between runs."""
+    return (os.cpu_count() or 1) + 1
+
+
 def _one_thread(options: Callable[[], ort.SessionOptions]) -> Callable[[], ort.SessionOptions]:
     """Options of sessions without threads of their own: these spin, beside other tests' work."""
 

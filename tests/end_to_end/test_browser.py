@@ -226,8 +226,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def test_a_page_of_the_docs(
     page_path: str, site: str, opened: Open, width: int, scheme: str
 ) -> None:
-    name = Path(page_path).stem
-    address = f"{site}/" if name == "index" else f"{site}/{name}/"
+    name = Path(page_path).relative_to("docs").with_suffix("")
+    address = f"{site}/" if name.name == "index" else f"{site}/{name.as_posix()}/"
     source = (ROOT / page_path).read_text()
     with opened(address, width, scheme) as page:
         assert not is_wide(page)

@@ -57,6 +57,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "small": tuple(product(RATIOS, METHODS, SCOPES)),
     "medium": (*COVER, (0.25, "lbyl", "all"), (0.5, "none", "inner")),
     "large": COVER,
+    "huge": COVER[:2],
 }
 MATRIX = [
     pytest.param(name, case, id=f"{name}-{case[0]}-{case[1]}-{case[2]}")

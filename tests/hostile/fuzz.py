@@ -98,6 +98,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     timing.FEWEST_ROUNDS = timing.ROUNDS = 2
+    timing.REST = 0.0
     bounds.SECONDS = 3.0
     data_source.FEWEST, data_source.MOST = 8, 16
     with tempfile.TemporaryDirectory() as folder:

@@ -43,7 +43,7 @@ class Source:
 
     wheel: str
     member: str
-    size: Literal["small", "medium", "large"]
+    size: Literal["small", "medium", "large", "huge"]
 
 
 RAPIDOCR = "rapidocr-onnxruntime==1.4.4"
@@ -65,7 +65,7 @@ SOURCES: dict[str, Source] = {
     "silero_vad_half": Source(SILERO, f"{VAD_MODELS}/silero_vad_half.onnx", "medium"),
     "silero_vad_openvino": Source(SILERO, f"{VAD_MODELS}/silero_vad_openvino_16k.onnx", "medium"),
     "silero_vad_sequence": Source(SILERO, f"{VAD_MODELS}/silero_vad_16k_sequence.onnx", "medium"),
-    "densenet121": Source("", "light_densenet121.onnx", "large"),
+    "densenet121": Source("", "light_densenet121.onnx", "huge"),
     "inception_v1": Source("", "light_inception_v1.onnx", "large"),
     "inception_v2": Source("", "light_inception_v2.onnx", "large"),
     "resnet50": Source("", "light_resnet50.onnx", "large"),
