@@ -80,12 +80,13 @@ def check_shapes(given: Given) -> None:
     """Raise OptionError for shapes that no model could have."""
     for name, dims in given:
         if any(d < 1 for d in dims):
-            raise OptionError(f"input_shape is {_text(name, dims)}; give sizes of at least 1")
+            raise OptionError(f"input_shape is {shape_text(name, dims)}; give sizes of at least 1")
     names = [name for name, _ in given]
     if len(names) != len(set(names)):
         raise OptionError("input_shape gives one input twice; give each once")
 
 
-def _text(name: str, dims: Sequence[int]) -> str:
+def shape_text(name: str, dims: Sequence[int]) -> str:
+    """Return a shape as the command line takes it."""
     sizes = ",".join(map(str, dims))
     return f"{name}:{sizes}" if name else sizes

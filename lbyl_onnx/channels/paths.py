@@ -48,14 +48,15 @@ def _readers(starts: Sequence[Node], holders: Mapping[int, Node]) -> Iterator[No
                 yield node
 
 
-def _layers_behind(graph: Graph, channels: ChannelMap, consumers: Collection[int]) -> set[int]:
+def layers_behind(graph: Graph, channels: ChannelMap, consumers: Collection[int]) -> set[int]:
     """Layers behind others whose weight no other reads."""
     weights = {s.node: s.operand for s in channels.bindings if s.role is Role.PRODUCER}
     found = weights.keys() & behind(graph, consumers)
     return {index for index in found if channels.sharing.sole(index, weights[index])}
 
 
-def _feeds_a_layer(node: Node) -> bool:
+def feeds_a_layer(node: Node) -> bool:
+    """Whether a layer reads, near or far, what a node gives."""
     return any(is_layer(reader) for reader in _readers([node], {}))
 
 

@@ -16,7 +16,7 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.types import ConsumerLoss, Moments
 
 
-def _together(readings: Sequence[ConsumerLoss]) -> NDArray[np.float64]:
+def joint_gram(readings: Sequence[ConsumerLoss]) -> NDArray[np.float64]:
     """Inner products of all consumers' weights, each relative to the variance of its outputs."""
     return sum((r.gram / (r.total or 1.0) for r in readings), np.zeros_like(readings[0].gram))
 

@@ -16,7 +16,7 @@ from lbyl_onnx.channels.affine import not_finite
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal
 from lbyl_onnx.channels.paths import LinearPath, linear_path
-from lbyl_onnx.compensate.consumer_loss import _together, consumer_losses
+from lbyl_onnx.compensate.consumer_loss import consumer_losses, joint_gram
 from lbyl_onnx.compensate.fits import ConsumerFit, ConsumerMixing, ProducerMixing, Repairs
 from lbyl_onnx.compensate.linear_mixing import mixture
 from lbyl_onnx.compensate.selection import (
@@ -83,7 +83,7 @@ def fit(
     prepared: Prepared,
     counts: KeptCounts,
     measured: Iterable[ObservationRound],
-    paths: Mapping[int, Ranking],
+    rankings: Mapping[int, Ranking],
     step: Step,
 ) -> Fitted:
     """Choose and fit every group.
@@ -96,8 +96,8 @@ def fit(
         How many channels each group keeps.
     measured
         What `rounds` gives.
-    paths
-        The way of the elimination where it is known, by group.
+    rankings
+        Orders of elimination, by group, where they are known.
     step
         Told how many groups of how many are done.
     """
@@ -115,7 +115,7 @@ def fit(
         keys = round_.measured.keys()
         before |= {i: round_.measured[str(i)] for i in prepared.outputs if str(i) in keys}
         by_statistics = partial(_by_statistics, prepared, round_)
-        asked = [(entries[g.key], paths.get(g.key)) for g in round_.groups]
+        asked = [(entries[g.key], rankings.get(g.key)) for g in round_.groups]
         with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
             outcomes += pool.map(by_statistics, *zip(*asked, strict=True))
     statistics = Statistics(prepared.run, prepared.outputs, before) if before else None
@@ -191,7 +191,7 @@ def ranking_of(
     found = _ranked(prepared, round_, group, readings, count)
     if not prepared.config.mixes or _path_to_mix(analyzed, group, moments) is None:
         return found
-    lost = reduced_rank.losses(readings[0].moments, _together(readings))
+    lost = reduced_rank.losses(readings[0].moments, joint_gram(readings))
     if lost is None or not found.has_losses:
         return found
     # Of what all consumers lose, each is given the same part.
@@ -233,7 +233,7 @@ def _layer_of_each(round_: ObservationRound, group: ChannelGroup) -> NDArray[np.
 
 
 def _by_statistics(
-    prepared: Prepared, round_: ObservationRound, entry: GroupPlan, path: Ranking | None
+    prepared: Prepared, round_: ObservationRound, entry: GroupPlan, ranking: Ranking | None
 ) -> _Outcome:
     """Choose and fit a group by its moments; by its weights where there are none to go by."""
     analyzed, config, group = prepared.analyzed, prepared.config, entry.group
@@ -247,12 +247,12 @@ def _by_statistics(
             outcome = _by_mixing(analyzed, entry, channel_path, moments, config.method)
             if outcome is not None:
                 return outcome
-        if path is None:
+        if ranking is None:
             readings = consumer_losses(analyzed, group, moments)
-            path = _ranked(prepared, round_, group, readings, len(entry.kept))
-        entry = GroupPlan(group, path.kept(len(entry.kept)))
-        if path.has_losses:
-            error = float(np.mean(np.clip(path.losses[len(entry.removed)], 0.0, 1.0)))
+            ranking = _ranked(prepared, round_, group, readings, len(entry.kept))
+        entry = GroupPlan(group, ranking.kept(len(entry.kept)))
+        if ranking.has_losses:
+            error = float(np.mean(np.clip(ranking.losses[len(entry.removed)], 0.0, 1.0)))
     method = config.method_entry
     if method.needs != "moments":
         return _by_weights(analyzed, entry, config)
@@ -283,7 +283,7 @@ def _by_mixing(
 ) -> _Outcome | None:
     """Mix a group's channels in their producer; None where that cannot be done."""
     group = entry.group
-    together = _together(consumer_losses(analyzed, group, moments))
+    together = joint_gram(consumer_losses(analyzed, group, moments))
     found = reduced_rank.reduce_rank(moments[0], together, len(entry.kept))
     if found is None:
         return None

@@ -15,7 +15,14 @@ from lbyl_onnx.graph.fused import is_fused, unfused
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.io.external_data import State, TensorReader, changed
 from lbyl_onnx.io.files import open_regular
-from lbyl_onnx.io.reader import LARGEST_SKELETON, _checkable, _explained, _load, _state, check_name
+from lbyl_onnx.io.reader import (
+    LARGEST_SKELETON,
+    check_name,
+    checkable,
+    read_model,
+    reading_explained,
+    state_of,
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ class Source:
         ModelError
             When its file is no longer what was read at first.
         """
-        return unfused(written_out(self.path, _load(self.path, dict(self.files))[0]), self.reader)
+        return unfused(
+            written_out(self.path, read_model(self.path, dict(self.files))[0]), self.reader
+        )
 
     @property
     def reader(self) -> TensorReader:
@@ -57,7 +66,7 @@ class Source:
     def check_unchanged(self) -> None:
         """Raise ModelError where a file is no longer what was read at first."""
         for file, before in self.files:
-            if _state(file) != before:
+            if state_of(file) != before:
                 raise changed(self.path, file)
 
     def check_apart(self, output: Path) -> None:
@@ -77,8 +86,8 @@ def check_source(path: Path) -> Source:
         may not.
     """
     source, model = _opened(path)
-    with _explained(path):
-        onnx.checker.check_model(_checkable(path, model))
+    with reading_explained(path):
+        onnx.checker.check_model(checkable(path, model))
     return source
 
 
@@ -98,7 +107,7 @@ def _opened(path: Path) -> tuple[Source, onnx.ModelProto]:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ModelError(f"{path} {what}; give the path of an .onnx file")
-    model, states = _load(path)
+    model, states = read_model(path)
     size = sum(file.stat().st_size for file in states)
     standard = not model.functions and not any(is_fused(node) for node in model.graph.node)
     return Source(path, size, tuple(sorted(states.items())), standard), model
@@ -116,7 +125,7 @@ def check_fully(path: Path) -> None:
     """
     model, size = load_model(path)
     with bounded(f"checking {path.name}", seconds_for(size)):
-        onnx.checker.check_model(_checkable(path, model), full_check=True)
+        onnx.checker.check_model(checkable(path, model), full_check=True)
 
 
 def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
@@ -142,7 +151,7 @@ def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
         When the file cannot be read, holds no nodes or too many, or has external data where it
         may not.
     """
-    model, states = _load(path)
+    model, states = read_model(path)
     size = sum(file.stat().st_size for file in states)
     return unfused(written_out(path, model), TensorReader(path)), size
 
@@ -152,7 +161,7 @@ def stored_bytes(path: Path) -> int:
     size = path.stat().st_size
     if size > LARGEST_SKELETON:
         return size
-    return sum(file.stat().st_size for file in _load(path)[1])
+    return sum(file.stat().st_size for file in read_model(path)[1])
 
 
 _BLOCK = 1 << 20

@@ -36,7 +36,8 @@ UNCHECKED = "lbyl_onnx.unchecked"
 LARGEST_SKELETON = 1 << 24
 
 
-def _state(file: Path) -> State:
+def state_of(file: Path) -> State:
+    """Return what tells whether a file has been changed; nothing for one that is gone."""
     try:
         return file_state(file.stat())
     except OSError:
@@ -53,11 +54,11 @@ def check_name(path: Path, kind: type[LbylOnnxError]) -> None:
         ) from error
 
 
-def _load(
+def read_model(
     path: Path, known: Mapping[Path, State] | None = None
 ) -> tuple[onnx.ModelProto, dict[Path, State]]:
     """Read a model; return it and the files that hold it, which must be those that are known."""
-    with _explained(path):
+    with reading_explained(path):
         with open_regular(path) as file:
             state = file_state(os.fstat(file.fileno()))
             if known is not None and known.get(path) != state:
@@ -72,7 +73,7 @@ def _load(
         read = TensorReader(path, known)
         external = [tensor for tensor in all_tensors(model) if is_external(tensor)]
         regions = [(tensor.name, read.region(tensor)) for tensor in external]
-        states = {file: _state(file) for file in check_regions(path, regions)} | {path: state}
+        states = {file: state_of(file) for file in check_regions(path, regions)} | {path: state}
         stored = {id(tensor) for tensor in model.graph.initializer}
         for tensor in external:
             if id(tensor) not in stored:
@@ -89,7 +90,7 @@ def _make_inline(tensor: onnx.TensorProto, read: TensorReader) -> None:
     tensor.data_location = onnx.TensorProto.DEFAULT
 
 
-def _checkable(path: Path, model: onnx.ModelProto) -> Path | onnx.ModelProto:
+def checkable(path: Path, model: onnx.ModelProto) -> Path | onnx.ModelProto:
     """What to give the checker; it refuses external data behind links, our own rule does not.
 
     Nor does it take two operators that ONNX Runtime runs, which it is made to pass over.
@@ -135,7 +136,7 @@ def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def reading_explained(path: Path) -> Iterator[None]:
     """Turn what reading a model raises into one clear error; bound the time that it takes."""
     try:
         with bounded(f"reading {path.name}", seconds_for(path.stat().st_size)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Literal, get_args
@@ -233,11 +233,6 @@ def method_names() -> tuple[str, ...]:
 def criterion_names() -> tuple[str, ...]:
     """Return the names of the criteria there are; `auto`, the method's own, is none of them."""
     return tuple(CRITERIA)
-
-
-def summaries(entries: Iterable[Method | Criterion]) -> str:
-    """Return each entry's name and summary, for a list of choices."""
-    return "; ".join(f"{entry.name}: {entry.summary}" for entry in entries)
 
 
 def measuring() -> str:

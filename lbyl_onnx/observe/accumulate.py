@@ -96,7 +96,7 @@ class MomentAccumulator:
         self.rows, self.means = [int(rows.sum())], [mean]
 
 
-def _add(
+def add_outputs(
     running: MomentAccumulator, outputs: Mapping[str, Array], key: str, view: MomentSpec
 ) -> None:
     """Add one mini-batch's outputs of the instrumented model; columns alone give variances."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, layer_read
-from lbyl_onnx.channels.paths import Activation, _feeds_a_layer, _layers_behind
+from lbyl_onnx.channels.paths import Activation, feeds_a_layer, layers_behind
 from lbyl_onnx.graph.layers import LinearLayer, linear_layer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
@@ -37,10 +37,10 @@ def repairable(
         Nodes that read channels of which some go.
     """
     views: dict[int, MomentSpec] = {}
-    for index in sorted({*consumers, *_layers_behind(graph, channels, consumers)}):
+    for index in sorted({*consumers, *layers_behind(graph, channels, consumers)}):
         layer = linear_layer(tensor_info, graph.nodes[index])
         view = output_spec(graph, tensor_info, index)
-        if layer is None or view is None or not _feeds_a_layer(graph.nodes[index]):
+        if layer is None or view is None or not feeds_a_layer(graph.nodes[index]):
             continue
         if not layer.plain:
             continue  # a channel has a shift for each of its matrices, and a repair only one

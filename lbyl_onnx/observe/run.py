@@ -17,7 +17,7 @@ from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
-from lbyl_onnx.observe.accumulate import MomentAccumulator, SampleMoments, _add
+from lbyl_onnx.observe.accumulate import MomentAccumulator, SampleMoments, add_outputs
 from lbyl_onnx.observe.graph_builder import PREFIX
 from lbyl_onnx.observe.instrument import instrument
 from lbyl_onnx.observe.spec import MomentSpec, Noise, Renormalization
@@ -102,7 +102,7 @@ def measure(
     for number, outputs in enumerate(islice(batches, None if pairs else run.few)):
         brief = run.few is not None and number >= run.few
         for key in pairs if brief else views:
-            _add(total[key], outputs, key, views[key])
+            add_outputs(total[key], outputs, key, views[key])
     batches.close()
     for file in run.folder.glob("probe.onnx*"):
         file.unlink()

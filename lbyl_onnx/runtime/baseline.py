@@ -13,10 +13,10 @@ from lbyl_onnx.graph.source import load_model
 from lbyl_onnx.runtime.execute import (
     LARGEST_INPUT,
     Record,
-    _batch,
-    _fed,
-    _feeds,
-    _finite,
+    checked_signature,
+    is_finite,
+    random_batch,
+    random_feeds,
 )
 from lbyl_onnx.runtime.input_shapes import runnable_shapes
 from lbyl_onnx.runtime.needed_sizes import needed_sizes
@@ -102,9 +102,9 @@ def run_baseline(
     signature = session.signature
     first, second = _runnable_shapes(session, given)
     for uniform in (False, True):
-        feeds = _feeds(signature, first, second, np.random.default_rng(seed), uniform)
+        feeds = random_feeds(signature, first, second, np.random.default_rng(seed), uniform)
         outputs = tuple(session.run(batch) for batch in feeds)
-        if all(_finite(array) for batch in outputs for array in batch):
+        if all(is_finite(array) for batch in outputs for array in batch):
             break
     others = _others(session, first, second, seed, uniform)
     record = Record(signature, (*outputs, *(o for _, _, o in others)))
@@ -136,7 +136,7 @@ def _others(
     """
     signature, found = session.signature, list[tuple[Shapes, Feeds, tuple[Array, ...]]]()
     begun = time.monotonic()
-    session.run(_batch(signature, first, np.random.default_rng(seed), uniform))
+    session.run(random_batch(signature, first, np.random.default_rng(seed), uniform))
     each = (time.monotonic() - begun) / max(1, elements(first))  # seconds for an element
     end = time.monotonic() + OTHERS_SECONDS
     for number, kind in enumerate(kinds(signature.inputs, first, second)):
@@ -146,22 +146,24 @@ def _others(
                 continue
             if time.monotonic() > end:
                 break
-            batch = _batch(signature, shapes, np.random.default_rng([seed, number]), uniform)
+            batch = random_batch(signature, shapes, np.random.default_rng([seed, number]), uniform)
             try:
                 outputs = session.run(batch)
             except ModelError:  # it may declare more sizes than it takes, or take too long
                 continue
-            if all(array.size and _finite(array) for array in outputs):
+            if all(array.size and is_finite(array) for array in outputs):
                 found.append((shapes, batch, outputs))
                 break
     return found
 
 
 def _runnable_shapes(session: Session, given: Given) -> tuple[Shapes, Shapes]:
-    signature = _fed(session.signature)
+    signature = checked_signature(session.signature)
     return runnable_shapes(
         signature,
-        lambda shapes: session.run(_batch(signature, shapes, np.random.default_rng(0), False)),
+        lambda shapes: session.run(
+            random_batch(signature, shapes, np.random.default_rng(0), False)
+        ),
         session.seconds,
         lambda: needed_sizes(load_model(session.path)[0]),
         given,

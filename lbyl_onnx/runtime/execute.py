@@ -50,7 +50,7 @@ def signature(path: Path, provider: str) -> Signature:
     ModelError
         When ONNX Runtime does not load it, or an input is no tensor of numbers.
     """
-    return _fed(Session.of(path, provider, as_written()).signature)
+    return checked_signature(Session.of(path, provider, as_written()).signature)
 
 
 def dtype_of(kind: str) -> np.dtype[np.generic]:
@@ -111,11 +111,12 @@ def run_batches(
         yield dict(zip(names, session.run(feeds, samples), strict=True))
 
 
-def _finite(array: Array) -> bool:
+def is_finite(array: Array) -> bool:
+    """Whether an array has no NaN and no infinity; of other types than floats each has none."""
     return array.dtype.kind != "f" or bool(np.all(np.isfinite(array)))
 
 
-def _fed(signature: Signature) -> Signature:
+def checked_signature(signature: Signature) -> Signature:
     """The signature itself, once each input is a tensor of numbers."""
     for name, kind, _ in signature.inputs:
         if kind not in _DTYPES:
@@ -123,18 +124,19 @@ def _fed(signature: Signature) -> Signature:
     return signature
 
 
-def _feeds(
+def random_feeds(
     signature: Signature,
     first: Shapes,
     second: Shapes,
     rng: np.random.Generator,
     uniform: bool,
 ) -> tuple[Feeds, ...]:
+    """Random values for each input, at two sets of shapes."""
     shapes = [*[first] * SAMPLES, second]
-    return tuple(_batch(signature, s, rng, uniform) for s in shapes)
+    return tuple(random_batch(signature, s, rng, uniform) for s in shapes)
 
 
-def _batch(
+def random_batch(
     signature: Signature,
     shapes: Shapes,
     rng: np.random.Generator,

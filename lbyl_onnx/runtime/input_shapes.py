@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
 from lbyl_onnx.runtime.session import Signature
-from lbyl_onnx.shapes import Given, Shapes, _text, check_shapes
+from lbyl_onnx.shapes import Given, Shapes, check_shapes, shape_text
 
 Sizes = Mapping[tuple[str, int], int]
 """Sizes of dimensions, by input and axis."""
@@ -192,7 +192,7 @@ def _at_given(
         tried.append(first)
         if search.accepts(first):
             return first, _varied(signature, search, first, prescribed)
-    asked = " ".join(_text(name, dims) for name, dims in wanted.items())
+    asked = " ".join(shape_text(name, dims) for name, dims in wanted.items())
     raise ModelError(f"{search.failures[0]}; give another --input-shape than {asked}")
 
 
@@ -205,15 +205,15 @@ def _checked(signature: Signature, given: Given) -> dict[str, tuple[int, ...]]:
     )
     wanted: dict[str, tuple[int, ...]] = {}
     for name, dims in given:
+        asked = shape_text(name, dims)
         if not name and len(declared) != 1:
             raise OptionError(
-                f"--input-shape {_text(name, dims)} names no input; the model has {names or 'none'}"
+                f"--input-shape {asked} names no input; the model has {names or 'none'}"
             )
         input_name = name or next(iter(declared))
         if input_name not in declared:
             raise OptionError(
-                f"--input-shape {_text(name, dims)}: the model has no input {name}, but "
-                f"{names or 'none'}"
+                f"--input-shape {asked}: the model has no input {name}, but {names or 'none'}"
             )
         if input_name in wanted:
             raise OptionError("--input-shape gives one input twice; give each once")
@@ -222,7 +222,7 @@ def _checked(signature: Signature, given: Given) -> dict[str, tuple[int, ...]]:
         if differs or len(own) != len(dims):
             shown = ",".join(str(d) if _is_fixed(d) else "?" for d in own) or "a scalar"
             raise OptionError(
-                f"--input-shape {_text(name, dims)} does not fit input {input_name}, which is "
+                f"--input-shape {asked} does not fit input {input_name}, which is "
                 f"declared as {shown}"
             )
         wanted[input_name] = tuple(dims)

@@ -19,7 +19,7 @@ from lbyl_onnx.io.files import read_bounded
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.pipeline import compress
 from lbyl_onnx.runtime import providers
-from lbyl_onnx.sweep.output import _METRICS
+from lbyl_onnx.sweep.output import METRICS
 from lbyl_onnx.sweep.types import Cell, Failure, Measures, Outcome, Scheduler, Sweep
 
 
@@ -202,7 +202,7 @@ def _sound(found: Outcome, cell: Cell) -> bool:
         (found.key, found.method, found.ratio) == (cell.key, config.method, config.ratio)
         and isinstance(found.model, str)
         and isinstance(found.metric, str)
-        and found.metric in _METRICS
+        and found.metric in METRICS
         and _counts(found.samples)
         and all(map(_measured, (found.before, found.after)))
     )

@@ -30,7 +30,7 @@ def as_svg(sweep: Sweep) -> str:
     return grid_of_curves([_row(model, sweep) for model in models])
 
 
-_METRICS = {
+METRICS = {
     "accuracy": "accuracy",
     "agreement": "agreement with the original",
     "cosine": "cosine with the original",
@@ -45,7 +45,7 @@ _COSTS: Mapping[str, Callable[[Measures], float | None]] = {
 def _row(model: str, sweep: Sweep) -> GridRow:
     outcomes = [outcome for outcome in sweep.outcomes if outcome.model == model]
     methods = dict.fromkeys(outcome.method for outcome in sweep.outcomes)
-    y = Axis(_METRICS[outcomes[0].metric], "{:g}".format, high=1.0)
+    y = Axis(METRICS[outcomes[0].metric], "{:g}".format, high=1.0)
     panels = tuple(
         (
             Axis(title, "{:.0%}".format),

@@ -141,6 +141,11 @@ def test_places_that_import_little(place: str, libraries: tuple[str, ...]) -> No
     assert [x for x in mine if x.imported.split(".")[0] not in {*STANDARD, *libraries}] == []
 
 
+def test_private_names_stay_in_their_module() -> None:
+    private = [x for x in INTERNAL if x.imported.rpartition(".")[2].startswith("_")]
+    assert [x for x in private if not x.imported.endswith("__")] == []
+
+
 def test_there_is_no_circle_of_modules() -> None:
     """Modules that import each other cannot be read one after the other."""
     names = {module_of(path) for path in PACKAGE.rglob("*.py")}
