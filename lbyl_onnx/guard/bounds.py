@@ -63,9 +63,14 @@ class Overdue:
         return f"{self.what} took more than {self.seconds:.0f} seconds"
 
 
-def seconds_for(size: int) -> float:
-    """Return the seconds that work on a model of so many bytes may take."""
-    return SECONDS * (1.0 + size / (1 << 30))
+def seconds_for(size: int, small: float = SECONDS) -> float:
+    """Return the seconds that work on so many bytes may take; `small` is for the smallest model."""
+    return small * (1.0 + size / (1 << 30))
+
+
+def late_after(seconds: float, grace: float = LATE) -> float:
+    """Return when work is ended from outside that the process itself stops after `seconds`."""
+    return seconds + grace
 
 
 @contextmanager

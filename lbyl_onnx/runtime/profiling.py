@@ -15,7 +15,7 @@ import onnx
 
 from lbyl_onnx.errors import OutputError
 from lbyl_onnx.graph.source import stored_bytes
-from lbyl_onnx.guard.bounds import LATE, bounded, seconds_for
+from lbyl_onnx.guard.bounds import bounded, late_after, seconds_for
 from lbyl_onnx.runtime.installed import ort
 from lbyl_onnx.runtime.session import Feeds
 
@@ -64,7 +64,7 @@ def kernel_times(
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
-        what, seconds = f"profiling {path.name}", seconds_for(stored_bytes(path)) + LATE
+        what, seconds = f"profiling {path.name}", late_after(seconds_for(stored_bytes(path)))
         with bounded(what, seconds):
             session = ort.InferenceSession(str(path), options, providers)
         end = time.perf_counter() + SECONDS

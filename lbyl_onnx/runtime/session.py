@@ -16,7 +16,7 @@ import numpy as np
 
 from lbyl_onnx.errors import ModelError, TooSlowError, first_line
 from lbyl_onnx.graph.source import stored_bytes
-from lbyl_onnx.guard.bounds import LATE, bounded, seconds_for
+from lbyl_onnx.guard.bounds import bounded, late_after, seconds_for
 from lbyl_onnx.runtime.installed import ort, ort_errors
 from lbyl_onnx.types import Array
 
@@ -168,7 +168,7 @@ class Session:
 
         what = f"running {self.path.name} once in ONNX Runtime"
         try:
-            with alarm().after(seconds, stop), bounded(what, seconds + LATE):
+            with alarm().after(seconds, stop), bounded(what, late_after(seconds)):
                 yield run_options
         except RUN_ERRORS as error:
             if time.monotonic() - begun >= seconds:

@@ -16,6 +16,12 @@ from pathlib import Path
 SECONDS = 30.0
 OPTIONS = ("--provider", "cpu")
 COMMAND = (sys.executable, "-m", "lbyl_onnx")
+# A process that runs this before it imports more has three seconds for a small model, not twenty.
+IMPATIENT = (
+    "from functools import partial; from lbyl_onnx.guard import bounds; "
+    "bounds.seconds_for = partial(bounds.seconds_for, small=3.0); "
+    "bounds.late_after = partial(bounds.late_after, grace=1.0)"
+)
 
 
 @dataclass(frozen=True)

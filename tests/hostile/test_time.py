@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tests.hostile.command import COMMAND, OPTIONS, all_gone, contents, environment
+from tests.hostile.command import COMMAND, IMPATIENT, OPTIONS, all_gone, contents, environment
 from tests.support.net import IR_VERSION
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="finds the processes in /proc")
@@ -22,8 +22,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="finds the processes 
 _PATCH = """
 import os, time
 if "LBYL_ONNX_NOTES" in os.environ:
-    from lbyl_onnx.guard import bounds
-    bounds.SECONDS, bounds.LATE = 3.0, 1.0
+    {impatient}
     {more}
 """
 # Of the clock, start, imports and a machine with other work to do included.
@@ -134,7 +133,8 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, command: str, *arguments: str, more: str = "") -> tuple[int, str, float]:
     """Run a command that has three seconds where it has twenty; return code, error, seconds."""
-    (folder.parent / "site" / "sitecustomize.py").write_text(_PATCH.format(more=more))
+    program = _PATCH.format(impatient=IMPATIENT, more=more)
+    (folder.parent / "site" / "sitecustomize.py").write_text(program)
     env = {
         **environment(folder.parent / "scratch"),
         "PYTHONPATH": str(folder.parent / "site"),
