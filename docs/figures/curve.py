@@ -5,6 +5,7 @@ Usage: ``python -m docs.figures.curve [FILE.svg]``; it takes about a minute.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from docs.figures.writing import alone, write
@@ -19,12 +20,12 @@ METHODS: tuple[str, ...] = ("none", "nm", "lbyl", "lbyl+")
 RATIOS = tuple(round(0.1 * number, 1) for number in range(1, 9))
 
 
-def draw() -> str:
+def draw(ratios: Sequence[float] = RATIOS) -> str:
     """Return the curves as SVG."""
     series = []
     for method in METHODS:
         configs = [
-            Config(ratio=ratio, method=method, provider="cpu", hardware="avx2") for ratio in RATIOS
+            Config(ratio=ratio, method=method, provider="cpu", hardware="avx2") for ratio in ratios
         ]
         data = ScoringData(SAMPLES / "digits_test.npz", "labels")
         cells = plan_cells([SAMPLES / "digits.onnx"], configs, data, __version__)

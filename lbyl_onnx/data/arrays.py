@@ -129,29 +129,31 @@ class ArrayFile:
             with _archive(file) as archive, _member(archive, name, self.members[name]) as stream:
                 return _read_header(stream)
 
-    def read(self, names: Collection[str]) -> dict[str, Array]:
+    def read(self, names: Collection[str], largest: int = LARGEST_ARCHIVE) -> dict[str, Array]:
         """Return arrays by name: mapped from a .npy, unpacked from a .npz; others stay packed.
 
         Raises
         ------
         CalibrationError
             When one is no array of plain values, is not whole, or all of them together unpack to
-            more than `LARGEST_ARCHIVE`.
+            more than `largest` bytes.
         """
         wanted = dict.fromkeys(names)
         with _explained(self.path), open_regular(self.path) as file:
             if self.mapped:
                 return dict.fromkeys(wanted, _map(file))
-            return _unpack(file, {name: self.members[name] for name in wanted})
+            return _unpack(file, {name: self.members[name] for name in wanted}, largest)
 
 
-def open_arrays(path: Path) -> ArrayFile:
+def open_arrays(path: Path, largest_directory: int = LARGEST_DIRECTORY) -> ArrayFile:
     """Look at a file of arrays: which there are, by their names.
 
     Parameters
     ----------
     path
         A .npy, known by its first bytes, or else a .npz.
+    largest_directory
+        Bytes that the list of members of a .npz may take.
 
     Raises
     ------
@@ -161,7 +163,7 @@ def open_arrays(path: Path) -> ArrayFile:
     with _explained(path), open_regular(path) as file:
         if file.read(len(_MAGIC)) == _MAGIC:
             return ArrayFile(path, {"": ""})
-        with _archive(file) as archive:
+        with _archive(file, largest_directory) as archive:
             held = [info.filename for info in archive.infolist() if not info.is_dir()]
     return ArrayFile(path, {name.removesuffix(".npy"): name for name in held})
 
@@ -185,28 +187,32 @@ def _reason(error: Exception) -> str:
 
 
 class _Bounded(io.BufferedReader):
-    """A file of which no more than `LARGEST_DIRECTORY` bytes are read at once.
+    """A file of which no more than `largest` bytes are read at once.
 
     `zipfile` reads an archive's list of members as a whole, of whatever size the archive says, and
     takes a hundred times its bytes for it.
     """
 
+    def __init__(self, raw: io.RawIOBase, largest: int) -> None:
+        super().__init__(raw)
+        self._largest = largest
+
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0 or size > LARGEST_DIRECTORY:
-            data = super().read(LARGEST_DIRECTORY + 1)
-            if len(data) > LARGEST_DIRECTORY:
+        if size is None or size < 0 or size > self._largest:
+            data = super().read(self._largest + 1)
+            if len(data) > self._largest:
                 raise zipfile.BadZipFile(
-                    f"its list of members takes more than {LARGEST_DIRECTORY:,} bytes"
+                    f"its list of members takes more than {self._largest:,} bytes"
                 )
             return data
         return super().read(size)
 
 
-def _archive(file: BinaryIO) -> zipfile.ZipFile:
+def _archive(file: BinaryIO, largest: int = LARGEST_DIRECTORY) -> zipfile.ZipFile:
     """Open an archive whose bytes are read from `file`, which stays open behind it."""
     raw = io.FileIO(file.fileno(), closefd=False)
     raw.seek(0)
-    return zipfile.ZipFile(_Bounded(raw))
+    return zipfile.ZipFile(_Bounded(raw, largest))
 
 
 def _map(file: BinaryIO) -> Array:
@@ -224,10 +230,10 @@ def _map(file: BinaryIO) -> Array:
     return np.memmap(file, header.dtype, "r", begin, header.shape, header.order)
 
 
-def _unpack(file: BinaryIO, members: Mapping[str, str]) -> dict[str, Array]:
+def _unpack(file: BinaryIO, members: Mapping[str, str], largest: int) -> dict[str, Array]:
     """Unpack the members that are named, by the names of their arrays."""
     arrays: dict[str, Array] = {}
-    left = LARGEST_ARCHIVE
+    left = largest
     with _archive(file) as archive:
         for name, member in members.items():
             with _member(archive, name, member) as stream:
@@ -235,8 +241,7 @@ def _unpack(file: BinaryIO, members: Mapping[str, str]) -> dict[str, Array]:
                 left -= header.size
                 if left < 0:
                     raise _BadArrayError(
-                        f"it unpacks to {LARGEST_ARCHIVE - left:,} bytes or more, of "
-                        f"{LARGEST_ARCHIVE:,} at most",
+                        f"it unpacks to {largest - left:,} bytes or more, of {largest:,} at most",
                         "take fewer samples, or save an .npy, which is not read as a whole",
                     )
                 held = archive.getinfo(member).file_size

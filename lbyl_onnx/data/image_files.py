@@ -163,13 +163,13 @@ def find_images(folder: Path) -> list[Path]:
     return files
 
 
-def open_images(files: Sequence[Path], form: ImageForm) -> ImageFiles:
+def open_images(files: Sequence[Path], form: ImageForm, most: int = MOST_IN_ALL) -> ImageFiles:
     """Look at the head of each file, and fill a side that the model leaves open with theirs.
 
     Raises
     ------
     CalibrationError
-        When Pillow is missing, a file is no image, they hold more than `MOST_IN_ALL` pixels, or a
+        When Pillow is missing, a file is no image, they hold more than `most` pixels, or a
         side is open and the images differ.
     """
     sizes: dict[tuple[int, int], Path] = {}
@@ -181,9 +181,9 @@ def open_images(files: Sequence[Path], form: ImageForm) -> ImageFiles:
                 width, height = height, width
             sizes.setdefault((width, height), file)
             pixels += width * height
-        if pixels > MOST_IN_ALL:
+        if pixels > most:
             raise CalibrationError(
-                f"{file} and those before it have {pixels:,} pixels, of {MOST_IN_ALL:,} at most; "
+                f"{file} and those before it have {pixels:,} pixels, of {most:,} at most; "
                 "make the images smaller, or take fewer"
             )
     if len(sizes) > 1 and None in (form.height, form.width):

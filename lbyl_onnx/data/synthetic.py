@@ -36,7 +36,13 @@ IMAGE_CHANNELS, LEAST_SIDE = (1, 3, 4), 5
 BYTE_MEAN, BYTE_SPREAD = 127.0, 64.0
 
 
-def natural_images(count: int, shape: Sequence[int], rng: np.random.Generator) -> Floats:
+def natural_images(
+    count: int,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    block: int = BLOCK,
+    threads: int = THREADS,
+) -> Floats:
     """Make images whose statistics are those of photographs, without a photograph.
 
     The even ones are dead leaves: opaque discs, ellipses and boxes whose radii r follow r^-(d+1),
@@ -50,7 +56,9 @@ def natural_images(count: int, shape: Sequence[int], rng: np.random.Generator) -
     shape
         Of one: channels, then one, two (height, width) or more axes of the plane.
     rng
-        The same state gives the same bytes.
+        The same state gives the same bytes, for the same `block`.
+    block, threads
+        Values made at a time, and how many times at once at most.
 
     Returns
     -------
@@ -71,7 +79,7 @@ def natural_images(count: int, shape: Sequence[int], rng: np.random.Generator) -
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"shape is {tuple(shape)}; give channels, then the sides of the plane")
     images = np.empty((count, *shape), np.float32)
-    at_once = max(1, BLOCK // math.prod(shape))
+    at_once = max(1, block // math.prod(shape))
     kinds: tuple[Callable[..., Floats], ...] = (_dead_leaves, _noise)
     blocks = [
         (make, mine[start : start + at_once])
@@ -80,15 +88,15 @@ def natural_images(count: int, shape: Sequence[int], rng: np.random.Generator) -
         for start in range(0, len(mine), at_once)
     ]
 
-    def fill(block: Floats, make: Callable[..., Floats], own: np.random.Generator) -> None:
-        plain = make(len(block), shape[0], tuple(shape[1:]), own)
-        block[...] = _photographed(plain, own).reshape(block.shape)
+    def fill(part: Floats, make: Callable[..., Floats], own: np.random.Generator) -> None:
+        plain = make(len(part), shape[0], tuple(shape[1:]), own)
+        part[...] = _photographed(plain, own).reshape(part.shape)
 
     # Each block has random numbers of its own, so that threads do not change the images.
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
         made = [
-            pool.submit(fill, block, make, own)
-            for (make, block), own in zip(blocks, rng.spawn(len(blocks)), strict=True)
+            pool.submit(fill, part, make, own)
+            for (make, part), own in zip(blocks, rng.spawn(len(blocks)), strict=True)
         ]
         for future in made:
             future.result()

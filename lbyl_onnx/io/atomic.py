@@ -88,11 +88,12 @@ def clear(path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(stage: Path, path: Path) -> None:
+def publish(stage: Path, path: Path, patience: float = PATIENCE) -> None:
     """Move a staged model to its place: its data first, itself in one step.
 
     Data files are named after their content, so that a model that is there already keeps its own
-    until the new one has taken its place. Two runs that publish at once do so one after the other.
+    until the new one has taken its place. Two runs that publish at once do so one after the other,
+    if the first is done within so many seconds.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def publish(stage: Path, path: Path) -> None:
     try:
         for name in [stage.name, *new]:
             _settle(stage.with_name(name))
-        with _locked(path.parent):
+        with _locked(path.parent, patience):
             doubtful = [*new, *_data_files(path)]
             (stage.parent / _JOURNAL).write_text("\n".join(doubtful), encoding="utf-8")
             for name in new:
@@ -217,14 +218,14 @@ def _abandoned(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Hold a folder's lock, if its file system has locks and it is to be had in time."""
     if os.name != "posix":
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while not _try_lock(descriptor) and time.monotonic() < end:
             time.sleep(0.01)
         yield

@@ -97,7 +97,9 @@ def write_message(model: onnx.ModelProto, path: Path) -> None:
         file.write(model.SerializeToString(deterministic=True))
 
 
-def write_draft(draft: ModelDraft, path: Path, read: Reader, external: ExternalData) -> None:
+def write_draft(
+    draft: ModelDraft, path: Path, read: Reader, external: ExternalData, most: int = LARGEST_MESSAGE
+) -> None:
     """Write a draft, the same bytes for the same draft.
 
     Parameters
@@ -111,6 +113,8 @@ def write_draft(draft: ModelDraft, path: Path, read: Reader, external: ExternalD
     external
         Whether weights go to a data file; `auto`: as they were, or where one message cannot hold
         them.
+    most
+        Bytes of one message.
 
     Raises
     ------
@@ -122,7 +126,7 @@ def write_draft(draft: ModelDraft, path: Path, read: Reader, external: ExternalD
         for t in draft.initializers
         if not isinstance(t, _Reference)
     )
-    too_large = draft.inline_size > LARGEST_MESSAGE
+    too_large = draft.inline_size > most
     if external == "never" and too_large:
         raise OutputError(
             f"{path.name} is larger than 2 GiB, the most one file can hold; "

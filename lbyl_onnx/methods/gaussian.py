@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,4 +59,4 @@ def behind(before: Moments, activation: Callable[[Floats], Floats]) -> Moments:
         c = (density * polynomial) @ centred
         covariance += np.outer(c, c) * power
     np.fill_diagonal(covariance, variance)
-    return Moments(mean, covariance, before.rows)
+    return replace(before, mean=mean, covariance=covariance)

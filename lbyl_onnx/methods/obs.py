@@ -112,7 +112,7 @@ class _State:
         return columns.reshape(-1)
 
 
-def eliminate(readings: Sequence[ConsumerLoss], count: int) -> Ranking:
+def eliminate(readings: Sequence[ConsumerLoss], count: int, largest: int = LARGEST) -> Ranking:
     """Take channels away, one or a few at a time, those first whose loss changes least.
 
     Parameters
@@ -121,6 +121,8 @@ def eliminate(readings: Sequence[ConsumerLoss], count: int) -> Ranking:
         One for each consumer of the group's n channels, with finite moments.
     count
         How many are left in the end, 1 to n.
+    largest
+        Columns of a consumer above which its taps are not told apart.
 
     Returns
     -------
@@ -135,7 +137,7 @@ def eliminate(readings: Sequence[ConsumerLoss], count: int) -> Ranking:
     cheapest go, B and Q are brought up to date, and so on. Each consumer counts relative to the
     variance of its output. O(D^3) time.
     """
-    readings = [reduced(reading) for reading in readings]
+    readings = [reduced(reading, largest) for reading in readings]
     n = len(readings[0].gram) // readings[0].moments.taps
     states = [_begin(reading) for reading in readings]
     held, alive = np.arange(n), np.ones(n, dtype=np.bool_)
@@ -160,10 +162,10 @@ def eliminate(readings: Sequence[ConsumerLoss], count: int) -> Ranking:
     return Ranking(n, np.asarray(order, np.intp), np.concatenate(lost), totals)
 
 
-def reduced(reading: ConsumerLoss) -> ConsumerLoss:
-    """Return a reading by whole channels where it is too large."""
+def reduced(reading: ConsumerLoss, largest: int = LARGEST) -> ConsumerLoss:
+    """Return a reading by whole channels where it has more than so many columns."""
     taps, size = reading.moments.taps, len(reading.gram)
-    if size <= LARGEST or taps == 1:
+    if size <= largest or taps == 1:
         return reading
     n = size // taps
     gram = np.einsum("itjt->ij", reading.gram.reshape(n, taps, n, taps))

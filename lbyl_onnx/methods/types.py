@@ -28,12 +28,17 @@ class Moments:
         Samples that they were taken from.
     taps : int
         Values per channel, which follow each other.
+    ridge_share, ridge_per_row : float
+        The ridge as a share of the mean variance: for any number of rows, and for each column per
+        row.
     """
 
     mean: Floats
     covariance: Floats
     rows: int
     taps: int = 1
+    ridge_share: float = RIDGE
+    ridge_per_row: float = RIDGE_PER_SAMPLE
 
     @property
     def finite(self) -> bool:
@@ -43,7 +48,7 @@ class Moments:
     @property
     def ridge(self) -> float:
         """What is added to the diagonal of the covariance: rho in METHODS' notation."""
-        share = RIDGE + RIDGE_PER_SAMPLE * len(self.mean) / max(1, self.rows)
+        share = self.ridge_share + self.ridge_per_row * len(self.mean) / max(1, self.rows)
         return float(share * np.mean(np.diag(self.covariance))) or 1.0
 
     def per_channel(self) -> Moments:
@@ -54,7 +59,8 @@ class Moments:
         mean = self.mean.reshape(n, self.taps)
         covariance = np.einsum("itjt->ij", self.covariance.reshape(n, self.taps, n, self.taps))
         # The taps' own means differ at padded borders only; that is within a channel's variance.
-        return Moments(mean.mean(axis=1), covariance / self.taps, self.rows * self.taps)
+        mean, covariance, rows = mean.mean(axis=1), covariance / self.taps, self.rows * self.taps
+        return replace(self, mean=mean, covariance=covariance, rows=rows, taps=1)
 
 
 @dataclass(frozen=True, eq=False)

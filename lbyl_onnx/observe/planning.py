@@ -88,6 +88,7 @@ def input_spec(
     consumer: GroupBinding,
     samples: int,
     uses: Sequence[GroupBinding] = (),
+    largest: int = LARGEST_WINDOW,
 ) -> MomentSpec | None:
     """Choose how a group is seen at a consumer's input; None where that cannot be told.
 
@@ -104,6 +105,8 @@ def input_spec(
         How many samples there will be.
     uses
         All consumers that read the same weight; none where there is only this one.
+    largest
+        Columns of a window up to which they are told apart.
     """
     layers = [layer_read(graph, tensor_info, place) for place in uses or (consumer,)]
     layer = layer_read(graph, tensor_info, consumer)
@@ -117,14 +120,14 @@ def input_spec(
     view = MomentSpec(layer.data_name, axis, len(sizes), positions)
     plane = sizes[2:] if spatial else sizes[1:-1]
     if all(other.window is not None and other.groups == 1 for other in layers):
-        windowed = _windowed(layer, layers, tensor_info, view, samples)
+        windowed = _windowed(layer, layers, tensor_info, view, samples, largest)
         if windowed is not None:
             return windowed
     places = positions.shape[1]
     flat = all(other.is_matrix and _is_flat(other, tensor_info) for other in layers)
     if places > 1 and flat:
         joint, rows = replace(view, joint=True), samples * len(layers)
-        if joint.columns <= LARGEST_WINDOW and rows >= ROWS_PER_COLUMN * joint.columns:
+        if joint.columns <= largest and rows >= ROWS_PER_COLUMN * joint.columns:
             return joint
     strides = _strides(plane, samples * places, view.columns, spatial)
     return replace(view, strides=strides)
@@ -159,6 +162,7 @@ def _windowed(
     tensor_info: TensorInfo,
     view: MomentSpec,
     samples: int,
+    largest: int,
 ) -> MomentSpec | None:
     """View every value that a Conv's window sees, where there are enough rows for so many.
 
@@ -169,7 +173,7 @@ def _windowed(
         return None
     seen = replace(view, window=window)
     plane = [d or 0 for d in output[2:]]
-    if seen.columns > LARGEST_WINDOW or view.positions.shape[1] > 1:
+    if seen.columns > largest or view.positions.shape[1] > 1:
         return None
     outputs = [tensor_info.shape(other.node.outputs[0]) or () for other in layers]
     places = sum(math.prod(d or 0 for d in shape[2:]) for shape in outputs)

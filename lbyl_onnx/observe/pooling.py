@@ -50,7 +50,8 @@ def pooled(moments: Sequence[Moments], biases: Sequence[Hashable]) -> list[Momen
         biases,
     )
     total = sum(m.rows for m in moments)
-    whole = {b: Moments(mean, covariance, total, moments[0].taps) for b, mean in means.items()}
+    pooled = replace(moments[0], covariance=covariance, rows=total)
+    whole = {b: replace(pooled, mean=mean) for b, mean in means.items()}
     return [whole[bias] for bias in biases]
 
 

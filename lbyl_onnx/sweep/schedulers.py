@@ -12,7 +12,7 @@ from lbyl_onnx.sweep.pool import run_in_processes
 from lbyl_onnx.sweep.types import Cell, Failure, Outcome, Scheduler
 
 # Seconds to wait for a Dask scheduler, and for the first of its workers.
-PATIENCE = 30
+PATIENCE = 30.0
 
 
 def local(workers: int) -> Scheduler:
@@ -43,10 +43,11 @@ def _from_anywhere(cell: Cell) -> Cell:
     )
 
 
-def dask(address: str) -> Scheduler:
+def dask(address: str, patience: float = PATIENCE) -> Scheduler:
     """Hand cells to a Dask cluster, whose workers find the models under the same paths.
 
-    A cell whose worker is lost is given to another.
+    A cell whose worker is lost is given to another. For the scheduler, and then for its first
+    worker, so many seconds are waited.
 
     Raises
     ------
@@ -63,12 +64,12 @@ def dask(address: str) -> Scheduler:
 
     def run(cells: Sequence[Cell]) -> Iterator[Outcome | Failure]:
         try:
-            client = Client(address, timeout=PATIENCE)
+            client = Client(address, timeout=patience)
         except (OSError, ValueError) as error:
             raise OptionError(f"no Dask scheduler answers at {address}: {error}") from error
         with client:
             try:
-                client.wait_for_workers(1, timeout=PATIENCE)
+                client.wait_for_workers(1, timeout=patience)
             except TimeoutError as error:
                 raise OptionError(
                     f"the Dask scheduler at {address} has no workers; start some with: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from onnx import ModelProto, numpy_helper
 from PIL import Image
 
 from lbyl_onnx import CompressResult, Config, OptionError, compress
+from lbyl_onnx.channels.groups import ChannelGroup
 from lbyl_onnx.cli import main
-from lbyl_onnx.methods import types
+from lbyl_onnx.methods.types import Moments
+from lbyl_onnx.observe.session import ObservationRound
 from lbyl_onnx.types import Array
 from tests.conftest import ROOT
 from tests.support.models import MODELS
@@ -238,8 +241,15 @@ class TestLinearRedundancy:
         Four layers amplify that, by the condition of the 4 dimensions, to 4e-4. Between Gemms there
         is noise as well, which lies in more dimensions than what the first of them gives.
         """
-        monkeypatch.setattr(types, "RIDGE", 1e-6)
-        monkeypatch.setattr(types, "RIDGE_PER_SAMPLE", 0.0)
+        measured = ObservationRound.moments
+
+        def lightly_ridged(round_: ObservationRound, group: ChannelGroup) -> list[Moments] | str:
+            found = measured(round_, group)
+            if isinstance(found, str):
+                return found
+            return [replace(one, ridge_share=1e-6, ridge_per_row=0.0) for one in found]
+
+        monkeypatch.setattr(ObservationRound, "moments", lightly_ridged)
         model = LINEAR[name](layers)
         result = compress(model, config=CPU)
         assert result.model is not None

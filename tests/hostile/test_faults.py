@@ -272,26 +272,23 @@ def test_a_journal_of_a_stranger_names_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "notes.txt").exists()
 
 
-def test_a_lock_that_is_never_given_back_does_not_hang(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(atomic, "PATIENCE", 0.1)
+def test_a_lock_that_is_never_given_back_does_not_hang(tmp_path: Path) -> None:
     holder = "import fcntl, os, sys, time; f = os.open('.', os.O_RDONLY); fcntl.flock(f, 2)"
     command = [sys.executable, "-c", f"{holder}; print('held', flush=True); time.sleep(60)"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        assert publish_and_die_here(tmp_path) == b"new"
+        assert publish_and_die_here(tmp_path, 0.1) == b"new"
     finally:
         process.kill()
         process.communicate()
 
 
-def publish_and_die_here(folder: Path) -> bytes:
+def publish_and_die_here(folder: Path, patience: float) -> bytes:
     with atomic.staged(folder / "out.onnx") as stage:
         stage.write_bytes(b"new")
-        atomic.publish(stage, folder / "out.onnx")
+        atomic.publish(stage, folder / "out.onnx", patience)
     return (folder / "out.onnx").read_bytes()
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from lbyl_onnx.config import Layout
 from lbyl_onnx.data import image_files
 from lbyl_onnx.data.calibration import Input, Samples, read_calibration
-from lbyl_onnx.data.image_files import SUFFIXES
+from lbyl_onnx.data.image_files import SUFFIXES, find_images, form_of, open_images
 from lbyl_onnx.errors import CalibrationError, LbylOnnxError, OptionError
 from lbyl_onnx.types import Array
 
@@ -491,14 +491,14 @@ def test_whatever_the_library_raises_names_the_image(
         joined(read_calibration(tmp_path, [PHOTOS]))
 
 
-def test_the_pixels_of_all_images_are_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lbyl_onnx.data.image_files.MOST_IN_ALL", 100)
+def test_the_pixels_of_all_images_are_bounded(tmp_path: Path) -> None:
     for name in "abc":
         picture(tmp_path / f"{name}.png", flat(6, 8, [0, 0, 0]))
+    files = find_images(tmp_path)
+    form = form_of(PHOTOS.name, PHOTOS.dtype, PHOTOS.shape, "auto", None, None)
     with pytest.raises(CalibrationError, match=r"c\.png .* have 144 pixels, of 100 at most"):
-        read_calibration(tmp_path, [PHOTOS])
+        open_images(files, form, most=100)
+    assert len(open_images(files, form, most=144).files) == 3
 
 
 def test_pillow_is_named_where_it_is_missing(

@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import DTypeLike
 
 from lbyl_onnx.config import Layout
-from lbyl_onnx.data import synthetic
 from lbyl_onnx.data.synthetic import (
     Floats,
     gaussian_vectors,
@@ -51,13 +50,13 @@ def test_the_same_state_gives_the_same_bytes(shape: tuple[int, ...]) -> None:
     assert not np.array_equal(make(5, *shape), make(5, *shape, seed=1))
 
 
-def test_threads_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "BLOCK", 3 * 20 * 24)  # every image is a block of its own
-    found = []
-    for threads in (1, 4):
-        monkeypatch.setattr(synthetic, "THREADS", threads)
-        found.append(make(9, 3, 20, 24).tobytes())
-    assert found[0] == found[1]
+def test_threads_do_not_change_them() -> None:
+    block = 3 * 20 * 24  # every image is a block of its own
+    one, four = (
+        natural_images(9, (3, 20, 24), np.random.default_rng(0), block, threads)
+        for threads in (1, 4)
+    )
+    assert one.tobytes() == four.tobytes()
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -149,9 +148,8 @@ def test_every_pair_holds_both_kinds() -> None:
     assert np.all(kurtosis[1::2] < 4.0)
 
 
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbyl_onnx.data.synthetic.BLOCK", 1)
-    images = make(9, 3, 12, 12)
+def test_blocks_do_not_show() -> None:
+    images = natural_images(9, (3, 12, 12), np.random.default_rng(0), block=1)
     assert len({image.tobytes() for image in images}) == 9
 
 

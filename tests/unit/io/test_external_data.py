@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from lbyl_onnx import Config, ModelError, OutputError, compress
 from lbyl_onnx.config import ExternalData
 from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.io.writer import ModelDraft, write_draft
 from tests.support.oracle import run
 
 CPU = Config(round_to=1, ratio=0.25, provider="cpu")
@@ -161,15 +162,15 @@ def test_external_tensors_are_mapped_not_copied(external: Path) -> None:
     np.testing.assert_array_equal(value, numpy_helper.to_array(whole))
 
 
-def test_more_than_one_message_holds_needs_a_data_file(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lbyl_onnx.io.writer.LARGEST_MESSAGE", 10_000)
-    config = Config(round_to=1, ratio=0.25, provider="cpu", external_data="never")
+def test_more_than_one_message_holds_needs_a_data_file(sample: Path, tmp_path: Path) -> None:
+    model, read, path = onnx.load(sample), TensorReader(sample), tmp_path / "out.onnx"
+    draft = ModelDraft.of(model)
     with pytest.raises(OutputError, match="give --external-data auto or always"):
-        compress(sample, tmp_path / "out.onnx", config=config)
-    compress(sample, tmp_path / "out.onnx", config=CPU)
+        write_draft(draft, path, read, "never", most=10_000)
+    assert list(tmp_path.iterdir()) == []
+    write_draft(draft, path, read, "auto", most=10_000)
     assert len(list(tmp_path.glob("out.onnx.*.data"))) == 1
+    np.testing.assert_array_equal(run(onnx.load(path), feeds())[0], run(model, feeds())[0])
 
 
 @pytest.mark.parametrize("source", ["sample", "external"])

@@ -27,11 +27,9 @@ def assert_close(actual: ArrayLike, expected: ArrayLike, rtol: float = 1e-9) -> 
     np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=rtol, atol=1e-10)
 
 
-@pytest.fixture
-def without_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_ridge(moments: Moments, share: float = 1e-13) -> Moments:
     """Make the ridge so small that it is below the tolerances here."""
-    monkeypatch.setattr(types, "RIDGE", 1e-13)
-    monkeypatch.setattr(types, "RIDGE_PER_SAMPLE", 0.0)
+    return replace(moments, ridge_share=share, ridge_per_row=0.0)
 
 
 class TestFormula:
@@ -48,12 +46,11 @@ class TestFormula:
         assert_close(delivery.shift, mean[REMOVED] - rows @ mean[KEPT])
 
     @pytest.mark.parametrize("seed", range(4))
-    @pytest.mark.usefixtures("without_ridge")
     def test_without_ridge_it_is_least_squares_on_the_samples(self, seed: int) -> None:
         samples = correlated(300, SIZE, seed)
         design = np.column_stack([samples[:, KEPT], np.ones(len(samples))])
         solution = np.linalg.lstsq(design, samples[:, REMOVED], rcond=None)[0]
-        delivery, _ = deliver(moments_of(samples), KEPT)
+        delivery, _ = deliver(without_ridge(moments_of(samples)), KEPT)
         assert_close(delivery.rows, solution[:-1].T)
         assert_close(delivery.shift, solution[-1])
 
@@ -103,14 +100,13 @@ class TestFormula:
 
 
 class TestExactness:
-    @pytest.mark.usefixtures("without_ridge")
     @pytest.mark.parametrize("seed", range(3))
     def test_exact_linear_combinations_are_restored(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         samples = correlated(500, SIZE, seed)
         mix, offset = rng.standard_normal((3, 4)), rng.standard_normal(3)
         samples[:, REMOVED] = samples[:, KEPT] @ mix.T + offset
-        delivery, _ = deliver(moments_of(samples), KEPT)
+        delivery, _ = deliver(without_ridge(moments_of(samples)), KEPT)
         assert_close(delivery.rows, mix)
         assert_close(delivery.shift, offset)
         restored = samples[:, KEPT] @ delivery.matrix.T + delivery.offset
@@ -135,7 +131,6 @@ def unfolded(images: Floats, kernel: tuple[int, int]) -> Floats:
 
 
 class TestTaps:
-    @pytest.mark.usefixtures("without_ridge")
     @pytest.mark.parametrize("kernel", [(3, 3), (1, 3), (2, 2)])
     def test_it_is_the_regression_on_unfolded_patches(self, kernel: tuple[int, int]) -> None:
         rng = np.random.default_rng(0)
@@ -145,7 +140,7 @@ class TestTaps:
         k, p = columns_of(np.array([0, 1, 4]), taps), columns_of(np.array([2, 3]), taps)
         design = np.column_stack([samples[:, k], np.ones(len(samples))])
         solution = np.linalg.lstsq(design, samples[:, p], rcond=None)[0]
-        delivery, regular = deliver(moments_of(samples, taps), [0, 1, 4])
+        delivery, regular = deliver(without_ridge(moments_of(samples, taps)), [0, 1, 4])
         assert regular
         assert delivery.taps == taps
         assert_close(delivery.rows, solution[:-1].T)
@@ -168,11 +163,11 @@ class TestTaps:
         # Two of the three taps lie under the window, the outermost one does not.
         assert told == pytest.approx(1 / 3, abs=0.05)
 
-    @pytest.mark.usefixtures("without_ridge")
     def test_a_combination_of_the_same_tap_is_restored_alike_at_all_taps(self) -> None:
         images = np.random.default_rng(0).standard_normal((20, 3, 8, 8))
         images[:, 2] = 2.0 * images[:, 0] - images[:, 1] + 0.5
-        delivery, _ = deliver(moments_of(unfolded(images, (2, 2)), 4), [0, 1])
+        moments = without_ridge(moments_of(unfolded(images, (2, 2)), 4))
+        delivery, _ = deliver(moments, [0, 1])
         assert_close(delivery.rows, np.kron([[2.0, -1.0]], np.eye(4)))
         assert_close(delivery.shift, np.full(4, 0.5))
 
@@ -254,14 +249,11 @@ class TestSingular:
         assert_close(delivery.rows[0], expected)
         assert_close(delivery.shift[0], 1.0 - expected.sum())
 
-    @pytest.mark.usefixtures("without_ridge")
-    def test_an_exactly_singular_system_is_solved_by_least_squares(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_exactly_singular_system_is_solved_by_least_squares(self) -> None:
         """Where two kept channels are one, the removed third draws on both alike."""
-        monkeypatch.setattr(types, "RIDGE", 1e-300)
         covariance = np.array([[1.0, 1.0, 0.5], [1.0, 1.0, 0.5], [0.5, 0.5, 1.0]])
-        delivery, regular = deliver(Moments(np.zeros(3), covariance, 10), [0, 1])
+        moments = without_ridge(Moments(np.zeros(3), covariance, 10), 1e-300)
+        delivery, regular = deliver(moments, [0, 1])
         assert not regular
         assert_close(delivery.rows, [[0.25, 0.25]])
 
@@ -344,9 +336,8 @@ class TestInvariance:
         assert_close(two.rows, one.rows)
         assert_close(two.shift / scale, one.shift)
 
-    @pytest.mark.usefixtures("without_ridge")
     def test_a_scale_of_each_channel_carries_over(self) -> None:
-        moments = moments_of(correlated(300, SIZE))
+        moments = without_ridge(moments_of(correlated(300, SIZE)))
         scale = np.random.default_rng(0).uniform(0.1, 10.0, SIZE)
         scaled = replace(
             moments,

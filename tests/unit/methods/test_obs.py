@@ -248,38 +248,29 @@ class TestWideWindows:
         assert gram.shape == (n, n)
         return ConsumerLoss(Moments(mean, covariance, rows), gram)
 
-    def test_one_that_is_too_large_is_read_by_whole_channels(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_one_that_is_too_large_is_read_by_whole_channels(self) -> None:
         one = consumer(6, taps=9)
-        monkeypatch.setattr(obs, "LARGEST", 53)
-        reduced, expected = obs.reduced(one.reading), self.by_channel(one)
+        reduced, expected = obs.reduced(one.reading, largest=53), self.by_channel(one)
         assert (reduced.moments.taps, reduced.moments.rows) == (1, expected.moments.rows)
         np.testing.assert_allclose(reduced.gram, expected.gram, rtol=1e-12)
         for name in ("mean", "covariance"):
             found, wanted = getattr(reduced.moments, name), getattr(expected.moments, name)
             np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
 
-    def test_one_that_is_not_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_is_not_is_left(self) -> None:
         reading = consumer(6, taps=9).reading
-        monkeypatch.setattr(obs, "LARGEST", 54)
-        assert obs.reduced(reading) is reading
+        assert obs.reduced(reading, largest=54) is reading
 
-    def test_channels_of_one_tap_are_left_whatever_their_number(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_channels_of_one_tap_are_left_whatever_their_number(self) -> None:
         reading = consumer(6).reading
-        monkeypatch.setattr(obs, "LARGEST", 2)
-        assert obs.reduced(reading) is reading
+        assert obs.reduced(reading, largest=2) is reading
 
     @pytest.mark.parametrize("seed", range(2))
-    def test_the_choice_is_that_by_whole_channels(
-        self, monkeypatch: pytest.MonkeyPatch, seed: int
-    ) -> None:
+    def test_the_choice_is_that_by_whole_channels(self, seed: int) -> None:
         wide, small = consumer(7, taps=4, seed=seed), consumer(7, seed=seed + 10)
         told_apart = [kept([wide, small], count) for count in range(1, 7)]
-        monkeypatch.setattr(obs, "LARGEST", 20)
-        found = [kept([wide, small], count) for count in range(1, 7)]
+        told = [wide.reading, small.reading]
+        found = [eliminate(told, count, largest=20).kept(count).tolist() for count in range(1, 7)]
         readings = [self.by_channel(wide), small.reading]
         assert found == [keep(readings, count).tolist() for count in range(1, 7)]
         assert found != told_apart

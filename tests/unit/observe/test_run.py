@@ -69,8 +69,8 @@ class Seen:
     group: ChannelGroup
     place: GroupBinding
 
-    def view(self, count: int) -> MomentSpec:
-        view = input_spec(self.graph, self.tensor_info, self.place, count)
+    def view(self, count: int, largest: int = planning.LARGEST_WINDOW) -> MomentSpec:
+        view = input_spec(self.graph, self.tensor_info, self.place, count, largest=largest)
         assert view is not None
         return view
 
@@ -199,12 +199,10 @@ class TestWindows:
         assert seen.view(16).window is not None
         assert seen.view(15).window is None
 
-    def test_they_have_at_most_so_many_columns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_they_have_at_most_so_many_columns(self) -> None:
         seen = see(conv_net((6, 6), (3, 3), {}))
-        monkeypatch.setattr(planning, "LARGEST_WINDOW", 36)
-        assert seen.view(ENOUGH).taps == 9
-        monkeypatch.setattr(planning, "LARGEST_WINDOW", 35)
-        assert seen.view(ENOUGH).taps == 1
+        assert seen.view(ENOUGH, largest=36).taps == 9
+        assert seen.view(ENOUGH, largest=35).taps == 1
 
     def test_of_one_number_it_is_none(self) -> None:
         assert see(conv_net((6, 6), (1, 1), {})).view(ENOUGH).window is None
