@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import get_args
-from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -34,8 +33,9 @@ from lbyl_onnx.config import Scope
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.methods.registry import method_names
-from lbyl_onnx.runtime import baseline, timing
+from lbyl_onnx.runtime import baseline
 from lbyl_onnx.shapes import Shapes
 from tests.support.oracle import Feeds, Interpreted, deviation, masked, run
 
@@ -137,8 +137,7 @@ def _compress(
     """Compress once; return what did not hold, the share of MACs left, and the deviation."""
     try:
         # How fast it is is not asked here.
-        with patch.object(timing, "FEWEST_ROUNDS", 2), patch.object(timing, "ROUNDS", 2):
-            result = compress(path, config=config)
+        result = compress(path, config=config, effort=Effort(rounds=2, fewest_rounds=2))
     except LbylOnnxError as error:
         return [f"{type(error).__name__}: {error}"], 1.0, 0.0
     assert result.model is not None

@@ -20,6 +20,7 @@ from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.compensate.fits import ConsumerFit
 from lbyl_onnx.compensate.selection import choose_channels
 from lbyl_onnx.graph import source
+from lbyl_onnx.guard.effort import USUAL
 from lbyl_onnx.io.lazy_array import load
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.methods.types import Delivery, FoldedRows, removed_channels
@@ -85,7 +86,7 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
                 raise ValueError(f"{entry.group.name}: its weights are not finite")
             delivery = inverted_delivery(response.rows, entry.kept, config)
             fits.append(ConsumerFit(entry.group, place, response.at_consumer(delivery)))
-    edits = compensated(graph, tensor_info, fits, (), {})
+    edits = compensated(graph, tensor_info, fits, (), {}, USUAL.held_weight)
     if edits.added:
         raise ValueError(f"{path}: a delivery with an offset cannot be written here")
     stored = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.evaluate.verify import Verification
     from lbyl_onnx.graph.costs import Costs
     from lbyl_onnx.graph.source import FileHash
+    from lbyl_onnx.guard.effort import Effort
     from lbyl_onnx.inspection import GroupView, Inspection, Predicted, Reach, inspect
     from lbyl_onnx.methods.registry import (
         Criterion,
@@ -74,6 +75,7 @@ __all__ = [
     "Criterion",
     "Delivery",
     "Details",
+    "Effort",
     "Evidence",
     "Fidelity",
     "FileHash",
@@ -157,6 +159,7 @@ _HOMES = {
     "evaluate.verify": ("Verification",),
     "graph.costs": ("Costs",),
     "graph.source": ("FileHash",),
+    "guard.effort": ("Effort",),
     "inspection": ("GroupView", "Inspection", "Predicted", "Reach", "inspect"),
     "pipeline": ("compress",),
     "results.compressed": ("CompressResult",),

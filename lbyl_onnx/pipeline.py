@@ -26,6 +26,7 @@ from lbyl_onnx.evaluate.warnings import Timed, warnings_of
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.graph.model_graph import Graph, node_name
+from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.guard.memory import new_objects_only, release
 from lbyl_onnx.io import atomic, reader
 from lbyl_onnx.observe.session import prepare
@@ -52,6 +53,7 @@ class _Job:
     config: Config
     provider: str
     progress: Progress
+    effort: Effort
 
     @property
     def folder(self) -> Path:
@@ -79,6 +81,7 @@ def compress(
     progress: Progress | None = None,
     detailed: bool = False,
     before_writing: Callable[[CompressResult], None] | None = None,
+    effort: Effort = USUAL,
     **options: Unpack[Options],
 ) -> CompressResult:
     """Prune a model's channels, restore what they carried, verify the result, write it.
@@ -102,6 +105,8 @@ def compress(
     before_writing
         Called with the result before the output takes its place; what it raises keeps the output
         from being written.
+    effort
+        How much to spend on what is measured; less for a result that need not be as good.
     **options
         Options of `Config` one by one; they replace those of `config`, a target whatever target or
         ratio it has.
@@ -143,7 +148,7 @@ def compress(
         files = graph_source.check_source(source)
         if place is not None:
             files.check_apart(place)
-        job = _Job(files, staged, scratch / "expected.onnx", config, provider, progress)
+        job = _Job(files, staged, scratch / "expected.onnx", config, provider, progress, effort)
         result = replace(
             _compressed(job, detailed),
             output=place,
@@ -180,7 +185,7 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
             baseline, source, job.staged, job.reference, samples.batches(), samples.described
         )
         latency = reached.target.latency or timing.paired(
-            source, job.staged, provider, baseline.feeds[0], baseline.optimise
+            source, job.staged, provider, baseline.feeds[0], baseline.optimise, job.effort
         )
     block = channel_block(config.hardware, provider)
     return CompressResult(
@@ -207,7 +212,9 @@ def _baseline(job: _Job) -> Baseline:
     files, config = job.files, job.config
     release()
     optimise = files.size <= LARGE
-    baseline = run_baseline(files.path, job.provider, config.seed, optimise, config.input_shape)
+    baseline = run_baseline(
+        files.path, job.provider, config.seed, optimise, config.input_shape, job.effort
+    )
     release()
     if not files.standard:
         check_written_out(files.path, job.folder, baseline)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import compileall
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ import pytest
 # Tests run side by side: threads of each would only get in the way of the others'.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.runtime import session, timing
 from lbyl_onnx.runtime.installed import ort
+from lbyl_onnx.runtime.session import Feeds
+from lbyl_onnx.runtime.timing import PairedLatency
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,21 +36,34 @@ def _one_thread(options: Callable[[], ort.SessionOptions]) -> Callable[[], ort.S
     return made
 
 
+def _over_few_rounds(paired: Callable[..., PairedLatency]) -> Callable[..., PairedLatency]:
+    """Time in turns as `paired` does, but over two rounds without rest."""
+
+    def made(
+        original: Path,
+        other: Path,
+        provider: str,
+        feeds: Feeds,
+        optimise: bool = True,
+        effort: Effort = USUAL,
+    ) -> PairedLatency:
+        few = replace(effort, rounds=2, fewest_rounds=2, loaded_rounds=2, rest=0.0)
+        return paired(original, other, provider, feeds, optimise, few)
+
+    return made
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quick() -> Iterator[None]:
     """Time the hundreds of compressions here over few runs, and compile the package once.
 
-    The commands that tests start write no bytecode: each would compile all of it again.
+    An argument of each would not do: many are made by the command, by a sweep or by examples of the
+    pages, which have none. The commands that tests start in processes of their own write no
+    bytecode: each would compile all of it again.
     """
     compileall.compile_dir(ROOT / "lbyl_onnx", quiet=2)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (
-            ("ROUNDS", 2),
-            ("FEWEST_ROUNDS", 2),
-            ("LOADED_ROUNDS", 2),
-            ("REST", 0.0),
-        ):
-            patch.setattr(timing, name, value)
+        patch.setattr(timing, "paired", _over_few_rounds(timing.paired))
         patch.setattr(session, "options", _one_thread(session.options))
         yield
 

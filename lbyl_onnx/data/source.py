@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from lbyl_onnx.config import Layout
 from lbyl_onnx.data.calibration import Samples
 from lbyl_onnx.data.synthetic import synthetic_batch
+from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.types import Array
 
 
@@ -52,11 +53,8 @@ class InputRange:
         return (np.rint(values) if whole else values).astype(dtype, copy=False)
 
 
-# Multiply-accumulates that one pass over the synthetic samples may take, if FEWEST allow.
-BUDGET = 100 * 10**9
-FEWEST, MOST = 64, 4096
-# Bytes that the largest activation of a mini-batch may take, and the most samples in one.
-ACTIVATION, LARGEST_BATCH = 128 << 20, 128
+# Bytes that the largest activation of a mini-batch may take.
+ACTIVATION = 128 << 20
 # Bytes of synthetic samples that are kept on disk between passes.
 STORED = 1 << 29
 # Below so many samples in a mini-batch its statistics say little of the others.
@@ -147,16 +145,16 @@ def synthetic_input(spec: InputSpec, rng: np.random.Generator, layout: Layout) -
     return spec.pixels.pictured(images, spec.dtype)
 
 
-def batch_size(largest: int, wanted: int) -> int:
+def batch_size(largest: int, wanted: int, effort: Effort) -> int:
     """Samples in a mini-batch, for the elements of the largest activation of one sample."""
     fits = ACTIVATION // max(1, 4 * largest)
-    return max(1, min(fits, LARGEST_BATCH, wanted))
+    return max(1, min(fits, effort.largest_batch, wanted))
 
 
-def sample_count(macs: int, wanted: int) -> int:
+def sample_count(macs: int, wanted: int, effort: Effort) -> int:
     """Synthetic samples to take: as many as are wanted, if one pass over them is affordable."""
-    affordable = max(FEWEST, BUDGET // max(1, macs))
-    return max(1, min(wanted, affordable, MOST))
+    affordable = max(effort.fewest_samples, effort.pass_macs // max(1, macs))
+    return max(1, min(wanted, affordable, effort.most_samples))
 
 
 def rounded(count: int, size: int) -> int:

@@ -14,7 +14,6 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.data.calibration import Input, read_calibration
 from lbyl_onnx.data.source import (
     LEAST_BATCH,
-    MOST,
     InputRange,
     InputSpec,
     SampleSource,
@@ -63,8 +62,6 @@ class Measurement:
 
 # Bytes of covariances that are held at a time; groups beyond wait for another pass.
 HELD = 1 << 30
-# Samples to take even where fewer give enough rows.
-FEW_SAMPLES = 256
 # Synthetic samples that tell the mean and variance of a layer's outputs.
 ALONE = 48
 
@@ -153,7 +150,7 @@ def prepare(
     """
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
     wanted = measured or config.needs_moments
-    seen = _sights(analyzed, groups, config, MOST) if wanted else {}
+    seen = _sights(analyzed, groups, config, baseline.effort.most_samples) if wanted else {}
     run = prior = None
     if seen:
         views = [s.view for s in seen.values()]
@@ -262,10 +259,11 @@ def _run(
     sizes = [math.prod(s) for s in ([d or 0 for d in shape or ()] for shape in activations)]
     macs = count_costs(analyzed.model, analyzed.tensor_info).macs // batch
     noises = {} if config.calibration else layer_noises(analyzed.graph, analyzed.tensor_info)
-    wanted = max(FEW_SAMPLES, rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views))
-    wanted = MOST if noises else wanted
-    count = sample_count(macs, wanted)
-    size = batch_size(max(sizes, default=1) // batch, count)
+    effort = baseline.effort
+    rows = rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views)
+    wanted = effort.most_samples if noises else max(effort.enough_samples, rows)
+    count = sample_count(macs, wanted, effort)
+    size = batch_size(max(sizes, default=1) // batch, count, effort)
     plain = (replace(view, cross=False, window=None) for view in views)
     everywhere = {view.tensor: view for view in plain}
     shapes = [(baseline.first[name], baseline.second[name]) for name in baseline.first]

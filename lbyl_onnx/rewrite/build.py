@@ -89,9 +89,10 @@ class ModelBuilder:
         repairs: Repairs,
     ) -> Edits:
         """Compensated constants, rounded to the types that they are stored in."""
-        analyzed = self.prepared.analyzed
-        edits = compensated(analyzed.graph, analyzed.tensor_info, fits, producer_mixings, repairs)
-        return as_stored(analyzed.graph, analyzed.tensor_info, analyzed.channels.sharing, edits)
+        analyzed, held = self.prepared.analyzed, self.baseline.effort.held_weight
+        graph, tensor_info = analyzed.graph, analyzed.tensor_info
+        edits = compensated(graph, tensor_info, fits, producer_mixings, repairs, held)
+        return as_stored(graph, tensor_info, analyzed.channels.sharing, edits)
 
     def _draft(self, edits: Edits, shapes: Shapes) -> ModelDraft:
         """Return the model with edits made where its constants are stored."""
@@ -127,6 +128,7 @@ class ModelBuilder:
             self.baseline.provider,
             self.baseline.feeds[0],
             self.baseline.optimise,
+            self.baseline.effort,
         )
 
     def agreement(self) -> float:
@@ -149,8 +151,9 @@ class ModelBuilder:
 
     def _write(self, edits: Edits, plan: PruningPlan) -> None:
         """Write the compressed model, without the channels that are not in the plan."""
-        analyzed = self.prepared.analyzed
-        edits = shrunk(analyzed.graph, analyzed.tensor_info, analyzed.channels, edits, plan.removed)
+        analyzed, held = self.prepared.analyzed, self.baseline.effort.held_weight
+        graph, tensor_info, channels = analyzed.graph, analyzed.tensor_info, analyzed.channels
+        edits = shrunk(graph, tensor_info, channels, edits, plan.removed, held)
         draft = self._draft(edits, _new_shapes(analyzed, plan))
         write_draft(draft, self.stage, analyzed.read, self.prepared.config.external_data)
 

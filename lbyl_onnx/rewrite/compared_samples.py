@@ -7,15 +7,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from lbyl_onnx.data.source import BUDGET, SampleSource, batch_size, rounded
+from lbyl_onnx.data.source import SampleSource, batch_size, rounded
 from lbyl_onnx.graph.costs import count_costs
 from lbyl_onnx.observe.session import Prepared, sample_source
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.types import Array
-
-# Samples, at most and (where they take long) at least; at most where no statistics are taken, and
-# drawing them takes longer than all the rest.
-MOST, LEAST, UNMEASURED = 128, 16, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +35,11 @@ class ComparedSamples:
     @staticmethod
     def of(prepared: Prepared, baseline: Baseline) -> ComparedSamples:
         """Return the samples for a model and its options."""
-        analyzed = prepared.analyzed
+        analyzed, effort = prepared.analyzed, baseline.effort
         batch = max((shape[0] for shape in baseline.first.values() if shape), default=1)
         macs = count_costs(analyzed.model, analyzed.tensor_info).macs // batch
-        wanted = max(LEAST, min(MOST, BUDGET // max(1, macs)))
+        affordable = effort.pass_macs // max(1, macs)
+        wanted = max(effort.fewest_compared, min(effort.most_compared, affordable))
         measured = prepared.run is not None
         pairs = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
         # A state may have its batch on another axis: then all inputs keep the shapes that ran.
@@ -52,7 +49,7 @@ class ComparedSamples:
             source = prepared.run.source
         else:
             # Statistics may be taken in larger mini-batches than the model itself takes.
-            wanted = wanted if measured else min(wanted, UNMEASURED)
+            wanted = wanted if measured else min(wanted, effort.most_unmeasured)
             source = _own_samples(prepared, baseline, wanted, free)
         count = rounded(min(wanted, source.count), source.size)
         # Other synthetic samples than those that the statistics are of.
@@ -80,5 +77,5 @@ def _own_samples(prepared: Prepared, baseline: Baseline, wanted: int, free: bool
     names = [name for node in analyzed.model.graph.node for name in node.output if name]
     shapes = [analyzed.tensor_info.shape(name) or () for name in names]
     largest = max((math.prod(d or 0 for d in shape) for shape in shapes), default=1)
-    size = batch_size(largest // batch, wanted)
+    size = batch_size(largest // batch, wanted, baseline.effort)
     return sample_source(analyzed, baseline, prepared.config, wanted, size, free)

@@ -23,12 +23,17 @@ from lbyl_onnx.graph.layers import Layout, Operand, layout_of, linear_layer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value, identity, load
-from lbyl_onnx.rewrite.weights import DEFERRED, Edits
+from lbyl_onnx.rewrite.weights import Edits
 from lbyl_onnx.types import Array
 
 
 def shrunk(
-    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, edits: Edits, removed: Labels
+    graph: Graph,
+    tensor_info: TensorInfo,
+    channels: ChannelMap,
+    edits: Edits,
+    removed: Labels,
+    held: int,
 ) -> Edits:
     """Drop the removed channels from every constant that carries them.
 
@@ -40,6 +45,8 @@ def shrunk(
         The compensated constants, in the original's shapes.
     removed
         Roots of the removed channels.
+    held
+        Bytes of a constant up to which it is kept; larger ones are computed when they are written.
 
     Returns
     -------
@@ -48,7 +55,7 @@ def shrunk(
     """
     alive = ~np.isin(channels.roots, removed)
     outputs = {s.node: s for s in channels.bindings if s.role is Role.PRODUCER}
-    operands = _cut(graph, tensor_info, channels, edits, alive)
+    operands = _cut(graph, tensor_info, channels, edits, alive, held)
     attributes: dict[tuple[int, str], list[int] | int | None] = {}
     for sizes in channels.sizes:
         also = [] if sizes.also is None else [sizes.also]
@@ -76,6 +83,7 @@ def _cut(
     channels: ChannelMap,
     edits: Edits,
     alive: NDArray[np.bool_],
+    held: int,
 ) -> dict[Operand, Value]:
     """Drop the dead indices of every constant along which channels lie."""
     bindings: dict[Operand, list[AxisBinding]] = defaultdict(list)
@@ -94,7 +102,7 @@ def _cut(
             continue
         value = edits.operands.get(key)
         if value is None:
-            value = _stored(tensor_info, graph.nodes[key[0]].inputs[key[1]].name)
+            value = _stored(tensor_info, graph.nodes[key[0]].inputs[key[1]].name, held)
         for binding in touched:
             layout = layout_of(tensor_info, graph.nodes[key[0]], key[1])
             value = _without(value, alive[binding.labels], binding.axis, layout)
@@ -102,9 +110,9 @@ def _cut(
     return operands
 
 
-def _stored(tensor_info: TensorInfo, name: str) -> Value:
+def _stored(tensor_info: TensorInfo, name: str, held: int) -> Value:
     value = tensor_info.value(name)
-    if value.nbytes <= DEFERRED:
+    if value.nbytes <= held:
         return value
     return Deferred(value.shape, value.dtype, partial(tensor_info.value, name), name)
 

@@ -20,8 +20,6 @@ from lbyl_onnx.io.lazy_array import Deferred, Value
 from lbyl_onnx.methods.types import Delivery
 from lbyl_onnx.types import Array, Floats
 
-# Weights of more bytes are computed when they are written, and not kept.
-DEFERRED = 16 << 20
 # Columns of a weight that are in float64 at a time.
 BLOCK = 4096
 
@@ -97,6 +95,7 @@ def compensated(
     fits: Sequence[ConsumerFit],
     producer_mixings: Sequence[ProducerMixing],
     repairs: Repairs,
+    held: int,
 ) -> Edits:
     """Fold each delivery into its consumer, in the shapes of the original model.
 
@@ -114,6 +113,8 @@ def compensated(
         At most one for a layer; consumers read these as they come, without mixing.
     repairs
         What the outputs of some layers are scaled and shifted by.
+    held
+        Bytes of a weight up to which it is kept; larger ones are computed when they are written.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def compensated(
         node = graph.nodes[index]
         name = node.inputs[operand].name
         stored = tensor_info.value(name)
-        if stored.nbytes > DEFERRED:
+        if stored.nbytes > held:
             compute = partial(_change_stored, tensor_info, name, change, node)
             key = _identity(name, change)
             operands[index, operand] = Deferred(stored.shape, stored.dtype, compute, key)

@@ -10,6 +10,7 @@ import numpy as np
 
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.graph.source import load_model
+from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.runtime.execute import (
     LARGEST_INPUT,
     Record,
@@ -25,8 +26,8 @@ from lbyl_onnx.runtime.session import Feeds, Session, as_written
 from lbyl_onnx.shapes import Given, Shapes
 from lbyl_onnx.types import Array
 
-# Seconds for finding other shapes, and the most that a run at a larger one is expected to take.
-OTHERS_SECONDS, SLOWEST = 10.0, 2.0
+# Seconds for finding other shapes.
+OTHERS_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Baseline:
         Whether ONNX Runtime optimised its graph.
     others
         More shapes that it runs on: small, odd and large ones.
+    effort
+        How much is spent on what is measured of it, and of what becomes of it.
     """
 
     provider: str
@@ -56,6 +59,7 @@ class Baseline:
     record: Record
     optimise: bool = True
     others: tuple[Shapes, ...] = ()
+    effort: Effort = USUAL
 
     @property
     def shapes(self) -> int:
@@ -69,7 +73,12 @@ class Baseline:
 
 
 def run_baseline(
-    path: Path, provider: str, seed: int, optimise: bool = True, given: Given = ()
+    path: Path,
+    provider: str,
+    seed: int,
+    optimise: bool = True,
+    given: Given = (),
+    effort: Effort = USUAL,
 ) -> Baseline:
     """Run a model as it came: find input shapes it accepts, record what it gives.
 
@@ -85,6 +94,8 @@ def run_baseline(
         Whether ONNX Runtime may optimise the graph, for which it copies the weights.
     given
         Input shapes that the user gave, for the first set.
+    effort
+        What may be spent, here on runs at large shapes.
 
     Returns
     -------
@@ -106,11 +117,11 @@ def run_baseline(
         outputs = tuple(session.run(batch) for batch in feeds)
         if all(is_finite(array) for batch in outputs for array in batch):
             break
-    others = _others(session, first, second, seed, uniform)
+    others = _others(session, (first, second), seed, uniform, effort.slowest_run)
     record = Record(signature, (*outputs, *(o for _, _, o in others)))
     feeds = (*feeds, *(batch for _, batch, _ in others))
     more = tuple(shapes for shapes, _, _ in others)
-    return Baseline(provider, first, second, feeds, record, optimise, more)
+    return Baseline(provider, first, second, feeds, record, optimise, more, effort)
 
 
 def input_shapes(path: Path, provider: str, given: Given = ()) -> tuple[Shapes, Shapes]:
@@ -128,13 +139,14 @@ def input_shapes(path: Path, provider: str, given: Given = ()) -> tuple[Shapes, 
 
 
 def _others(
-    session: Session, first: Shapes, second: Shapes, seed: int, uniform: bool
+    session: Session, known: tuple[Shapes, Shapes], seed: int, uniform: bool, slowest: float
 ) -> list[tuple[Shapes, Feeds, tuple[Array, ...]]]:
     """Shapes of each kind that the model runs at soon enough, inputs of them, and its outputs.
 
     A size at which it fails, gives nothing, or what is not finite, is none to verify at.
     """
     signature, found = session.signature, list[tuple[Shapes, Feeds, tuple[Array, ...]]]()
+    first, second = known
     begun = time.monotonic()
     session.run(random_batch(signature, first, np.random.default_rng(seed), uniform))
     each = (time.monotonic() - begun) / max(1, elements(first))  # seconds for an element
@@ -142,7 +154,7 @@ def _others(
     for number, kind in enumerate(kinds(signature.inputs, first, second)):
         for shapes in kind:
             size = elements(shapes)
-            if (each * size > SLOWEST and size > elements(first)) or size > LARGEST_INPUT:
+            if (each * size > slowest and size > elements(first)) or size > LARGEST_INPUT:
                 continue
             if time.monotonic() > end:
                 break

@@ -9,21 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lbyl_onnx.guard.bounds import LATE, bounded
+from lbyl_onnx.guard.bounds import bounded, late_after
+from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.runtime.session import Feeds, Session, as_written
 from lbyl_onnx.types import Floats
 
-# Rounds in which both models have their turn, fewer of slow models: as many as about so many
-# seconds allow, but enough for an interval.
-ROUNDS, FEWEST_ROUNDS, SECONDS = 15, 9, 3.0
-# Rounds of models too large to be held both at once: they are loaded anew for each turn.
-LOADED_ROUNDS = 5
+# Seconds that the rounds may take about, if the fewest of them allow: an interval wants these.
+SECONDS = 3.0
 # Runs of a turn, of which the fastest counts, for at most so many seconds; one before them brings
 # the caches back.
 RUNS, TURN_SECONDS = 10, 0.06
-# Seconds of rest before a turn: ONNX Runtime's threads of the other model go on spinning for a
-# while and would take its cores.
-REST = 0.05
 # Resamples of the bootstrap, and the share of them outside its interval.
 RESAMPLES, OUTSIDE = 2000, 0.01
 # Two sessions of one file differ by this much, by where their memory happens to lie.
@@ -97,7 +92,12 @@ class PairedLatency:
 
 
 def paired(
-    original: Path, other: Path, provider: str, feeds: Feeds, optimise: bool = True
+    original: Path,
+    other: Path,
+    provider: str,
+    feeds: Feeds,
+    optimise: bool = True,
+    effort: Effort = USUAL,
 ) -> PairedLatency:
     """Time two models in turns.
 
@@ -115,6 +115,8 @@ def paired(
     optimise
         Whether ONNX Runtime may optimise the graphs. Where it may not, they are large: one is held
         in memory at a time.
+    effort
+        How many rounds, and the rest between them.
 
     Raises
     ------
@@ -129,14 +131,14 @@ def paired(
             return _turn(sessions[which], feeds)
         return _turn(Session.of(paths[which], provider, as_written()), feeds)
 
-    rounds = LOADED_ROUNDS
+    rounds = effort.loaded_rounds
     if optimise:
-        seconds = sum(turn(which).seconds + REST for which in (0, 1))
-        rounds = max(FEWEST_ROUNDS, min(ROUNDS, int(SECONDS / seconds)))
+        seconds = sum(turn(which).seconds + effort.rest for which in (0, 1))
+        rounds = max(effort.fewest_rounds, min(effort.rounds, int(SECONDS / seconds)))
     turns: list[list[_Turn]] = [[], []]
     for number in range(rounds):
         for which in (0, 1) if number % 2 else (1, 0):
-            time.sleep(REST)
+            time.sleep(effort.rest)
             turns[which].append(turn(which))
     before, after = ([one.fastest for one in own] for own in turns)
     return summary(before, after, min(sum(one.runs for one in own) for own in turns))
@@ -154,7 +156,7 @@ class _Turn:
 def _turn(session: Session, feeds: Feeds) -> _Turn:
     """Run a model a few times in a row, not counting the first."""
     begun, times = time.perf_counter(), list[float]()
-    with bounded(f"timing {session.path.name}", (1 + RUNS) * session.seconds + LATE):
+    with bounded(f"timing {session.path.name}", late_after((1 + RUNS) * session.seconds)):
         session.loaded.run(None, dict(feeds))
         while len(times) < RUNS and (not times or time.perf_counter() - begun < TURN_SECONDS):
             start = time.perf_counter()

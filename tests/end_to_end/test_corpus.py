@@ -22,16 +22,13 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
-from lbyl_onnx import Config, NothingToPruneError, compress
+from lbyl_onnx import Config, Effort, NothingToPruneError, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.config import Scope
-from lbyl_onnx.data import source as data_source
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.registry import method_names
-from lbyl_onnx.observe import session
-from lbyl_onnx.rewrite import compared_samples
 from lbyl_onnx.runtime import baseline
 from tests.support.corpus import SOURCES, UnavailableError, materialise
 from tests.support.oracle import Feeds, Interpreted, deviation, masked, run, tap
@@ -71,15 +68,16 @@ MATRIX = [
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(autouse=True)
-def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take few samples, and no sizes that take long: the graphs are tested, not the accuracy."""
-    monkeypatch.setattr(data_source, "BUDGET", 10**9)
-    monkeypatch.setattr(data_source, "FEWEST", 8)
-    monkeypatch.setattr(session, "FEW_SAMPLES", 16)
-    for name in ("MOST", "LEAST", "UNMEASURED"):
-        monkeypatch.setattr(compared_samples, name, 4)
-    monkeypatch.setattr(baseline, "SLOWEST", 0.1)
+# Few samples, and no sizes that take long: the graphs are tested, not the accuracy.
+LITTLE = Effort(
+    pass_macs=10**9,
+    fewest_samples=8,
+    enough_samples=16,
+    fewest_compared=4,
+    most_compared=4,
+    most_unmeasured=4,
+    slowest_run=0.1,
+)
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +128,7 @@ def test_it_verifies_and_shrinks(store: Path, name: str, case: Case) -> None:
     path = located(store, name)
     ratio, method, scope = case
     config = Config(round_to=1, ratio=ratio, method=method, scope=scope, provider="cpu")
-    result = compress(path, store / "out.onnx", config=config, force=True)
+    result = compress(path, store / "out.onnx", config=config, force=True, effort=LITTLE)
     # Verification has loaded and run it in ONNX Runtime.
     assert result.verification.values > 0
     assert result.after.parameters < result.before.parameters
@@ -188,6 +186,7 @@ def test_coverage_is_the_golden_one(store: Path, name: str, scope: Scope) -> Non
 @pytest.mark.parametrize(("name", "scope"), NOTHING)
 def test_what_cannot_be_pruned_says_why(store: Path, name: str, scope: Scope) -> None:
     path = located(store, name)
+    config = Config(round_to=1, ratio=0.25, scope=scope, provider="cpu")
     with pytest.raises(NothingToPruneError) as caught:
-        compress(path, config=Config(round_to=1, ratio=0.25, scope=scope, provider="cpu"))
+        compress(path, config=config, effort=LITTLE)
     agrees(name, scope, {**coverage(path, scope), "error": str(caught.value)})

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from lbyl_onnx import CompressResult, Config, NothingToPruneError, compress
+from lbyl_onnx import CompressResult, Config, Effort, NothingToPruneError, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import Selection
@@ -27,7 +27,6 @@ from lbyl_onnx.methods.types import Delivery, Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.pooling import averaged, deliveries, pooled, pooled_outputs
 from lbyl_onnx.observe.session import prepare, rounds
-from lbyl_onnx.rewrite import shrink, weights
 from lbyl_onnx.runtime.baseline import run_baseline
 from tests.support.models import MODELS
 from tests.support.oracle import assert_same, deviation, interpret, make_feeds, run, tap, values
@@ -410,14 +409,12 @@ class TestOneCompensation:
 
 @pytest.mark.parametrize("name", ["twins_transpose", "twins_reshape", "bfloat16_pyramid"])
 def test_large_weights_are_computed_when_they_are_written(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    name: str,
 ) -> None:
     """Every weight taken for a large one, the same bytes are written."""
     usual = outcome(name, "lbyl+")
-    monkeypatch.setattr(weights, "DEFERRED", 0)
-    monkeypatch.setattr(shrink, "DEFERRED", 0)
     config = Config(ratio=0.3, method="lbyl+", round_to=1, provider="cpu")
-    late = compress(SHARED[name](), config=config)
+    late = compress(SHARED[name](), config=config, effort=Effort(held_weight=0))
     assert usual is not None
     assert usual.model is not None
     assert late.model is not None

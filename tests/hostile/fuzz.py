@@ -1,8 +1,8 @@
 """Put mutants through the whole pipeline, in processes with limits; tell which end badly.
 
 `python -m tests.hostile.fuzz FIRST LAST STEP` works on its share of the numbers and prints a line
-for each mutant: its number and how it ended. `hunt` runs such processes and starts them again
-behind a mutant that ended one.
+for each mutant: its number and how it ended. `hunt` runs such processes, with less time for each
+mutant, and starts them again behind a mutant that ended one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pathlib import Path
 import onnx
 
 from lbyl_onnx import Config, LbylOnnxError, compress
-from lbyl_onnx.data import source as data_source
-from lbyl_onnx.guard import bounds
-from lbyl_onnx.runtime import timing
+from lbyl_onnx.guard.effort import Effort
 from tests.conftest import ROOT
+from tests.hostile.command import IMPATIENT
 from tests.hostile.mutations import mutant
 from tests.support.models import MODELS
 
 SECONDS, MEMORY = 60, 2 << 30
+LITTLE = Effort(rounds=2, fewest_rounds=2, rest=0.0, fewest_samples=8, most_samples=16)
 METHODS: tuple[str, ...] = ("none", "none", "none", "nm", "lbyl", "none", "none", "lbyl+")
 
 
@@ -72,7 +72,7 @@ def end_of(number: int, folder: Path) -> str:
     scope = ("inner", "all")[number % 2]
     config = Config(ratio=0.5, provider="cpu", method=method, scope=scope)  # type: ignore[arg-type]
     try:
-        compress(source, folder / "out.onnx", config=config, force=True)
+        compress(source, folder / "out.onnx", config=config, force=True, effort=LITTLE)
     except (LbylOnnxError, MemoryError) as error:
         return type(error).__name__
     except Exception as error:  # what the user would see as an internal error
@@ -97,10 +97,6 @@ def main() -> None:
     first, last, step = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    timing.FEWEST_ROUNDS = timing.ROUNDS = 2
-    timing.REST = 0.0
-    bounds.SECONDS = 3.0
-    data_source.FEWEST, data_source.MOST = 8, 16
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, last, step):
             print(number, end=" ", flush=True)
@@ -112,7 +108,8 @@ def _share(first: int, last: int, step: int) -> Iterator[tuple[int, str]]:
     """Number and end of each mutant of a share, over as many processes as it takes."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     while first < last:
-        command = [sys.executable, "-m", "tests.hostile.fuzz", *map(str, (first, last, step))]
+        program = f"{IMPATIENT}; from tests.hostile.fuzz import main; main()"
+        command = [sys.executable, "-c", program, *map(str, (first, last, step))]
         with tempfile.TemporaryDirectory() as scratch:
             done = subprocess.run(
                 command,

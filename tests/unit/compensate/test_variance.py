@@ -19,10 +19,10 @@ from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import ChannelMap, Selection
 from lbyl_onnx.compensate.group import Fitted, fit
 from lbyl_onnx.compensate.variance import LARGEST_GAIN, repairs, targets
-from lbyl_onnx.data import source as data_source
 from lbyl_onnx.evaluate.verify import Verification, verify
 from lbyl_onnx.graph.model_graph import Graph, Node, to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.guard.effort import USUAL
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft
 from lbyl_onnx.observe.accumulate import SampleMoments
@@ -215,11 +215,12 @@ class TestMeanAndVariance:
             uncut.append(onnx.load(expected))
             return verify(baseline, source, stage, expected, *samples)
 
-        monkeypatch.setattr(data_source, "LARGEST_BATCH", data_source.MOST)
         monkeypatch.setattr(rewrite_build, "fit", fitting)
         monkeypatch.setattr(pipeline, "verify", keeping)
         model = REPAIRED[name]()
-        compress(model, config=Config(round_to=1, ratio=0.5, provider="cpu"))
+        at_once = replace(USUAL, largest_batch=USUAL.most_samples)
+        config = Config(round_to=1, ratio=0.5, provider="cpu")
+        compress(model, config=config, effort=at_once)
         found = fits[0].statistics
         assert found is not None
         assert found.run.batch_statistics

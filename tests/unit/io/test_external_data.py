@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from lbyl_onnx import Config, ModelError, OutputError, compress
+from lbyl_onnx import Config, Effort, ModelError, OutputError, compress
 from lbyl_onnx.config import ExternalData
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
@@ -175,13 +175,12 @@ def test_more_than_one_message_holds_needs_a_data_file(sample: Path, tmp_path: P
 
 @pytest.mark.parametrize("source", ["sample", "external"])
 def test_weights_computed_while_they_are_written_are_the_same(
-    source: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """What is done for large weights, done for all."""
     path = request.getfixturevalue(source)
     compress(path, tmp_path / "kept.onnx", config=CPU)
-    monkeypatch.setattr("lbyl_onnx.rewrite.shrink.DEFERRED", 64)
-    compress(path, tmp_path / "deferred.onnx", config=CPU)
+    compress(path, tmp_path / "deferred.onnx", config=CPU, effort=Effort(held_weight=64))
     kept, deferred = (run(onnx.load(tmp_path / f"{n}.onnx"), feeds()) for n in ("kept", "deferred"))
     for one, two in zip(kept, deferred, strict=True):
         np.testing.assert_array_equal(one, two)

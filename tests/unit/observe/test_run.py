@@ -23,6 +23,7 @@ from lbyl_onnx.data.source import InputSpec, SampleSource, batch_size, rounded, 
 from lbyl_onnx.data.synthetic import synthetic_batch
 from lbyl_onnx.graph.model_graph import Graph, Node, to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft
 from lbyl_onnx.methods.types import Moments
@@ -57,6 +58,9 @@ def given(feeds: Mapping[str, Array], size: int) -> SampleSource:
     specs = {name: InputSpec(a.dtype, (size, *a.shape[1:])) for name, a in feeds.items()}
     held = Samples(np.arange(count), Stored(feeds))
     return SampleSource(specs, count, size, 0, given=held)
+
+
+EFFORTS = (USUAL, Effort(pass_macs=10**7, fewest_samples=2, most_samples=32, largest_batch=4))
 
 
 @dataclass(frozen=True)
@@ -645,17 +649,21 @@ class TestSamples:
 
     @pytest.mark.parametrize("elements", [1, 10**4, 10**6, 10**8, 10**12])
     @pytest.mark.parametrize("wanted", [1, 64, 10_000])
-    def test_a_mini_batch_fits_into_memory(self, elements: int, wanted: int) -> None:
-        size = batch_size(elements, wanted)
-        assert 1 <= size <= min(wanted, data_source.LARGEST_BATCH)
+    @pytest.mark.parametrize("effort", EFFORTS)
+    def test_a_mini_batch_fits_into_memory(
+        self, elements: int, wanted: int, effort: Effort
+    ) -> None:
+        size = batch_size(elements, wanted, effort)
+        assert 1 <= size <= min(wanted, effort.largest_batch)
         assert size == 1 or 4 * elements * size <= data_source.ACTIVATION
 
     @pytest.mark.parametrize("macs", [0, 1, 10**6, 10**9, 10**12])
     @pytest.mark.parametrize("wanted", [1, 256, 10**6])
-    def test_a_pass_is_affordable(self, macs: int, wanted: int) -> None:
-        count = sample_count(macs, wanted)
-        assert 1 <= count <= min(wanted, data_source.MOST)
-        assert count <= data_source.FEWEST or count * macs <= data_source.BUDGET
+    @pytest.mark.parametrize("effort", EFFORTS)
+    def test_a_pass_is_affordable(self, macs: int, wanted: int, effort: Effort) -> None:
+        count = sample_count(macs, wanted, effort)
+        assert 1 <= count <= min(wanted, effort.most_samples)
+        assert count <= effort.fewest_samples or count * macs <= effort.pass_macs
 
     @pytest.mark.parametrize(("count", "size", "whole"), [(1, 8, 8), (8, 8, 8), (9, 8, 16)])
     def test_a_count_is_whole_mini_batches(self, count: int, size: int, whole: int) -> None:

@@ -8,10 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from lbyl_onnx.runtime import timing
+from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.runtime.session import CPU
 from lbyl_onnx.runtime.timing import Latency, PairedLatency, paired, summary
 from tests.support.net import Net
+
+QUICK = Effort(rounds=4, fewest_rounds=4, loaded_rounds=2, rest=0.0)
 
 
 def rounds(ratio: float, noise: float, count: int = 21) -> PairedLatency:
@@ -81,8 +83,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize("optimise", [True, False])
 def test_models_are_timed_in_turns(models: tuple[Path, Path], optimise: bool) -> None:
     feeds = {"x": np.zeros((1, 64, 24, 24), np.float32)}
-    times = paired(models[0], models[0], CPU, feeds, optimise)
-    least = timing.FEWEST_ROUNDS if optimise else timing.LOADED_ROUNDS
+    times = paired(models[0], models[0], CPU, feeds, optimise, QUICK)
+    least = QUICK.fewest_rounds if optimise else QUICK.loaded_rounds
     assert min(times.before.runs, times.after.runs) >= least
     assert 0.0 < times.before.low <= times.before.median <= times.before.high
     assert times.low <= times.ratio <= times.high

@@ -1,0 +1,57 @@
+"""How much a compression spends on what it measures: samples, rounds, seconds, bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Limits of the work behind one result; they are no options of the command.
+
+    Parameters
+    ----------
+    rounds, fewest_rounds
+        Rounds in which two models are timed in turns: at most, and of slow models at least.
+    loaded_rounds
+        Rounds of models too large to be held both at once: they are loaded anew for each turn.
+    rest
+        Seconds before a turn: ONNX Runtime's threads of the other model go on spinning for a while
+        and would take its cores.
+    pass_macs
+        Multiply-accumulates that one pass over samples may take, if the fewest samples allow.
+    fewest_samples, most_samples
+        Synthetic samples of the statistics, whatever such a pass takes.
+    enough_samples
+        Samples to take even where fewer give enough rows.
+    largest_batch
+        Samples in a mini-batch, at most.
+    fewest_compared, most_compared
+        Samples on which the result is compared with the original.
+    most_unmeasured
+        The same, at most, where no statistics are taken, and drawing samples takes longer than all
+        the rest.
+    slowest_run
+        Seconds that a run at a larger input shape is expected to take at most.
+    held_weight
+        Bytes of a new weight, at most, that is kept; larger ones are computed when they are
+        written.
+    """
+
+    rounds: int = 15
+    fewest_rounds: int = 9
+    loaded_rounds: int = 5
+    rest: float = 0.05
+    pass_macs: int = 100 * 10**9
+    fewest_samples: int = 64
+    most_samples: int = 4096
+    enough_samples: int = 256
+    largest_batch: int = 128
+    fewest_compared: int = 16
+    most_compared: int = 128
+    most_unmeasured: int = 64
+    slowest_run: float = 2.0
+    held_weight: int = 16 << 20
+
+
+USUAL = Effort()
