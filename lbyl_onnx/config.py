@@ -449,11 +449,7 @@ class Options(TypedDict, total=False):
 def combined(first: Mapping[str, Any], second: Mapping[str, Any]) -> Config:
     """Return the options of two sources; those of the second replace those of the first.
 
-    Parameters
-    ----------
-    first, second
-        Values by the names of options. A target of the second replaces whatever target the first
-        gives, a ratio among them.
+    A target of the second replaces whatever target the first gives, a ratio among them.
 
     Raises
     ------

@@ -25,27 +25,14 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class CountedCost:
-    """A sum of products of axis lengths, each of which is linear in the kept counts.
+    """A sum of products of axis lengths, each of which is linear in the kept counts."""
 
-    Attributes
-    ----------
-    fixed : float
-        What no group changes.
-    scale : (terms,) float64
-        Cost of one combination of positions along a term's axes.
-    factors : (terms, f) intp
-        The axes of each term; axis 0 has length 1, whatever is kept.
-    lengths : (axes,) float64
-        Positions along each axis that belong to no group.
-    taps : (axes, groups) float64
-        Positions along each axis for one channel of each group.
-    """
-
-    fixed: float
-    scale: Floats
+    fixed: float  # what no group changes
+    scale: Floats  # (terms,), cost of one combination of positions along a term's axes
+    # (terms, f), the axes of each term; axis 0 has length 1, whatever is kept.
     factors: NDArray[np.intp]
-    lengths: Floats
-    taps: Floats
+    lengths: Floats  # (axes,), positions along each axis that belong to no group
+    taps: Floats  # (axes, groups), positions along each axis for one channel of each group
 
     def at(self, counts: Counts) -> float:
         """Return the cost when the groups keep so many channels."""
@@ -115,12 +102,7 @@ def counted_macs(
 ) -> CountedCost:
     """Return the multiply-accumulates as `costs.count_costs` counts them.
 
-    Parameters
-    ----------
-    model, tensor_info, channels
-        The model, its facts, and where its channels lie.
-    groups
-        Those whose counts are given, in this order.
+    `groups` are those whose counts are given, in this order.
     """
     terms = _Terms(groups, channels.roots)
     bindings = {(s.node, s.operand): s for s in channels.bindings if s.role is Role.CONSUMER}
@@ -178,14 +160,7 @@ def counted_parameters(
 ) -> CountedCost:
     """Return the parameters as `costs.count_costs` counts them.
 
-    Parameters
-    ----------
-    model, tensor_info, channels, groups
-        As for `counted_macs`.
-    graph
-        The same model as a graph.
-    with_biases
-        Whether each consumer without a bias is given one.
+    `with_biases` tells whether each consumer without a bias is given one.
     """
     return _counted(model, tensor_info, channels, groups, graph, with_biases, in_bytes=False)
 

@@ -32,15 +32,7 @@ NAMED = 4
 
 
 def why_nothing(graph: Graph, tensor_info: TensorInfo, refusals: Sequence[Refusal]) -> str:
-    """Say in one line why nothing could be pruned.
-
-    Parameters
-    ----------
-    graph, tensor_info
-        The model.
-    refusals
-        Of all its channel groups.
-    """
+    """Say in one line why nothing could be pruned."""
     if refusals:
         reasons = Counter(refusal.reason for refusal in refusals)
         listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
@@ -54,12 +46,7 @@ def why_nothing(graph: Graph, tensor_info: TensorInfo, refusals: Sequence[Refusa
 def held_elsewhere(graph: Graph, tensor_info: TensorInfo, foreign: bool = False) -> str | None:
     """Name the operators that hold a model's weights, and the way out; None where none does.
 
-    Parameters
-    ----------
-    graph, tensor_info
-        The model.
-    foreign
-        Whether only the operators count that are not ONNX's own, and those in bodies.
+    With `foreign`, only the operators count that are not ONNX's own, and those in bodies.
     """
     nodes, elements = Counter[str](), Counter[str]()
     for name, own, size in _holders(graph, tensor_info):

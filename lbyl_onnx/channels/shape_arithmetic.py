@@ -33,16 +33,7 @@ def count_channels(
 ) -> None:
     """Note which elements of a node's outputs count channels, or that the node reads such.
 
-    Parameters
-    ----------
-    flow
-        Takes the counts and the reads.
-    tensors
-        Labels of the activations so far.
-    tensor_info
-        What is known of the tensors.
-    index, node
-        The node.
+    `tensors` are the labels of the activations so far.
     """
     names = [tensor.name for tensor in node.inputs]
     if node.op in ("Shape", "Size") and (node.domain or "") in DEFAULT_DOMAINS:
@@ -138,17 +129,7 @@ def counted(flow: LabelFlow, name: str) -> Labels:
 
 
 def freeze_unsized(graph: Graph, flow: LabelFlow, tensors: Mapping[str, Labels]) -> None:
-    """Freeze what a computed number counts where it is neither rewritten nor right by itself.
-
-    Parameters
-    ----------
-    graph
-        The graph.
-    flow
-        All counts and reads; takes the freezes.
-    tensors
-        Labels of the activations.
-    """
+    """Freeze what a computed number counts where it is neither rewritten nor right by itself."""
     rewritten = {(sizes.node, sizes.place) for sizes in flow.sizes}
     roots = flow.coupling.roots()
     for index, operand in flow.reads:

@@ -14,10 +14,7 @@ _WORDS = "lbyl_onnx.words"
 class SectionedCommand(click.Command):
     """A command whose help lists its options in sections.
 
-    Parameters
-    ----------
-    sections
-        The options' first names under each title; those that no section names come last.
+    `sections` has the options' first names under each title; those that no section names come last.
     """
 
     def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:

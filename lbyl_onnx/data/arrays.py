@@ -91,18 +91,11 @@ class ArrayHeader:
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """A .npy or .npz file whose list of arrays is known.
-
-    Parameters
-    ----------
-    path
-        The file.
-    members
-        Name of each array in it, and of the archive's member that holds it; the array of a .npy
-        has the name "" and no member.
-    """
+    """A .npy or .npz file whose list of arrays is known."""
 
     path: Path
+    # Name of each array in it, and of the archive's member that holds it; the array of a .npy has
+    # the name "" and no member.
     members: Mapping[str, str]
 
     @property
@@ -148,10 +141,7 @@ class ArrayFile:
 def open_arrays(path: Path) -> ArrayFile:
     """Look at a file of arrays: which there are, by their names.
 
-    Parameters
-    ----------
-    path
-        A .npy, known by its first bytes, or else a .npz.
+    A .npy is known by its first bytes; all else is taken for a .npz.
 
     Raises
     ------

@@ -27,21 +27,11 @@ BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Input:
-    """What one input of a model takes.
-
-    Parameters
-    ----------
-    name
-        Of the input.
-    dtype
-        Of its elements.
-    shape
-        Its first axis counts samples; None for a dynamic dimension.
-    """
+    """What one input of a model takes."""
 
     name: str
     dtype: np.dtype[Any]
-    shape: tuple[int | None, ...]
+    shape: tuple[int | None, ...]  # the first axis counts samples; None for a dynamic dimension
 
 
 class _Source(Protocol):
@@ -51,17 +41,9 @@ class _Source(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples that fit a model, read as they are asked for.
+    """Samples that fit a model, read as they are asked for."""
 
-    Parameters
-    ----------
-    rows : (count,) intp
-        The numbers of the samples used, ascending.
-    source
-        Where they are read.
-    """
-
-    rows: NDArray[np.intp]
+    rows: NDArray[np.intp]  # (count,), the numbers of the samples used, ascending
     source: _Source
 
     @property

@@ -33,23 +33,13 @@ _STREAM = 20_011
 
 @dataclass(frozen=True)
 class ScoringData:
-    """What models are scored on.
+    """What models are scored on."""
 
-    Parameters
-    ----------
-    inputs
-        A .npz or .npy of what the model is fed, or None for synthetic samples.
-    labels
-        The name of an array in `inputs`, or a .npy file; None for the agreement with the original.
-    seed
-        Of the synthetic samples.
-    input_shape
-        Shapes that the user gave for inputs, by name.
-    """
-
+    # A .npz or .npy of what the model is fed, or None for synthetic samples.
     inputs: Path | None = None
+    # Name of an array in `inputs`, or a .npy; None for the agreement with the original.
     labels: str | None = None
-    seed: int = 0
+    seed: int = 0  # of the synthetic samples
     input_shape: Given = ()
 
 
@@ -57,16 +47,9 @@ class ScoringData:
 class Score:
     """What a model scores, and the original.
 
-    Parameters
-    ----------
-    metric
-        `accuracy`: share of samples (or of their positions) classified right; `agreement`: share
-        on which both choose the same class or whole number; `cosine`: mean cosine of the outputs,
-        where there are no classes. Of several outputs the least counts.
-    before, after
-        The original's and the compressed model's.
-    samples
-        How many.
+    The metric `accuracy` is the share of samples (or of their positions) classified right;
+    `agreement` the share on which both models choose the same class or whole number; `cosine` the
+    mean cosine of the outputs, where there are no classes. Of several outputs the least counts.
     """
 
     metric: str
@@ -80,15 +63,6 @@ Feeds = Mapping[str, Array]
 
 def score(original: Path, compressed: Path, data: ScoringData, provider: str) -> Score:
     """Score a compressed model.
-
-    Parameters
-    ----------
-    original, compressed
-        The files.
-    data
-        What on.
-    provider
-        An execution provider's name.
 
     Raises
     ------

@@ -27,24 +27,13 @@ from lbyl_onnx.io.reader import (
 
 @dataclass(frozen=True)
 class Source:
-    """A model's files as they were when they were first read.
-
-    Parameters
-    ----------
-    path
-        Of the model.
-    size
-        Bytes on disk, those of external data files too.
-    files
-        Each file with what tells whether it has been changed or replaced.
-    standard
-        Whether `load_model` gives what is stored, with nothing written out.
-    """
+    """A model's files as they were when they were first read."""
 
     path: Path
-    size: int
+    size: int  # bytes on disk, those of external data files too
+    # Each file with what tells whether it has been changed or replaced.
     files: tuple[tuple[Path, State], ...]
-    standard: bool = True
+    standard: bool = True  # whether `load_model` gives what is stored, with nothing written out
 
     def load(self) -> onnx.ModelProto:
         """Read the model again; see `load_model`.
@@ -129,21 +118,10 @@ def check_fully(path: Path) -> None:
 
 
 def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
-    """Read a model whose channels can be followed: functions and fused nodes are written out.
+    """Read a model whose channels can be followed, and its bytes on disk with external data.
 
-    External initializers stay where they are, for a `TensorReader` to map.
-
-    Parameters
-    ----------
-    path
-        An .onnx file.
-
-    Returns
-    -------
-    model
-        The model.
-    size
-        Bytes on disk, those of external data files too.
+    Functions and fused nodes are written out. External initializers stay where they are, for a
+    `TensorReader` to map.
 
     Raises
     ------

@@ -41,16 +41,9 @@ _RANDOM_OPS = frozenset(
 class TensorInfo:
     """The facts of every tensor of a model's main graph, from several walks.
 
-    Parameters
-    ----------
-    model
-        The model; it is read, never changed, and must outlive this object.
-    first, second
-        Concrete shapes of the graph inputs; they differ exactly in the dynamic dimensions.
-    read
-        Gives the values of an initializer.
-    others
-        More input shapes at which the model runs.
+    The model is read, never changed, and must outlive this object. `first` and `second` are
+    concrete shapes of the graph inputs, which differ exactly in the dynamic dimensions; at `others`
+    the model runs, too.
 
     Raises
     ------

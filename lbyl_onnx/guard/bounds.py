@@ -45,18 +45,10 @@ _WAITING = 0.25
 
 @dataclass(frozen=True)
 class Overdue:
-    """A piece of work that lasts longer than it may.
+    """A piece of work that lasts longer than it may."""
 
-    Parameters
-    ----------
-    what
-        What is being done, as "loading m.onnx".
-    seconds
-        What it was given.
-    """
-
-    what: str
-    seconds: float
+    what: str  # what is being done, as "loading m.onnx"
+    seconds: float  # what it was given
 
     def __str__(self) -> str:
         """Say so."""
@@ -74,12 +66,7 @@ def bounded(what: str, seconds: float) -> Iterator[None]:
 
     Where no process watches, as when the package is used from Python, nothing is bounded.
 
-    Parameters
-    ----------
-    what
-        What the block does, as "loading m.onnx".
-    seconds
-        What it may take.
+    `what` says what the block does, as "loading m.onnx".
     """
     table = _table()
     if table is None:
@@ -151,11 +138,8 @@ def _beside(file: Path) -> Path:
 class Watch:
     """What a process says of itself, as the one that started it sees it.
 
-    Parameters
-    ----------
-    file
-        The process's file of notes; the records lie beside it. Where they cannot be made the
-        process is not watched: it cannot write either, and will say so.
+    `file` is the process's file of notes; the records lie beside it. Where they cannot be made the
+    process is not watched: it cannot write either, and will say so.
     """
 
     def __init__(self, file: Path) -> None:
@@ -172,10 +156,8 @@ class Watch:
     def overdue(self, spent: float | None = None) -> Overdue | None:
         """Look once; return a piece of work that is late.
 
-        Parameters
-        ----------
-        spent
-            Seconds of processor time that the process has had; None where it is not known.
+        `spent` is the processor time, in seconds, that the process has had; None where it is not
+        known.
         """
         now = time.monotonic()
         passed = min(now - self._looked, _LONGEST_STEP)

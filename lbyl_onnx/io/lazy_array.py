@@ -17,22 +17,13 @@ Reader = Callable[[TensorProto], Array]
 
 @dataclass(frozen=True, eq=False)
 class Deferred:
-    """A large constant that is computed only while it is written.
-
-    Parameters
-    ----------
-    shape, dtype
-        Of the value.
-    compute
-        Gives the value; called as often as it is needed, so that it need not be kept.
-    identity
-        Equal for equal values.
-    """
+    """A large constant that is computed only while it is written."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
+    # Gives the value; called as often as it is needed, so that it need not be kept.
     compute: Callable[[], Array]
-    identity: str
+    identity: str  # equal for equal values
 
     @property
     def nbytes(self) -> int:

@@ -28,14 +28,7 @@ def comparison_as_json(found: Comparison, original: str, compressed: str, versio
 def as_json(result: CompressResult, source: str, version: str) -> str:
     """Return the whole result as JSON, keys in a fixed order.
 
-    Parameters
-    ----------
-    result
-        The result.
-    source
-        The input, as the user named it.
-    version
-        The tool's version.
+    `source` is the input, as the user named it, `version` the tool's.
     """
     proof, times = result.verification, result.latency
     document: dict[str, Any] = {

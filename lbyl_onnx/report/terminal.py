@@ -28,14 +28,7 @@ from lbyl_onnx.text import count, milliseconds, printable, share
 def print_result(result: CompressResult, source: str, console: Console) -> None:
     """Print what was done to a model.
 
-    Parameters
-    ----------
-    result
-        The result.
-    source
-        The input, as the user named it.
-    console
-        Where to.
+    `source` is the input, as the user named it.
     """
     target = "(dry run: nothing written)" if result.output is None else str(result.output)
     console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
@@ -45,14 +38,7 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
 def print_inspection(found: Inspection, source: str, console: Console) -> None:
     """Print what could be pruned in a model.
 
-    Parameters
-    ----------
-    found
-        The inspection.
-    source
-        The model, as the user named it.
-    console
-        Where to.
+    `source` is the model, as the user named it.
     """
     costs = found.costs
     console.print(Text(printable(source), style="bold"))
@@ -107,14 +93,7 @@ def _print_predicted(found: Inspection, console: Console) -> None:
 def print_comparison(found: Comparison, original: str, compressed: str, console: Console) -> None:
     """Print how two models compare.
 
-    Parameters
-    ----------
-    found
-        The comparison.
-    original, compressed
-        The models, as the user named them.
-    console
-        Where to.
+    The models are called as the user named them.
     """
     console.print(
         Text(f"{printable(original)} and {printable(compressed)}", style="bold"), soft_wrap=True

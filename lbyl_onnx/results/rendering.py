@@ -34,14 +34,7 @@ def costs_table(
 ) -> Table:
     """Return costs before and after.
 
-    Parameters
-    ----------
-    costs, sizes
-        Of the original and of the result.
-    times
-        Of both.
-    optimised
-        Whether ONNX Runtime optimised their graphs.
+    `optimised` tells whether ONNX Runtime optimised the graphs.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "before", "after", "ratio"):

@@ -20,21 +20,11 @@ MOST, LEAST, UNMEASURED = 128, 16, 64
 
 @dataclass(frozen=True, eq=False)
 class ComparedSamples:
-    """Samples like those that the statistics are of: the user's own, or synthetic ones drawn anew.
-
-    Parameters
-    ----------
-    source
-        Where they come from.
-    count
-        How many, in whole mini-batches.
-    measured
-        Whether statistics were taken of such samples.
-    """
+    """Samples like those the statistics are of: the user's own, or synthetic ones drawn anew."""
 
     source: SampleSource
-    count: int
-    measured: bool
+    count: int  # how many, in whole mini-batches
+    measured: bool  # whether statistics were taken of such samples
 
     @staticmethod
     def of(prepared: Prepared, baseline: Baseline) -> ComparedSamples:

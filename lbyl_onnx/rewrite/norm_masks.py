@@ -31,25 +31,14 @@ PREFIX = "lbyl_onnx/kept/"
 
 @dataclass(frozen=True, eq=False)
 class NormMask:
-    """The channels over which a normalisation takes its statistics.
+    """The channels over which a normalisation takes its statistics."""
 
-    Parameters
-    ----------
-    output
-        Name of what the normalisation gives, which tells the node.
-    stays
-        Which channels stay, broadcasting to the normalisation's first input.
-    groups
-        Of a GroupNormalization; None where statistics are over axes 2 and up, as they come.
-    rank, dtype
-        Of the first input.
-    """
-
-    output: str
-    stays: NDArray[np.bool_]
+    output: str  # name of what the normalisation gives, which tells the node
+    stays: NDArray[np.bool_]  # which channels stay, broadcasting to the normalisation's first input
+    # Of a GroupNormalization; None where statistics are over axes 2 and up, as they come.
     groups: int | None
-    rank: int
-    dtype: np.dtype[np.generic]
+    rank: int  # of the first input
+    dtype: np.dtype[np.generic]  # likewise
 
 
 def norm_masks(
@@ -57,12 +46,7 @@ def norm_masks(
 ) -> tuple[NormMask, ...]:
     """Return a mask for each normalisation that takes statistics over channels of which some go.
 
-    Parameters
-    ----------
-    model, tensor_info, channels
-        The original, and where its channels lie.
-    removed
-        Roots of the removed channels.
+    `removed` are the roots of the removed channels.
     """
     alive = ~np.isin(channels.roots, removed)
     masks = []
@@ -78,17 +62,7 @@ def norm_masks(
 
 
 def with_kept_statistics(draft: ModelDraft, masks: Sequence[NormMask], opset: int) -> ModelDraft:
-    """Return an uncut model whose normalisations see the channels that stay alone.
-
-    Parameters
-    ----------
-    draft
-        The model; it is not changed.
-    masks
-        Of its normalisations.
-    opset
-        Version of its default operator set.
-    """
+    """Return an uncut model whose normalisations see the channels that stay alone."""
     if not masks:
         return draft
     by_output = {mask.output: mask for mask in masks}

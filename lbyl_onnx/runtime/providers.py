@@ -76,12 +76,7 @@ _BLOCKED = "com.microsoft.nchwc"
 def channel_block(hardware: Hardware, provider: str) -> int:
     """Return the step in channels that a machine gains by.
 
-    Parameters
-    ----------
-    hardware
-        The machine; `host` is this one.
-    provider
-        The execution provider that runs models on this one.
+    `host` is this machine; the provider runs models on it.
     """
     if hardware != "host":
         return BLOCKS[hardware]

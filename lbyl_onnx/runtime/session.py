@@ -89,21 +89,11 @@ class Signature:
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A model that ONNX Runtime has loaded.
-
-    Parameters
-    ----------
-    path
-        Its file.
-    loaded
-        ONNX Runtime's own session.
-    seconds
-        What it has for a run of one sample: a graph may hold a loop without end.
-    """
+    """A model that ONNX Runtime has loaded."""
 
     path: Path
-    loaded: ort.InferenceSession
-    seconds: float
+    loaded: ort.InferenceSession  # ONNX Runtime's own
+    seconds: float  # what it has for a run of one sample: a graph may hold a loop without end
 
     @staticmethod
     def of(path: Path, provider: str, settings: ort.SessionOptions | None = None) -> Session:

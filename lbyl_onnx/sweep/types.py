@@ -12,27 +12,13 @@ from lbyl_onnx.evaluate.score import ScoringData
 
 @dataclass(frozen=True)
 class Cell:
-    """One compression to be measured.
+    """One compression to be measured."""
 
-    Parameters
-    ----------
-    model
-        The model's file, where every worker finds it.
-    digest
-        SHA-256 of its bytes, external data included.
-    config
-        How it is compressed.
-    data
-        What it is scored on.
-    key
-        Hash of all that the outcome depends on.
-    """
-
-    model: Path
-    digest: str
+    model: Path  # its file, where every worker finds it
+    digest: str  # SHA-256 of its bytes, external data included
     config: Config
-    data: ScoringData
-    key: str
+    data: ScoringData  # what it is scored on
+    key: str  # hash of all that the outcome depends on
 
 
 @dataclass(frozen=True)
@@ -48,28 +34,16 @@ class Measures:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished cell.
+    """A finished cell."""
 
-    Parameters
-    ----------
-    key
-        Of the cell.
-    model, method, ratio
-        What was compressed, and how.
-    metric, samples
-        What the score is, and of how many samples.
-    before, after
-        The original and the compressed model.
-    """
-
-    key: str
+    key: str  # of the cell
     model: str
     method: str
     ratio: float
-    metric: str
+    metric: str  # what the score is
     samples: int
-    before: Measures
-    after: Measures
+    before: Measures  # the original
+    after: Measures  # the compressed model
 
 
 @dataclass(frozen=True)
