@@ -240,11 +240,7 @@ class Config:
         metavar="S,..",
     )
     layout: Layout = option(
-        "auto",
-        TEXT,
-        "Axis order of image inputs.",
-        SAMPLES,
-        choices=lambda: get_args(Layout),
+        "auto", TEXT, "Axis order of image inputs.", SAMPLES, choices=lambda: get_args(Layout)
     )
     external_data: ExternalData = option(
         "auto",

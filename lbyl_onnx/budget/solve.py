@@ -230,11 +230,7 @@ class _Reaching:
         return self.maker.make(self.space.keyed(counts))
 
     def _reached(
-        self,
-        fitted: Fitted,
-        wanted: float,
-        got: float,
-        latency: timing.PairedLatency | None = None,
+        self, fitted: Fitted, wanted: float, got: float, latency: timing.PairedLatency | None = None
     ) -> Reached:
         costs, size = self.maker.costs() if fitted.plan.groups else (self.before.costs, 0)
         allocation = self.maker.prepared.config.allotted

@@ -82,11 +82,7 @@ def _check_globs(graph: Graph, flow: LabelFlow, selection: Selection) -> None:
 
 
 def _interpret(
-    flow: LabelFlow,
-    tensors: Mapping[str, Labels],
-    tensor_info: TensorInfo,
-    index: int,
-    node: Node,
+    flow: LabelFlow, tensors: Mapping[str, Labels], tensor_info: TensorInfo, index: int, node: Node
 ) -> list[Labels | None]:
     labels = [tensors.get(tensor.name) for tensor in node.inputs]
     key = operator_key(node.domain or "", node.op)

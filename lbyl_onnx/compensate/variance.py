@@ -32,10 +32,7 @@ class Statistics:
     before: Mapping[int, SampleMoments]
 
     def repaired(
-        self,
-        analyzed: AnalyzedModel,
-        compensated: ModelDraft,
-        changed: Collection[int],
+        self, analyzed: AnalyzedModel, compensated: ModelDraft, changed: Collection[int]
     ) -> dict[int, Repair]:
         """Measure the compensated model, and say what brings its layers back.
 

@@ -132,11 +132,7 @@ def _accuracy(path: Path, given: Samples, labels: Array, batch: int, provider: s
 
 
 def _nearness(
-    original: Path,
-    compressed: Path,
-    feeds: Iterable[Feeds],
-    again: Iterable[Feeds],
-    provider: str,
+    original: Path, compressed: Path, feeds: Iterable[Feeds], again: Iterable[Feeds], provider: str
 ) -> Score:
     """Mean agreement over the samples of both runs, the least of the outputs."""
     names = [name for name, _, _ in execute.signature(original, provider).outputs]

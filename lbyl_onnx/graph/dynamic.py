@@ -310,11 +310,7 @@ def _elements(
 
 
 def _moved(
-    node: NodeProto,
-    first: Facts,
-    operands: Sequence[Marks | None],
-    opset: int,
-    evaluate: Evaluate,
+    node: NodeProto, first: Facts, operands: Sequence[Marks | None], opset: int, evaluate: Evaluate
 ) -> list[Marks] | None:
     """Move the marks as the elements are moved; None where that depends on marked ones."""
     if node.op_type not in MOVES or all(x is None or not x.any() for x in operands):
@@ -333,10 +329,7 @@ def _moved(
 
 
 def _value(
-    name: str,
-    walks: Sequence[Facts],
-    elements: Mapping[str, Marks],
-    axes: tuple[bool, ...] | None,
+    name: str, walks: Sequence[Facts], elements: Mapping[str, Marks], axes: tuple[bool, ...] | None
 ) -> Marks | None:
     value = walks[0].get(name, TensorFact()).value
     if value is None or name not in elements:

@@ -307,10 +307,7 @@ def tensor_facts(
 
 
 def _with_values(
-    node: NodeProto,
-    inputs: Sequence[TensorFact | None],
-    known: dict[str, TensorFact],
-    opset: int,
+    node: NodeProto, inputs: Sequence[TensorFact | None], known: dict[str, TensorFact], opset: int
 ) -> dict[str, TensorFact]:
     """Add the values of outputs that can be computed, and whether they are constant."""
     present = [fact for fact in inputs if fact is not None]

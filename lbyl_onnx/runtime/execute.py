@@ -125,11 +125,7 @@ def checked_signature(signature: Signature) -> Signature:
 
 
 def random_feeds(
-    signature: Signature,
-    first: Shapes,
-    second: Shapes,
-    rng: np.random.Generator,
-    uniform: bool,
+    signature: Signature, first: Shapes, second: Shapes, rng: np.random.Generator, uniform: bool
 ) -> tuple[Feeds, ...]:
     """Random values for each input, at two sets of shapes."""
     shapes = [*[first] * SAMPLES, second]
@@ -137,10 +133,7 @@ def random_feeds(
 
 
 def random_batch(
-    signature: Signature,
-    shapes: Shapes,
-    rng: np.random.Generator,
-    uniform: bool,
+    signature: Signature, shapes: Shapes, rng: np.random.Generator, uniform: bool
 ) -> dict[str, Array]:
     """One random value for each input: normal or uniform floats, 0 and 1 for the others."""
     batch: dict[str, Array] = {}

@@ -107,10 +107,7 @@ def run_cell(cell: Cell) -> Outcome | Failure:
 
 
 def run_sweep(
-    cells: Sequence[Cell],
-    folder: Path,
-    scheduler: Scheduler,
-    progress: Callable[[int, int], None],
+    cells: Sequence[Cell], folder: Path, scheduler: Scheduler, progress: Callable[[int, int], None]
 ) -> Sweep:
     """Run the cells that have not been run; keep each outcome as soon as it is there.
 
