@@ -43,7 +43,8 @@ __all__ = sorted((*_HOME_OF, "__version__"))
 
 TYPE_CHECKING = False  # to type checkers it is True: for them the same names once more
 if TYPE_CHECKING:
-    # isort: off, for it would give each name that is also exported a line of its own
+    # isort: off
+    # It would give each name a statement of its own.
     from lbyl_onnx.budget.solve import TargetReport as TargetReport
     from lbyl_onnx.channels.groups import Refusal as Refusal
     from lbyl_onnx.channels.operators import register_operator as register_operator

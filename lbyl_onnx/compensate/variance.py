@@ -11,7 +11,8 @@ from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import layer_read
 from lbyl_onnx.channels.paths import behind
 from lbyl_onnx.compensate.fits import ConsumerFit, Repair
-from lbyl_onnx.graph.layers import by_window, linear_layer
+from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.layers.linear_layer import by_window
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.writer import ModelDraft

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.compensate.fits import ConsumerFit, ProducerMixing, Repair, Repairs
 from lbyl_onnx.errors import CompensationError
-from lbyl_onnx.graph.layers import LinearLayer, Operand, by_window, linear_layer
+from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer, Operand, by_window
 from lbyl_onnx.graph.model_graph import Graph, Node, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value
