@@ -162,13 +162,10 @@ def inspect(
 
 
 def _reach(analyzed: AnalyzedModel) -> Reach:
-    model, tensor_info, channels = analyzed.model, analyzed.tensor_info, analyzed.channels
-    groups = channels.groups
+    groups = analyzed.channels.groups
     whole = np.asarray([group.size for group in groups], dtype=np.int64)
-    parameters = counted_parameters(
-        model, tensor_info, channels, groups, analyzed.graph, with_biases=False
-    )
-    macs = counted_macs(model, tensor_info, channels, groups)
+    parameters = counted_parameters(analyzed, groups, with_biases=False, in_bytes=False)
+    macs = counted_macs(analyzed, groups)
     shares = [
         1.0 - cost.at(np.ones_like(whole)) / cost.at(whole) if cost.at(whole) else 0.0
         for cost in (parameters, macs)
@@ -218,10 +215,8 @@ def _names(graph: Graph, places: Sequence[GroupBinding]) -> tuple[str, ...]:
 
 
 def _elements(graph: Graph, tensor_info: TensorInfo, place: GroupBinding) -> int:
-    shape = (
-        tensor_info.shape(graph.nodes[place.binding.node].inputs[place.binding.operand].name) or ()
-    )
-    return math.prod(size or 0 for size in shape)
+    operand = graph.nodes[place.binding.node].inputs[place.binding.operand]
+    return math.prod(size or 0 for size in tensor_info.shape(operand.name) or ())
 
 
 def _share(place: GroupBinding, whole: int) -> int:
