@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,13 @@ class AnalyzedModel:
     def costs(self) -> Costs:
         """Its parameters and multiply-accumulates."""
         return count_costs(self.model, self.tensor_info)
+
+    @property
+    def largest_activation(self) -> int:
+        """Elements of the largest output of a node, at the first input shapes."""
+        names = [name for node in self.model.graph.node for name in node.output if name]
+        shapes = [self.tensor_info.shape(name) or () for name in names]
+        return max((math.prod(d or 0 for d in shape) for shape in shapes), default=1)
 
     @property
     def draft(self) -> ModelDraft:

@@ -16,7 +16,7 @@ from lbyl_onnx.graph.layers.linear_layer import by_window
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.writer import ModelDraft
-from lbyl_onnx.methods.types import Moments
+from lbyl_onnx.methods.types import Moments, columns_of
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.pooling import pooled_outputs, shared_layers
 from lbyl_onnx.observe.run import ObservationRun, measure
@@ -127,7 +127,7 @@ def part(
     kept, removed = fit.delivery.kept, fit.delivery.removed
     left = weight[kept].reshape(-1, out)  # (k, taps, out) -> (k * taps, out)
     left += fit.delivery.rows.T @ weight[removed].reshape(-1, out)
-    columns = (kept[:, None] * taps + np.arange(taps)).reshape(-1)  # (k, taps) -> (k * taps,)
+    columns = columns_of(kept, taps)
     whole = weight.reshape(-1, out)  # (n, taps, out) -> (n * taps, out)
     c = moments.covariance
     return OutputContribution(

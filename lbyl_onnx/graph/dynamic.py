@@ -24,22 +24,11 @@ Evaluate = Callable[[NodeProto, Sequence[Array | None], int], list[Array]]
 Marks = NDArray[np.bool_]
 # Operators that only move elements, with the operands whose elements they move (None: all).
 MOVES: dict[str, tuple[int, ...] | None] = {
+    **dict.fromkeys("Expand Flatten Gather GatherElements GatherND Identity".split(), (0,)),
+    **dict.fromkeys("Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split(), (0,)),
     "Concat": None,
-    "Expand": (0,),
-    "Flatten": (0,),
-    "Gather": (0,),
-    "GatherElements": (0,),
-    "GatherND": (0,),
-    "Identity": (0,),
-    "Reshape": (0,),
     "ScatterElements": (0, 2),
     "ScatterND": (0, 2),
-    "Slice": (0,),
-    "Split": (0,),
-    "Squeeze": (0,),
-    "Tile": (0,),
-    "Transpose": (0,),
-    "Unsqueeze": (0,),
     "Where": (1, 2),
 }
 # Operators that work element by element, on operands that broadcast.
@@ -52,21 +41,14 @@ ELEMENTWISE = frozenset(
 SIZED = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1, "Upsample": 1}
 # Operators whose outputs may have any shape where one of these operands is computed.
 SHAPED: dict[str, tuple[int, ...]] = {
-    "CenterCropPad": (1,),
+    **dict.fromkeys("CenterCropPad OneHot SequenceAt Split SplitToSequence".split(), (1,)),
+    **dict.fromkeys("Squeeze TopK Unsqueeze".split(), (1,)),
+    **dict.fromkeys(("NonZero", "Unique"), (0,)),
     "Col2Im": (1, 2),
     "Compress": (0, 1),
     "MaxUnpool": (2,),
     "NonMaxSuppression": (0, 1, 2, 3, 4),
-    "NonZero": (0,),
-    "OneHot": (1,),
     "Range": (0, 1, 2),
-    "SequenceAt": (1,),
-    "Split": (1,),
-    "SplitToSequence": (1,),
-    "Squeeze": (1,),
-    "TopK": (1,),
-    "Unique": (0,),
-    "Unsqueeze": (1,),
     **dict.fromkeys(
         (f"Reduce{x}" for x in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()),
         (1,),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from lbyl_onnx.data.source import (
     sample_count,
 )
 from lbyl_onnx.errors import ModelError
-from lbyl_onnx.graph.costs import count_costs
 from lbyl_onnx.inputs.pixel_range import input_ranges
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
@@ -233,17 +231,12 @@ def _run(
     views: Sequence[MomentSpec],
 ) -> ObservationRun:
     """Decide on what the model is measured, and try it on one mini-batch."""
-    batch = max((shape[0] for shape in baseline.first.values() if shape), default=1)
-    activations = [
-        analyzed.tensor_info.shape(t) for n in analyzed.model.graph.node for t in n.output if t
-    ]
-    sizes = [math.prod(s) for s in ([d or 0 for d in shape or ()] for shape in activations)]
-    macs = count_costs(analyzed.model, analyzed.tensor_info).macs // batch
+    macs = analyzed.costs.macs // baseline.batch
     noises = {} if config.calibration else layer_noises(analyzed.graph, analyzed.tensor_info)
     wanted = max(FEW_SAMPLES, rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views))
     wanted = MOST if noises else wanted
     count = sample_count(macs, wanted)
-    size = batch_size(max(sizes, default=1) // batch, count)
+    size = batch_size(analyzed.largest_activation // baseline.batch, count)
     plain = (replace(view, cross=False, window=None) for view in views)
     everywhere = {view.tensor: view for view in plain}
     shapes = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
