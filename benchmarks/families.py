@@ -30,11 +30,11 @@ from benchmarks.torch_transformers import WORDS
 from lbyl_onnx import Config, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import ChannelMap, Selection
-from lbyl_onnx.config import Scope
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.registry import method_names
+from lbyl_onnx.option_values import Scope
 from lbyl_onnx.runtime import baseline, timing
 from lbyl_onnx.shapes import Shapes
 from tests.support.oracle import Feeds, Interpreted, deviation, masked, run

@@ -20,7 +20,7 @@ _HOMES = {
     "budget.solve": "TargetReport",
     "channels.groups": "Refusal",
     "channels.operators": "register_operator",
-    "config": "Config Options",
+    "config": "Config",
     "data.source": "InputRange",
     "errors": "CalibrationError CompensationError InstallationError LbylOnnxError ModelError "
     "NothingToPruneError OptionError OutputError TargetError TooSlowError VerificationError",
@@ -33,6 +33,7 @@ _HOMES = {
     "inspection": "GroupView Inspection Predicted Reach inspect",
     "methods.registry": "Criterion Method MethodOption register_criterion register_method",
     "methods.types": "BatchNorm ConsumerLoss Delivery Evidence FoldedRows Moments Ranking",
+    "option_values": "Options",
     "pipeline": "compress",
     "results.compressed": "CompressResult",
     "results.groups": "GroupReport",
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.budget.solve import TargetReport as TargetReport
     from lbyl_onnx.channels.groups import Refusal as Refusal
     from lbyl_onnx.channels.operators import register_operator as register_operator
-    from lbyl_onnx.config import Config as Config, Options as Options
+    from lbyl_onnx.config import Config as Config
     from lbyl_onnx.data.source import InputRange as InputRange
     from lbyl_onnx.errors import (
         CalibrationError as CalibrationError,
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
         Moments as Moments,
         Ranking as Ranking,
     )
+    from lbyl_onnx.option_values import Options as Options
     from lbyl_onnx.pipeline import compress as compress
     from lbyl_onnx.results.compressed import CompressResult as CompressResult
     from lbyl_onnx.results.groups import GroupReport as GroupReport

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from lbyl_onnx import config as lbyl_onnx_config
 from lbyl_onnx.budget.cost_model import counted_macs, counted_parameters
 from lbyl_onnx.budget.damage import curves, rankings
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal, Selection
 from lbyl_onnx.channels.refusals import held_elsewhere, why_nothing
-from lbyl_onnx.config import Config, Scope
+from lbyl_onnx.config import Config
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.costs import Costs, node_macs
@@ -27,6 +26,7 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io import reader
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.observe.session import prepare, rounds
+from lbyl_onnx.option_values import Provider, Scope
 from lbyl_onnx.runtime import providers
 from lbyl_onnx.runtime.baseline import Baseline, input_shapes, run_baseline
 from lbyl_onnx.shapes import Given, shapes_given
@@ -113,7 +113,7 @@ def inspect(
     model: onnx.ModelProto | str | os.PathLike[str],
     *,
     scope: Scope = "inner",
-    provider: lbyl_onnx_config.Provider = "auto",
+    provider: Provider = "auto",
     sensitivity: bool = False,
     input_shape: Given = (),
 ) -> Inspection:

@@ -204,13 +204,7 @@ def _through_depthwise(
         layer = linear_layer(channel_path.tensor_info, node)
         if not single or layer is None or layer.groups == 1:
             continue
-        weights = (index, layer.operand)
-        at = (
-            p
-            for p in channel_path.group.followers
-            if (p.binding.node, p.binding.operand) == weights
-        )
-        place = next(at, None)
+        place = channel_path.follower(index, layer.operand)
         if place is None:
             continue
         filters, bias = producer_rows(channel_path.graph, channel_path.tensor_info, place)
@@ -228,11 +222,7 @@ def _prefix(channel_path: ChannelPath, tensor: str, start: Affine) -> tuple[Affi
     """Compose the affine nodes that follow the producer, until the way forks or bends."""
     total, folded = start, set[int]()
     while True:
-        readers = [
-            i
-            for i in channel_path.nodes
-            if any(t.name == tensor for t in channel_path.graph.nodes[i].inputs)
-        ]
+        readers = channel_path.readers(tensor)
         step = channel_path.affine(readers[0]) if len(readers) == 1 else None
         if step is None:
             return total, frozenset(folded)

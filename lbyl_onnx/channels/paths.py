@@ -148,10 +148,19 @@ class ChannelPath:
         value = self.tensor_info.value(self.graph.nodes[index].inputs[operand].name)
         if value.size == 1:
             return np.full(self.group.size, value.astype(np.float64).reshape(()))
-        for place in self.group.followers:
-            if (place.binding.node, place.binding.operand) == (index, operand):
-                return _along(value, place)
-        return None
+        place = self.follower(index, operand)
+        return None if place is None else _along(value, place)
+
+    def follower(self, index: int, operand: int) -> GroupBinding | None:
+        """Where the group lies along a constant operand of a node."""
+        at = (index, operand)
+        places = (p for p in self.group.followers if (p.binding.node, p.binding.operand) == at)
+        return next(places, None)
+
+    def readers(self, tensor: str) -> list[int]:
+        """Return the nodes of the path that read a tensor."""
+        nodes = self.graph.nodes
+        return [i for i in self.nodes if any(t.name == tensor for t in nodes[i].inputs)]
 
     def affine(self, index: int) -> Affine | None:
         """Scale and shift that a node applies to each channel; None where it is not affine."""
@@ -286,7 +295,7 @@ def activation_between(
     channel_path = ChannelPath(nodes, frozenset(), group, graph, model, tensor_info)
     after = list(nodes)
     while True:
-        readers = [i for i in after if any(t.name == tensor for t in graph.nodes[i].inputs)]
+        readers = channel_path.readers(tensor)
         if (
             len(readers) != 1
             or graph.nodes[readers[0]].op in MOVES

@@ -27,10 +27,7 @@ SIZED = {"Reshape": 1, "Expand": 1, "Resize": 3}
 def count_channels(
     flow: LabelFlow, tensors: Mapping[str, Labels], tensor_info: TensorInfo, index: int, node: Node
 ) -> None:
-    """Note which elements of a node's outputs count channels, or that the node reads such.
-
-    `tensors` are the labels of the activations so far.
-    """
+    """Note which elements of a node's outputs count channels, or that the node reads such."""
     names = [tensor.name for tensor in node.inputs]
     if node.op in ("Shape", "Size") and (node.domain or "") in DEFAULT_DOMAINS:
         labels = tensors.get(names[0])

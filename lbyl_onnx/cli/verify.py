@@ -6,19 +6,13 @@ import click
 from rich.console import Console
 
 from lbyl_onnx import __version__
-from lbyl_onnx.cli.common import (
-    check_json_path,
-    debug_option,
-    errors_in_one_line,
-    json_option,
-    write_json_to,
-)
+from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
-from lbyl_onnx.config import Provider
 from lbyl_onnx.errors import VerificationError
 from lbyl_onnx.evaluate.compare import Comparison, compare_models
 from lbyl_onnx.evaluate.metrics import EMPTY
+from lbyl_onnx.option_values import Provider
 from lbyl_onnx.report.json import comparison_as_json
 from lbyl_onnx.report.terminal import print_comparison
 from lbyl_onnx.shapes import Given
@@ -52,8 +46,8 @@ Examples:
     help="Exit with 3 where an output has less: equal classes or whole numbers, else cosine.",
 )
 @config_options(["provider", "input_shape"])
-@json_option
-@debug_option
+@common.json_option
+@common.debug_option
 def verify(
     original: str,
     compressed: str,
@@ -66,8 +60,8 @@ def verify(
     debug: bool,
 ) -> None:
     """Run both models on the same inputs: how near the outputs are, and how fast each is."""
-    with errors_in_one_line(debug, compressed):
-        check_json_path(json_path)
+    with common.errors_in_one_line(debug, compressed):
+        common.check_json_path(json_path)
         found = compare_models(
             original,
             compressed,
@@ -76,7 +70,9 @@ def verify(
             provider=provider,
             input_shape=input_shape,
         )
-        write_json_to(comparison_as_json(found, original, compressed, __version__), json_path)
+        common.write_json_to(
+            comparison_as_json(found, original, compressed, __version__), json_path
+        )
         console = Console(stderr=json_path is not None, highlight=False)
         print_comparison(found, original, compressed, console)
         if min_agreement is not None:

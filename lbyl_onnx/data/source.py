@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lbyl_onnx.config import Layout
 from lbyl_onnx.data.calibration import Samples
 from lbyl_onnx.data.synthetic import synthetic_batch
+from lbyl_onnx.option_values import Layout
 from lbyl_onnx.types import Array
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx import config
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
 from lbyl_onnx.evaluate.metrics import Fidelity, fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.guard.bounds import bounded, seconds_for
+from lbyl_onnx.option_values import Provider
 from lbyl_onnx.runtime import baseline, execute, providers, timing
 from lbyl_onnx.runtime.session import Feeds, Signature
 from lbyl_onnx.shapes import Given, shapes_given
@@ -67,7 +67,7 @@ def compare_models(
     *,
     inputs: str | os.PathLike[str] | None = None,
     labels: str | None = None,
-    provider: config.Provider = "auto",
+    provider: Provider = "auto",
     seed: int = 0,
     input_shape: Given = (),
 ) -> Comparison:

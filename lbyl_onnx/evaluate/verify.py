@@ -293,8 +293,6 @@ def sampled_fidelity(
 ) -> Fidelity:
     """Measure how near a model is to the original on samples, both as they are deployed.
 
-    `inputs` names the samples.
-
     Raises
     ------
     ModelError

@@ -62,13 +62,7 @@ class _State:
         return np.asarray(np.trace(ratio, axis1=1, axis2=2) / self.total, dtype=np.float64)
 
     def remove(self, channels: NDArray[np.intp]) -> float:
-        """Take channels out; what is left takes over, by the rank-m formulas.
-
-        Returns
-        -------
-        float
-            Growth of the consumer's squared error.
-        """
+        """Take channels out, by the rank-m formulas; return how much the consumer's error grows."""
         gone = columns_of(channels, self.taps)
         p, u = self.carried, self.crossed
         q = self.inverse[gone] - p[:, gone].T @ p  # (gone, D)

@@ -26,10 +26,7 @@ def comparison_as_json(found: Comparison, original: str, compressed: str, versio
 
 
 def as_json(result: CompressResult, source: str, version: str) -> str:
-    """Return the whole result as JSON, keys in a fixed order.
-
-    `source` is the input, as the user named it, `version` the tool's.
-    """
+    """Return the whole result, of a model named as the user did, as JSON, keys in a fixed order."""
     proof, times = result.verification, result.latency
     document: dict[str, Any] = {
         "lbyl_onnx": version,

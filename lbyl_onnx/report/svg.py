@@ -98,10 +98,7 @@ def scatter(title: str, points: Sequence[tuple[float, float]], x: Axis, y: Axis)
 
 
 def curves(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
-    """Draw lines with a mark at each point.
-
-    The order of the lines keeps their colours.
-    """
+    """Draw lines with a mark at each point; their order keeps their colours."""
     svg = _svg(_WIDTH, _HEIGHT + _legend_height(series), title)
     _curves(svg, title, series, x, y)
     _legend(svg, series, _HEIGHT)

@@ -10,36 +10,20 @@ from rich.text import Text
 
 from lbyl_onnx.evaluate.compare import Comparison
 from lbyl_onnx.inspection import Inspection
+from lbyl_onnx.results import rendering
 from lbyl_onnx.results.compressed import CompressResult
-from lbyl_onnx.results.rendering import (
-    LONGEST_LIST,
-    by_output,
-    listed_text,
-    many,
-    nearness,
-    random_numbers,
-    refusals_part,
-    rest,
-    style_of,
-)
 from lbyl_onnx.text import count, milliseconds, printable, share
 
 
 def print_result(result: CompressResult, source: str, console: Console) -> None:
-    """Print what was done to a model.
-
-    `source` is the input, as the user named it.
-    """
+    """Print what was done to a model, named as the user did."""
     target = "(dry run: nothing written)" if result.output is None else str(result.output)
     console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
     console.print(result)
 
 
 def print_inspection(found: Inspection, source: str, console: Console) -> None:
-    """Print what could be pruned in a model.
-
-    `source` is the model, as the user named it.
-    """
+    """Print what could be pruned in a model, named as the user did."""
     costs = found.costs
     console.print(Text(printable(source), style="bold"))
     console.print(f"{count(costs.parameters)} parameters, {count(costs.macs)} MACs")
@@ -47,13 +31,13 @@ def print_inspection(found: Inspection, source: str, console: Console) -> None:
         f"within reach: {found.reach.parameters:.1%} of parameters, {found.reach.macs:.1%} of MACs "
         "(each group at one channel)"
     )
-    console.print(f"\n{many(len(found.groups), 'channel group')}", style="bold")
+    console.print(f"\n{rendering.many(len(found.groups), 'channel group')}", style="bold")
     if found.groups:
         console.print(_group_table(found))
-        _print(console, rest(len(found.groups)))
+        _print(console, rendering.rest(len(found.groups)))
     if any(group.predicted for group in found.groups):
         _print_predicted(found, console)
-    _print(console, refusals_part(found.refusals))
+    _print(console, rendering.refusals_part(found.refusals))
 
 
 def _group_table(found: Inspection) -> Table:
@@ -62,14 +46,14 @@ def _group_table(found: Inspection) -> Table:
     for title in ("producers", "channels", "parameters", "MACs", "followers", "consumers"):
         numeric = title in ("channels", "parameters", "MACs")
         table.add_column(title, justify="right" if numeric else "left", overflow="fold")
-    for group in found.groups[:LONGEST_LIST]:
+    for group in found.groups[: rendering.LONGEST_LIST]:
         table.add_row(
-            listed_text(group.producers),
+            rendering.listed_text(group.producers),
             str(group.channels),
             share(group.parameters, costs.parameters),
             share(group.macs, costs.macs),
-            listed_text(group.followers),
-            listed_text(group.consumers),
+            rendering.listed_text(group.followers),
+            rendering.listed_text(group.consumers),
         )
     return table
 
@@ -83,28 +67,25 @@ def _print_predicted(found: Inspection, console: Console) -> None:
     shares = next(group.predicted for group in found.groups if group.predicted)
     for entry in shares:
         table.add_column(f"{entry.removed:.0%}", justify="right", no_wrap=True)
-    for group in found.groups[:LONGEST_LIST]:
+    for group in found.groups[: rendering.LONGEST_LIST]:
         cells = [f"{entry.output_error:.1%}" for entry in group.predicted]
-        table.add_row(listed_text(group.producers), *cells)
+        table.add_row(rendering.listed_text(group.producers), *cells)
     console.print(table)
-    _print(console, rest(len(found.groups)))
+    _print(console, rendering.rest(len(found.groups)))
 
 
 def print_comparison(found: Comparison, original: str, compressed: str, console: Console) -> None:
-    """Print how two models compare.
-
-    The models are called as the user named them.
-    """
+    """Print how two models compare, named as the user did."""
     console.print(
         Text(f"{printable(original)} and {printable(compressed)}", style="bold"), soft_wrap=True
     )
     inputs = "random inputs" if found.inputs is None else f"inputs of {printable(found.inputs)}"
     near = found.fidelity
-    console.print(Text(f"fidelity on {near.samples} {inputs}: {nearness(near)}"))
-    for line in by_output(near):
+    console.print(Text(f"fidelity on {near.samples} {inputs}: {rendering.nearness(near)}"))
+    for line in rendering.by_output(near):
         console.print(Text(f"  {line}"))
     if found.random:
-        console.print(Text(random_numbers(found.random).removeprefix("; ")))
+        console.print(Text(rendering.random_numbers(found.random).removeprefix("; ")))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "original", "compressed", "ratio"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
@@ -114,7 +95,7 @@ def print_comparison(found: Comparison, original: str, compressed: str, console:
         table.add_row("top-1", *shares)
     old, new = found.latency.before, found.latency.after
     sides = (milliseconds(old.median), milliseconds(new.median))
-    table.add_row("time", *sides, str(found.latency), style=style_of(found.latency))
+    table.add_row("time", *sides, str(found.latency), style=rendering.style_of(found.latency))
     console.print(table)
 
 

@@ -32,10 +32,7 @@ def described_range(found: InputRange) -> str:
 def costs_table(
     costs: tuple[Costs, Costs], sizes: tuple[int, int], times: PairedLatency, optimised: bool
 ) -> Table:
-    """Return costs before and after.
-
-    `optimised` tells whether ONNX Runtime optimised the graphs.
-    """
+    """Return costs before and after."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "before", "after", "ratio"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)

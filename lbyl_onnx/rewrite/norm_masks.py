@@ -44,10 +44,7 @@ class NormMask:
 def norm_masks(
     model: ModelProto, tensor_info: TensorInfo, channels: ChannelMap, removed: Labels
 ) -> tuple[NormMask, ...]:
-    """Return a mask for each normalisation that takes statistics over channels of which some go.
-
-    `removed` are the roots of the removed channels.
-    """
+    """Return a mask for each normalisation that takes statistics over channels of which some go."""
     alive = ~np.isin(channels.roots, removed)
     masks = []
     for norm in channels.norms:

@@ -14,11 +14,13 @@ from pathlib import Path
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import LbylOnnxError, ModelError, OutputError
 from lbyl_onnx.evaluate.score import ScoringData, score
+from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.graph.source import model_files, open_source, sha256
 from lbyl_onnx.io.files import read_bounded
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.pipeline import compress
 from lbyl_onnx.runtime import providers
+from lbyl_onnx.runtime.timing import Latency
 from lbyl_onnx.sweep.output import METRICS
 from lbyl_onnx.sweep.types import Cell, Failure, Measures, Outcome, Scheduler, Sweep
 
@@ -89,21 +91,13 @@ def run_cell(cell: Cell) -> Outcome | Failure:
         files.check_unchanged()
     except LbylOnnxError as error:
         return Failure(*names, str(error), error.exit_code)
-    before = Measures(
-        result.before.parameters,
-        result.before.macs,
-        result.size_before,
-        result.latency.before.median,
-        found.before,
-    )
-    after = Measures(
-        result.after.parameters,
-        result.after.macs,
-        result.size_after,
-        result.latency.after.median,
-        found.after,
-    )
+    before = _measures(result.before, result.size_before, result.latency.before, found.before)
+    after = _measures(result.after, result.size_after, result.latency.after, found.after)
     return Outcome(*names, found.metric, found.samples, before, after)
+
+
+def _measures(costs: Costs, size: int, latency: Latency, score: float) -> Measures:
+    return Measures(costs.parameters, costs.macs, size, latency.median, score)
 
 
 def run_sweep(

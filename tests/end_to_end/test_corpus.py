@@ -25,12 +25,12 @@ from onnx import ModelProto, helper
 from lbyl_onnx import Config, NothingToPruneError, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Scope
 from lbyl_onnx.data import source as data_source
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.registry import method_names
 from lbyl_onnx.observe import session
+from lbyl_onnx.option_values import Scope
 from lbyl_onnx.rewrite import compared_samples
 from lbyl_onnx.runtime import baseline
 from tests.support.corpus import SOURCES, UnavailableError, materialise

@@ -16,7 +16,6 @@ from lbyl_onnx import CompressResult, Config, NothingToPruneError, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Scope
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io import reader
@@ -27,6 +26,7 @@ from lbyl_onnx.methods.types import Delivery, Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.pooling import averaged, deliveries, pooled, pooled_outputs
 from lbyl_onnx.observe.session import prepare, rounds
+from lbyl_onnx.option_values import Scope
 from lbyl_onnx.rewrite import shrink, weights
 from lbyl_onnx.runtime.baseline import run_baseline
 from tests.support.models import MODELS

@@ -10,10 +10,10 @@ from lbyl_onnx import Config, NothingToPruneError, compress
 from lbyl_onnx.budget.cost_model import CountedCost, Counts, counted_macs, counted_parameters
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Scope
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.costs import constants
 from lbyl_onnx.io import reader
+from lbyl_onnx.option_values import Scope
 from lbyl_onnx.runtime import baseline
 from tests.support.models import MODELS
 from tests.support.operators import OPERATORS

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import DTypeLike
 
-from lbyl_onnx.config import Layout
 from lbyl_onnx.data import synthetic
 from lbyl_onnx.data.synthetic import (
     Floats,
@@ -20,6 +19,7 @@ from lbyl_onnx.data.synthetic import (
     natural_images,
     synthetic_batch,
 )
+from lbyl_onnx.option_values import Layout
 
 KINDS = {"leaves": 0, "noise": 1}
 PLANES = [
