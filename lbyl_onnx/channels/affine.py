@@ -171,9 +171,8 @@ def _fold(
         end = _evaluate(channel_path, start, folded, middle, prefix.shift)
         if end is not None:  # what is not known is not delivered
             constant[silent] = end[silent]
-    normalized = single and any(
-        channel_path.graph.nodes[i].op == "BatchNormalization" for i in folded
-    )
+    passed = {channel_path.graph.nodes[i].op for i in folded}
+    normalized = single and "BatchNormalization" in passed
     if not normalized:
         # Without BatchNormalization a plain scale is part of the rows.
         weight = weight * prefix.scale[:, None]
@@ -241,16 +240,13 @@ def _suffix(
     n = channel_path.group.size
     identity = Affine(np.ones(n), np.zeros(n))
     total, after = identity, set[int]()
-    tensor = data_input(
-        channel_path.tensor_info, channel_path.graph.nodes[consumer.binding.node]
-    ).name
+    nodes = channel_path.graph.nodes
+    tensor = data_input(channel_path.tensor_info, nodes[consumer.binding.node]).name
     while True:
-        writers = [
-            i for i in channel_path.nodes if channel_path.graph.nodes[i].outputs[0].name == tensor
-        ]
+        writers = [i for i in channel_path.nodes if nodes[i].outputs[0].name == tensor]
         if not writers or writers[0] in folded:
             return total, frozenset(after)
-        node = channel_path.graph.nodes[writers[0]]
+        node = nodes[writers[0]]
         step = identity if node.op in KEEPS_CONSTANT else channel_path.affine(writers[0])
         if step is None:
             return total, frozenset(after)

@@ -107,13 +107,11 @@ def layers(
     found: dict[tuple[str | int, int], list[int]] = defaultdict(list)
     for number, place in enumerate(group.consumers):
         found[place.binding.layer].append(number)
+    nodes = [place.binding.node for place in group.consumers]
     return tuple(
         Layer(
             tuple(numbers),
-            tuple(
-                bias_of(graph, tensor_info, sharing, group.consumers[i].binding.node)
-                for i in numbers
-            ),
+            tuple(bias_of(graph, tensor_info, sharing, nodes[i]) for i in numbers),
         )
         for numbers in found.values()
     )

@@ -89,21 +89,14 @@ def linear_path(
     # Where the operator takes no bias, an Add behind it does.
     if layer.bias_operand is not None and layer.bias(tensor_info) is None:
         return None
-    units = group.units
     carriers = [
         index
         for index, node in enumerate(graph.nodes)
-        if index != place.binding.node
-        and any(
-            np.any(np.isin(channels.roots[channels.tensors[t.name]], units))
-            for t in node.outputs
-            if t.name in channels.tensors
-        )
+        if node is not producer and any(_carries(channels, group, t.name) for t in node.outputs)
     ]
     norms = [i for i in carriers if graph.nodes[i].op == "BatchNormalization"]
-    if len(norms) > 1 or any(
-        graph.nodes[i].op not in _HANDS_ON for i in carriers if i not in norms
-    ):
+    others = {graph.nodes[i].op for i in carriers} - {"BatchNormalization"}
+    if len(norms) > 1 or not others <= _HANDS_ON:
         return None
     followers = {(p.binding.node, p.binding.operand) for p in group.followers}
     followers -= {(place.binding.node, layer.bias_operand)}

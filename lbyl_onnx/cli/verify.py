@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
 
 from lbyl_onnx import __version__
 from lbyl_onnx.cli import common
@@ -73,8 +72,7 @@ def verify(
         common.write_json_to(
             comparison_as_json(found, original, compressed, __version__), json_path
         )
-        console = Console(stderr=json_path is not None, highlight=False)
-        print_comparison(found, original, compressed, console)
+        print_comparison(found, original, compressed, common.console_for(json_path))
         if min_agreement is not None:
             _hold(found, min_agreement)
 

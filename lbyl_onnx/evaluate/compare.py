@@ -118,22 +118,16 @@ def compare_models(
             raise CalibrationError("labels need inputs; give --inputs DATA.npz")
         feeds, wanted = list(baseline.run_baseline(one, name, seed, given=given).feeds), None
     else:
-        feeds, wanted = _given(Path(inputs), first, labels)
+        file = Path(inputs)
+        with bounded(f"reading {file.name}", seconds_for(0)):
+            arrays, wanted = _read(file, first, labels)
+        feeds = list(_batches(arrays, first))
     outputs = [output for output, _, _ in first.outputs]
     told = None if inputs is None else str(inputs)
     found = _compared((one, two), name, outputs, (feeds, wanted), told)
     for source in sources:
         source.check_unchanged()
     return found
-
-
-def _given(
-    path: Path, signature: Signature, labels: str | None
-) -> tuple[list[Feeds], NDArray[np.int64] | None]:
-    """Read the user's inputs as mini-batches, and their labels."""
-    with bounded(f"reading {path.name}", seconds_for(0)):
-        arrays, wanted = _read(path, signature, labels)
-    return list(_batches(arrays, signature)), wanted
 
 
 def _compared(

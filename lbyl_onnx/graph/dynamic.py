@@ -118,8 +118,8 @@ def trace(
     marks: dict[str, Dynamic] = {}
     for name, fact in walks[0].items():
         if fact.constant and fact.shape is not None:
-            shape = fact.shape
-            marks[name] = Dynamic((False,) * len(shape), _none(fact), ())
+            none = None if fact.value is None else np.zeros(fact.value.shape, np.bool_)
+            marks[name] = Dynamic((False,) * len(fact.shape), none)
     for info in model.graph.input:
         marks.setdefault(info.name, Dynamic(_differing(walks, info.name), None))
     for node in model.graph.node:
@@ -132,10 +132,6 @@ def trace(
             axes, accidental = sized[name]
             marks[name] = Dynamic(axes, _value(name, walks, elements, axes), accidental)
     return marks
-
-
-def _none(fact: TensorFact) -> Marks | None:
-    return None if fact.value is None else np.zeros(fact.value.shape, np.bool_)
 
 
 def _differing(walks: Sequence[Facts], name: str) -> tuple[bool, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from lbyl_onnx.channels.affine import finite_groups
@@ -152,18 +153,17 @@ def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
     analyzed, run = prepared.analyzed, prepared.run
     if run is None:
         return
+    measured = partial(measure, analyzed.draft, analyzed.tensor_info, analyzed.read)
     outputs = {str(i): view for i, view in prepared.outputs.items()}
     for groups in _rounds(analyzed, prepared.groups, prepared.config, run.source.count):
         observations = _sights(analyzed, groups, prepared.config, run.source.count)
         asked = {key: s.view for key, s in observations.items()} | outputs
         outputs = {}  # they are all measured in the first round
-        found = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, asked, {}, run)
+        found = measured(asked, {}, run)
         told = {g.key: analyzed.layers(g) for g in groups}
         few = {key: observations[key].view for key in _few(groups, told, observations, found)}
         if prepared.prior is not None and few:
-            prior = measure(
-                analyzed.draft, analyzed.tensor_info, analyzed.read, few, {}, prepared.prior
-            )
+            prior = measured(few, {}, prepared.prior)
             found |= {key: found[key].with_prior(prior[key]) for key in few}
         yield ObservationRound(tuple(groups), told, observations, found)
 

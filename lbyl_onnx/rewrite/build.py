@@ -109,13 +109,9 @@ class ModelBuilder:
 
     def times(self) -> timing.PairedLatency:
         """Time the original and what was written, in turns."""
-        return timing.paired(
-            self.source,
-            self.stage,
-            self.baseline.provider,
-            self.baseline.feeds[0],
-            self.baseline.optimise,
-        )
+        provider, optimise = self.baseline.provider, self.baseline.optimise
+        feeds = self.baseline.feeds[0]
+        return timing.paired(self.source, self.stage, provider, feeds, optimise)
 
     def agreement(self) -> float:
         """Return how near what was written is to the original: the least over its outputs.

@@ -40,7 +40,7 @@ def plan_cells(
     scored = [_digest([path]) for path in _scoring_files(data)]
     cells = []
     for model in models:
-        digest = _model_digest(model)
+        digest = _digest(model_files(model))
         for config in configs:
             tensor_info = {
                 "model": digest,
@@ -60,10 +60,6 @@ def _scoring_files(data: ScoringData) -> list[Path]:
     return files
 
 
-def _model_digest(model: Path) -> str:
-    return _digest(model_files(model))
-
-
 def _digest(paths: Sequence[Path]) -> str:
     try:
         return hashlib.sha256("".join(map(sha256, paths)).encode()).hexdigest()
@@ -77,7 +73,7 @@ def run_cell(cell: Cell) -> Outcome | Failure:
     names = cell.key, str(cell.model), config.method, config.ratio
     try:
         files = open_source(cell.model)
-        if _model_digest(cell.model) != cell.digest:
+        if _digest(model_files(cell.model)) != cell.digest:
             raise ModelError(f"{cell.model} is not the file here that the sweep began with")
         with (
             # A worker's stderr is the user's: only what is raised is told there.
