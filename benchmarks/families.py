@@ -33,7 +33,7 @@ from lbyl_onnx.channels.groups import ChannelMap, Selection
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.graph import source
 from lbyl_onnx.methods.registry import method_names
-from lbyl_onnx.option_values import Scope
+from lbyl_onnx.option_types import Scope
 from lbyl_onnx.runtime import baseline, timing
 from lbyl_onnx.shapes import Shapes
 from tests.support.oracle import Feeds, Interpreted, deviation, masked, run

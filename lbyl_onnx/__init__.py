@@ -33,7 +33,7 @@ _HOMES = {
     "inspection": "GroupView Inspection Predicted Reach inspect",
     "methods.registry": "Criterion Method MethodOption register_criterion register_method",
     "methods.types": "BatchNorm ConsumerLoss Delivery Evidence FoldedRows Moments Ranking",
-    "option_values": "Options",
+    "option_types": "Options",
     "pipeline": "compress",
     "results.compressed": "CompressResult",
     "results.groups": "GroupReport",
@@ -96,7 +96,7 @@ if TYPE_CHECKING:
         Moments as Moments,
         Ranking as Ranking,
     )
-    from lbyl_onnx.option_values import Options as Options
+    from lbyl_onnx.option_types import Options as Options
     from lbyl_onnx.pipeline import compress as compress
     from lbyl_onnx.results.compressed import CompressResult as CompressResult
     from lbyl_onnx.results.groups import GroupReport as GroupReport

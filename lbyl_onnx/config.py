@@ -12,8 +12,20 @@ from lbyl_onnx import option_types as types
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.methods import lbyl, neuron_merging, registry
 from lbyl_onnx.methods.registry import Criterion, Method, MethodOption, OptionValue
-from lbyl_onnx.option_types import Bounds, Option, documented, option, options_of, shown
-from lbyl_onnx.option_values import Allocation, ExternalData, Hardware, Layout, Provider, Scope
+from lbyl_onnx.option_types import (
+    Allocation,
+    Bounds,
+    ExternalData,
+    Hardware,
+    Layout,
+    Option,
+    Provider,
+    Scope,
+    documented,
+    option,
+    options_of,
+    shown,
+)
 from lbyl_onnx.shapes import Given, check_shapes
 from lbyl_onnx.target import DEFAULT_RATIO, Kind, Target, parse_target
 

@@ -26,7 +26,7 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io import reader
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.observe.session import prepare, rounds
-from lbyl_onnx.option_values import Provider, Scope
+from lbyl_onnx.option_types import Provider, Scope
 from lbyl_onnx.runtime import providers
 from lbyl_onnx.runtime.baseline import Baseline, input_shapes, run_baseline
 from lbyl_onnx.shapes import Given, shapes_given

@@ -29,7 +29,7 @@ from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.guard.memory import new_objects_only, release
 from lbyl_onnx.io import atomic, reader
 from lbyl_onnx.observe.session import prepare
-from lbyl_onnx.option_values import Options
+from lbyl_onnx.option_types import Options
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples

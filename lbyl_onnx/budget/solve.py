@@ -28,7 +28,7 @@ from lbyl_onnx.errors import TargetError
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.methods.types import Ranking
 from lbyl_onnx.observe.session import Measurement, Prepared, rounds
-from lbyl_onnx.option_values import Allocation
+from lbyl_onnx.option_types import Allocation
 from lbyl_onnx.rewrite.build import ModelBuilder
 from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.baseline import Baseline

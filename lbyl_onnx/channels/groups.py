@@ -16,7 +16,7 @@ from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.sharing import Sharing
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.option_values import Scope
+from lbyl_onnx.option_types import Scope
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.image_files import find_images, form_of, open_images
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.guard.bounds import bounded, seconds_for
-from lbyl_onnx.option_values import Layout
+from lbyl_onnx.option_types import Layout
 from lbyl_onnx.text import listed
 from lbyl_onnx.types import Array
 

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from lbyl_onnx.data.calibration import Samples
 from lbyl_onnx.data.synthetic import synthetic_batch
-from lbyl_onnx.option_values import Layout
+from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
 
 

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from scipy import fft
 
 from lbyl_onnx.data.dead_leaves import painted, scattered
-from lbyl_onnx.option_values import Layout
+from lbyl_onnx.option_types import Layout
 
 Floats = NDArray[np.float32]
 

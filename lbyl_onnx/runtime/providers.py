@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.option_values import Hardware, Provider
+from lbyl_onnx.option_types import Hardware, Provider
 from lbyl_onnx.runtime.installed import ort
 from lbyl_onnx.runtime.session import CPU, RUN_ERRORS, options
 

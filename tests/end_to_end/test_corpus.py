@@ -30,7 +30,7 @@ from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.registry import method_names
 from lbyl_onnx.observe import session
-from lbyl_onnx.option_values import Scope
+from lbyl_onnx.option_types import Scope
 from lbyl_onnx.rewrite import compared_samples
 from lbyl_onnx.runtime import baseline
 from tests.support.corpus import SOURCES, UnavailableError, materialise

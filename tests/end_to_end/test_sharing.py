@@ -23,7 +23,7 @@ from lbyl_onnx.methods.types import Delivery, Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.pooling import averaged, deliveries, pooled, pooled_outputs
 from lbyl_onnx.observe.session import prepare, rounds
-from lbyl_onnx.option_values import Scope
+from lbyl_onnx.option_types import Scope
 from lbyl_onnx.rewrite import shrink, weights
 from lbyl_onnx.runtime.baseline import run_baseline
 from tests.support.models import MODELS

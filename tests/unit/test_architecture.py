@@ -22,7 +22,6 @@ ORDER = {
     "target": "the user's words for a goal, which are an option",
     "shapes": "the user's words for shapes, which are an option",
     "option_types": "the types of options, which Config checks",
-    "option_values": "the values of options, for type checkers",
     "config": "options are values: what acts on them comes later",
     "io": "files, whatever is in them",
     "data": "samples, whatever model takes them",

@@ -13,7 +13,7 @@ from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.costs import constants
 from lbyl_onnx.io import reader
-from lbyl_onnx.option_values import Scope
+from lbyl_onnx.option_types import Scope
 from lbyl_onnx.runtime import baseline
 from tests.support.models import MODELS
 from tests.support.operators import OPERATORS

@@ -17,7 +17,7 @@ from lbyl_onnx.data import image_files
 from lbyl_onnx.data.calibration import Input, Samples, read_calibration
 from lbyl_onnx.data.image_files import SUFFIXES
 from lbyl_onnx.errors import CalibrationError, LbylOnnxError, OptionError
-from lbyl_onnx.option_values import Layout
+from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
 
 Values = np.ndarray[Any, np.dtype[Any]]

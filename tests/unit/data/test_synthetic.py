@@ -19,7 +19,7 @@ from lbyl_onnx.data.synthetic import (
     natural_images,
     synthetic_batch,
 )
-from lbyl_onnx.option_values import Layout
+from lbyl_onnx.option_types import Layout
 
 KINDS = {"leaves": 0, "noise": 1}
 PLANES = [
