@@ -401,7 +401,11 @@ Config.__doc__ = f"{cleandoc(Config.__doc__ or '')}\n\n{documented(Config)}"
 def combined(first: Mapping[str, Any], second: Mapping[str, Any]) -> Config:
     """Return the options of two sources; those of the second replace those of the first.
 
-    A target of the second replaces whatever target the first gives, a ratio among them.
+    Parameters
+    ----------
+    first, second
+        Values by the names of options. A target of the second replaces whatever target the first
+        gives, a ratio among them.
 
     Raises
     ------

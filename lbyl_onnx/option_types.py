@@ -153,11 +153,21 @@ def _by_name(value: object) -> tuple[tuple[str, Any], ...]:
 
 @dataclass(frozen=True)
 class OptionType:
-    """The type of an option."""
+    """The type of an option.
 
-    name: str  # what a value is called on the command line, where the option says nothing else
-    read: Read  # gives a value of Python or of a file its type
-    by_glob: bool = False  # whether it is pairs of a glob and a number
+    Parameters
+    ----------
+    name
+        What a value is called on the command line, where the option says nothing else.
+    read
+        Gives a value of Python or of a file its type.
+    by_glob
+        Whether it is pairs of a glob and a number.
+    """
+
+    name: str
+    read: Read
+    by_glob: bool = False
 
 
 NUMBER = OptionType("X", _number)
@@ -176,13 +186,23 @@ SHAPES = OptionType("[NAME:]1,3,48,320", read_shapes)
 
 @dataclass(frozen=True)
 class Bounds:
-    """The interval in which a number must lie."""
+    """The interval in which a number must lie.
 
-    least: float  # infinity belongs to no interval
+    Parameters
+    ----------
+    least, most
+        Its ends; infinity belongs to no interval.
+    above, below
+        Whether the ends themselves are outside.
+    whole
+        Whether it is of whole numbers.
+    """
+
+    least: float
     most: float = math.inf
-    above: bool = False  # whether `least` itself is outside
-    below: bool = False  # whether `most` itself is outside
-    whole: bool = False  # whether it is of whole numbers
+    above: bool = False
+    below: bool = False
+    whole: bool = False
 
     def hold(self, value: float) -> bool:
         """Whether a number lies in them; NaN does not."""
@@ -201,21 +221,45 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Option:
-    """All that is to be said of an option: command line, files, Olive and the docs follow it."""
+    """All that is to be said of an option: command line, files, Olive and the docs follow it.
 
-    type: OptionType  # of its values
-    help: str  # one or two sentences for the command line and README; backquotes mark code
-    section: str  # title under which the command line lists it
-    metavar: str | None = None  # what the command line calls a value; the type's name without
-    # Returns the texts that are allowed, where not all are: a function, for registries that are
-    # filled later.
+    Parameters
+    ----------
+    type
+        Of its values.
+    help
+        One or two sentences for the command line and README; backquotes mark code.
+    section
+        Title under which the command line lists it.
+    metavar
+        What the command line calls a value; the type's name without.
+    choices
+        Returns the texts that are allowed, where not all are: a function, for registries that are
+        filled later.
+    bounds
+        Of a number, of each number of a table by glob.
+    flag
+        Its name on the command line; that of the field with - for _ where it is not given.
+    """
+
+    type: OptionType
+    help: str
+    section: str
+    metavar: str | None = None
     choices: Callable[[], Sequence[str]] | None = None
-    bounds: Bounds | None = None  # of a number, of each number of a table by glob
-    # Its name on the command line; that of the field with - for _ where it is not given.
+    bounds: Bounds | None = None
     flag: str = ""
 
     def wrong(self, name: str, value: Any) -> str | None:
-        """Return why a value of the right type is not allowed; None for one that is."""
+        """Return why a value of the right type is not allowed; None for one that is.
+
+        Parameters
+        ----------
+        name
+            Of the option.
+        value
+            As `read` of its type gives it.
+        """
         if self.choices is not None and value not in self.choices():
             return f"{name} is {value!r}; give one of {', '.join(self.choices())}"
         for label, number in self._numbers(name, value):

@@ -23,8 +23,11 @@ _LONGEST = 18
 def read_shapes(value: object) -> Given:
     """Read shapes as a command line, a file of options or Python may give them.
 
-    They are NAME:1,3,48,320, or several with spaces between, or a list of such; the name may be
-    left out. Or they are sizes by name, as a mapping or pairs.
+    Parameters
+    ----------
+    value
+        NAME:1,3,48,320, or several with spaces between, or a list of such; the name may be left
+        out. Or sizes by name, as a mapping or pairs.
 
     Raises
     ------

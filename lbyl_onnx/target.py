@@ -27,11 +27,20 @@ _EXAMPLES = {
 
 @dataclass(frozen=True)
 class Target:
-    """What the compressed model is to be."""
+    """What the compressed model is to be.
+
+    Parameters
+    ----------
+    kind
+        What of it.
+    value
+        The most (of fidelity the least): multiply-accumulates, parameters, bytes, milliseconds; a
+        share of the original's where `relative`. For a ratio, the share of channels to remove.
+    relative
+        Whether it is a share.
+    """
 
     kind: Kind
-    # The most (of fidelity the least): multiply-accumulates, parameters, bytes, milliseconds; a
-    # share of the original's where `relative`. For a ratio, the share of channels to remove.
     value: float
     relative: bool
 
@@ -67,10 +76,10 @@ def parse_target(kind: Kind, text: str | float) -> Target:
 
     Examples
     --------
-    >>> parse_target("size", "1.5MB").value
+    >>> parse_goal("size", "1.5MB").value
     1500000.0
-    >>> parse_target("macs", "50%")
-    Target(kind='macs', value=0.5, relative=True)
+    >>> parse_goal("macs", "50%")
+    Goal(kind='macs', value=0.5, relative=True)
     """
     if kind in ("ratio", "fidelity"):
         return Target(kind, float(text), kind == "ratio")

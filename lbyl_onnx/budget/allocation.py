@@ -22,10 +22,18 @@ _STEPS = 64
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """The counts that a group may keep."""
+    """The counts that a group may keep.
 
-    counts: Counts  # (m,), descending, from all it may keep to the least
-    damage: Floats  # (m,), predicted damage to the model's outputs at each of them
+    Attributes
+    ----------
+    counts : (m,) int64
+        Descending, from all it may keep to the least.
+    damage : (m,) float64
+        Predicted damage to the model's outputs at each of them.
+    """
+
+    counts: Counts
+    damage: Floats
 
     def convex(self) -> Choices:
         """Return only the choices on the lower convex hull: each further one costs more."""
@@ -45,7 +53,14 @@ class Choices:
 def rounded_counts(size: int, least: int, step: int) -> Counts:
     """Return the counts that a group may keep, descending: all, and multiples of a step.
 
-    The least, too, is rounded up to the step.
+    Parameters
+    ----------
+    size
+        Channels of the group.
+    least
+        How many it keeps at least; rounded up to the step.
+    step
+        What counts are multiples of.
     """
     low = min(size, -(-least // step) * step)
     counts = np.arange(low, size + 1, step)
@@ -55,9 +70,14 @@ def rounded_counts(size: int, least: int, step: int) -> Counts:
 def aligned_step(step: int, axes: Iterable[tuple[int, int]]) -> int:
     """Return the step of a group's counts that keeps its tensors' channels multiples of `step`.
 
-    `axes` tells of each axis along which the group lies how many channels it has there, and how
-    many of them are one channel of the group, as with the groups of a grouped Conv. Axes shorter
-    than a step have no multiple to keep.
+    Parameters
+    ----------
+    step
+        What the numbers of channels along a tensor's axis are to be multiples of.
+    axes
+        Of each axis along which the group lies: how many channels it has there, and how many of
+        them are one channel of the group, as with the groups of a grouped Conv. Axes shorter than
+        a step have no multiple to keep.
     """
     parts = [step // math.gcd(step, taps) for length, taps in axes if length >= step]
     return max(parts, default=step)
@@ -77,7 +97,17 @@ def nearest(
     the budget leaves something, one up likewise, to the first choice that has what is wanted. So
     what one group keeps more, others give.
 
-    Choices are descending. What cannot be had is left at the least ones.
+    Parameters
+    ----------
+    choices
+        What each group may keep, descending.
+    sizes
+        Channels of each group.
+    wanted
+        The counts that are wanted.
+    cost, budget
+        What the model costs at given counts, and what it may cost; what cannot be had is left at
+        the least choices.
     """
     choices = [c[c <= c[c >= min(w, c[0])].min()] for c, w in zip(choices, wanted, strict=True)]
     pairs = zip(choices, sizes, wanted, strict=True)
@@ -129,7 +159,14 @@ def within(cost: float, budget: float) -> bool:
 def spend(choices: Sequence[Choices], cost: CountedCost, budget: float) -> Counts:
     """Return the counts within a budget that do the least damage, as far as greed finds them.
 
-    The least choices are within the budget.
+    Parameters
+    ----------
+    choices
+        What each group may keep, and at what damage.
+    cost
+        What the model costs at given counts; the least choices are within the budget.
+    budget
+        What it may cost.
 
     Notes
     -----

@@ -25,14 +25,27 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class CountedCost:
-    """A sum of products of axis lengths, each of which is linear in the kept counts."""
+    """A sum of products of axis lengths, each of which is linear in the kept counts.
 
-    fixed: float  # what no group changes
-    scale: Floats  # (terms,), cost of one combination of positions along a term's axes
-    # (terms, f), the axes of each term; axis 0 has length 1, whatever is kept.
+    Attributes
+    ----------
+    fixed : float
+        What no group changes.
+    scale : (terms,) float64
+        Cost of one combination of positions along a term's axes.
+    factors : (terms, f) intp
+        The axes of each term; axis 0 has length 1, whatever is kept.
+    lengths : (axes,) float64
+        Positions along each axis that belong to no group.
+    taps : (axes, groups) float64
+        Positions along each axis for one channel of each group.
+    """
+
+    fixed: float
+    scale: Floats
     factors: NDArray[np.intp]
-    lengths: Floats  # (axes,), positions along each axis that belong to no group
-    taps: Floats  # (axes, groups), positions along each axis for one channel of each group
+    lengths: Floats
+    taps: Floats
 
     def at(self, counts: Counts) -> float:
         """Return the cost when the groups keep so many channels."""
@@ -97,7 +110,12 @@ class _Terms:
 def counted_macs(analyzed: AnalyzedModel, groups: Sequence[ChannelGroup]) -> CountedCost:
     """Return the multiply-accumulates as `costs.count_costs` counts them.
 
-    `groups` are those whose counts are given, in this order.
+    Parameters
+    ----------
+    model, tensor_info, channels
+        The model, its facts, and where its channels lie.
+    groups
+        Those whose counts are given, in this order.
     """
     terms = _Terms(groups, analyzed.channels.roots)
     bindings = analyzed.channels.bindings
@@ -144,7 +162,14 @@ def counted_parameters(
 ) -> CountedCost:
     """Return the parameters as `costs.count_costs` counts them, or their bytes as stored.
 
-    `with_biases` tells whether each consumer without a bias is given one.
+    Parameters
+    ----------
+    model, tensor_info, channels, groups
+        As for `counted_macs`.
+    graph
+        The same model as a graph.
+    with_biases
+        Whether each consumer without a bias is given one.
     """
     tensor_info, channels = analyzed.tensor_info, analyzed.channels
     terms = _Terms(groups, channels.roots)

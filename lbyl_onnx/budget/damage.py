@@ -26,15 +26,25 @@ MOST_LOST = 0.999
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Predicted errors of one group once its first channels have gone."""
+    """Predicted errors of one group once its first channels have gone.
+
+    Attributes
+    ----------
+    group : ChannelGroup
+        The group.
+    errors : (m + 1,) float64
+        Mean over the consumers of the share of their outputs' variance that is lost, by the number
+        of channels that have gone.
+    damage : (m + 1,) float64
+        What that does to the model's outputs: ``-log(1 - share lost)`` times the sensitivity.
+    measured : bool
+        Whether statistics tell it; else the producer's weights alone do.
+    """
 
     group: ChannelGroup
-    # (m + 1,), mean over the consumers of the share of their outputs' variance that is lost, by the
-    # number of channels that have gone.
     errors: Floats
-    # (m + 1,), what that does to the model's outputs: -log(1 - share lost) times the sensitivity.
     damage: Floats
-    measured: bool  # whether statistics tell it; else the producer's weights alone do
+    measured: bool
 
     def damage_at(self, removed: NDArray[np.int64]) -> Floats:
         """Return the damage for so many channels removed, each up to m."""
@@ -60,8 +70,14 @@ def curves(
 ) -> dict[int, Curve]:
     """Predict what the loss of each group's channels does to the model's outputs.
 
-    `rankings` tell how the channels of some groups go; the least that each keeps is where its curve
-    ends.
+    Parameters
+    ----------
+    prepared
+        The groups, and where the model is measured.
+    rankings
+        How the channels of some of them go.
+    least
+        How many channels each group keeps at least: where its curve ends.
 
     Notes
     -----

@@ -42,15 +42,33 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """What the groups may keep, and what that costs and does."""
+    """What the groups may keep, and what that costs and does.
 
-    groups: tuple[ChannelGroup, ...]  # in the order of all counts
-    step: int  # what the numbers of channels are multiples of
-    choices: tuple[Counts, ...]  # the counts that each may keep, descending
-    exact: tuple[Counts, ...]  # the same in steps of one channel
-    curves: Mapping[int, Curve] | None  # predicted damage by group; None where it is not known
-    even: bool  # whether each group loses the same share, but for rounding
-    macs: CountedCost  # multiply-accumulates by counts
+    Parameters
+    ----------
+    groups
+        The groups, in the order of all counts.
+    step
+        What the numbers of channels are multiples of.
+    choices
+        The counts that each may keep, descending.
+    exact
+        The same in steps of one channel.
+    curves
+        Predicted damage by group; None where it is not known.
+    even
+        Whether each group loses the same share, but for rounding.
+    macs
+        Multiply-accumulates by counts.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    step: int
+    choices: tuple[Counts, ...]
+    exact: tuple[Counts, ...]
+    curves: Mapping[int, Curve] | None
+    even: bool
+    macs: CountedCost
 
     @property
     def sizes(self) -> list[int]:
@@ -134,7 +152,14 @@ def near_choices(choices: Sequence[Counts], wanted: Counts) -> tuple[Counts, ...
 def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) -> list[Counts]:
     """Return the counts that each group may keep, descending.
 
-    What the options fix for some groups is one count; those of the others are multiples of a step.
+    Parameters
+    ----------
+    groups
+        The groups.
+    config
+        The options: what is fixed for some groups, and the least for all.
+    step
+        What the counts of the others are multiples of.
 
     Raises
     ------
@@ -194,7 +219,18 @@ def reach_budget(
 ) -> Made:
     """Make the model that a budget allows; tighten the budget where what is written is above it.
 
-    `cost` predicts for counts what `actual` tells of the model that `make` makes of them.
+    Parameters
+    ----------
+    space
+        What may be kept.
+    goal, budget
+        What is wanted, and the most that it allows.
+    cost
+        What is predicted for counts.
+    make
+        Makes the model for counts.
+    actual
+        What it costs.
 
     Raises
     ------
@@ -228,8 +264,16 @@ def search(
 ) -> Counts:
     """Bisect the multiply-accumulates for the last counts that fit.
 
-    `fits` tells whether counts meet the target, `wanted` why the nearest to it do not. With
-    `cheapest`, fewer channels are wanted, and more of them fit; else it is the other way round.
+    Parameters
+    ----------
+    space
+        What may be kept.
+    fits
+        Whether counts meet the target.
+    wanted
+        Says why not, of the counts nearest to it.
+    cheapest
+        Whether fewer channels are wanted, and more of them fit; else the other way round.
 
     Raises
     ------

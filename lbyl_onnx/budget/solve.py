@@ -102,6 +102,17 @@ def reach(
 ) -> Reached:
     """Make the model that the options ask for.
 
+    Parameters
+    ----------
+    prepared, baseline
+        What can be fitted, and the original as it runs.
+    before
+        What the original costs.
+    files
+        Where it is, and where to write.
+    progress
+        Told of each stage as it begins.
+
     Raises
     ------
     TargetError

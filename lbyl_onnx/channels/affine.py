@@ -62,10 +62,18 @@ def not_finite(group: ChannelGroup) -> Refusal:
 
 @dataclass(frozen=True)
 class Response:
-    """How the channels of a group reach one consumer."""
+    """How the channels of a group reach one consumer.
 
-    rows: FoldedRows  # the producer's rows with the prefix folded in
-    suffix: Affine  # scale and shift after the activation
+    Parameters
+    ----------
+    rows
+        The producer's rows with the prefix folded in.
+    suffix
+        Scale and shift after the activation.
+    """
+
+    rows: FoldedRows
+    suffix: Affine
 
     def at_consumer(self, delivery: Delivery) -> Delivery:
         """Carry a delivery fitted before the suffix to the consumer's input behind it.
@@ -89,7 +97,12 @@ def producer_rows(
 ) -> tuple[Floats, Floats | None]:
     """Return a producer's rows as stored and, where it has one, its bias.
 
-    `place` is where the group's n channels lie along the producer's output axis.
+    Parameters
+    ----------
+    graph, tensor_info
+        The graph and what is known of it.
+    place
+        Where the group's n channels lie along the producer's output axis.
 
     Returns
     -------
@@ -119,6 +132,15 @@ def respond(
     consumer: GroupBinding,
 ) -> Response | None:
     """Fold what lies between a group's producers and one of its consumers.
+
+    Parameters
+    ----------
+    model, graph, tensor_info, channels
+        The model in its four forms; none is changed.
+    group
+        A group.
+    consumer
+        One of its consumers.
 
     Returns
     -------

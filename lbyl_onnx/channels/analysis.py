@@ -26,8 +26,19 @@ from lbyl_onnx.types import operator_key
 def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -> ChannelMap:
     """Interpret a graph on channel labels and gather the channel groups.
 
-    Groups are those whose channels can be removed; for all others there are refusals. Nodes are
-    meant by their index in the graph.
+    Parameters
+    ----------
+    graph
+        The graph; it is not changed. Nodes are meant by their index in it.
+    tensor_info
+        Shapes and constants of its tensors.
+    selection
+        What the user included and excluded.
+
+    Returns
+    -------
+    ChannelMap
+        Groups whose channels can be removed, refusals for all others.
 
     Raises
     ------

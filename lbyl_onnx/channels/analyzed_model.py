@@ -41,8 +41,14 @@ class AnalyzedModel:
     ) -> AnalyzedModel:
         """Read a model and find its channel groups.
 
-        `shapes` are two or more sets of input shapes at which the model runs; costs are counted at
-        the first. Without a selection, all groups of scope `inner` may be pruned.
+        Parameters
+        ----------
+        files
+            Of the model.
+        shapes
+            Sets of input shapes at which it runs, two or more: costs are counted at the first.
+        selection
+            Which groups may be pruned; all of scope `inner` without.
 
         Raises
         ------
@@ -94,10 +100,18 @@ class AnalyzedModel:
 
 @dataclass(frozen=True)
 class Layer:
-    """The consumers of a group that read one weight."""
+    """The consumers of a group that read one weight.
 
-    consumers: tuple[int, ...]  # their places among the group's consumers
-    biases: tuple[str, ...]  # what each adds to its outputs: equal where it is one constant
+    Parameters
+    ----------
+    consumers
+        Their places among the group's consumers.
+    biases
+        What each adds to its outputs: equal where it is one constant.
+    """
+
+    consumers: tuple[int, ...]
+    biases: tuple[str, ...]
 
 
 def layers(

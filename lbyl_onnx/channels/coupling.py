@@ -20,8 +20,15 @@ Found = tuple[Operand, AxisBinding]
 def couple_shared(graph: Graph, tensor_info: TensorInfo, flow: LabelFlow, sharing: Sharing) -> None:
     """Unite the labels of all slots that lie along one axis of one constant.
 
-    What cannot shrink for all of its readers alike is frozen, with who needs it. A slot of a shared
-    constant is told its name: slots of one source are one place.
+    What cannot shrink for all of its readers alike is frozen, with who needs it. A slot of a
+    shared constant is told its name: slots of one source are one place.
+
+    Parameters
+    ----------
+    graph, tensor_info, sharing
+        The graph, its constants, and who reads them.
+    flow
+        All slots; takes couplings and freezes.
     """
     bindings: dict[Operand, list[AxisBinding]] = defaultdict(list)
     for binding in flow.bindings:

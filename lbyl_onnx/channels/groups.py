@@ -21,10 +21,17 @@ from lbyl_onnx.option_types import Scope
 
 @dataclass(frozen=True)
 class GroupBinding:
-    """Where the n channels of a group lie along one slot."""
+    """Where the n channels of a group lie along one slot.
+
+    Parameters
+    ----------
+    binding
+        The constant's axis.
+    positions
+        Shape (n, taps): row i holds the positions of channel i along the axis, ascending.
+    """
 
     binding: AxisBinding
-    # (n, taps), row i holds those of channel i along the axis, ascending.
     positions: NDArray[np.intp]
 
 
@@ -37,10 +44,20 @@ def layer_read(graph: Graph, tensor_info: TensorInfo, consumer: GroupBinding) ->
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that touch the same places and can be removed one by one."""
+    """Channels that touch the same places and can be removed one by one.
 
-    name: str  # names of the producing nodes
-    units: Labels  # (n,), root label of each channel, in the order of the first producer's output
+    Parameters
+    ----------
+    name
+        Names of the producing nodes.
+    units
+        Root label of each channel, shape (n,), in the order of the first producer's output.
+    producers, followers, consumers
+        Where the channels lie.
+    """
+
+    name: str
+    units: Labels
     producers: tuple[GroupBinding, ...]
     followers: tuple[GroupBinding, ...]
     consumers: tuple[GroupBinding, ...]
@@ -80,14 +97,32 @@ class Refusal:
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """Everything the later stages need to know of a graph's channels."""
+    """Everything the later stages need to know of a graph's channels.
+
+    Parameters
+    ----------
+    groups, refusals
+        What can be pruned, and what cannot.
+    bindings
+        Every constant axis that carries labels.
+    sizes
+        Whole numbers in the graph that count channels.
+    tensors
+        Labels of each activation, by tensor name.
+    roots
+        Root of each label.
+    sharing
+        Who reads which constant.
+    norms
+        Normalisations over several channels.
+    """
 
     groups: tuple[ChannelGroup, ...]
     refusals: tuple[Refusal, ...]
-    bindings: tuple[AxisBinding, ...]  # every constant axis that carries labels
-    sizes: tuple[ShapeParameter, ...]  # whole numbers in the graph that count channels
-    tensors: Mapping[str, Labels]  # labels of each activation
-    roots: Labels  # root of each label
+    bindings: tuple[AxisBinding, ...]
+    sizes: tuple[ShapeParameter, ...]
+    tensors: Mapping[str, Labels]
+    roots: Labels
     sharing: Sharing
     norms: tuple[SharedNorm, ...] = ()
 
@@ -96,9 +131,13 @@ class ChannelMap:
 class Selection:
     """Which channels the user wants pruned.
 
-    Globs are on the names of producing nodes. The scope `inner` is of channels that one layer
-    produces; `all` is of residual streams and other channels that several layers produce together,
-    too.
+    Parameters
+    ----------
+    include, exclude
+        Globs on the names of producing nodes.
+    scope
+        `inner`: channels that one layer produces; `all`: residual streams and other channels that
+        several layers produce together, too.
     """
 
     include: tuple[str, ...] = ()

@@ -28,14 +28,29 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class AxisBinding:
-    """An axis of a constant input along which channel labels lie: what shrinks when they go."""
+    """An axis of a constant input along which channel labels lie: what shrinks when they go.
 
-    node: int  # index in the graph
-    operand: int  # index of the constant among the node's inputs
+    Parameters
+    ----------
+    node
+        Index of the node in the graph.
+    operand
+        Index of the constant among the node's inputs.
+    axis
+        The axis of the constant.
+    labels
+        The label at each position of that axis, shape (length of the axis,).
+    role
+        What the axis does for the channels.
+    source
+        The constant behind it where several nodes read that as one; "" where it is read alone.
+    """
+
+    node: int
+    operand: int
     axis: int
-    labels: Labels  # at each position of the axis
-    role: Role  # what the axis does for the channels
-    # The constant behind it where several nodes read that as one; "" where it is read alone.
+    labels: Labels
+    role: Role
     source: str = ""
 
     @property

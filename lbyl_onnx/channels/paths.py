@@ -247,10 +247,18 @@ def apply(channel_path: ChannelPath, index: int, known: dict[str, Floats]) -> Fl
 
 @dataclass(frozen=True)
 class Activation:
-    """The elementwise nodes between one producer's affine prefix and a consumer."""
+    """The elementwise nodes between one producer's affine prefix and a consumer.
 
-    tensor: str  # what enters them
-    place: GroupBinding  # where the channels lie along the producer's output, and along that tensor
+    Parameters
+    ----------
+    tensor
+        What enters them.
+    place
+        Where the channels lie along the producer's output, and along that tensor.
+    """
+
+    tensor: str
+    place: GroupBinding
     _way: ChannelPath
     _nodes: tuple[int, ...]
 

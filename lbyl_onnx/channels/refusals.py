@@ -32,7 +32,15 @@ NAMED = 4
 
 
 def why_nothing(graph: Graph, tensor_info: TensorInfo, refusals: Sequence[Refusal]) -> str:
-    """Say in one line why nothing could be pruned."""
+    """Say in one line why nothing could be pruned.
+
+    Parameters
+    ----------
+    graph, tensor_info
+        The model.
+    refusals
+        Of all its channel groups.
+    """
     if refusals:
         reasons = Counter(refusal.reason for refusal in refusals)
         listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
@@ -46,7 +54,12 @@ def why_nothing(graph: Graph, tensor_info: TensorInfo, refusals: Sequence[Refusa
 def held_elsewhere(graph: Graph, tensor_info: TensorInfo, foreign: bool = False) -> str | None:
     """Name the operators that hold a model's weights, and the way out; None where none does.
 
-    With `foreign`, only the operators count that are not ONNX's own, and those in bodies.
+    Parameters
+    ----------
+    graph, tensor_info
+        The model.
+    foreign
+        Whether only the operators count that are not ONNX's own, and those in bodies.
     """
     nodes, elements = Counter[str](), Counter[str]()
     for name, own, size in _holders(graph, tensor_info):

@@ -27,7 +27,19 @@ SIZED = {"Reshape": 1, "Expand": 1, "Resize": 3}
 def count_channels(
     flow: LabelFlow, tensors: Mapping[str, Labels], tensor_info: TensorInfo, index: int, node: Node
 ) -> None:
-    """Note which elements of a node's outputs count channels, or that the node reads such."""
+    """Note which elements of a node's outputs count channels, or that the node reads such.
+
+    Parameters
+    ----------
+    flow
+        Takes the counts and the reads.
+    tensors
+        Labels of the activations so far.
+    tensor_info
+        What is known of the tensors.
+    index, node
+        The node.
+    """
     names = [tensor.name for tensor in node.inputs]
     if node.op in ("Shape", "Size") and (node.domain or "") in DEFAULT_DOMAINS:
         labels = tensors.get(names[0])
@@ -122,7 +134,17 @@ def counted(flow: LabelFlow, name: str) -> Labels:
 
 
 def freeze_unsized(graph: Graph, flow: LabelFlow, tensors: Mapping[str, Labels]) -> None:
-    """Freeze what a computed number counts where it is neither rewritten nor right by itself."""
+    """Freeze what a computed number counts where it is neither rewritten nor right by itself.
+
+    Parameters
+    ----------
+    graph
+        The graph.
+    flow
+        All counts and reads; takes the freezes.
+    tensors
+        Labels of the activations.
+    """
     rewritten = {(sizes.node, sizes.place) for sizes in flow.sizes}
     roots = flow.coupling.roots()
     for index, operand in flow.reads:

@@ -74,9 +74,13 @@ def say(message: str) -> None:
 def errors_in_one_line(debug: bool, model: str | None, output: str | None = None) -> Iterator[None]:
     """Give an error its line on stderr, which names the model, and its exit code.
 
-    With `debug` it is raised instead, for the traceback. The files are noted for the parent
-    process, should this one not live to tell; None where there are several models: the errors of
-    each name it themselves.
+    Parameters
+    ----------
+    debug
+        Raise instead, for the traceback.
+    model, output
+        What is worked on; noted for the parent process, should this one not live to tell. None
+        where there are several models: the errors of each name it themselves.
     """
     given = {"model": model, "output": output}
     note(**{name: path for name, path in given.items() if path is not None})

@@ -24,8 +24,15 @@ MOST_DOTS = 2000
 def read_options(path: Path) -> dict[str, Any]:
     """Read options from a file; their names are those of `Config`, with - or _.
 
-    The file is TOML, or JSON where its name ends so; ``ratio-for`` and ``keep-for`` are tables by
-    glob.
+    Parameters
+    ----------
+    path
+        TOML, or JSON where it ends so. ``ratio-for`` and ``keep-for`` are tables by glob.
+
+    Returns
+    -------
+    dict
+        Arguments of `Config`.
 
     Raises
     ------

@@ -14,7 +14,10 @@ _WORDS = "lbyl_onnx.words"
 class SectionedCommand(click.Command):
     """A command whose help lists its options in sections.
 
-    `sections` has the options' first names under each title; those that no section names come last.
+    Parameters
+    ----------
+    sections
+        The options' first names under each title; those that no section names come last.
     """
 
     def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:

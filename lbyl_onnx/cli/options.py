@@ -50,11 +50,21 @@ def given_options(context: click.Context) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Words:
-    """How the values of a type are read from the words of a command line."""
+    """How the values of a type are read from the words of a command line.
 
-    type: Any = None  # click's type of one word
-    callback: Callable[..., Any] | None = None  # reads the words once click has
-    multiple: bool = False  # whether the option may be repeated
+    Parameters
+    ----------
+    type
+        Click's type of one word.
+    callback
+        Reads the words once click has.
+    multiple
+        Whether the option may be repeated.
+    """
+
+    type: Any = None
+    callback: Callable[..., Any] | None = None
+    multiple: bool = False
 
 
 def _attributes(option: Option, default: Any) -> dict[str, Any]:

@@ -23,13 +23,22 @@ class ConsumerMixing:
 
 @dataclass(frozen=True)
 class ConsumerFit:
-    """One consumer of one group, with what it is given in place of the removed channels."""
+    """One consumer of one group, with what it is given in place of the removed channels.
+
+    Parameters
+    ----------
+    group, consumer
+        Where.
+    delivery
+        From the kept channels.
+    mixing
+        What the consumer makes these of, when their producer does not; None where it reads them
+        as they come.
+    """
 
     group: ChannelGroup
     consumer: GroupBinding
     delivery: Delivery
-    # What the consumer makes of the kept channels, when their producer does not; None where it
-    # reads them as they come.
     mixing: ConsumerMixing | None = None
 
     @property
@@ -50,13 +59,24 @@ class Repair:
 
 @dataclass(frozen=True, eq=False)
 class ProducerMixing:
-    """A producer whose kept outputs become mixtures of all n outputs of its group."""
+    """A producer whose kept outputs become mixtures of all n outputs of its group.
 
-    producer: GroupBinding  # the layer, and where the group lies along its outputs, (n, 1)
-    kept: NDArray[np.intp]  # (k,), the channels in whose places the mixtures stand
-    weights: Floats  # (k, n), the mixtures, of the outputs as they were
-    shift: Floats  # (k,), what is added to them
-    # New values, (k,) each, of constants behind it, with where all n of theirs lie.
+    Parameters
+    ----------
+    producer
+        The layer, and where the group lies along its outputs, (n, 1).
+    kept
+        (k,): the channels in whose places the mixtures stand.
+    weights, shift
+        (k, n) and (k,): the mixtures, of the outputs as they were.
+    followers
+        New values, (k,) each, of constants behind it, with where all n of theirs lie.
+    """
+
+    producer: GroupBinding
+    kept: NDArray[np.intp]
+    weights: Floats
+    shift: Floats
     followers: tuple[tuple[GroupBinding, Floats], ...]
 
     def of(self, values: Array, axis: int) -> Floats:

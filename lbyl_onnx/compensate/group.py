@@ -48,19 +48,34 @@ THREADS = 2
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The plan, a delivery for each consumer, and what could not be done."""
+    """The plan, a delivery for each consumer, and what could not be done.
+
+    Parameters
+    ----------
+    plan, fits
+        Of the groups that are pruned.
+    producer_mixings
+        What takes the mixing that some of the fits ask for to the producers.
+    refusals
+        Groups that could not be fitted.
+    restored
+        How each group of the plan was restored.
+    statistics
+        What a measured repair needs; None where there is nothing to measure.
+    modelled
+        Repairs that the moments tell, by node.
+    errors
+        By the group's key, the share of its consumers' outputs that its loss is predicted to take
+        along, before repairs; groups of which no moments tell it are left out.
+    """
 
     plan: PruningPlan
     fits: tuple[ConsumerFit, ...]
-    # What takes the mixing that some of the fits ask for to the producers.
     producer_mixings: tuple[ProducerMixing, ...]
-    refusals: tuple[Refusal, ...]  # groups that could not be fitted
-    restored: tuple[str, ...]  # how each group of the plan was restored
-    # What a measured repair needs; None where there is nothing to measure.
+    refusals: tuple[Refusal, ...]
+    restored: tuple[str, ...]
     statistics: Statistics | None
-    modelled: Repairs  # repairs that the moments tell, by node
-    # By the group's key, the share of its consumers' outputs that its loss is predicted to take
-    # along, before repairs; groups of which no moments tell it are left out.
+    modelled: Repairs
     errors: Mapping[int, float]
 
 
@@ -73,8 +88,18 @@ def fit(
 ) -> Fitted:
     """Choose and fit every group.
 
-    `measured` is what `rounds` gives, `rankings` are the orders of elimination where they are
-    known; `step` is told how many groups of how many are done.
+    Parameters
+    ----------
+    prepared
+        What can be fitted.
+    counts
+        How many channels each group keeps.
+    measured
+        What `rounds` gives.
+    rankings
+        Orders of elimination, by group, where they are known.
+    step
+        Told how many groups of how many are done.
     """
     analyzed, config, groups = prepared.analyzed, prepared.config, prepared.groups
     plan = choose_channels(

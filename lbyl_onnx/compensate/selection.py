@@ -54,10 +54,25 @@ def choose_channels(
     criterion: str,
     seed: int,
 ) -> PruningPlan:
-    """Choose the channels of each group by its weights: one plan per group, in the same order.
+    """Choose the channels of each group by its weights.
 
-    The producers' weights are finite, and the criterion needs no moments. Each group has a random
-    number generator of its own.
+    Parameters
+    ----------
+    graph, tensor_info
+        The graph and its constants.
+    groups
+        The groups to prune; their producers' weights are finite.
+    counts
+        How many channels each of them keeps, 1 to all.
+    criterion
+        Name of one that needs no moments.
+    seed
+        Of the random number generator; each group has its own.
+
+    Returns
+    -------
+    PruningPlan
+        One entry per group, in the same order.
 
     Raises
     ------
@@ -83,7 +98,14 @@ def evidence_of(
 def rank(criterion: Criterion, evidence: Evidence, keep: int, seed: tuple[int, int]) -> Ranking:
     """Let a criterion rank a group's channels, and check what it gives.
 
-    `seed` is the user's, and the number of the group.
+    Parameters
+    ----------
+    criterion, evidence
+        Who ranks, and by what.
+    keep
+        How many channels are left in the end.
+    seed
+        The user's, and the number of the group.
 
     Raises
     ------

@@ -37,8 +37,14 @@ class Statistics:
     ) -> dict[int, Repair]:
         """Measure the compensated model, and say what brings its layers back.
 
-        `compensated` is in the original's shapes. The nodes in `changed`, in which it differs, and
-        those behind them can need a repair.
+        Parameters
+        ----------
+        analyzed
+            The original.
+        compensated
+            The compensated model in the original's shapes.
+        changed
+            The nodes that it differs in; they and those behind them can need a repair.
         """
         nodes = self.before.keys() & {*changed, *behind(analyzed.graph, changed)}
         outputs = {i: view for i, view in self.outputs.items() if i in nodes}
@@ -80,7 +86,11 @@ def repairs(
 ) -> dict[int, Repair]:
     """Scale and shift of each output, from its moments before and after the compensation.
 
-    Nodes with moments that are not finite are left out.
+    Parameters
+    ----------
+    before, after
+        Mean and variance of each node's output channels; nodes with moments that are not finite
+        are left out of the result.
     """
     result: dict[int, Repair] = {}
     for index, now in after.items():
@@ -143,8 +153,13 @@ def modelled(
 ) -> dict[int, Repair]:
     """Scale and shift of outputs by what the moments tell of them.
 
-    `parts` are those of each consumer, by node; groups count as independent. A node of which they
-    leave out inputs is left alone.
+    Parameters
+    ----------
+    graph, tensor_info
+        The original.
+    parts
+        Of each consumer, by node; groups count as independent. One of which they leave out inputs
+        is left alone.
     """
     result: dict[int, Repair] = {}
     for index, here in parts.items():

@@ -91,11 +91,18 @@ class ArrayHeader:
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """A .npy or .npz file whose list of arrays is known."""
+    """A .npy or .npz file whose list of arrays is known.
+
+    Parameters
+    ----------
+    path
+        The file.
+    members
+        Name of each array in it, and of the archive's member that holds it; the array of a .npy
+        has the name "" and no member.
+    """
 
     path: Path
-    # Name of each array in it, and of the archive's member that holds it; the array of a .npy has
-    # the name "" and no member.
     members: Mapping[str, str]
 
     @property
@@ -141,7 +148,10 @@ class ArrayFile:
 def open_arrays(path: Path) -> ArrayFile:
     """Look at a file of arrays: which there are, by their names.
 
-    A .npy is known by its first bytes; all else is taken for a .npz.
+    Parameters
+    ----------
+    path
+        A .npy, known by its first bytes, or else a .npz.
 
     Raises
     ------

@@ -27,11 +27,21 @@ BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Input:
-    """What one input of a model takes."""
+    """What one input of a model takes.
+
+    Parameters
+    ----------
+    name
+        Of the input.
+    dtype
+        Of its elements.
+    shape
+        Its first axis counts samples; None for a dynamic dimension.
+    """
 
     name: str
     dtype: np.dtype[Any]
-    shape: tuple[int | None, ...]  # the first axis counts samples; None for a dynamic dimension
+    shape: tuple[int | None, ...]
 
 
 class _Source(Protocol):
@@ -41,9 +51,17 @@ class _Source(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples that fit a model, read as they are asked for."""
+    """Samples that fit a model, read as they are asked for.
 
-    rows: NDArray[np.intp]  # (count,), the numbers of the samples used, ascending
+    Parameters
+    ----------
+    rows : (count,) intp
+        The numbers of the samples used, ascending.
+    source
+        Where they are read.
+    """
+
+    rows: NDArray[np.intp]
     source: _Source
 
     @property

@@ -17,12 +17,22 @@ LARGEST, SMALLEST = 1 / 2, 1 / 96
 
 @dataclass(frozen=True)
 class Leaves:
-    """Leaves of b images, n each; a later one lies over an earlier one."""
+    """Leaves of b images, n each; a later one lies over an earlier one.
 
-    centre: NDArray[np.float64]  # (b, n, d), in pixels
-    axes: NDArray[np.float64]  # (b, n, d), half the length along its own axes, in pixels
-    angle: NDArray[np.float64]  # (b, n), by which its last two axes are turned
-    boxy: NDArray[np.bool_]  # (b, n), whether it is a box; else it is an ellipse
+    Parameters
+    ----------
+    centre, axes : (b, n, d)
+        Where each is, and half its length along its own axes, in pixels.
+    angle : (b, n)
+        By which its last two axes are turned.
+    boxy : (b, n)
+        Whether it is a box; else it is an ellipse.
+    """
+
+    centre: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    angle: NDArray[np.float64]
+    boxy: NDArray[np.bool_]
 
 
 def scattered(b: int, plane: tuple[int, ...], rng: np.random.Generator) -> Leaves:

@@ -41,15 +41,29 @@ _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK"
 
 @dataclass(frozen=True)
 class ImageForm:
-    """How a model takes images."""
+    """How a model takes images.
 
-    name: str  # of its input
+    Parameters
+    ----------
+    name, dtype
+        Of its input.
+    layout
+        Where the channels are, "nchw" or "nhwc".
+    channels
+        1, grey, or 3, RGB.
+    height, width
+        None where the model takes any.
+    mean, std : (channels,) float32
+        Of values in [0, 1].
+    """
+
+    name: str
     dtype: np.dtype[Any]
-    layout: Layout  # where the channels are, "nchw" or "nhwc"
-    channels: int  # 1, grey, or 3, RGB
-    height: int | None  # None where the model takes any, and so the width
+    layout: Layout
+    channels: int
+    height: int | None
     width: int | None
-    mean: NDArray[np.float32]  # (channels,), of values in [0, 1], and so the deviation
+    mean: NDArray[np.float32]
     std: NDArray[np.float32]
 
 

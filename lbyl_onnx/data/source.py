@@ -74,22 +74,43 @@ class InputSpec:
 
 @dataclass(frozen=True, eq=False)
 class SampleSource:
-    """Samples in mini-batches, the same ones each time they are asked for."""
+    """Samples in mini-batches, the same ones each time they are asked for.
 
-    inputs: Mapping[str, InputSpec]  # of the model; their shapes are those of one mini-batch
-    count: int  # samples in all, a multiple of `size`
-    size: int  # samples in a mini-batch
-    seed: int  # of the synthetic samples
-    layout: Layout = "auto"  # where images have their channels
-    given: Samples | None = None  # the user's own samples; None for synthetic ones
+    Parameters
+    ----------
+    inputs
+        Of the model; their shapes are those of one mini-batch.
+    count
+        Samples in all, a multiple of `size`.
+    size
+        Samples in a mini-batch.
+    seed
+        Of the synthetic samples.
+    layout
+        Where images have their channels.
+    given
+        The user's own samples; None for synthetic ones.
+    """
+
+    inputs: Mapping[str, InputSpec]
+    count: int
+    size: int
+    seed: int
+    layout: Layout = "auto"
+    given: Samples | None = None
 
     def batches(
         self, store: Path | None = None, first: int | None = None
     ) -> Iterator[Mapping[str, Array]]:
         """Yield the feeds of each mini-batch.
 
-        `store` is a folder that keeps synthetic samples from one pass to the next, where they are
-        not too many: the `first` mini-batches of them, None for all. Without it they are made anew.
+        Parameters
+        ----------
+        store
+            A folder that keeps synthetic samples from one pass to the next, where they are not too
+            many; None to make them anew.
+        first
+            How many mini-batches it keeps, from the first on; None for all.
         """
         if self.given is not None:
             yield from self.given.batches(self.size)

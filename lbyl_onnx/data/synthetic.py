@@ -43,8 +43,14 @@ def natural_images(count: int, shape: Sequence[int], rng: np.random.Generator) -
     the law that makes an image look alike at all scales. The odd ones are noise whose amplitude
     spectrum is 1/f^a. Channels are mixed from one strong brightness and weak colour differences.
 
-    `shape` is that of one: channels, then one, two (height, width) or more axes of the plane. The
-    same state of `rng` gives the same bytes.
+    Parameters
+    ----------
+    count
+        How many.
+    shape
+        Of one: channels, then one, two (height, width) or more axes of the plane.
+    rng
+        The same state gives the same bytes.
 
     Returns
     -------
@@ -97,7 +103,12 @@ def gaussian_vectors(count: int, shape: Sequence[int], rng: np.random.Generator)
 def image_layout(shape: Sequence[int | None], layout: Layout = "auto") -> Layout | None:
     """Tell where the channels of an input are, if its shape is that of images.
 
-    The batch is first in the shape, None is a dynamic dimension; the layout "auto" says nothing.
+    Parameters
+    ----------
+    shape
+        Of the input, its batch first; None for a dynamic dimension.
+    layout
+        What is known of it; "auto" for nothing.
 
     Returns
     -------
@@ -120,8 +131,16 @@ def synthetic_batch(
 ) -> NDArray[Any]:
     """Make a batch for one input of a model, of what its shape and type say it takes.
 
-    The shape is that of the whole batch, its number first; the layout "auto" is told by it. The
-    same state of `rng` gives the same bytes.
+    Parameters
+    ----------
+    shape
+        Of the whole batch, its number first.
+    dtype
+        Of the input: a float, whole number or bool.
+    rng
+        The same state gives the same bytes.
+    layout
+        Where channels are; "auto" tells by the shape.
 
     Returns
     -------

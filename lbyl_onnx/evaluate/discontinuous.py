@@ -32,13 +32,26 @@ _JUMPS = frozenset(
 
 @dataclass(frozen=True)
 class Cuts:
-    """Where two models are cut to be compared."""
+    """Where two models are cut to be compared.
 
-    nodes: tuple[str, ...]  # names of the discontinuous nodes
-    fronts: tuple[str, ...]  # what they read, in both models
-    given: tuple[str, ...]  # what they give and the compressed model is fed
-    outputs: frozenset[str]  # the graph's outputs that depend on them
-    # Names of such nodes at which the models are not cut: channels that go pass through them.
+    Parameters
+    ----------
+    nodes
+        Names of the discontinuous nodes.
+    fronts
+        What they read, in both models.
+    given
+        What they give and the compressed model is fed.
+    outputs
+        The graph's outputs that depend on them.
+    uncut
+        Names of such nodes at which the models are not cut: channels that go pass through them.
+    """
+
+    nodes: tuple[str, ...]
+    fronts: tuple[str, ...]
+    given: tuple[str, ...]
+    outputs: frozenset[str]
     uncut: tuple[str, ...]
 
 
@@ -106,9 +119,20 @@ def cut(
 ) -> Cuts | None:
     """Find discontinuous nodes, and write the copies in which the models are cut at them.
 
-    `targets` is where copies are written: of the compressed model and of the expected one, which
-    take what such nodes give, and give what they read; of the expected one, which gives both. Where
-    there is no such node, None is returned and nothing is written.
+    Parameters
+    ----------
+    compressed, expected
+        The model, and the uncut one that it must equal.
+    shapes
+        Of the inputs.
+    targets
+        Where copies are written: of the compressed model and of the expected one, which take what
+        such nodes give, and give what they read; of the expected one, which gives both.
+
+    Returns
+    -------
+    Cuts or None
+        None where there is no such node; then nothing is written.
     """
     if not any(_may_jump(node) for node in source.load_model(compressed)[0].graph.node):
         return None

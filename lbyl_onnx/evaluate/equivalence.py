@@ -28,6 +28,15 @@ def check_written_out(source: Path, folder: Path, baseline: Baseline) -> None:
     The proof that a compressed model is right is a comparison with the uncut one as it is written
     out; this makes it one with the file. Nothing is compared where the model draws numbers.
 
+    Parameters
+    ----------
+    source
+        The file.
+    folder
+        For the written out model.
+    baseline
+        The inputs.
+
     Raises
     ------
     VerificationError

@@ -85,7 +85,15 @@ class _Side:
 
 
 def examine(source: Path, compressed: Path, baseline: Baseline) -> Details:
-    """Look at a model before and after, at the inputs that verify."""
+    """Look at a model before and after, at the inputs that verify.
+
+    Parameters
+    ----------
+    source, compressed
+        The files.
+    baseline
+        The original's inputs and outputs.
+    """
     before, after = _side(source, baseline), _side(compressed, baseline)
     layers = tuple(
         LayerComparison(

@@ -179,7 +179,10 @@ class _Sums:
 def top1(output: Array) -> NDArray[np.intp] | None:
     """Return the class of the largest value at each position; None where there are no classes.
 
-    The output is (samples, ..); classes lie last in a matrix or a sequence, on axis 1 of an image.
+    Parameters
+    ----------
+    output : (samples, ..) array
+        Classes lie last in a matrix or a sequence, on axis 1 of an image.
     """
     axis = 1 if output.ndim > 3 else output.ndim - 1
     if output.ndim < 2 or output.dtype.kind != "f" or output.shape[axis] < 2:
@@ -195,8 +198,14 @@ def fidelity(
 ) -> Fidelity:
     """Measure the nearness of two models' outputs, batch by batch, output by output.
 
-    `before` and `after` are the outputs of both models, for each batch of the inputs that `inputs`
-    names.
+    Parameters
+    ----------
+    names
+        Of the outputs.
+    before, after
+        The outputs of both models, for each batch.
+    inputs
+        What they are of.
     """
     sums = [_Sums(name) for name in names]
     samples = 0

@@ -28,8 +28,16 @@ from lbyl_onnx.io.writer import ModelDraft, write_draft
 def same_randomness(*paths: Path) -> Iterator[tuple[tuple[Path, ...], tuple[str, ...]]]:
     """Give models that draw the same random numbers, and the names of the nodes that draw them.
 
-    The models have the same random operators, or none; files without are given as they are. The
-    copies of others are gone when it ends; the nodes are those of the first model that draws any.
+    Parameters
+    ----------
+    paths
+        Files of models with the same random operators, or none; files without are given as they
+        are.
+
+    Yields
+    ------
+    paths, names
+        Files to run, the copies gone when it ends, and the nodes of the first that draws any.
     """
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
         targets = [Path(folder) / f"{number}.onnx" for number in range(len(paths))]

@@ -34,13 +34,23 @@ _STREAM = 20_011
 
 @dataclass(frozen=True)
 class ScoringData:
-    """What models are scored on."""
+    """What models are scored on.
 
-    # A .npz or .npy of what the model is fed, or None for synthetic samples.
+    Parameters
+    ----------
+    inputs
+        A .npz or .npy of what the model is fed, or None for synthetic samples.
+    labels
+        The name of an array in `inputs`, or a .npy file; None for the agreement with the original.
+    seed
+        Of the synthetic samples.
+    input_shape
+        Shapes that the user gave for inputs, by name.
+    """
+
     inputs: Path | None = None
-    # Name of an array in `inputs`, or a .npy; None for the agreement with the original.
     labels: str | None = None
-    seed: int = 0  # of the synthetic samples
+    seed: int = 0
     input_shape: Given = ()
 
 
@@ -48,9 +58,16 @@ class ScoringData:
 class Score:
     """What a model scores, and the original.
 
-    The metric `accuracy` is the share of samples (or of their positions) classified right;
-    `agreement` the share on which both models choose the same class or whole number; `cosine` the
-    mean cosine of the outputs, where there are no classes. Of several outputs the least counts.
+    Parameters
+    ----------
+    metric
+        `accuracy`: share of samples (or of their positions) classified right; `agreement`: share
+        on which both choose the same class or whole number; `cosine`: mean cosine of the outputs,
+        where there are no classes. Of several outputs the least counts.
+    before, after
+        The original's and the compressed model's.
+    samples
+        How many.
     """
 
     metric: str
@@ -61,6 +78,15 @@ class Score:
 
 def score(original: Path, compressed: Path, data: ScoringData, provider: str) -> Score:
     """Score a compressed model.
+
+    Parameters
+    ----------
+    original, compressed
+        The files.
+    data
+        What on.
+    provider
+        An execution provider's name.
 
     Raises
     ------

@@ -81,8 +81,14 @@ def verify(
 ) -> Verification:
     """Check a compressed model with onnx's full checker and with ONNX Runtime.
 
-    `reference` is the uncut model's file, which the compressed one must equal; the fidelity is
-    measured on `samples`, which `inputs` names.
+    Parameters
+    ----------
+    baseline
+        The original as it runs.
+    original, compressed, reference
+        Its file; the compressed model's; the uncut model's that it must equal.
+    samples, inputs
+        What the fidelity is measured on, and what that is.
 
     Raises
     ------
@@ -226,9 +232,17 @@ def _compare_or_explain(
 def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> tuple[float, int]:
     """Compare outputs with those expected; return the largest deviation and the values compared.
 
-    `goal` is what the uncut model gives, which the compressed one must equal; `noise` what rounding
-    alone changes in the outputs, relative to the largest. Raises VerificationError as `verify`
-    says.
+    Parameters
+    ----------
+    before, after, goal
+        The original, the compressed model, the uncut one it must equal.
+    noise
+        What rounding alone changes in the outputs, relative to the largest.
+
+    Raises
+    ------
+    VerificationError
+        As `verify` says.
     """
     largest, values = 0.0, 0
     names = [name for name, _, _ in before.signature.outputs]
@@ -292,6 +306,15 @@ def sampled_fidelity(
     original: Path, compressed: Path, baseline: Baseline, samples: Iterable[Feeds], inputs: str
 ) -> Fidelity:
     """Measure how near a model is to the original on samples, both as they are deployed.
+
+    Parameters
+    ----------
+    original, compressed
+        Their files.
+    baseline
+        The original as it runs.
+    samples, inputs
+        What they are compared on, and what that is.
 
     Raises
     ------

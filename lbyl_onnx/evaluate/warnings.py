@@ -19,11 +19,21 @@ Loss = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Timed:
-    """How long a result takes, and what its numbers of channels are multiples of."""
+    """How long a result takes, and what its numbers of channels are multiples of.
 
-    latency: PairedLatency  # times of the original and of the result
-    step: int  # what the result's numbers of channels are multiples of
-    block: int  # what the hardware gains by
+    Parameters
+    ----------
+    latency
+        Times of the original and of the result.
+    step
+        What the result's numbers of channels are multiples of.
+    block
+        What the hardware gains by.
+    """
+
+    latency: PairedLatency
+    step: int
+    block: int
 
 
 def warnings_of(
@@ -31,7 +41,16 @@ def warnings_of(
 ) -> tuple[str, ...]:
     """Return the warnings that a result comes with, one line each.
 
-    `sizes` are bytes of the original and of the result, `losses` the groups that were pruned.
+    Parameters
+    ----------
+    before, after
+        Parameters and multiply-accumulates.
+    sizes
+        Bytes of the original and of the result.
+    losses
+        The groups that were pruned.
+    timed
+        How long it takes.
     """
     return (*_slower(timed), *_grown(before, after, sizes), *_emptied(losses))
 

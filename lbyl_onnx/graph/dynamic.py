@@ -58,13 +58,21 @@ SHAPED: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class Dynamic:
-    """What of a tensor depends on a dynamic dimension."""
+    """What of a tensor depends on a dynamic dimension.
 
-    # For each axis whether its size does; None where the rank is not known, or does itself.
+    Parameters
+    ----------
+    axes
+        For each axis whether its size does; None where the rank is not known, or does itself.
+    elements
+        For each element of the value whether it does; None where the value is not known.
+    accidental
+        Axes that do, although the size is the same in all walks.
+    """
+
     axes: tuple[bool, ...] | None
-    # For each element of the value whether it does; None where the value is not known.
     elements: Marks | None
-    accidental: tuple[int, ...] = ()  # axes that do, although the size is the same in all walks
+    accidental: tuple[int, ...] = ()
 
 
 UNKNOWN = Dynamic(None, None)
@@ -75,8 +83,12 @@ def other_shapes(
 ) -> tuple[dict[str, tuple[int, ...]], ...]:
     """Return more input shapes, for walks that run nothing: further apart, odd, each axis its own.
 
-    The model's inputs name the dimensions that are equal; the two given shapes differ in the
-    dynamic ones.
+    Parameters
+    ----------
+    model
+        The model, whose inputs name the dimensions that are equal.
+    first, second
+        Input shapes that differ in the dynamic dimensions.
     """
     names = {
         (info.name, axis): dim.dim_param or f"{info.name}/{axis}"
@@ -112,8 +124,17 @@ def trace(
 ) -> dict[str, Dynamic]:
     """Mark what depends on a dynamic dimension, tensor by tensor.
 
-    Walks are what is known of each tensor at several sets of input shapes. Where a later one than
-    the second knows nothing, the model may not run at its sizes: that says nothing.
+    Parameters
+    ----------
+    model
+        The model.
+    walks
+        What is known of each tensor at several sets of input shapes. Where a later one than the
+        second knows nothing, the model may not run at its sizes: that says nothing.
+    opset
+        Version of the default operator set.
+    evaluate
+        Computes a node.
     """
     marks: dict[str, Dynamic] = {}
     for name, fact in walks[0].items():

@@ -22,8 +22,13 @@ def written_out(path: Path, model: ModelProto) -> ModelProto:
     A function that imports another version of an operator set than the model stays, and so do the
     calls of it.
 
-    The model's functions, written out, are within the bounds of `complexity`; they are changed. Its
-    path is for errors.
+    Parameters
+    ----------
+    path
+        Of the model, for errors.
+    model
+        A model whose functions, written out, are within the bounds of `complexity`. Its functions
+        are changed.
 
     Raises
     ------

@@ -40,7 +40,12 @@ def unfused(model: ModelProto, read: Reader) -> ModelProto:
     A node with an activation that is not known stays, and so does a FusedMatMul that transposes
     what is of unknown rank.
 
-    The nodes of the model's graph are changed.
+    Parameters
+    ----------
+    model
+        The model; the nodes of its graph are changed.
+    read
+        Gives the values of an initializer.
     """
     nodes = list(model.graph.node)
     if not any(is_fused(node) for node in nodes):
@@ -69,9 +74,12 @@ def is_fused(node: NodeProto) -> bool:
 class _Writer:
     """The standard nodes of one fused node, in the making.
 
-    The first new node takes the fused one's name, the last one gives its output. `tensor_info`,
-    `opset` and `names` are of the model: its tensors so far, its operator set, and the names in
-    use.
+    Parameters
+    ----------
+    node
+        The fused node: the first new one takes its name, the last one gives its output.
+    tensor_info, opset, names
+        Of the model: its tensors so far, its operator set, and the names in use.
     """
 
     node: NodeProto

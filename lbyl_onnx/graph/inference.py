@@ -21,14 +21,26 @@ LIKE_INPUT = ("GroupNormalization", "MeanVarianceNormalization")
 
 @dataclass(frozen=True)
 class TensorFact:
-    """What one walk knows of one tensor."""
+    """What one walk knows of one tensor.
 
-    dtype: int = TensorProto.UNDEFINED  # ONNX element type; 0 where unknown
-    # None where even the rank is unknown, None in it for an unknown dimension.
+    Parameters
+    ----------
+    dtype
+        ONNX element type; 0 where unknown.
+    shape
+        Its dimensions; None where even the rank is unknown, None in it for an unknown dimension.
+    value
+        Its value where known and small.
+    constant
+        Whether no activation enters it, not even by its shape.
+    parts
+        For a sequence of tensors, their shapes where known.
+    """
+
+    dtype: int = TensorProto.UNDEFINED
     shape: tuple[int | None, ...] | None = None
-    value: Array | None = None  # where known and small
-    constant: bool = False  # whether no activation enters it, not even by its shape
-    # For a sequence of tensors, their shapes where known.
+    value: Array | None = None
+    constant: bool = False
     parts: tuple[tuple[int | None, ...], ...] | None = None
 
 
@@ -119,8 +131,13 @@ def sequence_fact(node: NodeProto, inputs: Sequence[TensorFact | None]) -> Tenso
 def part_sizes(total: int, split: Array | None) -> list[int]:
     """Return the sizes of the parts that SplitToSequence cuts an axis into.
 
-    `split` is the operator's second input: the size of each part, or the one size of all but the
-    last. Without it, every position is a part.
+    Parameters
+    ----------
+    total
+        Length of the axis.
+    split
+        The operator's second input: the size of each part, or the one size of all but the last.
+        Without it, every position is a part.
     """
     if split is not None and split.ndim:
         return [int(size) for size in split]
@@ -133,8 +150,16 @@ def split_shapes(
 ) -> tuple[Shape, ...] | None:
     """Return the shapes of the parts that SplitToSequence gives; None where they are not known.
 
-    The axis may be negative; `split` is as for `part_sizes`, and without it `keepdims` tells
-    whether the axis is kept.
+    Parameters
+    ----------
+    shape
+        Of the tensor that is cut.
+    axis
+        Along which it is cut; may be negative.
+    split
+        As for `part_sizes`.
+    keepdims
+        Whether the axis is kept where there is no `split`.
     """
     if shape is None or not shape:
         return None

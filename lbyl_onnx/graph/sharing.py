@@ -30,26 +30,50 @@ LONGEST_PATH, NAMED = 8, 3
 
 @dataclass(frozen=True)
 class Step:
-    """A node that makes one view of a constant of another."""
+    """A node that makes one view of a constant of another.
+
+    Parameters
+    ----------
+    node
+        Its index.
+    tensor
+        What it gives.
+    axes
+        For each axis of that the axis of the base; None for one of length 1 of its own.
+    sized
+        Whether it reads the sizes of its output.
+    """
 
     node: int
-    tensor: str  # what it gives
-    axes: Axes  # for each axis of that the axis of the base; None for one of length 1 of its own
-    sized: bool  # whether it reads the sizes of its output
+    tensor: str
+    axes: Axes
+    sized: bool
 
 
 @dataclass(frozen=True)
 class Use:
-    """A constant operand of a node, as a view of the constant that it comes from."""
+    """A constant operand of a node, as a view of the constant that it comes from.
+
+    Parameters
+    ----------
+    node, operand
+        Where it is read.
+    tensor
+        The tensor that is read there.
+    base
+        The constant that it is a view of: stored, or computed in ways that mix its positions.
+    axes
+        For each axis of the tensor the axis of the base; None for one of length 1 of its own.
+    path
+        What makes the one of the other, the base's reader first.
+    """
 
     node: int
     operand: int
-    tensor: str  # what is read there
-    # The constant that it is a view of: stored, or computed in ways that mix its positions.
+    tensor: str
     base: str
-    # For each axis of the tensor the axis of the base; None for one of length 1 of its own.
     axes: Axes
-    path: tuple[Step, ...]  # what makes the one of the other, the base's reader first
+    path: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
@@ -69,15 +93,24 @@ class _View:
 
 @dataclass(frozen=True)
 class Sharing:
-    """Who reads which constant."""
+    """Who reads which constant.
 
-    # Every constant operand of a node that computes from the model's inputs.
+    Parameters
+    ----------
+    uses
+        Every constant operand of a node that computes from the model's inputs.
+    readers
+        The uses of each base.
+    stored
+        The bases that the model holds, and of which it computes nothing but views.
+    apart
+        Of a base, readers of what it is made of, or of what is made of it, that do not read it as
+        a view: a few of them, to be named. Bases without any are left out.
+    """
+
     uses: Mapping[Operand, Use]
-    readers: Mapping[str, tuple[Use, ...]]  # the uses of each base
-    # The bases that the model holds, and of which it computes nothing but views.
+    readers: Mapping[str, tuple[Use, ...]]
     stored: frozenset[str]
-    # Of a base, readers of what it is made of, or of what is made of it, that do not read it as a
-    # view: a few of them, to be named. Bases without any are left out.
     apart: Mapping[str, tuple[Whole, ...]]
 
     def sole(self, node: int, operand: int) -> bool:
@@ -135,7 +168,13 @@ class _Found:
 
 
 def find_sharing(graph: Graph, tensor_info: TensorInfo) -> Sharing:
-    """Trace every constant operand back to the constant that it is a view of."""
+    """Trace every constant operand back to the constant that it is a view of.
+
+    Parameters
+    ----------
+    graph, tensor_info
+        The graph, and which of its tensors are constant.
+    """
     found = _Found(tensor_info)
     for index, node in enumerate(graph.nodes):
         for body in bodies(node):

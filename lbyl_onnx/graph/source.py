@@ -27,13 +27,24 @@ from lbyl_onnx.io.reader import (
 
 @dataclass(frozen=True)
 class Source:
-    """A model's files as they were when they were first read."""
+    """A model's files as they were when they were first read.
+
+    Parameters
+    ----------
+    path
+        Of the model.
+    size
+        Bytes on disk, those of external data files too.
+    files
+        Each file with what tells whether it has been changed or replaced.
+    standard
+        Whether `load_model` gives what is stored, with nothing written out.
+    """
 
     path: Path
-    size: int  # bytes on disk, those of external data files too
-    # Each file with what tells whether it has been changed or replaced.
+    size: int
     files: tuple[tuple[Path, State], ...]
-    standard: bool = True  # whether `load_model` gives what is stored, with nothing written out
+    standard: bool = True
 
     def load(self) -> onnx.ModelProto:
         """Read the model again; see `load_model`.
@@ -118,10 +129,21 @@ def check_fully(path: Path) -> None:
 
 
 def load_model(path: Path) -> tuple[onnx.ModelProto, int]:
-    """Read a model whose channels can be followed, and its bytes on disk with external data.
+    """Read a model whose channels can be followed: functions and fused nodes are written out.
 
-    Functions and fused nodes are written out. External initializers stay where they are, for a
-    `TensorReader` to map.
+    External initializers stay where they are, for a `TensorReader` to map.
+
+    Parameters
+    ----------
+    path
+        An .onnx file.
+
+    Returns
+    -------
+    model
+        The model.
+    size
+        Bytes on disk, those of external data files too.
 
     Raises
     ------

@@ -42,9 +42,16 @@ DRAWING = frozenset(
 class TensorInfo:
     """The facts of every tensor of a model's main graph, from several walks.
 
-    The model is read, never changed, and must outlive this object. `first` and `second` are
-    concrete shapes of the graph inputs, which differ exactly in the dynamic dimensions; at `others`
-    the model runs, too.
+    Parameters
+    ----------
+    model
+        The model; it is read, never changed, and must outlive this object.
+    first, second
+        Concrete shapes of the graph inputs; they differ exactly in the dynamic dimensions.
+    read
+        Gives the values of an initializer.
+    others
+        More input shapes at which the model runs.
 
     Raises
     ------

@@ -45,10 +45,18 @@ _WAITING = 0.25
 
 @dataclass(frozen=True)
 class Overdue:
-    """A piece of work that lasts longer than it may."""
+    """A piece of work that lasts longer than it may.
 
-    what: str  # what is being done, as "loading m.onnx"
-    seconds: float  # what it was given
+    Parameters
+    ----------
+    what
+        What is being done, as "loading m.onnx".
+    seconds
+        What it was given.
+    """
+
+    what: str
+    seconds: float
 
     def __str__(self) -> str:
         """Say so."""
@@ -66,7 +74,12 @@ def bounded(what: str, seconds: float) -> Iterator[None]:
 
     Where no process watches, as when the package is used from Python, nothing is bounded.
 
-    `what` says what the block does, as "loading m.onnx".
+    Parameters
+    ----------
+    what
+        What the block does, as "loading m.onnx".
+    seconds
+        What it may take.
     """
     table = _table()
     if table is None:
@@ -138,8 +151,11 @@ def _beside(file: Path) -> Path:
 class Watch:
     """What a process says of itself, as the one that started it sees it.
 
-    `file` is the process's file of notes; the records lie beside it. Where they cannot be made the
-    process is not watched: it cannot write either, and will say so.
+    Parameters
+    ----------
+    file
+        The process's file of notes; the records lie beside it. Where they cannot be made the
+        process is not watched: it cannot write either, and will say so.
     """
 
     def __init__(self, file: Path) -> None:
@@ -156,8 +172,10 @@ class Watch:
     def overdue(self, spent: float | None = None) -> Overdue | None:
         """Look once; return a piece of work that is late.
 
-        `spent` is the processor time, in seconds, that the process has had; None where it is not
-        known.
+        Parameters
+        ----------
+        spent
+            Seconds of processor time that the process has had; None where it is not known.
         """
         now = time.monotonic()
         passed = min(now - self._looked, _LONGEST_STEP)

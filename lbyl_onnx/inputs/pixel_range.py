@@ -58,7 +58,15 @@ class _Chain:
 
 
 def input_ranges(graph: Graph, tensor_info: TensorInfo, layout: Layout) -> dict[str, InputRange]:
-    """Return what the image inputs of a graph take, where the graph tells it, by name."""
+    """Return what the image inputs of a graph take, where the graph tells it, by name.
+
+    Parameters
+    ----------
+    graph, tensor_info
+        The graph, and its shapes and constants.
+    layout
+        Where images have their channels.
+    """
     found = (_input_range(tensor, tensor_info, layout) for tensor in graph.inputs)
     return {one.name: one for one in found if one is not None}
 

@@ -71,8 +71,13 @@ class Region:
 class TensorReader:
     """Reads the tensors of one model.
 
-    `known` tells what each file of external data was when the model was first read: a file that is
-    another one now is not read. None reads whatever is there.
+    Parameters
+    ----------
+    model
+        Path of the model's file.
+    known
+        What each file of external data was when the model was first read; a file that is another
+        one now is not read. None to read whatever is there.
     """
 
     model: Path
@@ -214,7 +219,12 @@ def check_regions(model: Path, regions: Sequence[tuple[str, Region]]) -> set[Pat
     Several tensors may be one region, as tied weights are. Regions that overlap otherwise, or one
     region many times, are no exporter's work: a small file would become a huge model.
 
-    `regions` are the name of each external tensor, and where it lies.
+    Parameters
+    ----------
+    model
+        The model's file.
+    regions
+        Name of each external tensor, and where it lies.
 
     Raises
     ------

@@ -17,13 +17,22 @@ Reader = Callable[[TensorProto], Array]
 
 @dataclass(frozen=True, eq=False)
 class Deferred:
-    """A large constant that is computed only while it is written."""
+    """A large constant that is computed only while it is written.
+
+    Parameters
+    ----------
+    shape, dtype
+        Of the value.
+    compute
+        Gives the value; called as often as it is needed, so that it need not be kept.
+    identity
+        Equal for equal values.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
-    # Gives the value; called as often as it is needed, so that it need not be kept.
     compute: Callable[[], Array]
-    identity: str  # equal for equal values
+    identity: str
 
     @property
     def nbytes(self) -> int:

@@ -20,9 +20,17 @@ def check_writable(
 
     A report may take the place of an older one, never that of a model or its weights.
 
-    `option` named the path; `others` are files of the same command, which the report must not
-    replace. A file that begins otherwise than `opening`, which holds what a report of this kind may
-    begin with, byte by byte, is none.
+    Parameters
+    ----------
+    option
+        The option that named it.
+    path
+        Where the report is to be.
+    others
+        Files of the same command, which it must not replace.
+    opening
+        What a report of this kind may begin with, byte by byte; a file that begins otherwise is
+        none.
 
     Raises
     ------
@@ -61,10 +69,16 @@ def _begins(path: Path, opening: bytes) -> bool:
 
 @dataclass(frozen=True)
 class StagedText:
-    """A text file that is written in a folder of its own, and put in its place later."""
+    """A text file that is written in a folder of its own, and put in its place later.
 
-    stage: Path  # where it is written
-    path: Path  # where it goes
+    Parameters
+    ----------
+    stage, path
+        Where it is written, and where it goes.
+    """
+
+    stage: Path
+    path: Path
 
     def write(self, text: str) -> None:
         """Write it whole; raise OutputError where that fails."""

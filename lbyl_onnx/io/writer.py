@@ -31,10 +31,17 @@ SMALLEST_EXTERNAL, PAGE = 1024, 4096
 
 @dataclass(frozen=True, eq=False)
 class ModelDraft:
-    """A model that is ready to be written, without a second copy of its weights."""
+    """A model that is ready to be written, without a second copy of its weights.
 
-    skeleton: onnx.ModelProto  # the model but for its initializers
-    # These, in order: a message of the original, or a new array under a name.
+    Parameters
+    ----------
+    skeleton
+        The model but for its initializers.
+    initializers
+        These, in order: a message of the original, or a new array under a name.
+    """
+
+    skeleton: onnx.ModelProto
     initializers: tuple[Initializer, ...]
 
     @staticmethod
@@ -93,9 +100,17 @@ def write_message(model: onnx.ModelProto, path: Path) -> None:
 def write_draft(draft: ModelDraft, path: Path, read: Reader, external: ExternalData) -> None:
     """Write a draft, the same bytes for the same draft.
 
-    A data file lies beside the model's and is named after its content. `read` reads the original's
-    tensors. With `external` "auto" weights are where they were, or in a data file where one message
-    cannot hold them.
+    Parameters
+    ----------
+    draft
+        The model.
+    path
+        Its file. Its data file, if it gets one, lies beside it and is named after its content.
+    read
+        Reads the original's tensors.
+    external
+        Whether weights go to a data file; `auto`: as they were, or where one message cannot hold
+        them.
 
     Raises
     ------

@@ -41,13 +41,21 @@ class SampleMoments:
 
 @dataclass(eq=False)
 class MomentAccumulator:
-    """Moments of the rows so far, block by block."""
+    """Moments of the rows so far, block by block.
 
-    rows: list[int]  # of each block
-    means: list[Floats]  # of each block
-    # Of (products of) the rows' deviations from the mean of their block, over all blocks.
+    Parameters
+    ----------
+    rows, means
+        Of each block: how many rows it has, and their mean.
+    sums
+        Sums of (products of) the rows' deviations from the mean of their block, over all blocks.
+    strips
+        Of the sums of products; what lies before them is left out until the end.
+    """
+
+    rows: list[int]
+    means: list[Floats]
     sums: Floats
-    # Of the sums of products; what lies before them is left out until the end.
     strips: tuple[slice, ...]
 
     @staticmethod

@@ -43,17 +43,34 @@ def instrument(
     noises: Mapping[str, Noise],
     provider: str,
 ) -> ModelDraft:
-    """Build the model that emits the moments of some tensors of another, and nothing else.
+    """Build the model that emits the moments of some tensors of another.
 
-    The outputs that `outputs_of` names for each of the views are the mean of each column, the shape
-    (columns, rows), and the centred second moment: sums over the rows of products of columns, or
-    the variance of each column. `targets` are tensors that are brought to a given mean and
-    deviation on every batch, behind their own measurement, `noises` are given by the output of the
-    layer that each is for.
+    Parameters
+    ----------
+    draft
+        The model; it is not changed.
+    tensor_info
+        Its facts.
+    views
+        What to measure, by a key. The outputs that `outputs_of` names are the mean of each column,
+        the shape (columns, rows), and the centred second moment: sums over the rows of products
+        of columns, or the variance of each column.
+    targets
+        Tensors that are brought to a given mean and deviation on every batch, behind their own
+        measurement.
+    batch_statistics
+        Whether each BatchNormalization takes mean and variance from the batch, in place of the
+        stored ones: its output then has the mean and the variance that training left it with,
+        whatever the input.
+    noises
+        By the output of the layer that each is for.
+    provider
+        What the instrumented model will run on.
 
-    With `batch_statistics` each BatchNormalization takes mean and variance from the batch, in place
-    of the stored ones: its output then has the mean and the variance that training left it with,
-    whatever the input.
+    Returns
+    -------
+    Draft
+        A model with these outputs alone, and the nodes that they need.
     """
     model = draft.skeleton
     # Only the CPU provider has the operator that takes its batch's statistics.

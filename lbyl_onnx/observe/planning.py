@@ -29,6 +29,13 @@ def repairable(
     They are those of the consumers, and of the layers behind them, to which what is lost is passed
     on. Outputs behind which no layer follows are left alone: there the least error counts, and no
     loss of variance is passed on. So are those whose node has a bias that cannot be scaled.
+
+    Parameters
+    ----------
+    graph, tensor_info, channels
+        The graph, its constants, and where its channels lie.
+    consumers
+        Nodes that read channels of which some go.
     """
     views: dict[int, MomentSpec] = {}
     for index in sorted({*consumers, *layers_behind(graph, channels, consumers)}):
@@ -88,8 +95,16 @@ def input_spec(
     A window's columns are told apart where the samples give enough rows to do so. Consumers that
     read one weight are seen alike, and their rows are counted together.
 
-    `tensor_info.shape` is at one sample. `uses` are all consumers that read the same weight; none
-    where there is only this one.
+    Parameters
+    ----------
+    graph, tensor_info
+        The graph; `tensor_info.shape` is at one sample.
+    consumer
+        Where the group's channels enter.
+    samples
+        How many samples there will be.
+    uses
+        All consumers that read the same weight; none where there is only this one.
     """
     layers = [layer_read(graph, tensor_info, place) for place in uses or (consumer,)]
     layer = layer_read(graph, tensor_info, consumer)
@@ -207,11 +222,18 @@ def rows_wanted(views: Iterable[tuple[MomentSpec, int]]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class InputObservation:
-    """How the channels that a consumer sees are measured."""
+    """How the channels that a consumer sees are measured.
+
+    Parameters
+    ----------
+    view
+        What is measured.
+    activation
+        Where it lies before an activation, that activation; the moments behind it then follow, as
+        if what enters it were Gaussian.
+    """
 
     view: MomentSpec
-    # Where the view lies before an activation, that one; the moments behind it then follow, as if
-    # what enters it were Gaussian.
     activation: Activation | None = None
 
     def few(self, rows: int) -> bool:

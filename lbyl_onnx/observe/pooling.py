@@ -20,11 +20,20 @@ from lbyl_onnx.types import Floats
 
 
 def pooled(moments: Sequence[Moments], biases: Sequence[Hashable]) -> list[Moments]:
-    """Pool the moments, each (D,) and (D, D), of what one weight is applied to.
+    """Pool the moments of what one weight is applied to.
 
-    `biases` are what each use adds to its outputs; uses of one bias have one shift. Of each use the
-    result has the covariance of all, and the mean of the uses of its bias: one object for each
-    bias.
+    Parameters
+    ----------
+    moments
+        Of each use: means (D,), covariances (D, D), of the same columns.
+    biases
+        What each use adds to its outputs; uses of one bias have one shift.
+
+    Returns
+    -------
+    list of Moments
+        Of each use: the covariance of all, and the mean of the uses of its bias; one object for
+        each bias.
 
     Notes
     -----
@@ -90,8 +99,18 @@ def deliveries(
 ) -> list[Delivery]:
     """Fit each layer once; each consumer's shift is that of its moments.
 
-    Where uses of one layer have biases of their own, the shift of each is ``m_P - S m_K`` of its
-    mean.
+    Parameters
+    ----------
+    deliver
+        A method that takes moments, for the channels that are kept.
+    moments, found
+        At each consumer, and the layers that the consumers are.
+
+    Returns
+    -------
+    list of Delivery
+        One for each consumer. Where uses of one layer have biases of their own, the shift of each
+        is ``m_P - S m_K`` of its mean.
     """
     fitted: dict[int, Delivery] = {}
     for layer in found:
@@ -148,8 +167,13 @@ def pooled_outputs(
 ) -> dict[int, SampleMoments]:
     """Pool the means and variances of layers' outputs, by node, as `pooled` does those of inputs.
 
-    `found` has the nodes of each layer that is applied several times, all of them measured, and
-    their biases.
+    Parameters
+    ----------
+    measured
+        Of each node.
+    found
+        The nodes of each layer that is applied several times, all of them measured, and their
+        biases.
     """
     result = dict(measured)
     for nodes, biases in found:

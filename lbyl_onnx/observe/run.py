@@ -28,16 +28,28 @@ from lbyl_onnx.types import Array
 
 @dataclass(frozen=True)
 class ObservationRun:
-    """Where and on what a model is measured."""
+    """Where and on what a model is measured.
 
-    folder: Path  # for files
-    provider: str  # runs the instrumented model
+    Parameters
+    ----------
+    folder, provider
+        For files, and what runs the instrumented model.
+    source
+        The samples.
+    batch_statistics
+        Whether each BatchNormalization takes those of the mini-batch.
+    noises
+        What is added on the way, by the output of the layer that it is for.
+    alone
+        Samples on which columns are measured that count each alone; their moments need fewer than
+        those of pairs. None for all.
+    """
+
+    folder: Path
+    provider: str
     source: SampleSource
-    batch_statistics: bool  # whether each BatchNormalization takes those of the mini-batch
-    # What is added on the way, by the output of the layer that it is for.
+    batch_statistics: bool
     noises: Mapping[str, Noise] = field(default_factory=dict)
-    # Samples on which columns are measured that count each alone; their moments need fewer than
-    # those of pairs. None for all.
     alone: int | None = None
 
     @property
@@ -56,8 +68,21 @@ def measure(
 ) -> dict[str, SampleMoments]:
     """Measure the moments of some tensors over all samples, a mini-batch at a time.
 
-    `views` are what to measure, by a key; the result has the same keys, and float64 sums of float32
-    mini-batches. `targets` are tensors that are brought to a mean and deviation on the way.
+    Parameters
+    ----------
+    draft, tensor_info, read
+        The model, its facts, and what reads its tensors.
+    views
+        What to measure, by a key.
+    targets
+        Tensors that are brought to a mean and deviation on the way.
+    run
+        Where and on what.
+
+    Returns
+    -------
+    dict
+        The moments, by the same keys; float64 sums of float32 mini-batches.
 
     Raises
     ------

@@ -36,10 +36,21 @@ def sensitivities(
 ) -> dict[int, float]:
     """Measure how errors in some tensors reach the model's outputs.
 
-    `points` are the names of these tensors, by a key; they are float32, their first axis is the
-    batch. The result has by the same keys the squared error of the outputs, as a share of their
-    variance over the samples, for each share of the tensor's variance that is wrong. It is empty
-    where that cannot be measured.
+    Parameters
+    ----------
+    model, tensor_info, read
+        The model, its facts, and what reads its tensors.
+    points
+        Names of these tensors, by a key; they are float32, their first axis is the batch.
+    run
+        Where and on what the model is measured.
+
+    Returns
+    -------
+    dict
+        By the same keys: squared error of the outputs, as a share of their variance over the
+        samples, for each share of the tensor's variance that is wrong. Empty where it cannot be
+        measured.
 
     Notes
     -----

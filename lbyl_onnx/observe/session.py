@@ -70,18 +70,32 @@ ALONE = 48
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What can be fitted, and what is measured for it."""
+    """What can be fitted, and what is measured for it.
+
+    Parameters
+    ----------
+    analyzed, config
+        The model and the options.
+    groups, refusals
+        The groups that can be fitted, and those that cannot.
+    run
+        Where and on what the model is measured; None where nothing is or can be.
+    prior
+        The same on synthetic samples, for what the user's own are too few for; None without such.
+    outputs
+        The outputs that a repair is measured for, by node.
+    modelled
+        Nodes whose repair the moments have to tell.
+    """
 
     analyzed: AnalyzedModel
     config: Config
-    groups: tuple[ChannelGroup, ...]  # those that can be fitted
-    refusals: tuple[Refusal, ...]  # those that cannot
-    # Where and on what the model is measured; None where nothing is or can be.
+    groups: tuple[ChannelGroup, ...]
+    refusals: tuple[Refusal, ...]
     run: ObservationRun | None
-    # The same on synthetic samples, for what the user's own are too few for.
     prior: ObservationRun | None
-    outputs: Mapping[int, MomentSpec]  # those that a repair is measured for, by node
-    modelled: frozenset[int]  # nodes whose repair the moments have to tell
+    outputs: Mapping[int, MomentSpec]
+    modelled: frozenset[int]
 
     @property
     def ranges(self) -> tuple[InputRange, ...]:
@@ -125,8 +139,16 @@ def prepare(
 ) -> Prepared:
     """Find what can be fitted, and decide on what the model is measured.
 
-    The folder is for files of the baseline. With `measured`, statistics are wanted where the method
-    needs none, too.
+    Parameters
+    ----------
+    analyzed, baseline
+        The model, and what is known of it from running it.
+    config
+        The options.
+    folder
+        For files of the baseline.
+    measured
+        Whether statistics are wanted where the method needs none, too.
     """
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
     wanted = measured or config.needs_moments

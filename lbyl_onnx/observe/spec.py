@@ -17,19 +17,35 @@ STRIP, MOST_STRIPS = 256, 4
 
 @dataclass(frozen=True, eq=False)
 class MomentSpec:
-    """A tensor as rows of samples: which of its numbers are the columns."""
+    """A tensor as rows of samples: which of its numbers are the columns.
+
+    Parameters
+    ----------
+    tensor
+        Its name.
+    axis, rank
+        The axis of its channels, 1 or the last; its number of axes.
+    positions
+        (n, places): where channel i lies along that axis.
+    joint
+        Whether the places of a channel are columns of their own, and not more samples of it.
+    window
+        Makes each value that a Conv's window sees a column of its own.
+    strides
+        Only every stride-th place along each axis of the plane is a sample, or where there is no
+        plane every stride-th row; () for all.
+    cross
+        Whether all pairs of columns are wanted, or each column alone.
+    """
 
     tensor: str
-    axis: int  # of its channels, 1 or the last
-    rank: int  # its number of axes
-    positions: NDArray[np.intp]  # (n, places), where channel i lies along that axis
-    # Whether the places of a channel are columns of their own, and not more samples of it.
+    axis: int
+    rank: int
+    positions: NDArray[np.intp]
     joint: bool = False
-    window: Window | None = None  # makes each value that a Conv's window sees a column of its own
-    # Only every stride-th place along each axis of the plane is a sample, or where there is no
-    # plane every stride-th row; () for all.
+    window: Window | None = None
     strides: tuple[int, ...] = ()
-    cross: bool = True  # whether all pairs of columns are wanted, or each column alone
+    cross: bool = True
 
     @property
     def taps(self) -> int:
@@ -65,12 +81,25 @@ class Renormalization:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise added at the input of a matrix product, shaped as its weight: xi W."""
+    """Noise added at the input of a matrix product, shaped as its weight: xi W.
 
-    feed: str  # name of the input that brings xi, (samples, outputs), standard normal or zero
-    outputs: int  # of the layer
-    operands: tuple[int, int]  # which of its inputs bring the activations, and the weight
-    transposed: bool  # whether the weight is (outputs, inputs)
-    # Mean squared output of the layer on white inputs, which its outputs are scaled to; None where
-    # they stay as they are.
+    Parameters
+    ----------
+    feed
+        Name of the input that brings xi, (samples, outputs), standard normal or zero.
+    outputs
+        Of the layer.
+    operands
+        Which of its inputs bring the activations, and the weight.
+    transposed
+        Whether the weight is (outputs, inputs).
+    power
+        Mean squared output of the layer on white inputs, which its outputs are scaled to; None
+        where they stay as they are.
+    """
+
+    feed: str
+    outputs: int
+    operands: tuple[int, int]
+    transposed: bool
     power: float | None

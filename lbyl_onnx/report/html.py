@@ -33,11 +33,21 @@ _LONGEST_TEXT = 1 << 15
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a result comes from."""
+    """Where a result comes from.
 
-    source: str  # the input, as the user named it
-    command: str  # the command line, word by word
-    versions: Mapping[str, str]  # of what computed, by name
+    Parameters
+    ----------
+    source
+        The input, as the user named it.
+    command
+        The command line, word by word.
+    versions
+        Of what computed, by name.
+    """
+
+    source: str
+    command: str
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,19 @@ class Figure:
 class Row:
     """A layer of the strip.
 
-    `kept` and `removed` are the lengths of the bar's two parts, in percent; as a whole it grows
-    with the square root of the layer's width. `state` is `pruned`, `left` or `reads`, as the
-    layer's own channels went, stay for a reason, or stay; `note` says more of that.
+    Parameters
+    ----------
+    layer
+        The layer.
+    kept, removed
+        Lengths of the bar's two parts, in percent; as a whole it grows with the square root of the
+        layer's width.
+    state
+        `pruned`, `left` or `reads`: whether its own channels went, stay for a reason, or stay.
+    note
+        What is to be said of that.
+    macs, latency
+        Before and after.
     """
 
     layer: LayerComparison
@@ -74,12 +94,19 @@ class Row:
     removed: float
     state: str
     note: str
-    macs: Figure  # before and after
-    latency: Figure | None  # before and after
+    macs: Figure
+    latency: Figure | None
 
 
 def as_html(result: CompressResult, origin: Origin) -> str:
     """Return a whole result as one HTML file.
+
+    Parameters
+    ----------
+    result
+        The result, with its details.
+    origin
+        The command and the versions behind it.
 
     Raises
     ------

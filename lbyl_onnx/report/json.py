@@ -26,7 +26,17 @@ def comparison_as_json(found: Comparison, original: str, compressed: str, versio
 
 
 def as_json(result: CompressResult, source: str, version: str) -> str:
-    """Return the whole result, of a model named as the user did, as JSON, keys in a fixed order."""
+    """Return the whole result as JSON, keys in a fixed order.
+
+    Parameters
+    ----------
+    result
+        The result.
+    source
+        The input, as the user named it.
+    version
+        The tool's version.
+    """
     proof, times = result.verification, result.latency
     document: dict[str, Any] = {
         "lbyl_onnx": version,

@@ -81,7 +81,19 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 22.0, 30.0, 46.0
 def scatter(title: str, points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
     """Draw pairs of values against each other, with the line on which they would be the same.
 
-    Points are x first; both axes get the ends of all values.
+    Parameters
+    ----------
+    title
+        Over the chart.
+    points
+        Pairs, x first.
+    x, y
+        The axes; both get the ends of all values.
+
+    Returns
+    -------
+    str
+        An SVG element.
     """
     values = [value for point in points for value in point] or [0.0]
     low, high = min(values), max(values)
@@ -98,7 +110,22 @@ def scatter(title: str, points: Sequence[tuple[float, float]], x: Axis, y: Axis)
 
 
 def curves(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
-    """Draw lines with a mark at each point; their order keeps their colours."""
+    """Draw lines with a mark at each point.
+
+    Parameters
+    ----------
+    title
+        Over the chart.
+    series
+        The lines, in an order that keeps their colours.
+    x, y
+        The axes.
+
+    Returns
+    -------
+    str
+        An SVG element.
+    """
     svg = _svg(_WIDTH, _HEIGHT + _legend_height(series), title)
     _curves(svg, title, series, x, y)
     _legend(svg, series, _HEIGHT)
@@ -108,7 +135,15 @@ def curves(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
 def grid_of_curves(rows: Sequence[GridRow]) -> str:
     """Draw rows of panels with one legend: a whole SVG file.
 
-    It carries its own style. All panels have the same lines.
+    Parameters
+    ----------
+    rows
+        What is shown; all panels have the same lines.
+
+    Returns
+    -------
+    str
+        An SVG document that carries its own style.
     """
     columns = max((len(row.panels) for row in rows), default=1)
     width, row_height = columns * _WIDTH, _HEIGHT + 26.0

@@ -16,14 +16,34 @@ from lbyl_onnx.text import count, milliseconds, printable, share
 
 
 def print_result(result: CompressResult, source: str, console: Console) -> None:
-    """Print what was done to a model, named as the user did."""
+    """Print what was done to a model.
+
+    Parameters
+    ----------
+    result
+        The result.
+    source
+        The input, as the user named it.
+    console
+        Where to.
+    """
     target = "(dry run: nothing written)" if result.output is None else str(result.output)
     console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
     console.print(result)
 
 
 def print_inspection(found: Inspection, source: str, console: Console) -> None:
-    """Print what could be pruned in a model, named as the user did."""
+    """Print what could be pruned in a model.
+
+    Parameters
+    ----------
+    found
+        The inspection.
+    source
+        The model, as the user named it.
+    console
+        Where to.
+    """
     costs = found.costs
     console.print(Text(printable(source), style="bold"))
     console.print(f"{count(costs.parameters)} parameters, {count(costs.macs)} MACs")
@@ -75,7 +95,17 @@ def _print_predicted(found: Inspection, console: Console) -> None:
 
 
 def print_comparison(found: Comparison, original: str, compressed: str, console: Console) -> None:
-    """Print how two models compare, named as the user did."""
+    """Print how two models compare.
+
+    Parameters
+    ----------
+    found
+        The comparison.
+    original, compressed
+        The models, as the user named them.
+    console
+        Where to.
+    """
     console.print(
         Text(f"{printable(original)} and {printable(compressed)}", style="bold"), soft_wrap=True
     )

@@ -32,7 +32,17 @@ def described_range(found: InputRange) -> str:
 def costs_table(
     costs: tuple[Costs, Costs], sizes: tuple[int, int], times: PairedLatency, optimised: bool
 ) -> Table:
-    """Return costs before and after."""
+    """Return costs before and after.
+
+    Parameters
+    ----------
+    costs, sizes
+        Of the original and of the result.
+    times
+        Of both.
+    optimised
+        Whether ONNX Runtime optimised their graphs.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "before", "after", "ratio"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)

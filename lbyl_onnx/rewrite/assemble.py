@@ -35,8 +35,19 @@ def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> ModelDr
     A constant that all its readers see changed alike keeps its name. Where some readers need the
     old value, or another one, the changed value gets a name of its own.
 
-    `shapes` are new ones of tensors whose declared shape is stale; None leaves a dimension as it
-    is. Nodes and initializers that are no longer read are gone.
+    Parameters
+    ----------
+    model
+        The original.
+    edits
+        New constants, by node and input.
+    shapes
+        New shapes of tensors whose declared shape is stale; None leaves a dimension as it is.
+
+    Returns
+    -------
+    Draft
+        The edited model; nodes and initializers that are no longer read are gone.
     """
     graph = to_graph(model)
     nodes = list(graph.nodes)

@@ -36,15 +36,27 @@ from lbyl_onnx.types import Progress
 
 @dataclass(frozen=True, eq=False)
 class ModelBuilder:
-    """Makes and measures models of given counts."""
+    """Makes and measures models of given counts.
+
+    Parameters
+    ----------
+    prepared, baseline
+        What can be fitted, and the original as it runs.
+    measured, rankings
+        What is measured, and how channels go where that is known.
+    source, stage, reference
+        Files: the original, the compressed model, and the uncut one that it must equal.
+    progress
+        Told of each stage as it begins.
+    """
 
     prepared: Prepared
     baseline: Baseline
     measured: Iterable[ObservationRound]
-    rankings: Mapping[int, Ranking]  # how channels go where that is known
-    source: Path  # the original's file
-    stage: Path  # the compressed model's
-    reference: Path  # that of the uncut model that it must equal
+    rankings: Mapping[int, Ranking]
+    source: Path
+    stage: Path
+    reference: Path
     progress: Progress
 
     def make(self, counts: KeptCounts) -> Fitted:

@@ -19,11 +19,21 @@ MOST, LEAST, UNMEASURED = 128, 16, 64
 
 @dataclass(frozen=True, eq=False)
 class ComparedSamples:
-    """Samples like those the statistics are of: the user's own, or synthetic ones drawn anew."""
+    """Samples like those that the statistics are of: the user's own, or synthetic ones drawn anew.
+
+    Parameters
+    ----------
+    source
+        Where they come from.
+    count
+        How many, in whole mini-batches.
+    measured
+        Whether statistics were taken of such samples.
+    """
 
     source: SampleSource
-    count: int  # how many, in whole mini-batches
-    measured: bool  # whether statistics were taken of such samples
+    count: int
+    measured: bool
 
     @staticmethod
     def of(prepared: Prepared, baseline: Baseline) -> ComparedSamples:

@@ -31,20 +31,39 @@ PREFIX = "lbyl_onnx/kept/"
 
 @dataclass(frozen=True, eq=False)
 class NormMask:
-    """The channels over which a normalisation takes its statistics."""
+    """The channels over which a normalisation takes its statistics.
 
-    output: str  # name of what the normalisation gives, which tells the node
-    stays: NDArray[np.bool_]  # which channels stay, broadcasting to the normalisation's first input
-    # Of a GroupNormalization; None where statistics are over axes 2 and up, as they come.
+    Parameters
+    ----------
+    output
+        Name of what the normalisation gives, which tells the node.
+    stays
+        Which channels stay, broadcasting to the normalisation's first input.
+    groups
+        Of a GroupNormalization; None where statistics are over axes 2 and up, as they come.
+    rank, dtype
+        Of the first input.
+    """
+
+    output: str
+    stays: NDArray[np.bool_]
     groups: int | None
-    rank: int  # of the first input
-    dtype: np.dtype[np.generic]  # likewise
+    rank: int
+    dtype: np.dtype[np.generic]
 
 
 def norm_masks(
     model: ModelProto, tensor_info: TensorInfo, channels: ChannelMap, removed: Labels
 ) -> tuple[NormMask, ...]:
-    """Return a mask for each normalisation that takes statistics over channels of which some go."""
+    """Return a mask for each normalisation that takes statistics over channels of which some go.
+
+    Parameters
+    ----------
+    model, tensor_info, channels
+        The original, and where its channels lie.
+    removed
+        Roots of the removed channels.
+    """
     alive = ~np.isin(channels.roots, removed)
     masks = []
     for norm in channels.norms:
@@ -59,7 +78,17 @@ def norm_masks(
 
 
 def with_kept_statistics(draft: ModelDraft, masks: Sequence[NormMask], opset: int) -> ModelDraft:
-    """Return an uncut model whose normalisations see the channels that stay alone."""
+    """Return an uncut model whose normalisations see the channels that stay alone.
+
+    Parameters
+    ----------
+    draft
+        The model; it is not changed.
+    masks
+        Of its normalisations.
+    opset
+        Version of its default operator set.
+    """
     if not masks:
         return draft
     by_output = {mask.output: mask for mask in masks}

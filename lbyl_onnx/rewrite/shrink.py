@@ -33,8 +33,19 @@ def shrunk(
 ) -> Edits:
     """Drop the removed channels from every constant that carries them.
 
-    `edits` are the compensated constants, in the original's shapes, `removed` the roots of the
-    removed channels. The result has all constants that change.
+    Parameters
+    ----------
+    graph, tensor_info, channels
+        The original graph, its constants, and where its channels lie.
+    edits
+        The compensated constants, in the original's shapes.
+    removed
+        Roots of the removed channels.
+
+    Returns
+    -------
+    Edits
+        All constants that change.
     """
     alive = ~np.isin(channels.roots, removed)
     outputs = {s.node: s for s in channels.bindings if s.role is Role.PRODUCER}

@@ -48,6 +48,13 @@ def stored(tensor_info: TensorInfo, sharing: Sharing, edits: Edits) -> tuple[Edi
     A constant that only some readers see changed, or some otherwise, is left where it is read:
     these readers then get one of their own.
 
+    Parameters
+    ----------
+    tensor_info, sharing
+        The original's constants, and who reads them.
+    edits
+        New constants by reader.
+
     Returns
     -------
     edits

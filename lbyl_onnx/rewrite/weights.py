@@ -29,12 +29,24 @@ BLOCK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What happens to one layer's weight: in order deliveries, a repair, a mixture."""
+    """What happens to one layer's weight: in order deliveries, a repair, a mixture.
 
-    layer: LinearLayer  # by the axis of its weight along which it reads these channels
-    fits: tuple[ConsumerFit, ...]  # the deliveries of the channels that it reads
-    repair: Repair | None  # scale and shift of its outputs; None to leave them as they are
-    mixture: ProducerMixing | None  # of the channels that it produces; None likewise
+    Parameters
+    ----------
+    layer
+        The layer, by the axis of its weight along which it reads these channels.
+    fits
+        The deliveries of the channels that it reads.
+    repair
+        Scale and shift of its outputs; None to leave them as they are.
+    mixture
+        Of the channels that it produces; None likewise.
+    """
+
+    layer: LinearLayer
+    fits: tuple[ConsumerFit, ...]
+    repair: Repair | None
+    mixture: ProducerMixing | None
 
     @property
     def shared(self) -> bool:
@@ -62,13 +74,21 @@ class Change:
 
 @dataclass(frozen=True)
 class Edits:
-    """What changes in a graph."""
+    """What changes in a graph.
 
-    operands: Mapping[Operand, Value]  # new constants for inputs of nodes
-    # Constants to add to a node's output, in a shape that broadcasts to it, where it has no bias to
-    # take them.
+    Parameters
+    ----------
+    operands
+        New constants for inputs of nodes.
+    added
+        Constants to add to a node's output, in a shape that broadcasts to it, where it has no bias
+        to take them.
+    attributes
+        New attributes, by node and name; None takes one away.
+    """
+
+    operands: Mapping[Operand, Value]
     added: Mapping[int, Array]
-    # New attributes, by node and name; None takes one away.
     attributes: Mapping[tuple[int, str], list[int] | int | None]
 
 
@@ -81,13 +101,25 @@ def compensated(
 ) -> Edits:
     """Fold each delivery into its consumer, in the shapes of the original model.
 
-    With a ~ S a_K + c, a consumer with weight V becomes V S on the kept channels, 0 on the removed
-    ones, and its bias grows by the sum over taps of V c. A repair then scales and shifts its
-    outputs, and a mixture takes their place.
+    With a ~ S a_K + c, a consumer with weight V becomes V S on the kept channels, 0 on the
+    removed ones, and its bias grows by the sum over taps of V c. A repair then scales and shifts
+    its outputs, and a mixture takes their place.
 
-    Several deliveries may meet in one consumer, each on channels of its own. A layer has at most
-    one producer mixing; its consumers read these as they come, without mixing. Sums are float64,
-    stored in each weight's own type.
+    Parameters
+    ----------
+    graph, tensor_info
+        The original graph and its constants.
+    fits
+        The deliveries; several may meet in one consumer, each on channels of its own.
+    producer_mixings
+        At most one for a layer; consumers read these as they come, without mixing.
+    repairs
+        What the outputs of some layers are scaled and shifted by.
+
+    Returns
+    -------
+    Edits
+        Float64 sums, stored in each weight's own type.
 
     Raises
     ------

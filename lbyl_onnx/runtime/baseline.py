@@ -31,16 +31,31 @@ OTHERS_SECONDS, SLOWEST = 10.0, 2.0
 
 @dataclass(frozen=True)
 class Baseline:
-    """A model as it is before compression, seen from outside."""
+    """A model as it is before compression, seen from outside.
 
-    provider: str  # name of the execution provider that runs it
-    first: Shapes  # input shapes that it runs on
-    second: Shapes  # likewise; they differ from the first in the dynamic dimensions
-    # Random: `SAMPLES` at the first shapes, one at the second, one at each of the others.
+    Parameters
+    ----------
+    provider
+        Name of the execution provider that runs it.
+    first, second
+        Two sets of input shapes that it runs on; they differ in the dynamic dimensions.
+    feeds
+        Random inputs: `SAMPLES` at the first shapes, one at the second, one at each of the others.
+    record
+        What it gave on them.
+    optimise
+        Whether ONNX Runtime optimised its graph.
+    others
+        More shapes that it runs on: small, odd and large ones.
+    """
+
+    provider: str
+    first: Shapes
+    second: Shapes
     feeds: tuple[Feeds, ...]
-    record: Record  # what it gave on them
-    optimise: bool = True  # whether ONNX Runtime optimised its graph
-    others: tuple[Shapes, ...] = ()  # more shapes that it runs on: small, odd and large ones
+    record: Record
+    optimise: bool = True
+    others: tuple[Shapes, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -63,8 +78,23 @@ def run_baseline(
 ) -> Baseline:
     """Run a model as it came: find input shapes it accepts, record what it gives.
 
-    Inputs are normally distributed; uniform where those overflow. `given` are input shapes of the
-    user's, for the first set. To optimise the graph, ONNX Runtime copies the weights.
+    Parameters
+    ----------
+    path
+        The model's file.
+    provider
+        An execution provider's name.
+    seed
+        Of the random inputs.
+    optimise
+        Whether ONNX Runtime may optimise the graph, for which it copies the weights.
+    given
+        Input shapes that the user gave, for the first set.
+
+    Returns
+    -------
+    Probe
+        Its outputs on normally distributed inputs; uniform ones where those overflow.
 
     Raises
     ------

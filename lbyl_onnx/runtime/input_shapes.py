@@ -57,9 +57,18 @@ def runnable_shapes(
 ) -> tuple[Shapes, Shapes]:
     """Find two sets of shapes that a model runs at; they differ in the dynamic dimensions.
 
-    `run` runs the model once at such shapes, and raises ModelError where it does not run; after so
-    many seconds no more are tried once one has failed. `needed` tells the sizes that the weights
-    prescribe; it is asked where the first try fails. The first set has the shapes that are given.
+    Parameters
+    ----------
+    signature
+        What the model takes.
+    run
+        Runs it once at such shapes; raises ModelError where it does not run.
+    seconds
+        After so many no more shapes are tried once one has failed.
+    needed
+        Tells the sizes that the weights prescribe; asked where the first try fails.
+    given
+        Shapes that the first set has to have.
 
     Raises
     ------

@@ -65,10 +65,13 @@ class _Trace:
 def needed_sizes(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
     """Return the sizes of inputs that weights prescribe, by input and axis.
 
-    Each axis of an input is followed through operators that keep its length, or multiply it, to the
-    first operator whose weights have to fit it.
+    Each axis of an input is followed through operators that keep its length, or multiply it, to
+    the first operator whose weights have to fit it.
 
-    Initializers in external files are not read.
+    Parameters
+    ----------
+    model
+        The model; initializers in external files are not read.
     """
     trace = _Trace()
     for tensor in model.graph.initializer:

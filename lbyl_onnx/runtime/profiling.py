@@ -33,7 +33,23 @@ _KERNEL = "_kernel_time"
 def kernel_times(
     path: Path, provider: str, feeds: Feeds, optimise: bool = True
 ) -> dict[str, float]:
-    """Profile a model: median milliseconds of each kernel, by the name that ONNX Runtime gives it.
+    """Profile a model.
+
+    Parameters
+    ----------
+    path
+        The model's file; ONNX Runtime is known to run it.
+    provider
+        An execution provider's name.
+    feeds
+        One input.
+    optimise
+        Whether ONNX Runtime may optimise the graph, as where the model is deployed.
+
+    Returns
+    -------
+    dict of str to float
+        Median milliseconds of each kernel, by the name that ONNX Runtime gives it.
 
     Raises
     ------
@@ -83,7 +99,14 @@ def layer_times(
     nodes, or after its output: each kernel is given to the nearest layer before that, in the order
     of the graph, that has no kernel yet.
 
-    `layers` are their indices among the profiled model's nodes, `kernels` milliseconds by name.
+    Parameters
+    ----------
+    model
+        The model that was profiled.
+    layers
+        Indices of the layers among its nodes.
+    kernels
+        Milliseconds by the kernel's name.
 
     Returns
     -------

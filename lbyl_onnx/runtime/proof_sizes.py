@@ -64,8 +64,12 @@ class _Dimensions:
 def kinds(inputs: Declared, first: Shapes, second: Shapes) -> list[list[Shapes]]:
     """Return lists of input shapes; of each list the first that a model runs at is wanted.
 
-    Inputs have a name, a type and declared dimensions; what is no number is dynamic. The model runs
-    at the two shapes.
+    Parameters
+    ----------
+    inputs
+        Name, type and declared dimensions of the inputs; what is no number is dynamic.
+    first, second
+        Shapes that the model runs at.
     """
     dims = _Dimensions.of(inputs, first, second)
     made = (_small(dims), _odd(dims), _large(dims))

@@ -82,7 +82,15 @@ _BLOCKED = "com.microsoft.nchwc"
 
 
 def channel_block(hardware: Hardware, provider: str) -> int:
-    """Return the step in channels that a machine gains by; `host` is this one."""
+    """Return the step in channels that a machine gains by.
+
+    Parameters
+    ----------
+    hardware
+        The machine; `host` is this one.
+    provider
+        The execution provider that runs models on this one.
+    """
     if hardware != "host":
         return BLOCKS[hardware]
     return _measured_block() if provider == CPU else BLOCKS["cuda"]

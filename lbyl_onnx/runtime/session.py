@@ -89,11 +89,21 @@ class Signature:
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A model that ONNX Runtime has loaded."""
+    """A model that ONNX Runtime has loaded.
+
+    Parameters
+    ----------
+    path
+        Its file.
+    loaded
+        ONNX Runtime's own session.
+    seconds
+        What it has for a run of one sample: a graph may hold a loop without end.
+    """
 
     path: Path
-    loaded: ort.InferenceSession  # ONNX Runtime's own
-    seconds: float  # what it has for a run of one sample: a graph may hold a loop without end
+    loaded: ort.InferenceSession
+    seconds: float
 
     @staticmethod
     def of(path: Path, provider: str, settings: ort.SessionOptions | None = None) -> Session:

@@ -104,7 +104,17 @@ def paired(
     What slows the machine down for a while slows both in the same round, so the ratio within a
     round is steadier than either time.
 
-    Where ONNX Runtime may not optimise the graphs they are large: one is held in memory at a time.
+    Parameters
+    ----------
+    original, other
+        The models' files.
+    provider
+        An execution provider's name.
+    feeds
+        One input for both.
+    optimise
+        Whether ONNX Runtime may optimise the graphs. Where it may not, they are large: one is held
+        in memory at a time.
 
     Raises
     ------

@@ -30,7 +30,16 @@ def plan_cells(
 ) -> tuple[Cell, ...]:
     """Return a cell for each model and configuration.
 
-    `data` is what all are scored on; another version of this tool may give other models.
+    Parameters
+    ----------
+    models
+        The models' files.
+    configs
+        How each is compressed.
+    data
+        What all are scored on.
+    version
+        Of this tool: another one may give other models.
 
     Raises
     ------
@@ -101,8 +110,16 @@ def run_sweep(
 ) -> Sweep:
     """Run the cells that have not been run; keep each outcome as soon as it is there.
 
-    The folder has a file for each outcome; `progress` is told how many cells are done, and how many
-    there are.
+    Parameters
+    ----------
+    cells
+        The cells.
+    folder
+        Where outcomes are kept, one file for each.
+    scheduler
+        Where they run.
+    progress
+        Told how many cells are done, and how many there are.
 
     Raises
     ------

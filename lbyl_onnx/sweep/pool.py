@@ -25,11 +25,21 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Done(Generic[T, R]):
-    """A piece of work that has ended."""
+    """A piece of work that has ended.
 
-    task: T  # what was to be done
-    result: R | None  # what came of it; None where it failed
-    reason: str | None  # why it failed; None where it did not
+    Parameters
+    ----------
+    task
+        What was to be done.
+    result
+        What came of it; None where it failed.
+    reason
+        Why it failed; None where it did not.
+    """
+
+    task: T
+    result: R | None
+    reason: str | None
 
 
 def run_in_processes(
@@ -37,9 +47,14 @@ def run_in_processes(
 ) -> Iterator[Done[T, R]]:
     """Call a function on each task in other processes; give what came of each as it ends.
 
-    The function is of a module that the processes can import; whatever it raises is the reason of a
-    failure. Tasks and results are pickled. The processes together may take the memory that the
-    machine has free.
+    Parameters
+    ----------
+    function
+        Of a module that the processes can import; whatever it raises is the reason of a failure.
+    tasks
+        Its arguments; they and the results are pickled.
+    workers
+        Processes at a time. Together they may take the memory that the machine has free.
     """
     memory = available_memory()
     share = {} if memory is None else {processes.MEMORY: str(memory // workers)}

@@ -12,13 +12,27 @@ from lbyl_onnx.evaluate.score import ScoringData
 
 @dataclass(frozen=True)
 class Cell:
-    """One compression to be measured."""
+    """One compression to be measured.
 
-    model: Path  # its file, where every worker finds it
-    digest: str  # SHA-256 of its bytes, external data included
+    Parameters
+    ----------
+    model
+        The model's file, where every worker finds it.
+    digest
+        SHA-256 of its bytes, external data included.
+    config
+        How it is compressed.
+    data
+        What it is scored on.
+    key
+        Hash of all that the outcome depends on.
+    """
+
+    model: Path
+    digest: str
     config: Config
-    data: ScoringData  # what it is scored on
-    key: str  # hash of all that the outcome depends on
+    data: ScoringData
+    key: str
 
 
 @dataclass(frozen=True)
@@ -34,16 +48,28 @@ class Measures:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished cell."""
+    """A finished cell.
 
-    key: str  # of the cell
+    Parameters
+    ----------
+    key
+        Of the cell.
+    model, method, ratio
+        What was compressed, and how.
+    metric, samples
+        What the score is, and of how many samples.
+    before, after
+        The original and the compressed model.
+    """
+
+    key: str
     model: str
     method: str
     ratio: float
-    metric: str  # what the score is
+    metric: str
     samples: int
-    before: Measures  # the original
-    after: Measures  # the compressed model
+    before: Measures
+    after: Measures
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ _PASSED = ("Cast", "Identity")
 
 
 def normalisation_of(mean: Node, tensor_info: TensorInfo) -> str | None:
-    """Return the normalisation that a ReduceMean is part of; None where it is part of none."""
+    """Return the normalisation that a ReduceMean is part of; None where it is part of none.
+
+    Parameters
+    ----------
+    mean
+        The node.
+    tensor_info
+        Constants of its graph.
+    """
     squared = _squared(mean, tensor_info)
     if squared is not None and _is_divided_by(mean, tensor_info):
         return "layer normalisation" if _is_centred(squared) else "RMS normalisation"

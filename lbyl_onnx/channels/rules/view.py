@@ -22,17 +22,33 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 
 @dataclass(frozen=True)
 class ShapeParameter:
-    """Whole numbers at a node that count channels: a target shape, part sizes, bounds, `group`."""
+    """Whole numbers at a node that count channels: a target shape, part sizes, bounds, `group`.
+
+    Parameters
+    ----------
+    node
+        Index of the node.
+    place
+        The input's index, or the attribute's name.
+    elements
+        Each number: as it is, or the labels that it counts.
+    of
+        For indices, the channel that each one names: those of removed channels go.
+    scalar
+        Whether an attribute is one number.
+    replaces
+        An attribute that may not stand beside the new numbers.
+    also
+        Labels that are not counted, but with which a number changes: those along an axis on which
+        it is given from the end, those from whose number the graph computes it.
+    """
 
     node: int
-    place: int | str  # the input's index, or the attribute's name
-    elements: tuple[int | Labels, ...]  # each number: as it is, or the labels that it counts
-    # For indices, the channel that each one names: those of removed channels go.
+    place: int | str
+    elements: tuple[int | Labels, ...]
     of: Labels | None = None
-    scalar: bool = False  # whether an attribute is one number
-    replaces: str | None = None  # an attribute that may not stand beside the new numbers
-    # Labels that are not counted, but with which a number changes: those along an axis on which it
-    # is given from the end, those from whose number the graph computes it.
+    scalar: bool = False
+    replaces: str | None = None
     also: Labels | None = None
 
     @property
@@ -43,10 +59,18 @@ class ShapeParameter:
 
 @dataclass(frozen=True)
 class ShapeDependence:
-    """A number in the graph that is computed from the number of channels along an axis."""
+    """A number in the graph that is computed from the number of channels along an axis.
 
-    labels: Labels  # the channels, in their order
-    exact: bool  # whether it is their number, and not only depends on it
+    Parameters
+    ----------
+    labels
+        The channels, in their order.
+    exact
+        Whether it is their number, and not only depends on it.
+    """
+
+    labels: Labels
+    exact: bool
 
 
 ShapeDependences = tuple[ShapeDependence | None, ...]
@@ -63,12 +87,21 @@ class Join:
 
 @dataclass(frozen=True)
 class SharedNorm:
-    """A normalisation that takes its mean and variance over several channels."""
+    """A normalisation that takes its mean and variance over several channels.
+
+    Parameters
+    ----------
+    node
+        Index of the node.
+    labels
+        Of its first input; of each set of channels that share statistics as many go.
+    groups
+        Of a GroupNormalization, whose groups lie on axis 1; None for an InstanceNormalization,
+        behind whose axis 1 the channels lie.
+    """
 
     node: int
-    labels: Labels  # of its first input; of each set of channels that share statistics as many go
-    # Of a GroupNormalization, whose groups lie on axis 1; None for an InstanceNormalization, behind
-    # whose axis 1 the channels lie.
+    labels: Labels
     groups: int | None
 
 

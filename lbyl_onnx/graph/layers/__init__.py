@@ -37,8 +37,17 @@ def is_layer(node: Node | NodeProto) -> bool:
 def describe(tensor_info: TensorInfo, node: Node | NodeProto) -> LinearLayer | str:
     """Describe a node as a linear layer by its shapes and attributes.
 
-    Shapes are those at the first input shapes; the weight need not be constant. A node that is no
-    such layer gets the reason why.
+    Parameters
+    ----------
+    tensor_info
+        What is known of the tensors; shapes are those at the first input shapes.
+    node
+        A node of a graph, or of a model.
+
+    Returns
+    -------
+    LinearLayer or str
+        The layer; its weight need not be constant. Otherwise the reason why the node is none.
     """
     row = LAYERS.get(_key(node))
     return "its operator has no weight" if row is None else row(Operation.of(node), tensor_info)

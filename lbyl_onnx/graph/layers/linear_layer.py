@@ -71,11 +71,18 @@ class Window:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a constant is stored."""
+    """How a constant is stored.
 
-    # Parts of the first axis whose outputs lie side by side; 1 for all but a ConvTranspose.
+    Parameters
+    ----------
+    groups
+        Parts of the first axis whose outputs lie side by side; 1 for all but a ConvTranspose.
+    whole
+        Whether whole groups go, of one input each, where channels do.
+    """
+
     groups: int = 1
-    whole: bool = False  # whether whole groups go, of one input each, where channels do
+    whole: bool = False
 
     def seen(self, stored: Array) -> Array:
         """Return (in, out / groups, ..) as (in / groups, out, ..)."""
@@ -123,30 +130,52 @@ class LinearLayer:
     none of the output is summed over; one that meets an axis of the output alone makes it; one that
     meets both has a matrix for each place; one that meets neither is a window's.
 
-    `data_axes` and `output_axes` have for each axis of the weight the axis of the activations, and
-    that of the output, with which it goes; None without one. In groups such an axis goes with a
-    part of it. A window is None where what is seen at one place is not known, or only one position
-    is.
+    Parameters
+    ----------
+    node
+        The node.
+    shape
+        Of the weight.
+    data_axes, output_axes
+        For each axis of the weight the axis of the activations, and that of the output, with which
+        it goes; None without one. In groups such an axis goes with a part of it.
+    rank
+        Number of axes of the output.
+    in_axis, out_axis
+        The axes of the weight along which the channels lie that are read, and those that are made.
+    operand, data, bias_operand
+        The inputs that bring the weight, the activations, and the bias: None where the operator
+        takes none.
+    alpha, beta
+        What the product and the bias are multiplied by.
+    groups
+        Parts of the channels that do not see each other.
+    layout
+        How the weight is stored.
+    window
+        What is seen at one place; None where that is not known, or only one position is.
+    scattered
+        Whether each input is spread over places of the output, as in a ConvTranspose.
+    passed
+        Pairs of an axis of the activations and one of the output: it is handed on as it is.
     """
 
     node: Operation
-    shape: tuple[int, ...]  # of the weight
+    shape: tuple[int, ...]
     data_axes: tuple[int | None, ...]
     output_axes: tuple[int | None, ...]
-    rank: int  # number of axes of the output
-    in_axis: int  # axis of the weight along which the channels lie that are read
-    out_axis: int  # that of those that are made
-    operand: int = 1  # the input that brings the weight
-    data: int = 0  # the activations
-    bias_operand: int | None = None  # the bias; None where the operator takes none
-    alpha: float = 1.0  # what the product is multiplied by
-    beta: float = 1.0  # what the bias is multiplied by
-    groups: int = 1  # parts of the channels that do not see each other
+    rank: int
+    in_axis: int
+    out_axis: int
+    operand: int = 1
+    data: int = 0
+    bias_operand: int | None = None
+    alpha: float = 1.0
+    beta: float = 1.0
+    groups: int = 1
     layout: Layout = Layout()
     window: Window | None = None
-    # Whether each input is spread over places of the output, as in a ConvTranspose.
     scattered: bool = False
-    # An axis of the activations and one of the output: handed on as it is.
     passed: tuple[tuple[int, int], ...] = ()
 
     @property
