@@ -69,6 +69,19 @@ class Row:
         return (self.auto - self.uniform) / lost if lost > 0 else 0.0
 
 
+def file_of(model: str, folder: Path, exported: Path | None) -> Path:
+    """Return a model's file, made in the folder where it is not one of those shared."""
+    path = folder / f"{model}.onnx"
+    if model == STRUCTURE:
+        onnx.save(resnet50(), path)
+        return path
+    if model != EXPORTED:
+        return model_path(model)
+    if exported is None:
+        efficientnet.export(path)
+    return exported or path
+
+
 def accuracies(name: str, path: Path, limit: int | None) -> dict[str, float | int]:
     """Compress to half both ways, and score."""
     dataset, own = MODELS[name]
@@ -196,7 +209,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             for model in options.models:
-                path = _file(model, folder, options.efficientnet)
+                path = file_of(model, folder, options.efficientnet)
                 found = asdict(rows.get(model, Row(model)))
                 if model in MODELS and not options.no_accuracy:
                     found |= accuracies(model, path, options.limit)
@@ -219,18 +232,6 @@ def _on_record(path: Path) -> dict[str, Row]:
     """Rows of earlier runs: those of other models stay."""
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     return {row["model"]: Row(**row) for row in rows}
-
-
-def _file(model: str, folder: Path, exported: Path | None) -> Path:
-    path = folder / f"{model}.onnx"
-    if model == STRUCTURE:
-        onnx.save(resnet50(), path)
-        return path
-    if model != EXPORTED:
-        return model_path(model)
-    if exported is None:
-        efficientnet.export(path)
-    return exported or path
 
 
 if __name__ == "__main__":

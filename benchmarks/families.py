@@ -27,14 +27,13 @@ from benchmarks.tables import describe_machine, markdown_table, write_pair
 from benchmarks.torch_families import EXPORTERS, FAMILIES, export
 from benchmarks.torch_transformers import WORDS
 from lbyl_onnx import Config, compress
-from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelMap, Selection
-from lbyl_onnx.config import Scope
 from lbyl_onnx.errors import LbylOnnxError
-from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.graph import source
 from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.methods.registry import method_names
+from lbyl_onnx.option_types import Scope
 from lbyl_onnx.runtime import baseline
 from lbyl_onnx.shapes import Shapes
 from tests.support.oracle import Feeds, Interpreted, deviation, masked, run
@@ -98,13 +97,14 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
     onnx.save(model, path)
     gc.freeze()  # the tool collects garbage after each stage; PyTorch's objects are not its own
     shapes = baseline.input_shapes(path, "CPUExecutionProvider")
-    tensor_info = TensorInfo(model, *shapes)
+    files = source.check_source(path)
     failures: list[str] = []
     worst = [0.0]
     scopes: dict[str, Coverage] = {}
     for scope in SCOPES:
-        channels = find_channels(to_graph(model), tensor_info, Selection(scope=scope))
-        found = Interpreted(model, tensor_info, channels)
+        analyzed = AnalyzedModel.open(files, shapes, Selection(scope=scope))
+        channels = analyzed.channels
+        found = Interpreted(analyzed.model, analyzed.tensor_info, channels)
         macs: dict[str, float] = {}
         if channels.groups:
             for ratio, method in product(RATIOS, method_names()):

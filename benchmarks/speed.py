@@ -22,15 +22,13 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from benchmarks import efficientnet
 from benchmarks.accuracy import top1
-from benchmarks.datasets import Dataset, Images, SharedFilesError, load, model_path
-from benchmarks.structures import resnet50
+from benchmarks.budgets import EXPORTED, STRUCTURE, file_of
+from benchmarks.datasets import Dataset, Images, SharedFilesError, load
 from benchmarks.tables import describe_machine, markdown_table, write_pair
 from lbyl_onnx import Config, NothingToPruneError, __version__, compress
 
 RATIOS = (0.1, 0.2, 0.3)
-EXPORTED, STRUCTURE = "efficientnet_lite0", "resnet50_structure"
 IMAGES: dict[str, tuple[Dataset, int]] = {
     "resnet20_cifar10": ("cifar10", 2500),
     "vgg16_cifar10": ("cifar10", 1000),
@@ -200,16 +198,7 @@ def markdown(setting: dict[str, object], rows: Sequence[Row]) -> str:
 
 def _files(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
     for name in options.models:
-        path = folder / f"{name}.onnx"
-        if name == STRUCTURE:
-            onnx.save(resnet50(), path)
-        elif name == EXPORTED and options.efficientnet is None:
-            efficientnet.export(path)
-        elif name == EXPORTED:
-            path = options.efficientnet
-        else:
-            path = model_path(name)
-        yield name, path
+        yield name, file_of(name, folder, options.efficientnet)
     for entry in options.more:
         name, _, file = entry.partition("=")
         yield name, Path(file)

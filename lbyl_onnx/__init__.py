@@ -12,169 +12,105 @@ _AS_MODULE = sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] in (
 if _AS_MODULE and not sys.flags.safe_path:
     sys.path.pop(0)
 
-TYPE_CHECKING = False  # to type checkers it is True
-if TYPE_CHECKING:
-    from lbyl_onnx.budget.solve import TargetReport
-    from lbyl_onnx.channels.groups import Refusal
-    from lbyl_onnx.channels.operators import register_operator
-    from lbyl_onnx.config import Config, Options
-    from lbyl_onnx.data.source import InputRange
-    from lbyl_onnx.errors import (
-        CalibrationError,
-        CompensationError,
-        InstallationError,
-        LbylOnnxError,
-        ModelError,
-        NothingToPruneError,
-        OptionError,
-        OutputError,
-        TargetError,
-        TooSlowError,
-        VerificationError,
-    )
-    from lbyl_onnx.evaluate.compare import Comparison, compare_models
-    from lbyl_onnx.evaluate.layers import Details, LayerComparison
-    from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
-    from lbyl_onnx.evaluate.verify import Verification
-    from lbyl_onnx.graph.costs import Costs
-    from lbyl_onnx.graph.source import FileHash
-    from lbyl_onnx.guard.effort import Effort
-    from lbyl_onnx.inspection import GroupView, Inspection, Predicted, Reach, inspect
-    from lbyl_onnx.methods.registry import (
-        Criterion,
-        Method,
-        MethodOption,
-        register_criterion,
-        register_method,
-    )
-    from lbyl_onnx.methods.types import (
-        BatchNorm,
-        ConsumerLoss,
-        Delivery,
-        Evidence,
-        FoldedRows,
-        Moments,
-        Ranking,
-    )
-    from lbyl_onnx.pipeline import compress
-    from lbyl_onnx.results.compressed import CompressResult
-    from lbyl_onnx.results.groups import GroupReport
-    from lbyl_onnx.runtime.timing import Latency, PairedLatency
-
 __version__ = "0.1.0"
-
-__all__ = [
-    "BatchNorm",
-    "CalibrationError",
-    "Comparison",
-    "CompensationError",
-    "CompressResult",
-    "Config",
-    "ConsumerLoss",
-    "Costs",
-    "Criterion",
-    "Delivery",
-    "Details",
-    "Effort",
-    "Evidence",
-    "Fidelity",
-    "FileHash",
-    "FoldedRows",
-    "GroupReport",
-    "GroupView",
-    "InputRange",
-    "Inspection",
-    "InstallationError",
-    "Latency",
-    "LayerComparison",
-    "LbylOnnxError",
-    "Method",
-    "MethodOption",
-    "ModelError",
-    "Moments",
-    "NothingToPruneError",
-    "OptionError",
-    "Options",
-    "OutputError",
-    "OutputFidelity",
-    "PairedLatency",
-    "Predicted",
-    "Ranking",
-    "Reach",
-    "Refusal",
-    "TargetError",
-    "TargetReport",
-    "TooSlowError",
-    "Verification",
-    "VerificationError",
-    "__version__",
-    "compare_models",
-    "compress",
-    "inspect",
-    "register_criterion",
-    "register_method",
-    "register_operator",
-]
 
 # Where each public name is, once it is asked for: the parent process of the command line is up
 # before NumPy and ONNX Runtime could be imported.
 _HOMES = {
-    "budget.solve": ("TargetReport",),
-    "channels.groups": ("Refusal",),
-    "config": ("Config", "Options"),
-    "data.source": ("InputRange",),
-    "channels.operators": ("register_operator",),
-    "errors": (
-        "CalibrationError",
-        "CompensationError",
-        "InstallationError",
-        "LbylOnnxError",
-        "ModelError",
-        "NothingToPruneError",
-        "OptionError",
-        "OutputError",
-        "TargetError",
-        "TooSlowError",
-        "VerificationError",
-    ),
-    "methods.registry": (
-        "Criterion",
-        "Method",
-        "MethodOption",
-        "register_criterion",
-        "register_method",
-    ),
-    "methods.types": (
-        "BatchNorm",
-        "ConsumerLoss",
-        "Delivery",
-        "Evidence",
-        "FoldedRows",
-        "Moments",
-        "Ranking",
-    ),
-    "evaluate.compare": ("Comparison", "compare_models"),
-    "evaluate.layers": ("Details", "LayerComparison"),
-    "evaluate.metrics": ("Fidelity", "OutputFidelity"),
-    "evaluate.verify": ("Verification",),
-    "graph.costs": ("Costs",),
-    "graph.source": ("FileHash",),
-    "guard.effort": ("Effort",),
-    "inspection": ("GroupView", "Inspection", "Predicted", "Reach", "inspect"),
-    "pipeline": ("compress",),
-    "results.compressed": ("CompressResult",),
-    "results.groups": ("GroupReport",),
-    "runtime.timing": ("Latency", "PairedLatency"),
+    "budget.solve": "TargetReport",
+    "channels.groups": "Refusal",
+    "channels.operators": "register_operator",
+    "config": "Config",
+    "data.source": "InputRange",
+    "errors": "CalibrationError CompensationError InstallationError LbylOnnxError ModelError "
+    "NothingToPruneError OptionError OutputError TargetError TooSlowError VerificationError",
+    "evaluate.compare": "Comparison compare_models",
+    "evaluate.layers": "Details LayerComparison",
+    "evaluate.metrics": "Fidelity OutputFidelity",
+    "evaluate.verify": "Verification",
+    "graph.costs": "Costs",
+    "graph.source": "FileHash",
+    "guard.effort": "Effort",
+    "inspection": "GroupView Inspection Predicted Reach inspect",
+    "methods.registry": "Criterion Method MethodOption register_criterion register_method",
+    "methods.types": "BatchNorm ConsumerLoss Delivery Evidence FoldedRows Moments Ranking",
+    "option_types": "Options",
+    "pipeline": "compress",
+    "results.compressed": "CompressResult",
+    "results.groups": "GroupReport",
+    "runtime.timing": "Latency PairedLatency",
 }
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = sorted((*_HOME_OF, "__version__"))
+
+TYPE_CHECKING = False  # to type checkers it is True: for them the same names once more
+if TYPE_CHECKING:
+    # isort: off
+    # It would give each name a statement of its own.
+    from lbyl_onnx.budget.solve import TargetReport as TargetReport
+    from lbyl_onnx.channels.groups import Refusal as Refusal
+    from lbyl_onnx.channels.operators import register_operator as register_operator
+    from lbyl_onnx.config import Config as Config
+    from lbyl_onnx.data.source import InputRange as InputRange
+    from lbyl_onnx.errors import (
+        CalibrationError as CalibrationError,
+        CompensationError as CompensationError,
+        InstallationError as InstallationError,
+        LbylOnnxError as LbylOnnxError,
+        ModelError as ModelError,
+        NothingToPruneError as NothingToPruneError,
+        OptionError as OptionError,
+        OutputError as OutputError,
+        TargetError as TargetError,
+        TooSlowError as TooSlowError,
+        VerificationError as VerificationError,
+    )
+    from lbyl_onnx.evaluate.compare import (
+        Comparison as Comparison,
+        compare_models as compare_models,
+    )
+    from lbyl_onnx.evaluate.layers import Details as Details, LayerComparison as LayerComparison
+    from lbyl_onnx.evaluate.metrics import Fidelity as Fidelity, OutputFidelity as OutputFidelity
+    from lbyl_onnx.evaluate.verify import Verification as Verification
+    from lbyl_onnx.graph.costs import Costs as Costs
+    from lbyl_onnx.graph.source import FileHash as FileHash
+    from lbyl_onnx.guard.effort import Effort as Effort
+    from lbyl_onnx.inspection import (
+        GroupView as GroupView,
+        Inspection as Inspection,
+        Predicted as Predicted,
+        Reach as Reach,
+        inspect as inspect,
+    )
+    from lbyl_onnx.methods.registry import (
+        Criterion as Criterion,
+        Method as Method,
+        MethodOption as MethodOption,
+        register_criterion as register_criterion,
+        register_method as register_method,
+    )
+    from lbyl_onnx.methods.types import (
+        BatchNorm as BatchNorm,
+        ConsumerLoss as ConsumerLoss,
+        Delivery as Delivery,
+        Evidence as Evidence,
+        FoldedRows as FoldedRows,
+        Moments as Moments,
+        Ranking as Ranking,
+    )
+    from lbyl_onnx.option_types import Options as Options
+    from lbyl_onnx.pipeline import compress as compress
+    from lbyl_onnx.results.compressed import CompressResult as CompressResult
+    from lbyl_onnx.results.groups import GroupReport as GroupReport
+    from lbyl_onnx.runtime.timing import Latency as Latency, PairedLatency as PairedLatency
 
 
 def __getattr__(name: str) -> object:
     """Import a public name where it is first used."""
     from importlib import import_module
 
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
+    if name in _HOME_OF:
+        return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -6,26 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import cleandoc
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
 
+from lbyl_onnx import option_types as types
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.methods import lbyl, neuron_merging, registry
 from lbyl_onnx.methods.registry import Criterion, Method, MethodOption, OptionValue
 from lbyl_onnx.option_types import (
-    AMOUNT,
-    GLOBS,
-    NAMED_VALUES,
-    NUMBER,
-    NUMBER_BY_GLOB,
-    NUMBERS,
-    PATH,
-    SHAPES,
-    TEXT,
-    WHOLE,
-    WHOLE_BY_GLOB,
-    WHOLE_OR_AUTO,
+    Allocation,
     Bounds,
+    ExternalData,
+    Hardware,
+    Layout,
     Option,
+    Provider,
+    Scope,
     documented,
     option,
     options_of,
@@ -34,12 +29,6 @@ from lbyl_onnx.option_types import (
 from lbyl_onnx.shapes import Given, check_shapes
 from lbyl_onnx.target import DEFAULT_RATIO, Kind, Target, parse_target
 
-Scope = Literal["inner", "all"]
-ExternalData = Literal["auto", "always", "never"]
-Hardware = Literal["host", "avx2", "avx512", "neon", "cuda", "tensorrt-fp16", "tensorrt-int8"]
-Layout = Literal["auto", "nchw", "nhwc"]
-Provider = Literal["auto", "cpu", "cuda"]
-Allocation = Literal["uniform", "auto"]
 # Sections of the options, on the command line and in README.
 SECTIONS = HOW_MUCH, METHODS, TARGETS, CHANNELS, SAMPLES, RUNNING = (
     "How much, and how",
@@ -63,7 +52,7 @@ class Config:
 
     ratio: float = option(
         DEFAULT_RATIO,
-        NUMBER,
+        types.NUMBER,
         "Share of each group's channels to remove: of n channels, floor(n (1 - ratio)) stay, "
         "at least one.",
         HOW_MUCH,
@@ -71,15 +60,17 @@ class Config:
         bounds=_RATIO,
     )
     macs: str | float | None = option(
-        None, AMOUNT, "Most multiply-accumulates of one run.", TARGETS, metavar="50%|200M"
+        None, types.AMOUNT, "Most multiply-accumulates of one run.", TARGETS, metavar="50%|200M"
     )
     params: str | float | None = option(
-        None, AMOUNT, "Most parameters.", TARGETS, metavar="50%|1.5M"
+        None, types.AMOUNT, "Most parameters.", TARGETS, metavar="50%|1.5M"
     )
-    size: str | float | None = option(None, AMOUNT, "Largest file.", TARGETS, metavar="50%|5MB")
+    size: str | float | None = option(
+        None, types.AMOUNT, "Largest file.", TARGETS, metavar="50%|5MB"
+    )
     latency: str | float | None = option(
         None,
-        AMOUNT,
+        types.AMOUNT,
         "Longest median time of a run in ONNX Runtime on this machine; the whole confidence "
         "interval of the measurement is within it.",
         TARGETS,
@@ -87,7 +78,7 @@ class Config:
     )
     fidelity: float | None = option(
         None,
-        NUMBER,
+        types.NUMBER,
         "Smallest model whose outputs on the samples each have this cosine with the original's "
         "(of whole numbers: this share equal).",
         TARGETS,
@@ -95,7 +86,7 @@ class Config:
     )
     allocation: Allocation | None = option(
         None,
-        TEXT,
+        types.TEXT,
         "The same share of every group, or more where the predicted damage is less; without it "
         "`auto` for a target, `uniform` for a ratio.",
         CHANNELS,
@@ -103,7 +94,7 @@ class Config:
     )
     round_to: int | Literal["auto"] = option(
         "auto",
-        WHOLE_OR_AUTO,
+        types.WHOLE_OR_AUTO,
         "Groups keep all channels or a multiple of N; `auto` is the channel block of the "
         "hardware's kernels.",
         CHANNELS,
@@ -111,14 +102,14 @@ class Config:
     )
     hardware: Hardware = option(
         "host",
-        TEXT,
+        types.TEXT,
         "Machine that `auto` rounds for; `host` is this one.",
         CHANNELS,
         choices=lambda: get_args(Hardware),
     )
     ratio_for: tuple[tuple[str, float], ...] = option(
         (),
-        NUMBER_BY_GLOB,
+        types.NUMBER_BY_GLOB,
         "Ratio of the producers whose names match, whatever the target.",
         CHANNELS,
         metavar="GLOB=R",
@@ -126,17 +117,17 @@ class Config:
     )
     keep_for: tuple[tuple[str, int], ...] = option(
         (),
-        WHOLE_BY_GLOB,
+        types.WHOLE_BY_GLOB,
         "Number of channels that the producers keep whose names match, whatever the target.",
         CHANNELS,
         bounds=_COUNT,
     )
     min_channels: int = option(
-        1, WHOLE, "Least number of channels that a group keeps.", CHANNELS, bounds=_COUNT
+        1, types.WHOLE, "Least number of channels that a group keeps.", CHANNELS, bounds=_COUNT
     )
     method: str = option(
         "lbyl+",
-        TEXT,
+        types.TEXT,
         "How the removed channels are restored: not at all (`none`), by Neuron Merging (`nm`), "
         "by LBYL, or by LBYL on the channels' own statistics (`lbyl+`).",
         HOW_MUCH,
@@ -144,7 +135,7 @@ class Config:
     )
     criterion: str = option(
         "auto",
-        TEXT,
+        types.TEXT,
         "Which channels are kept: those whose loss changes the layers behind most (`obs`), the "
         "largest by norm (`l2`, `l1`), by distance to the other filters (`gm`), or any; `auto` "
         "is `obs` for `lbyl+`, else `l2`.",
@@ -153,14 +144,14 @@ class Config:
     )
     method_options: tuple[tuple[str, OptionValue], ...] = option(
         (),
-        NAMED_VALUES,
+        types.NAMED_VALUES,
         "Option of a method that was registered from Python; repeat it for others.",
         METHODS,
         flag="--method-option",
     )
     seed: int = option(
         0,
-        WHOLE,
+        types.WHOLE,
         "Seed of the random number generator, for synthetic samples, the criterion `random` "
         "and the inputs of the verification.",
         HOW_MUCH,
@@ -168,44 +159,44 @@ class Config:
     )
     lambda1: float = option(
         lbyl.DEFAULT_LAMBDA1,
-        NUMBER,
+        types.NUMBER,
         "`lbyl`: weight of the BatchNorm error.",
         METHODS,
         bounds=Bounds(0),
     )
     lambda2: float = option(
         lbyl.DEFAULT_LAMBDA2,
-        NUMBER,
+        types.NUMBER,
         "`lbyl`: weight of the activation error.",
         METHODS,
         bounds=Bounds(0),
     )
     cosine_threshold: float = option(
         neuron_merging.DEFAULT_COSINE_THRESHOLD,
-        NUMBER,
+        types.NUMBER,
         "`nm`: least cosine of a removed filter and a kept one that are merged (t of the paper).",
         METHODS,
         bounds=Bounds(-1, 1),
     )
     cosine_weight: float = option(
         neuron_merging.DEFAULT_COSINE_WEIGHT,
-        NUMBER,
+        types.NUMBER,
         "`nm`: weight of the cosine distance against the bias distance (lambda of the paper).",
         METHODS,
         bounds=Bounds(0, 1),
     )
     include: tuple[str, ...] = option(
         (),
-        GLOBS,
+        types.GLOBS,
         "Prune only the producers with these node names; one that matches none is an error.",
         CHANNELS,
     )
     exclude: tuple[str, ...] = option(
-        (), GLOBS, "Prune all but the producers with these node names.", CHANNELS
+        (), types.GLOBS, "Prune all but the producers with these node names.", CHANNELS
     )
     scope: Scope = option(
         "inner",
-        TEXT,
+        types.TEXT,
         "`inner` leaves residual streams and other channels that several layers produce "
         "together; `all` prunes them, too.",
         CHANNELS,
@@ -213,42 +204,38 @@ class Config:
     )
     provider: Provider = option(
         "auto",
-        TEXT,
+        types.TEXT,
         "Execution provider of ONNX Runtime; `auto` takes CUDA where it really works.",
         RUNNING,
         choices=lambda: get_args(Provider),
     )
     calibration: str | None = option(
         None,
-        PATH,
+        types.PATH,
         "Unlabelled samples for the statistics in place of synthetic ones: an `.npz` or `.npy` "
         "of what the model is fed, or a folder of images (needs the extra `images`).",
         SAMPLES,
     )
     mean: tuple[float, ...] = option(
         (),
-        NUMBERS,
+        types.NUMBERS,
         "Mean of each channel of the folder's images, whose pixels are in [0, 1].",
         SAMPLES,
         metavar="M,..",
     )
     std: tuple[float, ...] = option(
         (),
-        NUMBERS,
+        types.NUMBERS,
         "Standard deviation of each channel of the folder's images.",
         SAMPLES,
         metavar="S,..",
     )
     layout: Layout = option(
-        "auto",
-        TEXT,
-        "Axis order of image inputs.",
-        SAMPLES,
-        choices=lambda: get_args(Layout),
+        "auto", types.TEXT, "Axis order of image inputs.", SAMPLES, choices=lambda: get_args(Layout)
     )
     external_data: ExternalData = option(
         "auto",
-        TEXT,
+        types.TEXT,
         "Whether the weights lie in a file beside the output; `auto`: as the input's do, or "
         "where they pass 2 GiB.",
         RUNNING,
@@ -256,7 +243,7 @@ class Config:
     )
     input_shape: Given = option(
         (),
-        SHAPES,
+        types.SHAPES,
         "Shape of an input at which the model is measured, counted, timed and first verified; "
         "repeat it for other inputs. Without it, sizes are tried until the model runs, and channel "
         "counts that weights prescribe are taken from them.",
@@ -409,41 +396,6 @@ OPTIONS: Mapping[str, Option] = options_of(Config)
 DEFAULTS: Mapping[str, Any] = {name: getattr(Config, name) for name in OPTIONS}
 """The value of each option that is not given."""
 Config.__doc__ = f"{cleandoc(Config.__doc__ or '')}\n\n{documented(Config)}"
-
-
-class Options(TypedDict, total=False):
-    """The options of `Config` as keywords, for type checkers."""
-
-    ratio: float
-    macs: str | float | None
-    params: str | float | None
-    size: str | float | None
-    latency: str | float | None
-    fidelity: float | None
-    allocation: Allocation | None
-    round_to: int | Literal["auto"]
-    hardware: Hardware
-    ratio_for: tuple[tuple[str, float], ...]
-    keep_for: tuple[tuple[str, int], ...]
-    min_channels: int
-    method: str
-    criterion: str
-    method_options: tuple[tuple[str, OptionValue], ...]
-    seed: int
-    lambda1: float
-    lambda2: float
-    cosine_threshold: float
-    cosine_weight: float
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    scope: Scope
-    provider: Provider
-    calibration: str | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    layout: Layout
-    external_data: ExternalData
-    input_shape: Given
 
 
 def combined(first: Mapping[str, Any], second: Mapping[str, Any]) -> Config:

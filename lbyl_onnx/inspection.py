@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from lbyl_onnx import config as lbyl_onnx_config
 from lbyl_onnx.budget.cost_model import counted_macs, counted_parameters
 from lbyl_onnx.budget.damage import curves, rankings
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal, Selection
 from lbyl_onnx.channels.refusals import held_elsewhere, why_nothing
-from lbyl_onnx.config import Config, Scope
+from lbyl_onnx.config import Config
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.costs import Costs, node_macs
@@ -27,6 +26,7 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io import reader
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.observe.session import prepare, rounds
+from lbyl_onnx.option_types import Provider, Scope
 from lbyl_onnx.runtime import providers
 from lbyl_onnx.runtime.baseline import Baseline, input_shapes, run_baseline
 from lbyl_onnx.shapes import Given, shapes_given
@@ -113,7 +113,7 @@ def inspect(
     model: onnx.ModelProto | str | os.PathLike[str],
     *,
     scope: Scope = "inner",
-    provider: lbyl_onnx_config.Provider = "auto",
+    provider: Provider = "auto",
     sensitivity: bool = False,
     input_shape: Given = (),
 ) -> Inspection:
@@ -162,13 +162,10 @@ def inspect(
 
 
 def _reach(analyzed: AnalyzedModel) -> Reach:
-    model, tensor_info, channels = analyzed.model, analyzed.tensor_info, analyzed.channels
-    groups = channels.groups
+    groups = analyzed.channels.groups
     whole = np.asarray([group.size for group in groups], dtype=np.int64)
-    parameters = counted_parameters(
-        model, tensor_info, channels, groups, analyzed.graph, with_biases=False
-    )
-    macs = counted_macs(model, tensor_info, channels, groups)
+    parameters = counted_parameters(analyzed, groups, with_biases=False, in_bytes=False)
+    macs = counted_macs(analyzed, groups)
     shares = [
         1.0 - cost.at(np.ones_like(whole)) / cost.at(whole) if cost.at(whole) else 0.0
         for cost in (parameters, macs)
@@ -218,10 +215,8 @@ def _names(graph: Graph, places: Sequence[GroupBinding]) -> tuple[str, ...]:
 
 
 def _elements(graph: Graph, tensor_info: TensorInfo, place: GroupBinding) -> int:
-    shape = (
-        tensor_info.shape(graph.nodes[place.binding.node].inputs[place.binding.operand].name) or ()
-    )
-    return math.prod(size or 0 for size in shape)
+    operand = graph.nodes[place.binding.node].inputs[place.binding.operand]
+    return math.prod(size or 0 for size in tensor_info.shape(operand.name) or ())
 
 
 def _share(place: GroupBinding, whole: int) -> int:

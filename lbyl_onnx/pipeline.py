@@ -16,7 +16,7 @@ from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Refusal, Selection
 from lbyl_onnx.channels.refusals import why_nothing
 from lbyl_onnx.compensate.selection import GroupPlan
-from lbyl_onnx.config import OPTIONS, Config, Options, combined, hint
+from lbyl_onnx.config import OPTIONS, Config, combined, hint
 from lbyl_onnx.data.source import InputRange
 from lbyl_onnx.errors import ModelError, NothingToPruneError, VerificationError
 from lbyl_onnx.evaluate.equivalence import check_written_out
@@ -30,6 +30,7 @@ from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.guard.memory import new_objects_only, release
 from lbyl_onnx.io import atomic, reader
 from lbyl_onnx.observe.session import prepare
+from lbyl_onnx.option_types import Options
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples

@@ -14,11 +14,7 @@ DEFAULT_RATIO = 0.3
 _NUMBER = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*")
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _BYTES = {"": 1.0, "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9}
-
-
 _BYTES |= {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
-
-
 _TIMES = {"ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3}
 _UNITS = {"macs": _COUNTS, "params": _COUNTS, "size": _BYTES, "latency": _TIMES}
 _EXAMPLES = {

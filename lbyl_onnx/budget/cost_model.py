@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.channels.groups import ChannelGroup
 from lbyl_onnx.channels.labels import AxisBinding, Labels, Role, varying_axes
 from lbyl_onnx.graph.costs import FLOATS, constants, macs_in_parts
 from lbyl_onnx.graph.layers import is_layer, linear_layer
-from lbyl_onnx.graph.model_graph import Graph, Node, Tensor
-from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.graph.layers.linear_layer import Operand
+from lbyl_onnx.graph.model_graph import Tensor
 from lbyl_onnx.types import Floats
 
 Counts = NDArray[np.int64]
@@ -107,12 +107,7 @@ class _Terms:
         )
 
 
-def counted_macs(
-    model: onnx.ModelProto,
-    tensor_info: TensorInfo,
-    channels: ChannelMap,
-    groups: Sequence[ChannelGroup],
-) -> CountedCost:
+def counted_macs(analyzed: AnalyzedModel, groups: Sequence[ChannelGroup]) -> CountedCost:
     """Return the multiply-accumulates as `costs.count_costs` counts them.
 
     Parameters
@@ -122,13 +117,14 @@ def counted_macs(
     groups
         Those whose counts are given, in this order.
     """
-    terms = _Terms(groups, channels.roots)
-    bindings = {(s.node, s.operand): s for s in channels.bindings if s.role is Role.CONSUMER}
+    terms = _Terms(groups, analyzed.channels.roots)
+    bindings = analyzed.channels.bindings
+    weights = {(s.node, s.operand): s for s in bindings if s.role is Role.CONSUMER}
     fixed = 0.0
-    for index, node in enumerate(model.graph.node):
+    for index, node in enumerate(analyzed.model.graph.node):
         # Of several products only the last meets channels that pass, as Attention's values do.
-        *others, macs = macs_in_parts(node, tensor_info) or (0,)
-        along = list(_multiplied(node, index, tensor_info, channels, bindings)) if macs else []
+        *others, macs = macs_in_parts(node, analyzed.tensor_info) or (0,)
+        along = list(_multiplied(analyzed, node, index, weights)) if macs else []
         if along:
             terms.add(macs, along)
         else:
@@ -138,21 +134,18 @@ def counted_macs(
 
 
 def _multiplied(
-    node: onnx.NodeProto,
-    index: int,
-    tensor_info: TensorInfo,
-    channels: ChannelMap,
-    bindings: Mapping[tuple[int, int], AxisBinding],
+    analyzed: AnalyzedModel, node: NodeProto, index: int, weights: Mapping[Operand, AxisBinding]
 ) -> Iterable[Labels]:
     """Labels along each axis that a node's multiply-accumulates are the product of."""
-    output = channels.tensors.get(node.output[0])
-    yield from [] if output is None else _axes(output)
-    layer = linear_layer(tensor_info, node)
+    tensors = analyzed.channels.tensors
+    output = tensors.get(node.output[0])
+    yield from [] if output is None else [along for _, along in _by_axis(output)]
+    layer = linear_layer(analyzed.tensor_info, node)
     if layer is not None:
-        inputs = bindings.get((index, layer.operand))
+        inputs = weights.get((index, layer.operand))
         yield from [] if inputs is None else [inputs.labels]
     elif is_layer(node) and len(node.input) > 1:  # a product of two activations
-        first, second = (channels.tensors.get(name) for name in node.input[:2])
+        first, second = (tensors.get(name) for name in node.input[:2])
         summed = [] if first is None else [x for a, x in _by_axis(first) if a == first.ndim - 1]
         if not summed and second is not None:
             summed = [x for a, x in _by_axis(second) if a == second.ndim - 2]
@@ -164,19 +157,10 @@ def _by_axis(labels: Labels) -> Iterable[tuple[int, Labels]]:
         yield axis, np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]
 
 
-def _axes(labels: Labels) -> Iterable[Labels]:
-    return (along for _, along in _by_axis(labels))
-
-
 def counted_parameters(
-    model: onnx.ModelProto,
-    tensor_info: TensorInfo,
-    channels: ChannelMap,
-    groups: Sequence[ChannelGroup],
-    graph: Graph,
-    with_biases: bool,
+    analyzed: AnalyzedModel, groups: Sequence[ChannelGroup], with_biases: bool, in_bytes: bool
 ) -> CountedCost:
-    """Return the parameters as `costs.count_costs` counts them.
+    """Return the parameters as `costs.count_costs` counts them, or their bytes as stored.
 
     Parameters
     ----------
@@ -187,39 +171,19 @@ def counted_parameters(
     with_biases
         Whether each consumer without a bias is given one.
     """
-    return _counted(model, tensor_info, channels, groups, graph, with_biases, in_bytes=False)
-
-
-def counted_bytes(
-    model: onnx.ModelProto,
-    tensor_info: TensorInfo,
-    channels: ChannelMap,
-    groups: Sequence[ChannelGroup],
-    graph: Graph,
-    with_biases: bool,
-) -> CountedCost:
-    """Return the bytes of the parameters, by the type that each is stored in."""
-    return _counted(model, tensor_info, channels, groups, graph, with_biases, in_bytes=True)
-
-
-def _counted(
-    model: onnx.ModelProto,
-    tensor_info: TensorInfo,
-    channels: ChannelMap,
-    groups: Sequence[ChannelGroup],
-    graph: Graph,
-    with_biases: bool,
-    in_bytes: bool,
-) -> CountedCost:
+    tensor_info, channels = analyzed.tensor_info, analyzed.channels
     terms = _Terms(groups, channels.roots)
-    stored = dict(constants(model))
-    operands: dict[tuple[int, int], list[AxisBinding]] = {}
+    operands: dict[Operand, list[AxisBinding]] = {}
     for binding in channels.bindings:
         operands.setdefault((binding.node, binding.operand), []).append(binding)
+
+    def each(dtype: int) -> int:
+        return int(helper.tensor_dtype_to_np_dtype(dtype).itemsize) if in_bytes else 1
+
     seen: set[tuple[str, bytes]] = set()
     replaced: set[str] = set()
     for (index, operand), bindings in operands.items():
-        name, axes = _stored_as(tensor_info, channels, graph.nodes[index], (index, operand))
+        name, axes = _stored_as(analyzed, (index, operand))
         dtype = tensor_info.dtype(name)
         bindings = sorted(bindings, key=lambda binding: axes.get(binding.axis, binding.axis))
         roots = b"/".join(channels.roots[s.labels].tobytes() for s in bindings)
@@ -228,26 +192,21 @@ def _counted(
         seen.add((name, roots))
         size = math.prod(d or 0 for d in tensor_info.shape(name) or (0,))
         if size > 0:
-            replaced |= _computed_from(graph.nodes[index].inputs[operand])
-            terms.add(size * (_width(dtype) if in_bytes else 1), [s.labels for s in bindings])
-    if with_biases:
-        for labels, each, dtype in _new_biases(graph, tensor_info, channels, groups):
-            terms.add(len(labels) * each * (_width(dtype) if in_bytes else 1), [labels])
-    fixed = sum(
-        math.prod(t.dims) * (_width(t.data_type) if in_bytes else 1)
-        for name, t in stored.items()
-        if name not in replaced
-    )
-    return terms.cost(float(fixed))
+            replaced |= _computed_from(analyzed.graph.nodes[index].inputs[operand])
+            terms.add(size * each(dtype), [s.labels for s in bindings])
+    for labels, values, dtype in _new_biases(analyzed, groups) if with_biases else ():
+        terms.add(len(labels) * values * each(dtype), [labels])
+    stored = dict(constants(analyzed.model))
+    left = [tensor for name, tensor in stored.items() if name not in replaced]
+    return terms.cost(float(sum(math.prod(t.dims) * each(t.data_type) for t in left)))
 
 
-def _stored_as(
-    tensor_info: TensorInfo, channels: ChannelMap, node: Node, at: tuple[int, int]
-) -> tuple[str, dict[int, int]]:
+def _stored_as(analyzed: AnalyzedModel, at: Operand) -> tuple[str, dict[int, int]]:
     """Name of the constant that holds what a node reads, and its axes by those that are read."""
-    use = channels.sharing.uses.get(at)
-    if use is None or not channels.sharing.rewritten(use.base, tensor_info):
-        return node.inputs[at[1]].name, {}
+    sharing = analyzed.channels.sharing
+    use = sharing.uses.get(at)
+    if use is None or not sharing.rewritten(use.base, analyzed.tensor_info):
+        return analyzed.graph.nodes[at[0]].inputs[at[1]].name, {}
     return use.base, {a: b for a, b in enumerate(use.axes) if b is not None}
 
 
@@ -261,24 +220,21 @@ def _computed_from(constant: Tensor) -> set[str]:
     return names
 
 
-def _width(dtype: int) -> int:
-    return int(helper.tensor_dtype_to_np_dtype(dtype).itemsize)
-
-
 def _new_biases(
-    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, groups: Sequence[ChannelGroup]
+    analyzed: AnalyzedModel, groups: Sequence[ChannelGroup]
 ) -> Iterable[tuple[Labels, int, int]]:
     """Labels of the biases that consumers are given, values for each label, and their type."""
-    outputs = {s.node: s for s in channels.bindings if s.role is Role.PRODUCER}
+    tensor_info, bindings = analyzed.tensor_info, analyzed.channels.bindings
+    outputs = {s.node: s for s in bindings if s.role is Role.PRODUCER}
     consumers = {p.binding.node for group in groups for p in group.consumers}
     given: set[tuple[str | int, int]] = set()
     for index in sorted(consumers & outputs.keys()):
-        inputs = graph.nodes[index].inputs
-        layer = linear_layer(tensor_info, graph.nodes[index])
+        node = analyzed.graph.nodes[index]
+        layer = linear_layer(tensor_info, node)
         biased = layer is not None and layer.has_bias
         if not biased and outputs[index].layer not in given:
             given.add(outputs[index].layer)
-            dtype = tensor_info.dtype(inputs[outputs[index].operand].name)
+            dtype = tensor_info.dtype(node.inputs[outputs[index].operand].name)
             labels = outputs[index].labels
             each = 1 if layer is None else layer.outputs // layer.channels
             yield labels, each, dtype if dtype in FLOATS else TensorProto.FLOAT

@@ -11,13 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lbyl_onnx.budget.allocation import uniform, within
-from lbyl_onnx.budget.cost_model import (
-    CountedCost,
-    Counts,
-    counted_bytes,
-    counted_macs,
-    counted_parameters,
-)
+from lbyl_onnx.budget.cost_model import CountedCost, Counts, counted_macs, counted_parameters
 from lbyl_onnx.budget.damage import Curve, curves, rankings
 from lbyl_onnx.budget.search import (
     TRIES,
@@ -29,11 +23,12 @@ from lbyl_onnx.budget.search import (
     search,
 )
 from lbyl_onnx.compensate.group import Fitted
-from lbyl_onnx.config import Allocation, Config
+from lbyl_onnx.config import Config
 from lbyl_onnx.errors import TargetError
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.methods.types import Ranking
 from lbyl_onnx.observe.session import Measurement, Prepared, rounds
+from lbyl_onnx.option_types import Allocation
 from lbyl_onnx.rewrite.build import ModelBuilder
 from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.baseline import Baseline
@@ -140,8 +135,7 @@ def reach(
         orders = rankings(prepared, measured, lowest, partial(progress, "looking for what can go"))
         progress("measuring sensitivities", 0, 1)
         damage = curves(prepared, orders, lowest)
-    analyzed = prepared.analyzed
-    macs = counted_macs(analyzed.model, analyzed.tensor_info, analyzed.channels, prepared.groups)
+    macs = counted_macs(prepared.analyzed, prepared.groups)
     spaces = [
         Space(prepared.groups, step, tuple(choices[step]), tuple(choices[1]), damage, even, macs)
         for step in steps
@@ -202,12 +196,8 @@ def _budgeted(
     costs = before.costs
     if goal.kind not in ("params", "size"):
         return macs, goal.budget(float(costs.macs)) if goal.kind == "macs" else math.inf
-    analyzed, groups = prepared.analyzed, prepared.groups
-    count = counted_parameters if goal.kind == "params" else counted_bytes
-    biases = prepared.config.method_entry.adds_bias
-    predicted = count(
-        analyzed.model, analyzed.tensor_info, analyzed.channels, groups, analyzed.graph, biases
-    )
+    biases, groups = prepared.config.method_entry.adds_bias, prepared.groups
+    predicted = counted_parameters(prepared.analyzed, groups, biases, goal.kind == "size")
     if goal.kind == "params":
         return predicted, goal.budget(float(costs.parameters))
     whole = np.asarray([group.size for group in groups])
@@ -241,11 +231,7 @@ class _Reaching:
         return self.maker.make(self.space.keyed(counts))
 
     def _reached(
-        self,
-        fitted: Fitted,
-        wanted: float,
-        got: float,
-        latency: timing.PairedLatency | None = None,
+        self, fitted: Fitted, wanted: float, got: float, latency: timing.PairedLatency | None = None
     ) -> Reached:
         costs, size = self.maker.costs() if fitted.plan.groups else (self.before.costs, 0)
         allocation = self.maker.prepared.config.allotted

@@ -193,9 +193,8 @@ def _fold(
         end = _evaluate(channel_path, start, folded, middle, prefix.shift)
         if end is not None:  # what is not known is not delivered
             constant[silent] = end[silent]
-    normalized = single and any(
-        channel_path.graph.nodes[i].op == "BatchNormalization" for i in folded
-    )
+    passed = {channel_path.graph.nodes[i].op for i in folded}
+    normalized = single and "BatchNormalization" in passed
     if not normalized:
         # Without BatchNormalization a plain scale is part of the rows.
         weight = weight * prefix.scale[:, None]
@@ -226,13 +225,7 @@ def _through_depthwise(
         layer = linear_layer(channel_path.tensor_info, node)
         if not single or layer is None or layer.groups == 1:
             continue
-        weights = (index, layer.operand)
-        at = (
-            p
-            for p in channel_path.group.followers
-            if (p.binding.node, p.binding.operand) == weights
-        )
-        place = next(at, None)
+        place = channel_path.follower(index, layer.operand)
         if place is None:
             continue
         filters, bias = producer_rows(channel_path.graph, channel_path.tensor_info, place)
@@ -250,11 +243,7 @@ def _prefix(channel_path: ChannelPath, tensor: str, start: Affine) -> tuple[Affi
     """Compose the affine nodes that follow the producer, until the way forks or bends."""
     total, folded = start, set[int]()
     while True:
-        readers = [
-            i
-            for i in channel_path.nodes
-            if any(t.name == tensor for t in channel_path.graph.nodes[i].inputs)
-        ]
+        readers = channel_path.readers(tensor)
         step = channel_path.affine(readers[0]) if len(readers) == 1 else None
         if step is None:
             return total, frozenset(folded)
@@ -273,16 +262,13 @@ def _suffix(
     n = channel_path.group.size
     identity = Affine(np.ones(n), np.zeros(n))
     total, after = identity, set[int]()
-    tensor = data_input(
-        channel_path.tensor_info, channel_path.graph.nodes[consumer.binding.node]
-    ).name
+    nodes = channel_path.graph.nodes
+    tensor = data_input(channel_path.tensor_info, nodes[consumer.binding.node]).name
     while True:
-        writers = [
-            i for i in channel_path.nodes if channel_path.graph.nodes[i].outputs[0].name == tensor
-        ]
+        writers = [i for i in channel_path.nodes if nodes[i].outputs[0].name == tensor]
         if not writers or writers[0] in folded:
             return total, frozenset(after)
-        node = channel_path.graph.nodes[writers[0]]
+        node = nodes[writers[0]]
         step = identity if node.op in KEEPS_CONSTANT else channel_path.affine(writers[0])
         if step is None:
             return total, frozenset(after)

@@ -93,11 +93,7 @@ def _check_globs(graph: Graph, flow: LabelFlow, selection: Selection) -> None:
 
 
 def _interpret(
-    flow: LabelFlow,
-    tensors: Mapping[str, Labels],
-    tensor_info: TensorInfo,
-    index: int,
-    node: Node,
+    flow: LabelFlow, tensors: Mapping[str, Labels], tensor_info: TensorInfo, index: int, node: Node
 ) -> list[Labels | None]:
     labels = [tensors.get(tensor.name) for tensor in node.inputs]
     key = operator_key(node.domain or "", node.op)
@@ -211,18 +207,14 @@ def _frozen(graph: Graph, group: ChannelGroup, freezes: Iterable[Freeze]) -> Ref
     return Refusal(group.name, group.size, "; ".join(reasons), tuple(names))
 
 
-def _layers(places: Sequence[GroupBinding]) -> set[tuple[str | int, int]]:
-    """Tell layers apart: nodes that read one weight are one."""
-    return {place.binding.layer for place in places}
-
-
 def _out_of_scope(
     graph: Graph, flow: LabelFlow, group: ChannelGroup, selection: Selection
 ) -> Refusal | None:
     producers = [node_name(graph.nodes[p.binding.node]) for p in group.producers]
     reason = selection.refuses(producers)
     nodes: tuple[str, ...] = ()
-    if reason is None and len(_layers(group.producers)) > 1 and selection.scope == "inner":
+    layers = {place.binding.layer for place in group.producers}
+    if reason is None and len(layers) > 1 and selection.scope == "inner":
         roots = flow.coupling.roots()
         joins = [j.node for j in flow.joins if np.any(np.isin(roots[j.labels], group.units))]
         nodes = tuple(node_name(graph.nodes[j]) for j in joins)

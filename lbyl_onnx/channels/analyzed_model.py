@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,13 @@ class AnalyzedModel:
         return count_costs(self.model, self.tensor_info)
 
     @property
+    def largest_activation(self) -> int:
+        """Elements of the largest output of a node, at the first input shapes."""
+        names = [name for node in self.model.graph.node for name in node.output if name]
+        shapes = [self.tensor_info.shape(name) or () for name in names]
+        return max((math.prod(d or 0 for d in shape) for shape in shapes), default=1)
+
+    @property
     def draft(self) -> ModelDraft:
         """The model as what an instrumented model is made of."""
         return ModelDraft.of(self.model)
@@ -113,13 +121,11 @@ def layers(
     found: dict[tuple[str | int, int], list[int]] = defaultdict(list)
     for number, place in enumerate(group.consumers):
         found[place.binding.layer].append(number)
+    nodes = [place.binding.node for place in group.consumers]
     return tuple(
         Layer(
             tuple(numbers),
-            tuple(
-                bias_of(graph, tensor_info, sharing, group.consumers[i].binding.node)
-                for i in numbers
-            ),
+            tuple(bias_of(graph, tensor_info, sharing, nodes[i]) for i in numbers),
         )
         for numbers in found.values()
     )

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.channels.labels import AxisBinding, Labels
 from lbyl_onnx.channels.rules.view import ShapeParameter, SharedNorm
-from lbyl_onnx.config import Scope
-from lbyl_onnx.graph.layers import LinearLayer, linear_layer
+from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.sharing import Sharing
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.option_types import Scope
 
 
 @dataclass(frozen=True)

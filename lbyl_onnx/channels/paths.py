@@ -13,7 +13,8 @@ from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
 from lbyl_onnx.channels.labels import Role
 from lbyl_onnx.channels.rules import ELEMENTWISE
 from lbyl_onnx.graph.batch_norm import scale_of
-from lbyl_onnx.graph.layers import Operand, data_input, is_layer, linear_layer
+from lbyl_onnx.graph.layers import data_input, is_layer, linear_layer
+from lbyl_onnx.graph.layers.linear_layer import Operand
 from lbyl_onnx.graph.model_graph import Graph, Node
 from lbyl_onnx.graph.tensor_info import TensorInfo, evaluate
 from lbyl_onnx.types import DEFAULT_DOMAINS, Floats
@@ -88,21 +89,14 @@ def linear_path(
     # Where the operator takes no bias, an Add behind it does.
     if layer.bias_operand is not None and layer.bias(tensor_info) is None:
         return None
-    units = group.units
     carriers = [
         index
         for index, node in enumerate(graph.nodes)
-        if index != place.binding.node
-        and any(
-            np.any(np.isin(channels.roots[channels.tensors[t.name]], units))
-            for t in node.outputs
-            if t.name in channels.tensors
-        )
+        if node is not producer and any(_carries(channels, group, t.name) for t in node.outputs)
     ]
     norms = [i for i in carriers if graph.nodes[i].op == "BatchNormalization"]
-    if len(norms) > 1 or any(
-        graph.nodes[i].op not in _HANDS_ON for i in carriers if i not in norms
-    ):
+    others = {graph.nodes[i].op for i in carriers} - {"BatchNormalization"}
+    if len(norms) > 1 or not others <= _HANDS_ON:
         return None
     followers = {(p.binding.node, p.binding.operand) for p in group.followers}
     followers -= {(place.binding.node, layer.bias_operand)}
@@ -147,10 +141,19 @@ class ChannelPath:
         value = self.tensor_info.value(self.graph.nodes[index].inputs[operand].name)
         if value.size == 1:
             return np.full(self.group.size, value.astype(np.float64).reshape(()))
-        for place in self.group.followers:
-            if (place.binding.node, place.binding.operand) == (index, operand):
-                return _along(value, place)
-        return None
+        place = self.follower(index, operand)
+        return None if place is None else _along(value, place)
+
+    def follower(self, index: int, operand: int) -> GroupBinding | None:
+        """Where the group lies along a constant operand of a node."""
+        at = (index, operand)
+        places = (p for p in self.group.followers if (p.binding.node, p.binding.operand) == at)
+        return next(places, None)
+
+    def readers(self, tensor: str) -> list[int]:
+        """Return the nodes of the path that read a tensor."""
+        nodes = self.graph.nodes
+        return [i for i in self.nodes if any(t.name == tensor for t in nodes[i].inputs)]
 
     def affine(self, index: int) -> Affine | None:
         """Scale and shift that a node applies to each channel; None where it is not affine."""
@@ -293,7 +296,7 @@ def activation_between(
     channel_path = ChannelPath(nodes, frozenset(), group, graph, model, tensor_info)
     after = list(nodes)
     while True:
-        readers = [i for i in after if any(t.name == tensor for t in graph.nodes[i].inputs)]
+        readers = channel_path.readers(tensor)
         if (
             len(readers) != 1
             or graph.nodes[readers[0]].op in MOVES

@@ -25,11 +25,7 @@ SIZED = {"Reshape": 1, "Expand": 1, "Resize": 3}
 
 
 def count_channels(
-    flow: LabelFlow,
-    tensors: Mapping[str, Labels],
-    tensor_info: TensorInfo,
-    index: int,
-    node: Node,
+    flow: LabelFlow, tensors: Mapping[str, Labels], tensor_info: TensorInfo, index: int, node: Node
 ) -> None:
     """Note which elements of a node's outputs count channels, or that the node reads such.
 

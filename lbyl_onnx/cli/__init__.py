@@ -28,9 +28,7 @@ def _print_versions(context: click.Context, _: click.Parameter, wanted: bool) ->
 
 
 @click.group(
-    cls=WordKeepingGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=_EXAMPLES,
+    cls=WordKeepingGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES
 )
 @click.option(
     "--version",

@@ -9,18 +9,7 @@ from typing import get_args
 import click
 
 from lbyl_onnx import __version__, pipeline
-from lbyl_onnx.cli.common import (
-    check_json_path,
-    check_page_path,
-    console_for,
-    debug_option,
-    errors_in_one_line,
-    failures_as_warnings,
-    json_option,
-    say,
-    shown_progress,
-    write_json_to,
-)
+from lbyl_onnx.cli import common
 from lbyl_onnx.cli.config_file import read_options
 from lbyl_onnx.cli.help import SectionedCommand, command_line
 from lbyl_onnx.cli.options import config_options, given_options, sections
@@ -76,8 +65,8 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
     metavar="FILE.html",
     help="Write a page with pictures: layers, latency, fidelity, what was left alone.",
 )
-@json_option
-@debug_option
+@common.json_option
+@common.debug_option
 @click.pass_context
 def compress(
     context: click.Context,
@@ -96,14 +85,14 @@ def compress(
     """Prune the channels of IN.onnx, restore what they carried, verify, write OUT.onnx."""
     if output is None and not dry_run:
         raise click.UsageError("give OUT.onnx, or --dry-run to write nothing")
-    with errors_in_one_line(debug, model, None if dry_run else output):
+    with common.errors_in_one_line(debug, model, None if dry_run else output):
         if both_distributions():
-            say(
+            common.say(
                 "warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each "
                 "other; uninstall both, then install the one you want"
             )
-        check_json_path(json_path, model, output, report_path)
-        check_page_path(report_path, model, output)
+        common.check_json_path(json_path, model, output, report_path)
+        common.check_page_path(report_path, model, output)
         config = _config(context, config_path)
         with ExitStack() as stack:
             page, document = (_staged(path, stack) for path in (report_path, json_path))
@@ -115,7 +104,7 @@ def compress(
                 if document is not None:
                     document.write(as_json(result, model, __version__))
 
-            with shown_progress(quiet) as progress:
+            with common.shown_progress(quiet) as progress:
                 result = pipeline.compress(
                     model,
                     output,
@@ -128,13 +117,13 @@ def compress(
                 )
             for staged in (page, document):
                 if staged is not None:
-                    with failures_as_warnings():
+                    with common.failures_as_warnings():
                         staged.put()
-        with failures_as_warnings():
+        with common.failures_as_warnings():
             if not quiet:
-                print_result(result, model, console_for(json_path))
+                print_result(result, model, common.console_for(json_path))
             if json_path == "-":
-                write_json_to(as_json(result, model, __version__), json_path)
+                common.write_json_to(as_json(result, model, __version__), json_path)
 
 
 def _staged(path: str | None, stack: ExitStack) -> StagedText | None:

@@ -5,17 +5,10 @@ from __future__ import annotations
 import click
 
 from lbyl_onnx import __version__, inspection
-from lbyl_onnx.cli.common import (
-    check_json_path,
-    console_for,
-    debug_option,
-    errors_in_one_line,
-    json_option,
-    write_json_to,
-)
+from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
-from lbyl_onnx.config import Scope
+from lbyl_onnx.option_types import Scope
 from lbyl_onnx.report.json import inspection_as_json
 from lbyl_onnx.report.terminal import print_inspection
 from lbyl_onnx.shapes import Given
@@ -39,8 +32,8 @@ Examples:
     "--sensitivity", is_flag=True, help="Predict what pruning 10 to 70 % of each group does."
 )
 @config_options(["input_shape"])
-@json_option
-@debug_option
+@common.json_option
+@common.debug_option
 def inspect(
     model: str,
     scope: Scope,
@@ -50,10 +43,10 @@ def inspect(
     debug: bool,
 ) -> None:
     """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
-    with errors_in_one_line(debug, model):
-        check_json_path(json_path)
+    with common.errors_in_one_line(debug, model):
+        common.check_json_path(json_path)
         found = inspection.inspect(
             model, scope=scope, sensitivity=sensitivity, input_shape=input_shape
         )
-        write_json_to(inspection_as_json(found, model, __version__), json_path)
-        print_inspection(found, model, console_for(json_path))
+        common.write_json_to(inspection_as_json(found, model, __version__), json_path)
+        print_inspection(found, model, common.console_for(json_path))

@@ -16,23 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lbyl_onnx import __version__
-from lbyl_onnx.cli.common import (
-    check_json_path,
-    console_for,
-    debug_option,
-    errors_in_one_line,
-    failures_as_warnings,
-    json_option,
-    say,
-    shown_progress,
-    write_json_to,
-)
+from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
-from lbyl_onnx.config import OPTIONS, Config, Hardware, Provider, Scope
+from lbyl_onnx.config import OPTIONS, Config
 from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.methods.registry import find_method, method_names
+from lbyl_onnx.option_types import Hardware, Provider, Scope
 from lbyl_onnx.shapes import Given
 from lbyl_onnx.sweep import schedulers
 from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
@@ -145,8 +136,8 @@ def _options_of(
     help="Where sweep.csv, sweep.svg and the finished cells lie.",
 )
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@json_option
-@debug_option
+@common.json_option
+@common.debug_option
 def sweep(
     models: tuple[str, ...],
     ratios: tuple[float, ...],
@@ -171,8 +162,8 @@ def sweep(
     """Draw the compression curve of MODEL.onnx: score against MACs, parameters and latency."""
     if labels is not None and inputs is None:
         raise click.UsageError("--labels are of --inputs; give both")
-    with errors_in_one_line(debug, models[0] if len(models) == 1 else None):
-        check_json_path(json_path, *models)
+    with common.errors_in_one_line(debug, models[0] if len(models) == 1 else None):
+        common.check_json_path(json_path, *models)
         configs = [
             Config(
                 ratio=ratio,
@@ -197,7 +188,7 @@ def sweep(
             __version__,
         )
         make_folder(folder)
-        with shown_progress(quiet) as progress:
+        with common.shown_progress(quiet) as progress:
             found = run_sweep(
                 cells, folder, where, lambda done, total: progress("measuring cells", done, total)
             )
@@ -213,14 +204,14 @@ def _write(found: Sweep, folder: Path, quiet: bool, json_path: str | None) -> No
     document = {"lbyl_onnx": __version__, **asdict(found)}
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     if json_path != "-":
-        write_json_to(text, json_path)
-    with failures_as_warnings():
+        common.write_json_to(text, json_path)
+    with common.failures_as_warnings():
         if not quiet:
-            _print(found, folder, console_for(json_path))
+            _print(found, folder, common.console_for(json_path))
         if json_path == "-":
-            write_json_to(text, json_path)
+            common.write_json_to(text, json_path)
     for failure in found.failures:
-        say(f"error: {_cell_name(failure)}: {failure.reason}")
+        common.say(f"error: {_cell_name(failure)}: {failure.reason}")
 
 
 def _cell_name(cell: Outcome | Failure) -> str:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
 
 from lbyl_onnx import __version__
-from lbyl_onnx.cli.common import (
-    check_json_path,
-    debug_option,
-    errors_in_one_line,
-    json_option,
-    write_json_to,
-)
+from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
-from lbyl_onnx.config import Provider
 from lbyl_onnx.errors import VerificationError
 from lbyl_onnx.evaluate.compare import Comparison, compare_models
 from lbyl_onnx.evaluate.metrics import EMPTY
+from lbyl_onnx.option_types import Provider
 from lbyl_onnx.report.json import comparison_as_json
 from lbyl_onnx.report.terminal import print_comparison
 from lbyl_onnx.shapes import Given
@@ -52,8 +45,8 @@ Examples:
     help="Exit with 3 where an output has less: equal classes or whole numbers, else cosine.",
 )
 @config_options(["provider", "input_shape"])
-@json_option
-@debug_option
+@common.json_option
+@common.debug_option
 def verify(
     original: str,
     compressed: str,
@@ -66,8 +59,8 @@ def verify(
     debug: bool,
 ) -> None:
     """Run both models on the same inputs: how near the outputs are, and how fast each is."""
-    with errors_in_one_line(debug, compressed):
-        check_json_path(json_path)
+    with common.errors_in_one_line(debug, compressed):
+        common.check_json_path(json_path)
         found = compare_models(
             original,
             compressed,
@@ -76,9 +69,10 @@ def verify(
             provider=provider,
             input_shape=input_shape,
         )
-        write_json_to(comparison_as_json(found, original, compressed, __version__), json_path)
-        console = Console(stderr=json_path is not None, highlight=False)
-        print_comparison(found, original, compressed, console)
+        common.write_json_to(
+            comparison_as_json(found, original, compressed, __version__), json_path
+        )
+        print_comparison(found, original, compressed, common.console_for(json_path))
         if min_agreement is not None:
             _hold(found, min_agreement)
 

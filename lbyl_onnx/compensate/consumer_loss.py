@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, layer_read
 from lbyl_onnx.graph.batch_norm import following_scale
-from lbyl_onnx.graph.layers import by_window
+from lbyl_onnx.graph.layers.linear_layer import by_window
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.types import ConsumerLoss, Moments

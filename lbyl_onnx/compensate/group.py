@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -106,10 +106,12 @@ def fit(
         analyzed.graph, analyzed.tensor_info, groups, counts, config.score, config.seed
     )
     entries = {entry.group.key: entry for entry in plan.groups}
+    outcomes, before = list[_Outcome](), dict[int, SampleMoments]()
     if prepared.run is None or not config.needs_moments:
-        outcomes = [_by_weights(analyzed, entry, config) for entry in _told(plan.groups, step)]
+        for done, entry in enumerate(plan.groups):
+            step(done, len(plan.groups))
+            outcomes.append(_by_weights(analyzed, entry, config))
         return _gathered(prepared, outcomes, None)
-    outcomes, before = [], dict[int, SampleMoments]()
     for round_ in measured:
         step(len(outcomes), len(groups))
         keys = round_.measured.keys()
@@ -132,12 +134,6 @@ class _Outcome:
     mixture: ProducerMixing | None = None
     parts: tuple[tuple[int, OutputContribution], ...] = ()
     error: float | None = None
-
-
-def _told(entries: Sequence[GroupPlan], step: Step) -> Iterator[GroupPlan]:
-    for done, entry in enumerate(entries):
-        step(done, len(entries))
-        yield entry
 
 
 def _gathered(

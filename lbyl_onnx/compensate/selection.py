@@ -88,10 +88,7 @@ def choose_channels(
 
 
 def evidence_of(
-    graph: Graph,
-    tensor_info: TensorInfo,
-    group: ChannelGroup,
-    losses: Sequence[ConsumerLoss] = (),
+    graph: Graph, tensor_info: TensorInfo, group: ChannelGroup, losses: Sequence[ConsumerLoss] = ()
 ) -> Evidence:
     """Gather what a criterion is told of a group; `losses` where it needs moments."""
     weight = producer_matrix(graph, tensor_info, group)

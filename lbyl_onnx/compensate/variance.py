@@ -11,11 +11,12 @@ from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import layer_read
 from lbyl_onnx.channels.paths import behind
 from lbyl_onnx.compensate.fits import ConsumerFit, Repair
-from lbyl_onnx.graph.layers import by_window, linear_layer
+from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.layers.linear_layer import by_window
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.writer import ModelDraft
-from lbyl_onnx.methods.types import Moments
+from lbyl_onnx.methods.types import Moments, columns_of
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.pooling import pooled_outputs, shared_layers
 from lbyl_onnx.observe.run import ObservationRun, measure
@@ -32,10 +33,7 @@ class Statistics:
     before: Mapping[int, SampleMoments]
 
     def repaired(
-        self,
-        analyzed: AnalyzedModel,
-        compensated: ModelDraft,
-        changed: Collection[int],
+        self, analyzed: AnalyzedModel, compensated: ModelDraft, changed: Collection[int]
     ) -> dict[int, Repair]:
         """Measure the compensated model, and say what brings its layers back.
 
@@ -139,7 +137,7 @@ def part(
     kept, removed = fit.delivery.kept, fit.delivery.removed
     left = weight[kept].reshape(-1, out)  # (k, taps, out) -> (k * taps, out)
     left += fit.delivery.rows.T @ weight[removed].reshape(-1, out)
-    columns = (kept[:, None] * taps + np.arange(taps)).reshape(-1)  # (k, taps) -> (k * taps,)
+    columns = columns_of(kept, taps)
     whole = weight.reshape(-1, out)  # (n, taps, out) -> (n * taps, out)
     c = moments.covariance
     return OutputContribution(

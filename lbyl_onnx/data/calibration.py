@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.config import Layout
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.image_files import find_images, form_of, open_images
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.guard.bounds import bounded, seconds_for
+from lbyl_onnx.option_types import Layout
 from lbyl_onnx.text import listed
 from lbyl_onnx.types import Array
 
@@ -97,37 +97,23 @@ def read_calibration(
 ) -> Samples:
     """Open samples for a model, and check all of them that is cheap to check.
 
-    Parameters
-    ----------
-    path
-        A .npz file with an array for each input, by its name; other arrays in it, as labels, are
-        left aside; for a model with one input a single array may have any name. Or a .npy file for
-        a model with one input. Or a folder, searched to any depth for images, for a model with one
-        input that takes images.
+    The path is of a .npz with an array for each input, by its name; other arrays in it, as labels,
+    are left aside; for a model with one input a single array may have any name. Or it is of a .npy
+    for a model with one input. Or it is of a folder, searched to any depth for images, for a model
+    with one input that takes images.
 
-        The first axis of an array counts samples; its values are what the model is fed with,
-        normalised already. Any float type is cast to the input's, whole numbers only to other
-        whole numbers that hold them.
+    The first axis of an array counts samples; its values are what the model is fed with, normalised
+    already. Any float type is cast to the input's, whole numbers only to other whole numbers that
+    hold them.
 
-        Images are turned upright, made grey for one channel and RGB for three, scaled so that they
-        cover the model's height and width and cropped to them about the centre. Floats are in
-        [0, 1] before `mean` and `std`; for uint8 they are the bytes.
-    inputs
-        What the model takes.
-    mean, std
-        Of a folder's images, in [0, 1], one for each channel or one for all: (x - mean) / std.
-    layout
-        Where a folder's images have their channels; "auto" tells by the input's shape.
-    limit
-        Where there are more samples than this, a random choice of them is used.
-    seed
-        Of that choice.
+    Images are turned upright, made grey for one channel and RGB for three, scaled so that they
+    cover the model's height and width and cropped to them about the centre. Floats are in [0, 1]
+    before `mean` and `std`, one for each channel or one for all, make them (x - mean) / std; for
+    uint8 they are the bytes. The layout "auto" is told by the input's shape.
 
-    Returns
-    -------
-    Samples
-        They are read again at each iteration: from the mapped file for .npy, from the image files
-        for a folder; the chosen ones of an .npz stay in memory.
+    Where there are more samples than `limit`, a random choice of them is used. They are read again
+    at each iteration: from the mapped file for .npy, from the image files for a folder; the chosen
+    ones of an .npz stay in memory.
 
     Raises
     ------

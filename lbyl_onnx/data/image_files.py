@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.config import Layout
 from lbyl_onnx.data.synthetic import image_layout
 from lbyl_onnx.errors import CalibrationError, LbylOnnxError, OptionError, first_line
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.io.files import open_regular
+from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lbyl_onnx.config import Layout
 from lbyl_onnx.data.calibration import Samples
 from lbyl_onnx.data.synthetic import synthetic_batch
 from lbyl_onnx.guard.effort import Effort
+from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
 
 

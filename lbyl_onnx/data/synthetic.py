@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy import fft
 
-from lbyl_onnx.config import Layout
 from lbyl_onnx.data.dead_leaves import painted, scattered
+from lbyl_onnx.option_types import Layout
 
 Floats = NDArray[np.float32]
 

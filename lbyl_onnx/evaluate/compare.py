@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx import config
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
 from lbyl_onnx.evaluate.metrics import Fidelity, fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.guard.bounds import bounded, seconds_for
+from lbyl_onnx.option_types import Provider
 from lbyl_onnx.runtime import baseline, execute, providers, timing
 from lbyl_onnx.runtime.session import Feeds, Signature
 from lbyl_onnx.shapes import Given, shapes_given
@@ -67,7 +67,7 @@ def compare_models(
     *,
     inputs: str | os.PathLike[str] | None = None,
     labels: str | None = None,
-    provider: config.Provider = "auto",
+    provider: Provider = "auto",
     seed: int = 0,
     input_shape: Given = (),
 ) -> Comparison:
@@ -118,22 +118,16 @@ def compare_models(
             raise CalibrationError("labels need inputs; give --inputs DATA.npz")
         feeds, wanted = list(baseline.run_baseline(one, name, seed, given=given).feeds), None
     else:
-        feeds, wanted = _given(Path(inputs), first, labels)
+        file = Path(inputs)
+        with bounded(f"reading {file.name}", seconds_for(0)):
+            arrays, wanted = _read(file, first, labels)
+        feeds = list(_batches(arrays, first))
     outputs = [output for output, _, _ in first.outputs]
     told = None if inputs is None else str(inputs)
     found = _compared((one, two), name, outputs, (feeds, wanted), told)
     for source in sources:
         source.check_unchanged()
     return found
-
-
-def _given(
-    path: Path, signature: Signature, labels: str | None
-) -> tuple[list[Feeds], NDArray[np.int64] | None]:
-    """Read the user's inputs as mini-batches, and their labels."""
-    with bounded(f"reading {path.name}", seconds_for(0)):
-        arrays, wanted = _read(path, signature, labels)
-    return list(_batches(arrays, signature)), wanted
 
 
 def _compared(

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from lbyl_onnx.graph import source
+from lbyl_onnx.graph.costs import FLOATS
+from lbyl_onnx.graph.model_graph import captured, subgraphs
 from lbyl_onnx.graph.tensor_info import InputShapes, TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
 
-_FLOATS = frozenset(
-    {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-)
 # Operators that jump where what they read is no whole number.
 _JUMPS = frozenset(
     "ArgMax ArgMin Ceil Equal Floor Greater GreaterOrEqual Hardmax IsInf IsNaN Less LessOrEqual "
@@ -79,7 +78,7 @@ class _Model:
             for name in dict.fromkeys(node.input)
             if name
             and name not in outside
-            and self.tensor_info.dtype(name) in _FLOATS
+            and self.tensor_info.dtype(name) in FLOATS
             and not self.tensor_info.is_known(name)
         ]
 
@@ -87,7 +86,7 @@ class _Model:
         """Outputs of the graph that depend on some tensors."""
         found = set(names)
         for node in self.proto.graph.node:
-            if not found.isdisjoint((*node.input, *_captured(node))):
+            if not found.isdisjoint((*node.input, *captured(node))):
                 found.update(node.output)
         return frozenset(o.name for o in self.proto.graph.output) & found
 
@@ -176,17 +175,5 @@ def _may_jump(node: NodeProto) -> bool:
         return False
     if node.op_type in ("Cast", "CastLike"):
         to = next((a.i for a in node.attribute if a.name == "to"), TensorProto.INT64)
-        return to not in _FLOATS
-    return node.op_type in _JUMPS or any(_may_jump(n) for g in _bodies(node) for n in g.node)
-
-
-def _bodies(node: NodeProto) -> list[GraphProto]:
-    return [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
-
-
-def _captured(node: NodeProto) -> set[str]:
-    names: set[str] = set()
-    for body in _bodies(node):
-        names |= {name for inner in body.node for name in (*inner.input, *_captured(inner))}
-        names |= {output.name for output in body.output}
-    return names
+        return to not in FLOATS
+    return node.op_type in _JUMPS or any(_may_jump(n) for g in subgraphs(node) for n in g.node)

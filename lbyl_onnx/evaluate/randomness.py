@@ -14,17 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, helper
+from onnx import GraphProto, NodeProto, helper
 
 from lbyl_onnx.graph import source
+from lbyl_onnx.graph.model_graph import subgraphs
+from lbyl_onnx.graph.tensor_info import DRAWING
 from lbyl_onnx.guard.memory import release
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
-
-DRAWING = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
-    | {"RandomUniformLike"}
-)
 
 
 @contextmanager
@@ -89,8 +86,5 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """A graph and the bodies of its nodes."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
-            for body in attribute.graphs:
-                yield from _graphs(body)
+        for body in subgraphs(node):
+            yield from _graphs(body)

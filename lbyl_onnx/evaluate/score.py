@@ -11,7 +11,7 @@ import onnx
 
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.calibration import Input, Samples, read_calibration
-from lbyl_onnx.data.source import InputSpec, synthetic_input
+from lbyl_onnx.data.source import InputRange, InputSpec, synthetic_input
 from lbyl_onnx.errors import CalibrationError, VerificationError
 from lbyl_onnx.evaluate.metrics import fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
@@ -21,7 +21,8 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.pixel_range import input_ranges
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.runtime import baseline, execute
-from lbyl_onnx.shapes import Given
+from lbyl_onnx.runtime.session import Feeds
+from lbyl_onnx.shapes import Given, Shapes
 from lbyl_onnx.text import listed, short
 from lbyl_onnx.types import Array
 
@@ -75,9 +76,6 @@ class Score:
     samples: int
 
 
-Feeds = Mapping[str, Array]
-
-
 def score(original: Path, compressed: Path, data: ScoringData, provider: str) -> Score:
     """Score a compressed model.
 
@@ -97,11 +95,16 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
     ModelError
         When a model does not run on them.
     """
+    shapes = baseline.input_shapes(original, provider, data.input_shape)
+    model, _ = source.load_model(original)
+    inputs = _inputs(model, *shapes)
     if data.inputs is None:
-        feeds = list(_synthetic(original, provider, data))
+        tensor_info = TensorInfo(model, *shapes, TensorReader(original))
+        ranges = input_ranges(to_graph(model), tensor_info, "auto")
+        feeds = list(_synthetic(inputs, shapes[0], ranges, data.seed))
         return _nearness(original, compressed, feeds, feeds, provider)
-    given = read_calibration(data.inputs, _inputs(original, provider, data), limit=_ALL)
-    batch = _batch(original, provider, data)
+    given = read_calibration(data.inputs, inputs, limit=_ALL)
+    batch = max((i.shape[0] for i in inputs if i.shape and i.shape[0]), default=BATCH)
     if data.labels is None:
         return _nearness(original, compressed, given.batches(batch), given.batches(batch), provider)
     labels = read_labels(data.inputs, data.labels, given.count)
@@ -158,11 +161,7 @@ def _accuracy(path: Path, given: Samples, labels: Array, batch: int, provider: s
 
 
 def _nearness(
-    original: Path,
-    compressed: Path,
-    feeds: Iterable[Feeds],
-    again: Iterable[Feeds],
-    provider: str,
+    original: Path, compressed: Path, feeds: Iterable[Feeds], again: Iterable[Feeds], provider: str
 ) -> Score:
     """Mean agreement over the samples of both runs, the least of the outputs."""
     names = [name for name, _, _ in execute.signature(original, provider).outputs]
@@ -183,24 +182,17 @@ def _nearness(
     return Score("agreement" if classes else "cosine", 1.0, weighted / samples, samples)
 
 
-def _synthetic(path: Path, provider: str, data: ScoringData) -> Iterator[Feeds]:
-    first, second = baseline.input_shapes(path, provider, data.input_shape)
-    model, _ = source.load_model(path)
-    tensor_info = TensorInfo(model, first, second, TensorReader(path))
-    ranges = input_ranges(to_graph(model), tensor_info, "auto")
-    specs = {
-        i.name: InputSpec(i.dtype, first[i.name], ranges.get(i.name))
-        for i in _inputs(path, provider, data)
-    }
+def _synthetic(
+    inputs: Iterable[Input], first: Shapes, ranges: Mapping[str, InputRange], seed: int
+) -> Iterator[Feeds]:
+    specs = {i.name: InputSpec(i.dtype, first[i.name], ranges.get(i.name)) for i in inputs}
     batch = max((shape[0] for shape in first.values() if shape), default=1)
     for number in range(-(-SYNTHETIC // max(1, batch))):
-        rng = np.random.default_rng([_STREAM, data.seed, number])
+        rng = np.random.default_rng([_STREAM, seed, number])
         yield {name: synthetic_input(spec, rng, "auto") for name, spec in specs.items()}
 
 
-def _inputs(path: Path, provider: str, data: ScoringData) -> list[Input]:
-    first, second = baseline.input_shapes(path, provider, data.input_shape)
-    model, _ = source.load_model(path)
+def _inputs(model: onnx.ModelProto, first: Shapes, second: Shapes) -> list[Input]:
     kinds = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
     return [
         Input(
@@ -210,10 +202,3 @@ def _inputs(path: Path, provider: str, data: ScoringData) -> list[Input]:
         )
         for name, shape in first.items()
     ]
-
-
-def _batch(path: Path, provider: str, data: ScoringData) -> int:
-    """Samples in a mini-batch: what the model declares, else `BATCH`."""
-    first, second = baseline.input_shapes(path, provider, data.input_shape)
-    fixed = [a[0] for name, a in first.items() if a and a[0] == second[name][0]]
-    return max(fixed, default=BATCH)

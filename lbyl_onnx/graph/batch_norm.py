@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lbyl_onnx.graph.layers import LinearLayer
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Node
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import Floats

@@ -24,22 +24,11 @@ Evaluate = Callable[[NodeProto, Sequence[Array | None], int], list[Array]]
 Marks = NDArray[np.bool_]
 # Operators that only move elements, with the operands whose elements they move (None: all).
 MOVES: dict[str, tuple[int, ...] | None] = {
+    **dict.fromkeys("Expand Flatten Gather GatherElements GatherND Identity".split(), (0,)),
+    **dict.fromkeys("Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split(), (0,)),
     "Concat": None,
-    "Expand": (0,),
-    "Flatten": (0,),
-    "Gather": (0,),
-    "GatherElements": (0,),
-    "GatherND": (0,),
-    "Identity": (0,),
-    "Reshape": (0,),
     "ScatterElements": (0, 2),
     "ScatterND": (0, 2),
-    "Slice": (0,),
-    "Split": (0,),
-    "Squeeze": (0,),
-    "Tile": (0,),
-    "Transpose": (0,),
-    "Unsqueeze": (0,),
     "Where": (1, 2),
 }
 # Operators that work element by element, on operands that broadcast.
@@ -52,21 +41,14 @@ ELEMENTWISE = frozenset(
 SIZED = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1, "Upsample": 1}
 # Operators whose outputs may have any shape where one of these operands is computed.
 SHAPED: dict[str, tuple[int, ...]] = {
-    "CenterCropPad": (1,),
+    **dict.fromkeys("CenterCropPad OneHot SequenceAt Split SplitToSequence".split(), (1,)),
+    **dict.fromkeys("Squeeze TopK Unsqueeze".split(), (1,)),
+    **dict.fromkeys(("NonZero", "Unique"), (0,)),
     "Col2Im": (1, 2),
     "Compress": (0, 1),
     "MaxUnpool": (2,),
     "NonMaxSuppression": (0, 1, 2, 3, 4),
-    "NonZero": (0,),
-    "OneHot": (1,),
     "Range": (0, 1, 2),
-    "SequenceAt": (1,),
-    "Split": (1,),
-    "SplitToSequence": (1,),
-    "Squeeze": (1,),
-    "TopK": (1,),
-    "Unique": (0,),
-    "Unsqueeze": (1,),
     **dict.fromkeys(
         (f"Reduce{x}" for x in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()),
         (1,),
@@ -157,8 +139,8 @@ def trace(
     marks: dict[str, Dynamic] = {}
     for name, fact in walks[0].items():
         if fact.constant and fact.shape is not None:
-            shape = fact.shape
-            marks[name] = Dynamic((False,) * len(shape), _none(fact), ())
+            none = None if fact.value is None else np.zeros(fact.value.shape, np.bool_)
+            marks[name] = Dynamic((False,) * len(fact.shape), none)
     for info in model.graph.input:
         marks.setdefault(info.name, Dynamic(_differing(walks, info.name), None))
     for node in model.graph.node:
@@ -171,10 +153,6 @@ def trace(
             axes, accidental = sized[name]
             marks[name] = Dynamic(axes, _value(name, walks, elements, axes), accidental)
     return marks
-
-
-def _none(fact: TensorFact) -> Marks | None:
-    return None if fact.value is None else np.zeros(fact.value.shape, np.bool_)
 
 
 def _differing(walks: Sequence[Facts], name: str) -> tuple[bool, ...] | None:
@@ -331,11 +309,7 @@ def _elements(
 
 
 def _moved(
-    node: NodeProto,
-    first: Facts,
-    operands: Sequence[Marks | None],
-    opset: int,
-    evaluate: Evaluate,
+    node: NodeProto, first: Facts, operands: Sequence[Marks | None], opset: int, evaluate: Evaluate
 ) -> list[Marks] | None:
     """Move the marks as the elements are moved; None where that depends on marked ones."""
     if node.op_type not in MOVES or all(x is None or not x.any() for x in operands):
@@ -354,10 +328,7 @@ def _moved(
 
 
 def _value(
-    name: str,
-    walks: Sequence[Facts],
-    elements: Mapping[str, Marks],
-    axes: tuple[bool, ...] | None,
+    name: str, walks: Sequence[Facts], elements: Mapping[str, Marks], axes: tuple[bool, ...] | None
 ) -> Marks | None:
     value = walks[0].get(name, TensorFact()).value
     if value is None or name not in elements:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper
 from onnx.checker import ValidationError
 from onnx.inliner import inline_local_functions
 
 from lbyl_onnx.errors import ModelError
+from lbyl_onnx.graph.model_graph import subgraphs
 from lbyl_onnx.io.writer import without_fields
 
 Key = tuple[str, str, str]
@@ -107,16 +108,9 @@ def _all_nodes(
     """Yield the nodes that call what is wanted, those in bodies too."""
     for nodes in parts:
         for node in nodes:
-            yield from _all_nodes((graph.node for graph in _bodies(node)), wanted)
+            yield from _all_nodes((graph.node for graph in subgraphs(node)), wanted)
             if _called(node) in wanted:
                 yield node
-
-
-def _bodies(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _give_outputs_names(function: FunctionProto) -> None:

@@ -5,14 +5,15 @@ It fuses them again when it loads the result; other runtimes know the standard o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from lbyl_onnx.graph.inference import TensorFact, from_type
+from lbyl_onnx.graph.model_graph import names_of
 from lbyl_onnx.graph.tensor_info import attribute, default_opset, input_facts, tensor_facts
 from lbyl_onnx.io.lazy_array import Reader
 
@@ -51,7 +52,7 @@ def unfused(model: ModelProto, read: Reader) -> ModelProto:
         return model
     shapes = {info.name: from_type(info.type).shape for info in model.graph.input}
     tensor_info = input_facts(model, shapes, read)
-    names, opset = set(_names(model.graph)), default_opset(model)
+    names, opset = set(names_of(model.graph)), default_opset(model)
     written: list[NodeProto] = []
     for node in nodes:
         writer = _Writer(node, tensor_info, opset, names)
@@ -67,16 +68,6 @@ def unfused(model: ModelProto, read: Reader) -> ModelProto:
 def is_fused(node: NodeProto) -> bool:
     """Whether a node is one that `unfused` may write out."""
     return node.domain == DOMAIN and node.op_type in EXPANDED
-
-
-def _names(graph: GraphProto) -> Iterator[str]:
-    """Yield all names of nodes and tensors, those in bodies too."""
-    yield from (value.name for value in (*graph.input, *graph.initializer))
-    for node in graph.node:
-        yield from (node.name, *node.output)
-        for item in node.attribute:
-            for body in (item.g, *item.graphs):
-                yield from _names(body)
 
 
 @dataclass(eq=False)

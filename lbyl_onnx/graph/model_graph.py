@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import NodeProto
+from onnx import GraphProto, NodeProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
 if TYPE_CHECKING:
@@ -66,8 +66,10 @@ __all__ = [
     "Variable",
     "bodies",
     "captured",
+    "names_of",
     "names_read",
     "node_name",
+    "subgraphs",
     "to_graph",
 ]
 
@@ -99,9 +101,26 @@ def node_name(node: Node) -> str:
     return str(node.name) or f"{node.op}({node.outputs[0].name if node.outputs else ''})"
 
 
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs that a node holds as attributes."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
 def captured(node: NodeProto) -> set[str]:
     """Names that the bodies of a node may read from outside."""
-    bodies = [a.g for a in node.attribute if a.HasField("g")]
+    bodies = list(subgraphs(node))
     names = {name for body in bodies for inner in body.node for name in inner.input}
     names |= {out.name for body in bodies for out in body.output}
     return names.union(*(captured(inner) for body in bodies for inner in body.node))
+
+
+def names_of(graph: GraphProto) -> Iterator[str]:
+    """Yield all names of nodes and tensors, those in bodies too."""
+    yield from (value.name for value in (*graph.input, *graph.initializer))
+    for node in graph.node:
+        yield from (node.name, *node.output)
+        for body in subgraphs(node):
+            yield from names_of(body)

@@ -32,9 +32,10 @@ NODE_SECONDS = 0.01
 # From this IR version on an initializer that is an input, too, is a default that a caller may
 # override; before, every initializer had to be listed among the inputs.
 OVERRIDABLE = 4
-_RANDOM_OPS = frozenset(
+# Operators that draw random numbers, whatever they are fed.
+DRAWING = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
-    | {"RandomUniformLike", "Dropout"}
+    | {"RandomUniformLike"}
 )
 
 
@@ -314,10 +315,7 @@ def tensor_facts(
 
 
 def _with_values(
-    node: NodeProto,
-    inputs: Sequence[TensorFact | None],
-    known: dict[str, TensorFact],
-    opset: int,
+    node: NodeProto, inputs: Sequence[TensorFact | None], known: dict[str, TensorFact], opset: int
 ) -> dict[str, TensorFact]:
     """Add the values of outputs that can be computed, and whether they are constant."""
     present = [fact for fact in inputs if fact is not None]
@@ -335,7 +333,7 @@ def _with_values(
     if node.op_type == "CastLike":
         return _cast_like(node, present, opset)
     has_body = any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
-    if not present or has_body or node.op_type in _RANDOM_OPS:
+    if not present or has_body or node.op_type in {*DRAWING, "Dropout"}:
         return known
     constant = all(fact.constant for fact in present)
     values_in = [None if fact is None else fact.value for fact in inputs]

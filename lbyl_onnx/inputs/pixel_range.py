@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from lbyl_onnx.config import Layout
 from lbyl_onnx.data.source import InputRange
 from lbyl_onnx.data.synthetic import image_layout
 from lbyl_onnx.graph.costs import FLOATS
 from lbyl_onnx.graph.model_graph import Graph, Node, Tensor, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Floats
 
 # Largest values of pixels, where the least is 0.

@@ -16,11 +16,11 @@ import onnx
 import onnx.numpy_helper
 from numpy.typing import NDArray
 
-from lbyl_onnx.config import ExternalData
 from lbyl_onnx.errors import OutputError
 from lbyl_onnx.io.atomic import data_name
 from lbyl_onnx.io.external_data import is_external, tensor_bytes
 from lbyl_onnx.io.lazy_array import Deferred, Value, load
+from lbyl_onnx.option_types import ExternalData
 
 Reader = Callable[[onnx.TensorProto], NDArray[np.generic]]
 # One protobuf message holds at most 2 GiB.

@@ -9,22 +9,4 @@ this package knows NumPy and SciPy and nothing of ONNX. `registry` finds them by
 from lbyl_onnx.methods import obs, importance
 from lbyl_onnx.methods import none, neuron_merging, lbyl, lbyl_plus, reduced_rank
 
-# isort: on
-from lbyl_onnx.methods import registry
-from lbyl_onnx.methods.types import Delivery, Evidence, FoldedRows, Moments, Ranking
-
-__all__ = [
-    "Delivery",
-    "Evidence",
-    "FoldedRows",
-    "Moments",
-    "Ranking",
-    "importance",
-    "lbyl",
-    "lbyl_plus",
-    "neuron_merging",
-    "none",
-    "obs",
-    "reduced_rank",
-    "registry",
-]
+__all__ = ["importance", "lbyl", "lbyl_plus", "neuron_merging", "none", "obs", "reduced_rank"]

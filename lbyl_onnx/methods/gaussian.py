@@ -20,17 +20,7 @@ _REACH, _POINTS = 8.0, 2001
 def behind(before: Moments, activation: Callable[[Floats], Floats]) -> Moments:
     """Push Gaussian channels through an elementwise activation.
 
-    Parameters
-    ----------
-    before : Moments
-        Of the n channels in front of it; their taps are 1.
-    activation : callable
-        Takes and gives (points, n): channel i's activation on each value in column i.
-
-    Returns
-    -------
-    Moments
-        Of the channels behind it.
+    The n channels have one tap; `activation` takes and gives (points, n), channel i in column i.
 
     Notes
     -----

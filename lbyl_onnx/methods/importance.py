@@ -62,17 +62,7 @@ def distance_sums(weight: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def kept_count(n: int, ratio: float) -> int:
     """Return how many of n channels stay when the share ``ratio`` is removed, at least one.
 
-    Parameters
-    ----------
-    n : int
-        Channels in the group, at least 1.
-    ratio : float
-        Share to remove, in [0, 1).
-
-    Returns
-    -------
-    int
-        ``floor(n * (1 - ratio))``, an exact product not lost to rounding.
+    That is ``floor(n * (1 - ratio))``, an exact product not lost to rounding.
 
     Raises
     ------

@@ -126,20 +126,9 @@ def objective(
 ) -> NDArray[np.float64]:
     """Return L(s) of `deliver`'s notes for each removed channel of any delivery.
 
-    Parameters
-    ----------
-    rows : FoldedRows
-        The n channels.
-    delivery : Delivery
-        Of the same n channels. Its offset is no part of L.
-    lambda1, lambda2 : float
-        As for `deliver`.
-
-    Returns
-    -------
-    (n - k,) float64
-        In ascending order of channel. The residual error of a channel of zero scale is 0 where its
-        row of the delivery draws on no channel of another scale, infinite elsewhere.
+    The result is (n - k,), in ascending order of channel; the delivery's offset is no part of L.
+    The residual error of a channel of zero scale is 0 where its row of the delivery draws on no
+    channel of another scale, infinite elsewhere.
 
     Raises
     ------

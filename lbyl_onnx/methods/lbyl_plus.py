@@ -6,28 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lbyl_onnx.methods.registry import Method, register_method
-from lbyl_onnx.methods.types import Delivery, Moments, checked_kept, removed_channels
+from lbyl_onnx.methods.types import Delivery, Moments, checked_kept, columns_of, removed_channels
 
 
 def deliver(moments: Moments, kept: ArrayLike) -> tuple[Delivery, bool]:
     """Deliver removed channels by the least expected squared error at the consumer.
 
-    Parameters
-    ----------
-    moments : Moments
-        Of all channels at the consumer's input.
-    kept : (k,) array_like of int
-        Kept channels, ascending.
-
-    Returns
-    -------
-    delivery : Delivery
-        ``S[P] = C_PK (C_KK + rho I)^-1`` and ``c = m_P - S m_K``.
-    regular : bool
-        False when ``C_KK + rho I`` was singular and the least-squares solution was taken.
+    The delivery is ``S[P] = C_PK (C_KK + rho I)^-1`` and ``c = m_P - S m_K``, `kept` being (k,),
+    ascending; beside it stands False when ``C_KK + rho I`` was singular and the least-squares
+    solution was taken.
 
     Raises
     ------
@@ -44,8 +34,8 @@ def deliver(moments: Moments, kept: ArrayLike) -> tuple[Delivery, bool]:
     taps = moments.taps
     n = len(moments.mean) // taps
     kept = checked_kept(n, kept)
-    k = _columns(kept, taps)
-    p = _columns(removed_channels(n, kept), taps)
+    k = columns_of(kept, taps)
+    p = columns_of(removed_channels(n, kept), taps)
     c = moments.covariance
     if not moments.finite:
         raise ValueError("the moments hold NaN or infinity; every value must be finite")
@@ -60,11 +50,6 @@ def deliver(moments: Moments, kept: ArrayLike) -> tuple[Delivery, bool]:
     rows = np.ascontiguousarray(rows)
     shift = moments.mean[p] - rows @ moments.mean[k]
     return Delivery(kept, rows, shift, taps), regular
-
-
-def _columns(channels: NDArray[np.intp], taps: int) -> NDArray[np.intp]:
-    columns = channels[:, None] * taps + np.arange(taps)  # (channels, taps)
-    return columns.reshape(-1)
 
 
 def _deliver(moments: Moments, kept: ArrayLike) -> Delivery:

@@ -12,17 +12,7 @@ from lbyl_onnx.methods.types import Delivery, checked_kept
 def deliver(n: int, kept: ArrayLike) -> Delivery:
     """Return the delivery that stands nothing in for the removed channels.
 
-    Parameters
-    ----------
-    n : int
-        Channels in the group.
-    kept : (k,) array_like of int
-        Kept channels, ascending.
-
-    Returns
-    -------
-    Delivery
-        The matrix holds rows of the identity and of zeros; the offset is zero.
+    The matrix holds rows of the identity and of zeros; the offset is zero.
 
     Raises
     ------

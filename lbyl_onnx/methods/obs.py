@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from lbyl_onnx.methods.registry import Criterion, register_criterion
-from lbyl_onnx.methods.types import ConsumerLoss, Evidence, Ranking
+from lbyl_onnx.methods.types import ConsumerLoss, Evidence, Ranking, columns_of
 from lbyl_onnx.types import Floats
 
 # Channels that go at a time: one in so many of those that are there.
@@ -62,14 +62,8 @@ class _State:
         return np.asarray(np.trace(ratio, axis1=1, axis2=2) / self.total, dtype=np.float64)
 
     def remove(self, channels: NDArray[np.intp]) -> float:
-        """Take channels out; what is left takes over, by the rank-m formulas.
-
-        Returns
-        -------
-        float
-            Growth of the consumer's squared error.
-        """
-        gone = self._columns(channels)
+        """Take channels out, by the rank-m formulas; return how much the consumer's error grows."""
+        gone = columns_of(channels, self.taps)
         p, u = self.carried, self.crossed
         q = self.inverse[gone] - p[:, gone].T @ p  # (gone, D)
         g = self.gram[gone] - u[:, gone].T @ p - p[:, gone].T @ u
@@ -89,7 +83,7 @@ class _State:
 
     def coupling(self, channels: NDArray[np.intp]) -> Floats:
         """How far channels make up for each other, 0 to 1: squared partial correlations."""
-        columns, p = self._columns(channels), self.carried
+        columns, p = columns_of(channels, self.taps), self.carried
         block = self.inverse[np.ix_(columns, columns)] - p[:, columns].T @ p[:, columns]
         parts = block.reshape(len(channels), self.taps, len(channels), self.taps)
         squares = np.einsum("itju,itju->ij", parts, parts)
@@ -98,7 +92,7 @@ class _State:
 
     def shrink(self, channels: NDArray[np.intp]) -> None:
         """Work out and leave only these channels."""
-        left = self._columns(channels)
+        left = columns_of(channels, self.taps)
         p, u = self.carried[:, left], self.crossed[:, left]
         changed = u.T @ p
         self.inverse = self.inverse[np.ix_(left, left)] - p.T @ p
@@ -106,10 +100,6 @@ class _State:
         self.carried = self.crossed = np.empty((0, len(left)))
         inverse, gram = self.blocks
         self.blocks = inverse[channels], gram[channels]
-
-    def _columns(self, channels: NDArray[np.intp]) -> NDArray[np.intp]:
-        columns = channels[:, None] * self.taps + np.arange(self.taps)  # (channels, taps)
-        return columns.reshape(-1)
 
 
 def eliminate(readings: Sequence[ConsumerLoss], count: int, largest: int = LARGEST) -> Ranking:

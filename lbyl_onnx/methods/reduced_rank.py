@@ -16,45 +16,21 @@ _WORST_CONDITION = 1e6
 
 @dataclass(frozen=True, eq=False)
 class ReducedRank:
-    """k mixtures of n channels, and how they stand in for all n at the consumers.
+    """k mixtures of n channels, and how they stand in for all n at the consumers."""
 
-    Attributes
-    ----------
-    mixing : (k, n) float64
-        What each kept channel becomes of all channels as they were.
-    shift : (k,) float64
-        What is added to it.
-    std : (k,) float64
-        Standard deviation of the mixtures.
-    delivery : Delivery
-        From the mixtures, in the places of the kept channels, to the removed channels.
-    lost : float
-        Squared error of the consumers' outputs, in the units of ``B``.
-    """
-
-    mixing: Floats
-    shift: Floats
-    std: Floats
-    delivery: Delivery
-    lost: float
+    mixing: Floats  # (k, n), what each kept channel becomes of all channels as they were
+    shift: Floats  # (k,), what is added to it
+    std: Floats  # (k,), standard deviation of the mixtures
+    delivery: Delivery  # from the mixtures, in the places of the kept channels, to the removed ones
+    lost: float  # squared error of the consumers' outputs, in the units of B
 
 
 def reduce_rank(moments: Moments, gram: Floats, count: int) -> ReducedRank | None:
     """Find the mixtures that leave the consumers' outputs with the least squared error.
 
-    Parameters
-    ----------
-    moments : Moments
-        Finite, of the n channels at the consumers' input; their taps are 1.
-    gram : (n, n) float64
-        Inner products of the consumers' weights over their outputs, ``B^T B``.
-    count : int
-        Channels to keep, 1 to n.
-
-    Returns
-    -------
-    Rotation or None
-        None where the moments are degenerate.
+    The moments are finite, of n channels of one tap at the consumers' input; `gram` is (n, n), the
+    inner products ``B^T B`` of the consumers' weights over their outputs. None where the moments
+    are degenerate.
 
     Notes
     -----
@@ -94,16 +70,8 @@ def reduce_rank(moments: Moments, gram: Floats, count: int) -> ReducedRank | Non
 def losses(moments: Moments, gram: Floats) -> Floats | None:
     """Squared error of the consumers' outputs for each number of channels that go.
 
-    Parameters
-    ----------
-    moments, gram
-        As for `reduce_rank`.
-
-    Returns
-    -------
-    (n + 1,) float64 or None
-        Sums of the least eigenvalues of ``L^T B^T B L``, from none of them; None where the moments
-        are degenerate.
+    As for `reduce_rank`; the result is (n + 1,), sums of the least eigenvalues of ``L^T B^T B L``,
+    from none of them.
     """
     try:
         factor = np.linalg.cholesky(

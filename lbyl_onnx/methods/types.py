@@ -293,12 +293,8 @@ class Ranking:
     def of_scores(cls, scores: NDArray[np.floating[Any]], keep: int) -> Ranking:
         """Rank by importance: the least important goes first, of equals the higher index.
 
-        Parameters
-        ----------
-        scores : (n,) float
-            The larger, the more worth keeping.
-        keep : int
-            How many are left in the end, 1 to n.
+        The larger a score, (n,), the more a channel is worth keeping; `keep` are left in the end, 1
+        to n.
 
         Raises
         ------
@@ -333,17 +329,6 @@ class Ranking:
 def checked_kept(n: int, kept: ArrayLike) -> NDArray[np.intp]:
     """Return ``kept`` as an index array, once it names channels of a group of n.
 
-    Parameters
-    ----------
-    n : int
-        Channels in the group.
-    kept : (k,) array_like of int
-        Kept channels.
-
-    Returns
-    -------
-    (k,) intp
-
     Raises
     ------
     ValueError
@@ -365,6 +350,11 @@ def removed_channels(n: int, kept: NDArray[np.intp]) -> NDArray[np.intp]:
     is_removed = np.ones(n, dtype=np.bool_)
     is_removed[kept] = False
     return np.flatnonzero(is_removed)
+
+
+def columns_of(channels: NDArray[np.intp], taps: int) -> NDArray[np.intp]:
+    """Return the columns of some channels, (channels * taps,): a channel's follow each other."""
+    return (channels[:, None] * taps + np.arange(taps)).reshape(-1)
 
 
 def _check_array(name: str, array: NDArray[np.float64], shape: tuple[int, ...]) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 
 from lbyl_onnx.data.source import SampleSource
-from lbyl_onnx.graph.layers import LinearLayer, is_layer, linear_layer
+from lbyl_onnx.graph.layers import is_layer, linear_layer
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from lbyl_onnx.channels.affine import finite_groups
@@ -22,7 +22,6 @@ from lbyl_onnx.data.source import (
     sample_count,
 )
 from lbyl_onnx.errors import ModelError
-from lbyl_onnx.graph.costs import count_costs
 from lbyl_onnx.inputs.pixel_range import input_ranges
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
@@ -173,18 +172,17 @@ def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
     analyzed, run = prepared.analyzed, prepared.run
     if run is None:
         return
+    measured = partial(measure, analyzed.draft, analyzed.tensor_info, analyzed.read)
     outputs = {str(i): view for i, view in prepared.outputs.items()}
     for groups in _rounds(analyzed, prepared.groups, prepared.config, run.source.count):
         observations = _sights(analyzed, groups, prepared.config, run.source.count)
         asked = {key: s.view for key, s in observations.items()} | outputs
         outputs = {}  # they are all measured in the first round
-        found = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, asked, {}, run)
+        found = measured(asked, {}, run)
         told = {g.key: analyzed.layers(g) for g in groups}
         few = {key: observations[key].view for key in _few(groups, told, observations, found)}
         if prepared.prior is not None and few:
-            prior = measure(
-                analyzed.draft, analyzed.tensor_info, analyzed.read, few, {}, prepared.prior
-            )
+            prior = measured(few, {}, prepared.prior)
             found |= {key: found[key].with_prior(prior[key]) for key in few}
         yield ObservationRound(tuple(groups), told, observations, found)
 
@@ -252,18 +250,13 @@ def _run(
     views: Sequence[MomentSpec],
 ) -> ObservationRun:
     """Decide on what the model is measured, and try it on one mini-batch."""
-    batch = max((shape[0] for shape in baseline.first.values() if shape), default=1)
-    activations = [
-        analyzed.tensor_info.shape(t) for n in analyzed.model.graph.node for t in n.output if t
-    ]
-    sizes = [math.prod(s) for s in ([d or 0 for d in shape or ()] for shape in activations)]
-    macs = count_costs(analyzed.model, analyzed.tensor_info).macs // batch
+    macs = analyzed.costs.macs // baseline.batch
     noises = {} if config.calibration else layer_noises(analyzed.graph, analyzed.tensor_info)
     effort = baseline.effort
     rows = rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views)
     wanted = effort.most_samples if noises else max(effort.enough_samples, rows)
     count = sample_count(macs, wanted, effort)
-    size = batch_size(max(sizes, default=1) // batch, count, effort)
+    size = batch_size(analyzed.largest_activation // baseline.batch, count, effort)
     plain = (replace(view, cross=False, window=None) for view in views)
     everywhere = {view.tensor: view for view in plain}
     shapes = [(baseline.first[name], baseline.second[name]) for name in baseline.first]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.graph.layers import Window
+from lbyl_onnx.graph.layers.linear_layer import Window
 from lbyl_onnx.types import Floats
 
 # Columns to a strip, and strips: more of them save no time.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -123,8 +124,9 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(count=count, size=size, share=share, listed=listed, named=_named)
+    environment.globals.update(count=count, size=size, share=share, listed=listed)
     environment.globals.update(nearness=nearness, by_output=by_output, proven=proven)
+    environment.globals["named"] = partial(short, most=LONGEST_GROUP)
     return environment.get_template("report.html.j2").render(
         result=result,
         details=details,
@@ -141,11 +143,6 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         scatter=_scatter(details),
         style=Markup(STYLE),
     )
-
-
-def _named(names: str) -> str:
-    """Return a group's or a layer's name, shortened."""
-    return short(names, LONGEST_GROUP)
 
 
 def _harmless(value: object) -> object:

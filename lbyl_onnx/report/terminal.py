@@ -10,18 +10,8 @@ from rich.text import Text
 
 from lbyl_onnx.evaluate.compare import Comparison
 from lbyl_onnx.inspection import Inspection
+from lbyl_onnx.results import rendering
 from lbyl_onnx.results.compressed import CompressResult
-from lbyl_onnx.results.rendering import (
-    LONGEST_LIST,
-    by_output,
-    listed_text,
-    many,
-    nearness,
-    random_numbers,
-    refusals_part,
-    rest,
-    style_of,
-)
 from lbyl_onnx.text import count, milliseconds, printable, share
 
 
@@ -61,13 +51,13 @@ def print_inspection(found: Inspection, source: str, console: Console) -> None:
         f"within reach: {found.reach.parameters:.1%} of parameters, {found.reach.macs:.1%} of MACs "
         "(each group at one channel)"
     )
-    console.print(f"\n{many(len(found.groups), 'channel group')}", style="bold")
+    console.print(f"\n{rendering.many(len(found.groups), 'channel group')}", style="bold")
     if found.groups:
         console.print(_group_table(found))
-        _print(console, rest(len(found.groups)))
+        _print(console, rendering.rest(len(found.groups)))
     if any(group.predicted for group in found.groups):
         _print_predicted(found, console)
-    _print(console, refusals_part(found.refusals))
+    _print(console, rendering.refusals_part(found.refusals))
 
 
 def _group_table(found: Inspection) -> Table:
@@ -76,14 +66,14 @@ def _group_table(found: Inspection) -> Table:
     for title in ("producers", "channels", "parameters", "MACs", "followers", "consumers"):
         numeric = title in ("channels", "parameters", "MACs")
         table.add_column(title, justify="right" if numeric else "left", overflow="fold")
-    for group in found.groups[:LONGEST_LIST]:
+    for group in found.groups[: rendering.LONGEST_LIST]:
         table.add_row(
-            listed_text(group.producers),
+            rendering.listed_text(group.producers),
             str(group.channels),
             share(group.parameters, costs.parameters),
             share(group.macs, costs.macs),
-            listed_text(group.followers),
-            listed_text(group.consumers),
+            rendering.listed_text(group.followers),
+            rendering.listed_text(group.consumers),
         )
     return table
 
@@ -97,11 +87,11 @@ def _print_predicted(found: Inspection, console: Console) -> None:
     shares = next(group.predicted for group in found.groups if group.predicted)
     for entry in shares:
         table.add_column(f"{entry.removed:.0%}", justify="right", no_wrap=True)
-    for group in found.groups[:LONGEST_LIST]:
+    for group in found.groups[: rendering.LONGEST_LIST]:
         cells = [f"{entry.output_error:.1%}" for entry in group.predicted]
-        table.add_row(listed_text(group.producers), *cells)
+        table.add_row(rendering.listed_text(group.producers), *cells)
     console.print(table)
-    _print(console, rest(len(found.groups)))
+    _print(console, rendering.rest(len(found.groups)))
 
 
 def print_comparison(found: Comparison, original: str, compressed: str, console: Console) -> None:
@@ -121,11 +111,11 @@ def print_comparison(found: Comparison, original: str, compressed: str, console:
     )
     inputs = "random inputs" if found.inputs is None else f"inputs of {printable(found.inputs)}"
     near = found.fidelity
-    console.print(Text(f"fidelity on {near.samples} {inputs}: {nearness(near)}"))
-    for line in by_output(near):
+    console.print(Text(f"fidelity on {near.samples} {inputs}: {rendering.nearness(near)}"))
+    for line in rendering.by_output(near):
         console.print(Text(f"  {line}"))
     if found.random:
-        console.print(Text(random_numbers(found.random).removeprefix("; ")))
+        console.print(Text(rendering.random_numbers(found.random).removeprefix("; ")))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "original", "compressed", "ratio"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
@@ -135,7 +125,7 @@ def print_comparison(found: Comparison, original: str, compressed: str, console:
         table.add_row("top-1", *shares)
     old, new = found.latency.before, found.latency.after
     sides = (milliseconds(old.median), milliseconds(new.median))
-    table.add_row("time", *sides, str(found.latency), style=style_of(found.latency))
+    table.add_row("time", *sides, str(found.latency), style=rendering.style_of(found.latency))
     console.print(table)
 
 

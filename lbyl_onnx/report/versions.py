@@ -6,15 +6,7 @@ import platform
 from importlib import metadata
 
 # Only one of the two is installed as a rule; the one that is not is left out.
-_PACKAGES = (
-    "lbyl-onnx",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnx-graphsurgeon",
-    "numpy",
-    "scipy",
-)
+_PACKAGES = "lbyl-onnx onnx onnxruntime onnxruntime-gpu onnx-graphsurgeon numpy scipy".split()
 
 
 def versions() -> dict[str, str]:

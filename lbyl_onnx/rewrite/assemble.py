@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from lbyl_onnx.graph.model_graph import bodies, names_read, to_graph
+from lbyl_onnx.graph.model_graph import bodies, names_of, names_read, to_graph
 from lbyl_onnx.io.lazy_array import Value, identity
 from lbyl_onnx.io.writer import ModelDraft, NamedArray, without_fields
 from lbyl_onnx.rewrite.weights import Edits
@@ -52,7 +52,7 @@ def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> ModelDr
     graph = to_graph(model)
     nodes = list(graph.nodes)
     protos = {id(node): proto for node, proto in zip(nodes, model.graph.node, strict=True)}
-    taken = set(_names(model.graph))
+    taken = set(names_of(model.graph))
     constants = _connect(nodes, edits, taken)
     for (index, name), numbers in edits.attributes.items():
         if numbers is None:
@@ -107,17 +107,6 @@ def _connect(nodes: Sequence[gs.Node], edits: Edits, taken: set[str]) -> list[_E
 def _placeholder(name: str) -> gs.Constant:
     """A constant for the graph; its value is kept beside it and may not be computed yet."""
     return gs.Constant(name, np.empty(0, np.float32))
-
-
-def _names(graph: onnx.GraphProto) -> Iterator[str]:
-    yield from (tensor.name for tensor in graph.initializer)
-    yield from (value.name for value in graph.input)
-    for node in graph.node:
-        yield node.name
-        yield from node.output
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _names(attribute.g)
 
 
 def _free_name(base: str, taken: set[str]) -> str:

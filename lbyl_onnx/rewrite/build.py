@@ -122,14 +122,9 @@ class ModelBuilder:
 
     def times(self) -> timing.PairedLatency:
         """Time the original and what was written, in turns."""
-        return timing.paired(
-            self.source,
-            self.stage,
-            self.baseline.provider,
-            self.baseline.feeds[0],
-            self.baseline.optimise,
-            self.baseline.effort,
-        )
+        provider, optimise = self.baseline.provider, self.baseline.optimise
+        feeds, effort = self.baseline.feeds[0], self.baseline.effort
+        return timing.paired(self.source, self.stage, provider, feeds, optimise, effort)
 
     def agreement(self) -> float:
         """Return how near what was written is to the original: the least over its outputs.

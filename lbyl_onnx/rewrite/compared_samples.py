@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lbyl_onnx.data.source import SampleSource, batch_size, rounded
-from lbyl_onnx.graph.costs import count_costs
 from lbyl_onnx.observe.session import Prepared, sample_source
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.types import Array
@@ -35,9 +34,7 @@ class ComparedSamples:
     @staticmethod
     def of(prepared: Prepared, baseline: Baseline) -> ComparedSamples:
         """Return the samples for a model and its options."""
-        analyzed, effort = prepared.analyzed, baseline.effort
-        batch = max((shape[0] for shape in baseline.first.values() if shape), default=1)
-        macs = count_costs(analyzed.model, analyzed.tensor_info).macs // batch
+        effort, macs = baseline.effort, prepared.analyzed.costs.macs // baseline.batch
         affordable = effort.pass_macs // max(1, macs)
         wanted = max(effort.fewest_compared, min(effort.most_compared, affordable))
         measured = prepared.run is not None
@@ -53,10 +50,8 @@ class ComparedSamples:
             source = _own_samples(prepared, baseline, wanted, free)
         count = rounded(min(wanted, source.count), source.size)
         # Other synthetic samples than those that the statistics are of.
-        source = SampleSource(
-            source.inputs, count, source.size, source.seed + 1, source.layout, source.given
-        )
-        return ComparedSamples(source, count, measured)
+        drawn = replace(source, count=count, seed=source.seed + 1)
+        return ComparedSamples(drawn, count, measured)
 
     @property
     def described(self) -> str:
@@ -72,10 +67,6 @@ class ComparedSamples:
 
 def _own_samples(prepared: Prepared, baseline: Baseline, wanted: int, free: bool) -> SampleSource:
     """Samples in mini-batches that the model takes as it is deployed."""
-    analyzed = prepared.analyzed
-    batch = max((shape[0] for shape in baseline.first.values() if shape), default=1)
-    names = [name for node in analyzed.model.graph.node for name in node.output if name]
-    shapes = [analyzed.tensor_info.shape(name) or () for name in names]
-    largest = max((math.prod(d or 0 for d in shape) for shape in shapes), default=1)
-    size = batch_size(largest // batch, wanted, baseline.effort)
-    return sample_source(analyzed, baseline, prepared.config, wanted, size, free)
+    largest = prepared.analyzed.largest_activation // baseline.batch
+    size = batch_size(largest, wanted, baseline.effort)
+    return sample_source(prepared.analyzed, baseline, prepared.config, wanted, size, free)

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels.groups import ChannelMap
 from lbyl_onnx.channels.labels import AxisBinding, Labels, Role
 from lbyl_onnx.channels.rules.view import ShapeParameter
-from lbyl_onnx.graph.layers import Layout, Operand, layout_of, linear_layer
+from lbyl_onnx.graph.layers import layout_of, linear_layer
+from lbyl_onnx.graph.layers.linear_layer import Layout, Operand
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value, identity, load

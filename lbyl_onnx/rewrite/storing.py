@@ -10,12 +10,11 @@ from functools import partial
 import numpy as np
 from onnx import helper
 
-from lbyl_onnx.errors import CompensationError
-from lbyl_onnx.graph.model_graph import Graph, node_name
+from lbyl_onnx.graph.model_graph import Graph, Node
 from lbyl_onnx.graph.sharing import Axes, Sharing, Use
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value, identity, load
-from lbyl_onnx.rewrite.weights import Edits
+from lbyl_onnx.rewrite.weights import Edits, narrowed
 from lbyl_onnx.types import Array
 
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -38,8 +37,7 @@ def as_stored(graph: Graph, tensor_info: TensorInfo, sharing: Sharing, edits: Ed
             continue
         dtype = _stored_type(tensor_info, use.base)
         if dtype != value.dtype:
-            name = node_name(graph.nodes[use.node])
-            function = partial(_rounded, dtype, name)
+            function = partial(_rounded, dtype, graph.nodes[use.node])
             operands[key] = _mapped(value, function, value.shape, value.dtype, f"as {dtype}")
     return replace(edits, operands=operands)
 
@@ -97,15 +95,8 @@ def _stored_type(tensor_info: TensorInfo, base: str) -> np.dtype[np.generic]:
     return np.dtype(helper.tensor_dtype_to_np_dtype(tensor_info.dtype(base)))
 
 
-def _rounded(dtype: np.dtype[np.generic], name: str, value: Array) -> Array:
-    with np.errstate(over="ignore"):
-        narrow = value.astype(dtype)
-    if not np.all(np.isfinite(narrow.astype(np.float64))):
-        raise CompensationError(
-            f"the compensated weight of {name} overflows {dtype}; "
-            f"exclude the layer before it with --exclude, or prune less with --ratio"
-        )
-    return narrow.astype(value.dtype)
+def _rounded(dtype: np.dtype[np.generic], node: Node, value: Array) -> Array:
+    return narrowed(value, dtype, node).astype(value.dtype)
 
 
 def _to_base(tensor_info: TensorInfo, use: Use, value: Value) -> Value:

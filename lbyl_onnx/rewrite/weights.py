@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.compensate.fits import ConsumerFit, ProducerMixing, Repair, Repairs
 from lbyl_onnx.errors import CompensationError
-from lbyl_onnx.graph.layers import LinearLayer, Operand, by_window, linear_layer
+from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer, Operand, by_window
 from lbyl_onnx.graph.model_graph import Graph, Node, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value
@@ -153,7 +154,7 @@ def compensated(
         for place, values in mixture.followers:
             node = graph.nodes[place.binding.node]
             stored = tensor_info.value(node.inputs[place.binding.operand].name).copy()
-            stored[place.positions[mixture.kept, 0]] = _store(values, stored.dtype, node)
+            stored[place.positions[mixture.kept, 0]] = narrowed(values, stored.dtype, node)
             operands[place.binding.node, place.binding.operand] = stored
     return Edits(operands, added, {})
 
@@ -219,17 +220,17 @@ def _changed(stored: Array, change: Change, node: Node) -> Array:
                 block = slice(start, start + BLOCK)
                 grown = delivery.rows.T @ lost[:, block].astype(np.float64)
                 grown += values[:, block].astype(np.float64)
-                values[:, block] = _store(grown, stored.dtype, node)
+                values[:, block] = narrowed(grown, stored.dtype, node)
             weight[kept] = _from_taps(values, weight[kept].shape, delivery)
         weight[removed] = 0
         if fit.mixing is not None:
             flat = weight[kept].reshape(len(kept), -1).astype(np.float64)  # (k, ..) -> (k, all)
             spread = (fit.mixing.weights.T @ flat).reshape(len(positions), *weight[kept].shape[1:])
-            weight[positions] = _store(spread, stored.dtype, node)  # (n, all) -> (n, ..)
+            weight[positions] = narrowed(spread, stored.dtype, node)  # (n, all) -> (n, ..)
     if change.mixture is not None or change.repair is not None:
         for start in range(0, len(weight), BLOCK):
             rows = slice(start, start + BLOCK)
-            weight[rows] = _store(change.outputs(weight[rows], axis=1), stored.dtype, node)
+            weight[rows] = narrowed(change.outputs(weight[rows], axis=1), stored.dtype, node)
     return change.layer.stored(weight)
 
 
@@ -275,7 +276,8 @@ def _summed(
     return sums if delivery.taps > 1 else sums.reshape(places, out, -1).sum(axis=(0, 2))
 
 
-def _store(value: Floats, dtype: np.dtype[np.generic], node: Node) -> Array:
+def narrowed(value: Array, dtype: np.dtype[np.generic], node: Node) -> Array:
+    """Return a layer's new values in a type; raise CompensationError where it holds them not."""
     with np.errstate(over="ignore"):
         stored = value.astype(dtype)
     if not np.all(np.isfinite(stored)):
@@ -301,9 +303,9 @@ def _move_bias(
     if bias is None or layer.bias_operand is None:
         grown = change.added(shift)
         if np.any(grown):
-            added[index] = _store(layer.spread(grown), dtype, node)  # (N,) -> (N, 1, ..)
+            added[index] = narrowed(layer.spread(grown), dtype, node)  # (N,) -> (N, 1, ..)
         return
     shape = bias.shape if bias.size == shift.size else shift.shape
     whole = layer.beta * bias.astype(np.float64).reshape(-1) + shift  # (1, N) -> (N,)
     value = (change.added(whole) / layer.beta).reshape(shape)
-    operands[index, layer.bias_operand] = _store(value, bias.dtype, node)
+    operands[index, layer.bias_operand] = narrowed(value, bias.dtype, node)

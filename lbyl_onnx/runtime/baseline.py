@@ -62,6 +62,11 @@ class Baseline:
     effort: Effort = USUAL
 
     @property
+    def batch(self) -> int:
+        """Samples of one run at the first input shapes."""
+        return max((shape[0] for shape in self.first.values() if shape), default=1)
+
+    @property
     def shapes(self) -> int:
         """How many different input shapes there are."""
         return len({tuple(sorted(shapes.items())) for shapes in self.shape_sets})

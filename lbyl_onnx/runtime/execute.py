@@ -18,19 +18,11 @@ from lbyl_onnx.types import Array
 SAMPLES = 8
 # Elements that one input may have: an image of 4,700 x 4,700 pixels. Ten such inputs are made.
 LARGEST_INPUT = 1 << 26
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int8)": np.int8,
-    "tensor(int16)": np.int16,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(uint8)": np.uint8,
-    "tensor(uint16)": np.uint16,
-    "tensor(uint32)": np.uint32,
-    "tensor(uint64)": np.uint64,
-    "tensor(bool)": np.bool_,
+_SAME_NAME = "float16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
+_DTYPES: dict[str, np.dtype[np.generic]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    **{f"tensor({name})": np.dtype(name) for name in _SAME_NAME},
 }
 
 
@@ -63,7 +55,7 @@ def dtype_of(kind: str) -> np.dtype[np.generic]:
     """
     if kind not in _DTYPES:
         raise ModelError(f"an input is a {kind}; only tensors of numbers can be fed")
-    return np.dtype(_DTYPES[kind])
+    return _DTYPES[kind]
 
 
 def run_model(path: Path, provider: str, feeds: Sequence[Feeds], optimise: bool = True) -> Record:
@@ -83,15 +75,9 @@ def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
     """Run a model on given inputs node by node, without graph optimisations.
 
     It needs less than half the memory, and what the optimisations do is checked along with it.
-
-    Raises
-    ------
-    ModelError
-        When ONNX Runtime does not load it or does not run it.
+    Raises what `run_model` does.
     """
-    session = Session.of(path, provider, as_written())
-    outputs = tuple(session.run(batch) for batch in feeds)
-    return Record(session.signature, outputs)
+    return run_model(path, provider, feeds, optimise=False)
 
 
 def run_batches(
@@ -125,11 +111,7 @@ def checked_signature(signature: Signature) -> Signature:
 
 
 def random_feeds(
-    signature: Signature,
-    first: Shapes,
-    second: Shapes,
-    rng: np.random.Generator,
-    uniform: bool,
+    signature: Signature, first: Shapes, second: Shapes, rng: np.random.Generator, uniform: bool
 ) -> tuple[Feeds, ...]:
     """Random values for each input, at two sets of shapes."""
     shapes = [*[first] * SAMPLES, second]
@@ -137,10 +119,7 @@ def random_feeds(
 
 
 def random_batch(
-    signature: Signature,
-    shapes: Shapes,
-    rng: np.random.Generator,
-    uniform: bool,
+    signature: Signature, shapes: Shapes, rng: np.random.Generator, uniform: bool
 ) -> dict[str, Array]:
     """One random value for each input: normal or uniform floats, 0 and 1 for the others."""
     batch: dict[str, Array] = {}
@@ -150,7 +129,7 @@ def random_batch(
                 f"input {name} of shape {shapes[name]} is larger than the {LARGEST_INPUT:,} values "
                 "that it may have; export the model with a smaller one"
             )
-        dtype: np.dtype[np.generic] = np.dtype(_DTYPES[kind])
+        dtype = _DTYPES[kind]
         if dtype.kind != "f":
             batch[name] = rng.integers(0, 2, shapes[name]).astype(dtype)
         elif uniform:

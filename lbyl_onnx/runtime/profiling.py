@@ -17,7 +17,7 @@ from lbyl_onnx.errors import OutputError
 from lbyl_onnx.graph.source import stored_bytes
 from lbyl_onnx.guard.bounds import bounded, late_after, seconds_for
 from lbyl_onnx.runtime.installed import ort
-from lbyl_onnx.runtime.session import Feeds
+from lbyl_onnx.runtime.session import Feeds, options
 
 # Runs that are profiled: at most so many, for at most about so many seconds.
 RUNS, SECONDS = 50, 1.0
@@ -57,16 +57,15 @@ def kernel_times(
         When there is no room for the profile.
     """
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
+        settings = options()
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(Path(folder) / "profile")
         if not optimise:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
         what, seconds = f"profiling {path.name}", late_after(seconds_for(stored_bytes(path)))
         with bounded(what, seconds):
-            session = ort.InferenceSession(str(path), options, providers)
+            session = ort.InferenceSession(str(path), settings, providers)
         end = time.perf_counter() + SECONDS
         for run in range(RUNS + WARM_UP):
             with bounded(what, seconds):

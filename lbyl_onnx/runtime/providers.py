@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lbyl_onnx.config import Hardware, Provider
 from lbyl_onnx.errors import OptionError
+from lbyl_onnx.option_types import Hardware, Provider
 from lbyl_onnx.runtime.installed import ort
 from lbyl_onnx.runtime.session import CPU, RUN_ERRORS, options
 
@@ -36,10 +37,7 @@ def provider_name(wanted: Provider) -> str:
 
 def _initialised(provider: str) -> list[str]:
     """Providers of a session on a model of one node."""
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [result])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model = _one_node(helper.make_node("Identity", ["x"], ["y"]), [1], [])
     ort.set_default_logger_severity(4)  # that CUDA is not there is an answer, not an error
     try:
         session = ort.InferenceSession(model.SerializeToString(), options(), [provider, CPU])
@@ -48,6 +46,16 @@ def _initialised(provider: str) -> list[str]:
     finally:
         ort.set_default_logger_severity(2)  # ONNX Runtime's own default
     return list(session.get_providers())
+
+
+def _one_node(
+    node: onnx.NodeProto, shape: Sequence[int], weights: Sequence[TensorProto]
+) -> onnx.ModelProto:
+    """A model of one node, from x to y, both of one shape."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)
+    graph = helper.make_graph([node], "g", [value], [result], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
 def both_distributions() -> bool:
@@ -95,12 +103,8 @@ def _measured_block() -> int:
     It is read off a Conv of four output channels as ONNX Runtime has optimised it: its weight is
     then filled up to one block.
     """
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 4, 4])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 4, 4])
     weight = numpy_helper.from_array(np.zeros((4, 4, 1, 1), np.float32), "w")
-    node = helper.make_node("Conv", ["x", "w"], ["y"])
-    graph = helper.make_graph([node], "g", [value], [result], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model = _one_node(helper.make_node("Conv", ["x", "w"], ["y"]), [1, 4, 4, 4], [weight])
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
         settings = options()
         settings.optimized_model_filepath = str(Path(folder) / "optimised.onnx")

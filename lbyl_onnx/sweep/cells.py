@@ -14,11 +14,13 @@ from pathlib import Path
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import LbylOnnxError, ModelError, OutputError
 from lbyl_onnx.evaluate.score import ScoringData, score
+from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.graph.source import model_files, open_source, sha256
 from lbyl_onnx.io.files import read_bounded
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.pipeline import compress
 from lbyl_onnx.runtime import providers
+from lbyl_onnx.runtime.timing import Latency
 from lbyl_onnx.sweep.output import METRICS
 from lbyl_onnx.sweep.types import Cell, Failure, Measures, Outcome, Scheduler, Sweep
 
@@ -47,7 +49,7 @@ def plan_cells(
     scored = [_digest([path]) for path in _scoring_files(data)]
     cells = []
     for model in models:
-        digest = _model_digest(model)
+        digest = _digest(model_files(model))
         for config in configs:
             tensor_info = {
                 "model": digest,
@@ -67,10 +69,6 @@ def _scoring_files(data: ScoringData) -> list[Path]:
     return files
 
 
-def _model_digest(model: Path) -> str:
-    return _digest(model_files(model))
-
-
 def _digest(paths: Sequence[Path]) -> str:
     try:
         return hashlib.sha256("".join(map(sha256, paths)).encode()).hexdigest()
@@ -84,7 +82,7 @@ def run_cell(cell: Cell) -> Outcome | Failure:
     names = cell.key, str(cell.model), config.method, config.ratio
     try:
         files = open_source(cell.model)
-        if _model_digest(cell.model) != cell.digest:
+        if _digest(model_files(cell.model)) != cell.digest:
             raise ModelError(f"{cell.model} is not the file here that the sweep began with")
         with (
             # A worker's stderr is the user's: only what is raised is told there.
@@ -98,28 +96,17 @@ def run_cell(cell: Cell) -> Outcome | Failure:
         files.check_unchanged()
     except LbylOnnxError as error:
         return Failure(*names, str(error), error.exit_code)
-    before = Measures(
-        result.before.parameters,
-        result.before.macs,
-        result.size_before,
-        result.latency.before.median,
-        found.before,
-    )
-    after = Measures(
-        result.after.parameters,
-        result.after.macs,
-        result.size_after,
-        result.latency.after.median,
-        found.after,
-    )
+    before = _measures(result.before, result.size_before, result.latency.before, found.before)
+    after = _measures(result.after, result.size_after, result.latency.after, found.after)
     return Outcome(*names, found.metric, found.samples, before, after)
 
 
+def _measures(costs: Costs, size: int, latency: Latency, score: float) -> Measures:
+    return Measures(costs.parameters, costs.macs, size, latency.median, score)
+
+
 def run_sweep(
-    cells: Sequence[Cell],
-    folder: Path,
-    scheduler: Scheduler,
-    progress: Callable[[int, int], None],
+    cells: Sequence[Cell], folder: Path, scheduler: Scheduler, progress: Callable[[int, int], None]
 ) -> Sweep:
     """Run the cells that have not been run; keep each outcome as soon as it is there.
 

@@ -87,11 +87,7 @@ def run_in_processes(
 class _Worker:
     """A process that does one piece of work at a time."""
 
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        watch: Watch,
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], watch: Watch) -> None:
         self._process = process
         self._watch = watch
         self._late: Overdue | None = None
@@ -130,9 +126,7 @@ class _Worker:
 
 @contextmanager
 def _started(
-    folder: Path,
-    share: dict[str, str],
-    ended: queue.SimpleQueue[tuple[_Worker, bytes | None]],
+    folder: Path, share: dict[str, str], ended: queue.SimpleQueue[tuple[_Worker, bytes | None]]
 ) -> Iterator[_Worker]:
     """Start a process; kill it in the end."""
     folder.mkdir()

@@ -25,10 +25,10 @@ from onnx import ModelProto, helper
 from lbyl_onnx import Config, Effort, NothingToPruneError, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Scope
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.registry import method_names
+from lbyl_onnx.option_types import Scope
 from lbyl_onnx.runtime import baseline
 from tests.support.corpus import SOURCES, UnavailableError, materialise
 from tests.support.oracle import Feeds, Interpreted, deviation, masked, run, tap

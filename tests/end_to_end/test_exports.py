@@ -21,9 +21,9 @@ from onnx import ModelProto, TensorProto
 from lbyl_onnx import Config, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Scope
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.option_types import Scope
 from tests.support.exported import FOLDER, filled, load, names, stripped
 from tests.support.oracle import Feeds, Interpreted, deviation, input_shapes, masked, run
 

@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from lbyl_onnx import Config, NothingToPruneError, compress
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Scope
+from lbyl_onnx.option_types import Scope
 from tests.support.net import Net
 from tests.support.oracle import assert_same, interpret, make_feeds, masked, run
 

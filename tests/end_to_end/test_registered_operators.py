@@ -12,7 +12,7 @@ from lbyl_onnx import Config, OptionError, compress, inspect, register_operator
 from lbyl_onnx.channels.rules.elementwise import elementwise
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.graph.inference import TensorFact, like_first_input
-from lbyl_onnx.graph.layers import LinearLayer, Operation
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer, Operation
 from lbyl_onnx.graph.layers.standard import conv
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.registry import method_names

@@ -13,20 +13,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from lbyl_onnx import CompressResult, Config, Effort, NothingToPruneError, compress
-from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Scope
-from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.graph.source import check_source
 from lbyl_onnx.io import reader
-from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.methods import lbyl_plus
 from lbyl_onnx.methods.registry import find_method, method_names
 from lbyl_onnx.methods.types import Delivery, Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.pooling import averaged, deliveries, pooled, pooled_outputs
 from lbyl_onnx.observe.session import prepare, rounds
+from lbyl_onnx.option_types import Scope
 from lbyl_onnx.runtime.baseline import run_baseline
 from tests.support.models import MODELS
 from tests.support.oracle import assert_same, deviation, interpret, make_feeds, run, tap, values
@@ -282,11 +279,7 @@ class TestPooledMoments:
         model = pyramid()
         with reader.on_disk(model) as path:
             baseline = run_baseline(path, "CPUExecutionProvider", 0)
-            read = TensorReader(path)
-            tensor_info = TensorInfo(model, baseline.first, baseline.second, read)
-            graph = to_graph(model)
-            channels = find_channels(graph, tensor_info, Selection())
-            analyzed = AnalyzedModel(model, read, graph, tensor_info, channels)
+            analyzed = AnalyzedModel.open(check_source(path), baseline.shape_sets)
             config = Config(round_to=1, ratio=0.3, provider="cpu")
             prepared = prepare(analyzed, baseline, config, tmp_path)
             (round_,) = list(rounds(prepared))
@@ -295,7 +288,7 @@ class TestPooledMoments:
         group = next(g for g in prepared.groups if len(g.producers) == 3)
         found = round_.moments(group)
         assert not isinstance(found, str)
-        places = [graph.nodes[p.binding.node].inputs[0].name for p in group.consumers]
+        places = [analyzed.graph.nodes[p.binding.node].inputs[0].name for p in group.consumers]
         assert all(
             round_.observations[key].view.strides in ((1, 1), ()) for key in round_.observations
         )

@@ -14,8 +14,8 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Scope
 from lbyl_onnx.methods.registry import method_names
+from lbyl_onnx.option_types import Scope
 from tests.support.operators import OPERATORS
 from tests.support.oracle import Array, assert_same, interpret, make_feeds, masked, run, values
 from tests.support.topologies import TOPOLOGIES

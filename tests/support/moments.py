@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
-from lbyl_onnx.graph.layers import Window
+from lbyl_onnx.graph.layers.linear_layer import Window
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.types import Array

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -64,10 +66,29 @@ def test_what_is_raised_is_exported() -> None:
 
 
 def test_each_exported_name_has_one_home() -> None:
-    homes = [name for names in lbyl_onnx._HOMES.values() for name in names]
-    assert sorted([*homes, "__version__"]) == sorted(lbyl_onnx.__all__)
+    homes = [name for names in lbyl_onnx._HOMES.values() for name in names.split()]
+    assert sorted([*homes, "__version__"]) == lbyl_onnx.__all__
     for name in lbyl_onnx.__all__:
         assert getattr(lbyl_onnx, name) is not None
+
+
+def test_type_checkers_are_told_the_same_homes() -> None:
+    tree = ast.parse(Path(lbyl_onnx.__file__).read_text())
+    told = {
+        (str(node.module), name.name)
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+        if name.asname == name.name  # what makes it an export to them
+    }
+    homes = {
+        (f"lbyl_onnx.{home}", name)
+        for home, names in lbyl_onnx._HOMES.items()
+        for name in names.split()
+    }
+    assert told == homes
 
 
 def test_the_page_has_each_exported_name_and_nothing_else() -> None:

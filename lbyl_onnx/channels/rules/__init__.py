@@ -9,30 +9,8 @@ from __future__ import annotations
 
 from lbyl_onnx.channels.labels import Labels
 from lbyl_onnx.channels.rules import elementwise, mixing, moves, weights
-from lbyl_onnx.channels.rules.view import (
-    Join,
-    LabelFlow,
-    NodeView,
-    Rule,
-    ShapeDependence,
-    ShapeDependences,
-    ShapeParameter,
-    SharedNorm,
-)
+from lbyl_onnx.channels.rules.view import NodeView, Rule
 from lbyl_onnx.types import DEFAULT_DOMAINS, OperatorKey
-
-__all__ = [
-    "ELEMENTWISE",
-    "RULES",
-    "Join",
-    "LabelFlow",
-    "NodeView",
-    "ShapeDependence",
-    "ShapeDependences",
-    "ShapeParameter",
-    "SharedNorm",
-    "no_rule",
-]
 
 
 def reads_shape(view: NodeView) -> list[Labels | None]:

@@ -6,7 +6,8 @@ import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, padded, varying_axes
 from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter
-from lbyl_onnx.graph.layers import LinearLayer, describe
+from lbyl_onnx.graph.layers import describe
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 
 
 def linear(view: NodeView) -> list[Labels | None]:

@@ -7,35 +7,11 @@ from collections.abc import Callable
 from onnx import NodeProto
 
 from lbyl_onnx.graph.layers.einsum import einsum
-from lbyl_onnx.graph.layers.linear_layer import (
-    Layout,
-    LinearLayer,
-    Operand,
-    Operation,
-    Window,
-    by_window,
-)
+from lbyl_onnx.graph.layers.linear_layer import Layout, LinearLayer, Operation
 from lbyl_onnx.graph.layers.standard import conv, conv_transpose, gemm, matmul
 from lbyl_onnx.graph.model_graph import Node, Tensor
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import Array, OperatorKey, operator_key
-
-__all__ = [
-    "LAYERS",
-    "Describe",
-    "Layout",
-    "LinearLayer",
-    "Operand",
-    "Operation",
-    "Window",
-    "by_window",
-    "data_input",
-    "describe",
-    "is_layer",
-    "layer_weight",
-    "layout_of",
-    "linear_layer",
-]
 
 Describe = Callable[[Operation, TensorInfo], LinearLayer | str]
 """The layer that a node is by its shapes and attributes, or the reason why it is none."""

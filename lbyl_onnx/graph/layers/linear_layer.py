@@ -251,12 +251,7 @@ class LinearLayer:
         return self.layout.stored(np.transpose(moved, np.argsort(order)))
 
     def rows(self, tensor_info: TensorInfo, positions: NDArray[np.intp]) -> Floats:
-        """Return the weight of some input channels, (n, places) along it.
-
-        Returns
-        -------
-        (n, places, outputs, window) float64
-        """
+        """Return the weight of some input channels, (n, places): (n, places, outputs, window)."""
         return self.seen(tensor_info.value(self.weight_name))[positions].astype(np.float64)
 
     def bias(self, tensor_info: TensorInfo) -> Array | None:

@@ -7,22 +7,13 @@ import pytest
 from onnx import numpy_helper
 
 from lbyl_onnx import Config, NothingToPruneError, compress
-from lbyl_onnx.budget.cost_model import (
-    CountedCost,
-    Counts,
-    counted_bytes,
-    counted_macs,
-    counted_parameters,
-)
-from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.budget.cost_model import CountedCost, Counts, counted_macs, counted_parameters
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Selection
-from lbyl_onnx.config import Scope
 from lbyl_onnx.graph import source
-from lbyl_onnx.graph.costs import constants, count_costs
-from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.graph.costs import constants
 from lbyl_onnx.io import reader
-from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.option_types import Scope
 from lbyl_onnx.runtime import baseline
 from tests.support.models import MODELS
 from tests.support.operators import OPERATORS
@@ -52,19 +43,19 @@ def test_predicted_costs_are_those_of_the_written_model(name: str, scope: Scope)
     except NothingToPruneError:
         pytest.skip("nothing can go")
     with reader.on_disk(model) as path:
-        first, second = baseline.input_shapes(path, "CPUExecutionProvider")
-        proto, _ = source.load_model(path)
-        tensor_info = TensorInfo(proto, first, second, TensorReader(path))
-        graph = to_graph(proto)
-        channels = find_channels(graph, tensor_info, Selection(scope=scope))
-        groups = channels.groups
-        macs = counted_macs(proto, tensor_info, channels, groups)
-        parameters = counted_parameters(proto, tensor_info, channels, groups, graph, False)
-        stored = counted_bytes(proto, tensor_info, channels, groups, graph, False)
+        shapes = baseline.input_shapes(path, "CPUExecutionProvider")
+        files = source.check_source(path)
+        analyzed = AnalyzedModel.open(files, shapes, Selection(scope=scope))
+        groups = analyzed.channels.groups
+        macs = counted_macs(analyzed, groups)
+        parameters, stored = (
+            counted_parameters(analyzed, groups, with_biases=False, in_bytes=in_bytes)
+            for in_bytes in (False, True)
+        )
         whole = np.asarray([group.size for group in groups])
         counts = np.asarray([group.kept for group in result.groups])
         assert len(counts) == len(whole)
-        assert macs.at(whole) == pytest.approx(count_costs(proto, tensor_info).macs, rel=1e-12)
+        assert macs.at(whole) == pytest.approx(analyzed.costs.macs, rel=1e-12)
     assert macs.at(counts) == pytest.approx(result.after.macs, rel=1e-12)
     if name not in NEAR:
         assert parameters.at(counts) == pytest.approx(result.after.parameters, rel=1e-12)

@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import DTypeLike
 from PIL import Image
 
-from lbyl_onnx.config import Layout
 from lbyl_onnx.data import image_files
 from lbyl_onnx.data.calibration import Input, Samples, read_calibration
 from lbyl_onnx.data.image_files import SUFFIXES, find_images, form_of, open_images
 from lbyl_onnx.errors import CalibrationError, LbylOnnxError, OptionError
+from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
 
 Values = np.ndarray[Any, np.dtype[Any]]

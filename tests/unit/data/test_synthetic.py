@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import DTypeLike
 
-from lbyl_onnx.config import Layout
 from lbyl_onnx.data.synthetic import (
     Floats,
     gaussian_vectors,
@@ -19,6 +18,7 @@ from lbyl_onnx.data.synthetic import (
     natural_images,
     synthetic_batch,
 )
+from lbyl_onnx.option_types import Layout
 
 KINDS = {"leaves": 0, "noise": 1}
 PLANES = [

@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from lbyl_onnx import Config, compress
-from lbyl_onnx.graph.layers import Layout
+from lbyl_onnx.graph.layers.linear_layer import Layout
 from tests.support.net import Net
 from tests.support.oracle import Array, assert_same, make_feeds, run
 from tests.support.topologies import conv_transpose_grouped

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from lbyl_onnx.graph.layers import LinearLayer, linear_layer
+from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from tests.support.einsums import einsum
 from tests.support.net import Net
 from tests.support.oracle import Array, interpret, run, values

@@ -9,9 +9,9 @@ import pytest
 from onnx import numpy_helper
 
 from lbyl_onnx import Config, Effort, ModelError, OutputError, compress
-from lbyl_onnx.config import ExternalData
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
+from lbyl_onnx.option_types import ExternalData
 from tests.support.oracle import run
 
 CPU = Config(round_to=1, ratio=0.25, provider="cpu")

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from lbyl_onnx.graph.layers import Window
+from lbyl_onnx.graph.layers.linear_layer import Window
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from lbyl_onnx import Config, OptionError, compress
 from lbyl_onnx.budget.allocation import aligned_step, nearest, rounded_counts
 from lbyl_onnx.budget.cost_model import CountedCost, Counts
-from lbyl_onnx.config import Hardware
+from lbyl_onnx.option_types import Hardware
 from lbyl_onnx.runtime.providers import BLOCKS, channel_block
 from lbyl_onnx.runtime.session import CPU
 from tests.support.models import MODELS
