@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.channels.groups import Refusal
     from lbyl_onnx.channels.operators import register_operator
     from lbyl_onnx.config import Config, Options
-    from lbyl_onnx.data.source import InputRange
+    from lbyl_onnx.data.input_kind import InputKind, InputRange, Vocabulary
     from lbyl_onnx.errors import (
         CalibrationError,
         CompensationError,
@@ -80,7 +80,10 @@ __all__ = [
     "FoldedRows",
     "GroupReport",
     "GroupView",
+    "InputChoice",
+    "InputKind",
     "InputRange",
+    "InputReport",
     "Inspection",
     "InstallationError",
     "Latency",
@@ -105,6 +108,7 @@ __all__ = [
     "TooSlowError",
     "Verification",
     "VerificationError",
+    "Vocabulary",
     "__version__",
     "compare_models",
     "compress",
@@ -120,7 +124,9 @@ _HOMES = {
     "budget.solve": ("TargetReport",),
     "channels.groups": ("Refusal",),
     "config": ("Config", "Options"),
-    "data.source": ("InputRange",),
+    "data.input_kind": ("InputKind", "InputRange", "Vocabulary"),
+    "input_choices": ("InputChoice",),
+    "results.inputs": ("InputReport",),
     "channels.operators": ("register_operator",),
     "errors": (
         "CalibrationError",

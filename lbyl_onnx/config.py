@@ -9,10 +9,12 @@ from inspect import cleandoc
 from typing import Any, Literal, TypedDict, get_args
 
 from lbyl_onnx.errors import OptionError
+from lbyl_onnx.input_choices import KINDS, Choices, Said
 from lbyl_onnx.methods import lbyl, neuron_merging, registry
 from lbyl_onnx.methods.registry import Criterion, Method, MethodOption, OptionValue
 from lbyl_onnx.option_types import (
     AMOUNT,
+    CHOICES,
     GLOBS,
     NAMED_VALUES,
     NUMBER,
@@ -228,14 +230,15 @@ class Config:
     mean: tuple[float, ...] = option(
         (),
         NUMBERS,
-        "Mean of each channel of the folder's images, whose pixels are in [0, 1].",
+        "Mean of each channel of the images, whose pixels are in [0, 1]: of the folder's, or of "
+        "the synthetic ones.",
         SAMPLES,
         metavar="M,..",
     )
     std: tuple[float, ...] = option(
         (),
         NUMBERS,
-        "Standard deviation of each channel of the folder's images.",
+        "Standard deviation of each channel of the images, likewise.",
         SAMPLES,
         metavar="S,..",
     )
@@ -245,6 +248,15 @@ class Config:
         "Axis order of image inputs.",
         SAMPLES,
         choices=lambda: get_args(Layout),
+    )
+    input: Choices = option(
+        (),
+        CHOICES,
+        f"What an input takes, where it is taken for something else: {', '.join(KINDS)}:V. With "
+        "commas more of it: `range=0..255`, `mean=..`, `std=..` (of an image's pixels before they "
+        "are normalised, of other values as they are), `size=48x320`, `vocab=30522`; repeat it for "
+        "other inputs.",
+        SAMPLES,
     )
     external_data: ExternalData = option(
         "auto",
@@ -281,8 +293,6 @@ class Config:
                 f"calibration is given, but {self.method} with {self.score} looks at no samples; "
                 f"use {registry.measuring()}"
             )
-        if (self.mean or self.std) and self.calibration is None:
-            raise OptionError("mean and std are of calibration images; give calibration too")
 
     def _read(self, name: str, declared: Option) -> None:
         """Give a value its type where its meaning is obvious, and check it."""
@@ -442,6 +452,7 @@ class Options(TypedDict, total=False):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Layout
+    input: Said
     external_data: ExternalData
     input_shape: Given
 

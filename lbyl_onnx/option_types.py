@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lbyl_onnx.input_choices import read_choices
 from lbyl_onnx.shapes import read_shapes
 
 Value = TypeVar("Value")
@@ -175,6 +176,7 @@ NUMBER_BY_GLOB = OptionType("GLOB=X", _by_glob(_number), by_glob=True)
 WHOLE_BY_GLOB = OptionType("GLOB=N", _by_glob(_whole), by_glob=True)
 NAMED_VALUES = OptionType("NAME=VALUE", _by_name)
 SHAPES = OptionType("[NAME:]1,3,48,320", read_shapes)
+CHOICES = OptionType("[NAME=]KIND[,..]", read_choices)
 
 
 @dataclass(frozen=True)

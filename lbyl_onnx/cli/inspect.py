@@ -16,13 +16,14 @@ from lbyl_onnx.cli.common import (
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.config import Scope
+from lbyl_onnx.input_choices import Choices
 from lbyl_onnx.report.json import inspection_as_json
 from lbyl_onnx.report.terminal import print_inspection
 from lbyl_onnx.shapes import Given
 
 _SECTIONS = {
     "Which channels": ("--scope", "--sensitivity"),
-    "Running": ("--input-shape",),
+    "Samples": ("--input", "--input-shape"),
     "Telling": ("--json", "--debug"),
 }
 _EXAMPLES = """\b
@@ -38,13 +39,14 @@ Examples:
 @click.option(
     "--sensitivity", is_flag=True, help="Predict what pruning 10 to 70 % of each group does."
 )
-@config_options(["input_shape"])
+@config_options(["input", "input_shape"])
 @json_option
 @debug_option
 def inspect(
     model: str,
     scope: Scope,
     sensitivity: bool,
+    input: Choices,
     input_shape: Given,
     json_path: str | None,
     debug: bool,
@@ -53,7 +55,7 @@ def inspect(
     with errors_in_one_line(debug, model):
         check_json_path(json_path)
         found = inspection.inspect(
-            model, scope=scope, sensitivity=sensitivity, input_shape=input_shape
+            model, scope=scope, sensitivity=sensitivity, input_shape=input_shape, input=input
         )
         write_json_to(inspection_as_json(found, model, __version__), json_path)
         print_inspection(found, model, console_for(json_path))

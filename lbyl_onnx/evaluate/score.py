@@ -11,14 +11,15 @@ import onnx
 
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.calibration import Input, Samples, read_calibration
-from lbyl_onnx.data.source import InputSpec, synthetic_input
+from lbyl_onnx.data.feeds import synthetic_feeds
+from lbyl_onnx.data.input_kind import InputSpec
 from lbyl_onnx.errors import CalibrationError, VerificationError
 from lbyl_onnx.evaluate.metrics import fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.inputs.pixel_range import input_ranges
+from lbyl_onnx.inputs.evidence import input_kinds
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.runtime import baseline, execute
 from lbyl_onnx.shapes import Given
@@ -187,15 +188,14 @@ def _synthetic(path: Path, provider: str, data: ScoringData) -> Iterator[Feeds]:
     first, second = baseline.input_shapes(path, provider, data.input_shape)
     model, _ = source.load_model(path)
     tensor_info = TensorInfo(model, first, second, TensorReader(path))
-    ranges = input_ranges(to_graph(model), tensor_info, "auto")
+    kinds = input_kinds(to_graph(model), tensor_info)
     specs = {
-        i.name: InputSpec(i.dtype, first[i.name], ranges.get(i.name))
+        i.name: InputSpec(i.dtype, first[i.name], kinds[i.name])
         for i in _inputs(path, provider, data)
     }
     batch = max((shape[0] for shape in first.values() if shape), default=1)
     for number in range(-(-SYNTHETIC // max(1, batch))):
-        rng = np.random.default_rng([_STREAM, data.seed, number])
-        yield {name: synthetic_input(spec, rng, "auto") for name, spec in specs.items()}
+        yield synthetic_feeds(specs, np.random.default_rng([_STREAM, data.seed, number]))
 
 
 def _inputs(path: Path, provider: str, data: ScoringData) -> list[Input]:

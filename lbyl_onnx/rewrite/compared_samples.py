@@ -81,4 +81,4 @@ def _own_samples(prepared: Prepared, baseline: Baseline, wanted: int, free: bool
     shapes = [analyzed.tensor_info.shape(name) or () for name in names]
     largest = max((math.prod(d or 0 for d in shape) for shape in shapes), default=1)
     size = batch_size(largest // batch, wanted)
-    return sample_source(analyzed, baseline, prepared.config, wanted, size, free)
+    return sample_source(prepared.kinds, baseline, prepared.config, wanted, size, free)
