@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 
 from docs.figures.writing import alone, write
-from lbyl_onnx.data.synthetic import images
+from lbyl_onnx.data.synthetic.images import images
 from lbyl_onnx.report.svg import Axis, scatter
 
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "digits.onnx"

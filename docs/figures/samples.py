@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from docs.figures.writing import write
-from lbyl_onnx.data.synthetic import images
+from lbyl_onnx.data.synthetic.images import images
 
 COUNT, SIZE, GAP = 6, 96, 8
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from lbyl_onnx.config import Layout
-from lbyl_onnx.data.synthetic import LEAST_SIDE, image_layout
+from lbyl_onnx.data.synthetic.images import LEAST_SIDE, image_layout
 from lbyl_onnx.types import Array
 
 Sureness = Literal["stated", "clear", "likely", "guessed"]

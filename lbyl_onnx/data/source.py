@@ -12,8 +12,8 @@ import numpy as np
 
 from lbyl_onnx.config import Layout
 from lbyl_onnx.data.calibration import Samples
-from lbyl_onnx.data.feeds import synthetic_feeds
 from lbyl_onnx.data.input_kind import InputSpec
+from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.types import Array
 
 # Multiply-accumulates that one pass over the synthetic samples may take, if FEWEST allow.

@@ -11,8 +11,8 @@ import onnx
 
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.calibration import Input, Samples, read_calibration
-from lbyl_onnx.data.feeds import synthetic_feeds
 from lbyl_onnx.data.input_kind import InputSpec
+from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.errors import CalibrationError, VerificationError
 from lbyl_onnx.evaluate.metrics import fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness

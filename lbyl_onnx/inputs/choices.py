@@ -10,7 +10,7 @@ import numpy as np
 
 from lbyl_onnx.config import Config, Layout
 from lbyl_onnx.data.input_kind import IMAGES, InputKind, InputRange, Vocabulary
-from lbyl_onnx.data.synthetic import image_layout
+from lbyl_onnx.data.synthetic.images import image_layout
 from lbyl_onnx.data.tokenizer import vocabulary_beside
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.graph.model_graph import Graph

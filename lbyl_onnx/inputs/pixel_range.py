@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from lbyl_onnx.config import Layout
 from lbyl_onnx.data.input_kind import InputRange
-from lbyl_onnx.data.synthetic import image_layout
+from lbyl_onnx.data.synthetic.images import image_layout
 from lbyl_onnx.graph.costs import FLOATS
 from lbyl_onnx.graph.model_graph import Graph, Node, Tensor, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo

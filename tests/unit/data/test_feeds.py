@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import DTypeLike, NDArray
 
-from lbyl_onnx.data.feeds import synthetic_feeds, synthetic_input
 from lbyl_onnx.data.input_kind import InputKind, InputRange, InputSpec, Vocabulary, kind_by_shape
+from lbyl_onnx.data.synthetic.feeds import synthetic_feeds, synthetic_input
 
 
 def batch_of(shape: tuple[int, ...], dtype: DTypeLike, seed: int = 0) -> NDArray[Any]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lbyl_onnx.config import Layout
-from lbyl_onnx.data import synthetic
-from lbyl_onnx.data.synthetic import (
+from lbyl_onnx.data.synthetic import images as synthetic
+from lbyl_onnx.data.synthetic.images import (
     Floats,
     image_layout,
     natural_images,
@@ -147,7 +147,7 @@ def test_every_pair_holds_both_kinds() -> None:
 
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbyl_onnx.data.synthetic.BLOCK", 1)
+    monkeypatch.setattr("lbyl_onnx.data.synthetic.images.BLOCK", 1)
     images = make(9, 3, 12, 12)
     assert len({image.tobytes() for image in images}) == 9
 

@@ -16,9 +16,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.cli import main
-from lbyl_onnx.data.feeds import synthetic_input
 from lbyl_onnx.data.input_kind import InputKind, InputRange, InputSpec
-from lbyl_onnx.data.synthetic import natural_images
+from lbyl_onnx.data.synthetic.feeds import synthetic_input
+from lbyl_onnx.data.synthetic.images import natural_images
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.pixel_range import input_ranges

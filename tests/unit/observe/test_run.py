@@ -19,9 +19,9 @@ from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Selection
 from lbyl_onnx.compensate.consumer_loss import consumer_loss
 from lbyl_onnx.data import source as data_source
 from lbyl_onnx.data.calibration import Samples
-from lbyl_onnx.data.feeds import synthetic_feeds
 from lbyl_onnx.data.input_kind import InputSpec
 from lbyl_onnx.data.source import SampleSource, batch_size, rounded, sample_count
+from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.graph.model_graph import Graph, Node, to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader

@@ -17,8 +17,8 @@ from onnx import ModelProto, TensorProto, helper
 from lbyl_onnx import Config, ModelError, OptionError, compare_models, compress, inspect
 from lbyl_onnx.cli import main
 from lbyl_onnx.cli.config_file import read_options
-from lbyl_onnx.data.feeds import synthetic_feeds
 from lbyl_onnx.data.input_kind import InputSpec
+from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.runtime import baseline
 from lbyl_onnx.runtime.sizes.needed import needed_sizes
 from lbyl_onnx.shapes import Given, read_shapes

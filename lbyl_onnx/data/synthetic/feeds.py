@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.config import Layout
 from lbyl_onnx.data.input_kind import IMAGES, InputSpec, Vocabulary
-from lbyl_onnx.data.sounds import spectrograms, waveforms
-from lbyl_onnx.data.synthetic import Floats, Subject, image_layout, images, split_channels
+from lbyl_onnx.data.synthetic.images import Floats, Subject, image_layout, images, split_channels
+from lbyl_onnx.data.synthetic.sounds import spectrograms, waveforms
 from lbyl_onnx.types import Array
 
 # Share of the texts of a batch that end before it does.

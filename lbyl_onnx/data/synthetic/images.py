@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from lbyl_onnx.config import Layout
-from lbyl_onnx.data.dead_leaves import painted, scattered
-from lbyl_onnx.data.documents import colours, inked, shading
+from lbyl_onnx.data.synthetic.dead_leaves import painted, scattered
+from lbyl_onnx.data.synthetic.documents import colours, inked, shading
 
 Floats = NDArray[np.float32]
 Subject = Literal["image", "photo", "document"]
