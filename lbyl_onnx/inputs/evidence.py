@@ -95,6 +95,9 @@ def _kind(tensor: Tensor, tensor_info: TensorInfo, layout: Layout) -> InputKind:
         return InputKind(name, reason, "clear", vocabulary=Vocabulary(rows))
     if _is_mask(uses, dtype, shape, tensor_info):
         return InputKind("mask", f"{_names(uses)} read whether a place counts", "likely")
+    if dtype.kind == "f" and uses and all(_before_softmax(use) for use in uses):
+        reason = f"{_names(uses)} add it to what Softmax reads"
+        return InputKind("constant", reason, "likely")
     return _of_floats(tensor, shape, uses, kind_by_shape(shape, dtype, layout))
 
 
@@ -181,6 +184,13 @@ def _is_mask(
     if dtype.kind in "iub" and dtype != np.uint8:
         return all(use.node.op in _TESTS for use in uses)
     return dtype.kind == "f" and all(_from_one(use, tensor_info) for use in uses)
+
+
+def _before_softmax(use: _Use) -> bool:
+    """Whether an input is added to scores: 0 where a place counts, far below where it does not."""
+    if use.node.op != "Add" or not use.node.outputs:
+        return False
+    return any(reader.op == "Softmax" for reader in use.node.outputs[0].outputs)
 
 
 def _from_one(use: _Use, tensor_info: TensorInfo) -> bool:

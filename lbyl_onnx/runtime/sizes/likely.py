@@ -12,7 +12,7 @@ TOKENS = 64
 # Samples of a waveform: a second at 16,000 of them. Frames of a spectrogram: about a second.
 WAVEFORM, FRAMES = 16000, 100
 # Height of an image of one line of text, and the largest ratio of its sides.
-LINE, WIDEST = 48, 8
+LINE, WIDEST = 48, 4
 # Operators that keep the values of an input, in another shape or type.
 _SAME_VALUES = frozenset({"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape"})
 _WHOLE = frozenset(

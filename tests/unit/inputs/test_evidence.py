@@ -117,6 +117,14 @@ def test_masks(dtype: int, from_one: bool, name: str) -> None:
     assert kinds(encoder.model(encoder.masked("m", dtype, from_one)))["m"].name == name
 
 
+def test_what_is_added_to_scores_leaves_them_alone() -> None:
+    net = Net(("N", 4, 6))
+    net.inputs.append(helper.make_tensor_value_info("bias", TensorProto.FLOAT, ("N", 1, 6)))
+    scores = net.node("Add", [net.node("MatMul", ["x", net.weight("w", 6, 6)]), "bias"])
+    kind = kinds(net.model(net.node("Softmax", [scores], {"axis": -1})))["bias"]
+    assert (kind.name, kind.mean) == ("constant", 0.0)
+
+
 def test_negative_tokens_are_brought_into_the_table() -> None:
     """TensorFlow's exporter adds the number of rows to what is below zero."""
     encoder = Encoder()
