@@ -21,7 +21,7 @@ _HOMES = {
     "channels.groups": "Refusal",
     "channels.operators": "register_operator",
     "config": "Config",
-    "data.source": "InputRange",
+    "data.input_kind": "InputKind InputRange Vocabulary",
     "errors": "CalibrationError CompensationError InstallationError LbylOnnxError ModelError "
     "NothingToPruneError OptionError OutputError TargetError TooSlowError VerificationError",
     "evaluate.compare": "Comparison compare_models",
@@ -31,6 +31,7 @@ _HOMES = {
     "graph.costs": "Costs",
     "graph.source": "FileHash",
     "guard.effort": "Effort",
+    "input_choices": "InputChoice",
     "inspection": "GroupView Inspection Predicted Reach inspect",
     "methods.registry": "Criterion Method MethodOption register_criterion register_method",
     "methods.types": "BatchNorm ConsumerLoss Delivery Evidence FoldedRows Moments Ranking",
@@ -38,6 +39,7 @@ _HOMES = {
     "pipeline": "compress",
     "results.compressed": "CompressResult",
     "results.groups": "GroupReport",
+    "results.inputs": "InputReport",
     "runtime.timing": "Latency PairedLatency",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -51,7 +53,11 @@ if TYPE_CHECKING:
     from lbyl_onnx.channels.groups import Refusal as Refusal
     from lbyl_onnx.channels.operators import register_operator as register_operator
     from lbyl_onnx.config import Config as Config
-    from lbyl_onnx.data.source import InputRange as InputRange
+    from lbyl_onnx.data.input_kind import (
+        InputKind as InputKind,
+        InputRange as InputRange,
+        Vocabulary as Vocabulary,
+    )
     from lbyl_onnx.errors import (
         CalibrationError as CalibrationError,
         CompensationError as CompensationError,
@@ -75,6 +81,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.graph.costs import Costs as Costs
     from lbyl_onnx.graph.source import FileHash as FileHash
     from lbyl_onnx.guard.effort import Effort as Effort
+    from lbyl_onnx.input_choices import InputChoice as InputChoice
     from lbyl_onnx.inspection import (
         GroupView as GroupView,
         Inspection as Inspection,
@@ -102,6 +109,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.pipeline import compress as compress
     from lbyl_onnx.results.compressed import CompressResult as CompressResult
     from lbyl_onnx.results.groups import GroupReport as GroupReport
+    from lbyl_onnx.results.inputs import InputReport as InputReport
     from lbyl_onnx.runtime.timing import Latency as Latency, PairedLatency as PairedLatency
 
 

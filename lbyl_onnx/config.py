@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from lbyl_onnx import option_types as types
 from lbyl_onnx.errors import OptionError
+from lbyl_onnx.input_choices import KINDS, Choices
 from lbyl_onnx.methods import lbyl, neuron_merging, registry
 from lbyl_onnx.methods.registry import Criterion, Method, MethodOption, OptionValue
 from lbyl_onnx.option_types import (
@@ -219,19 +220,29 @@ class Config:
     mean: tuple[float, ...] = option(
         (),
         types.NUMBERS,
-        "Mean of each channel of the folder's images, whose pixels are in [0, 1].",
+        "Mean of each channel of the images, whose pixels are in [0, 1]: of the folder's, or of "
+        "the synthetic ones.",
         SAMPLES,
         metavar="M,..",
     )
     std: tuple[float, ...] = option(
         (),
         types.NUMBERS,
-        "Standard deviation of each channel of the folder's images.",
+        "Standard deviation of each channel of the images, likewise.",
         SAMPLES,
         metavar="S,..",
     )
     layout: Layout = option(
         "auto", types.TEXT, "Axis order of image inputs.", SAMPLES, choices=lambda: get_args(Layout)
+    )
+    input: Choices = option(
+        (),
+        types.CHOICES,
+        f"What an input takes, where it is taken for something else: {', '.join(KINDS)}:V. With "
+        "commas more of it: `range=0..255`, `mean=..`, `std=..` (of an image's pixels before they "
+        "are normalised, of other values as they are), `size=48x320`, `vocab=30522`; repeat it for "
+        "other inputs.",
+        SAMPLES,
     )
     external_data: ExternalData = option(
         "auto",
@@ -268,8 +279,6 @@ class Config:
                 f"calibration is given, but {self.method} with {self.score} looks at no samples; "
                 f"use {registry.measuring()}"
             )
-        if (self.mean or self.std) and self.calibration is None:
-            raise OptionError("mean and std are of calibration images; give calibration too")
 
     def _read(self, name: str, declared: Option) -> None:
         """Give a value its type where its meaning is obvious, and check it."""

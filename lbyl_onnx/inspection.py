@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,13 @@ from lbyl_onnx.graph import source
 from lbyl_onnx.graph.costs import Costs, node_macs
 from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.input_choices import Said, choices_given
+from lbyl_onnx.inputs.choices import kinds_of, stated_sizes
 from lbyl_onnx.io import reader
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.observe.session import prepare, rounds
 from lbyl_onnx.option_types import Provider, Scope
+from lbyl_onnx.results.inputs import InputReport, input_reports
 from lbyl_onnx.runtime import providers
 from lbyl_onnx.runtime.baseline import Baseline, input_shapes, run_baseline
 from lbyl_onnx.shapes import Given, shapes_given
@@ -101,12 +105,13 @@ class Reach:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a model costs, what of that is within reach, its channel groups and its refusals."""
+    """What a model costs, what of that is within reach, its groups, refusals and inputs."""
 
     costs: Costs
     reach: Reach
     groups: tuple[GroupView, ...]
     refusals: tuple[Refusal, ...]
+    inputs: tuple[InputReport, ...] = ()
 
 
 def inspect(
@@ -116,6 +121,7 @@ def inspect(
     provider: Provider = "auto",
     sensitivity: bool = False,
     input_shape: Given = (),
+    input: Said = (),
 ) -> Inspection:
     """Find a model's channel groups.
 
@@ -132,6 +138,8 @@ def inspect(
     input_shape
         Shapes of inputs, by name, at which the model is counted and measured; the name may be empty
         where there is one input.
+    input
+        What inputs take, as for `compress`.
 
     Returns
     -------
@@ -145,12 +153,16 @@ def inspect(
         it may be.
     """
     given = shapes_given(input_shape)
-    config = Config(scope=scope, provider=provider)
+    config = Config(scope=scope, provider=provider, input=choices_given(input))
+    stated = partial(stated_sizes, config.input, config.layout)
     with reader.on_disk(model) as path:
         files = source.check_source(path)
         name = providers.provider_name(provider)
-        baseline = run_baseline(path, name, 0, given=given) if sensitivity else None
-        shapes = input_shapes(path, name, given) if baseline is None else baseline.shape_sets
+        if sensitivity:
+            baseline = run_baseline(path, name, 0, given=given, stated=stated)
+            shapes = baseline.shape_sets
+        else:
+            baseline, shapes = None, input_shapes(path, name, given, stated)
         analyzed = AnalyzedModel.open(files, shapes[:2], Selection(scope=scope))
         found, graph, tensor_info = analyzed.channels, analyzed.graph, analyzed.tensor_info
         if not found.groups and not found.refusals and held_elsewhere(graph, tensor_info):
@@ -158,7 +170,9 @@ def inspect(
         predicted = {} if baseline is None else _predicted(analyzed, baseline, config)
         views = tuple(_view(analyzed, group, predicted) for group in found.groups)
         files.check_unchanged()
-        return Inspection(analyzed.costs, _reach(analyzed), views, found.refusals)
+        kinds = kinds_of(graph, tensor_info, config, path)
+        inputs = input_reports(kinds, shapes[0], calibrated=False)
+        return Inspection(analyzed.costs, _reach(analyzed), views, found.refusals, inputs)
 
 
 def _reach(analyzed: AnalyzedModel) -> Reach:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 
+from lbyl_onnx.input_choices import Said, read_choices
 from lbyl_onnx.methods.registry import OptionValue
 from lbyl_onnx.shapes import Given, read_shapes
 
@@ -182,6 +183,7 @@ NUMBER_BY_GLOB = OptionType("GLOB=X", _by_glob(_number), by_glob=True)
 WHOLE_BY_GLOB = OptionType("GLOB=N", _by_glob(_whole), by_glob=True)
 NAMED_VALUES = OptionType("NAME=VALUE", _by_name)
 SHAPES = OptionType("[NAME:]1,3,48,320", read_shapes)
+CHOICES = OptionType("[NAME=]KIND[,..]", read_choices)
 
 
 @dataclass(frozen=True)
@@ -339,5 +341,6 @@ class Options(TypedDict, total=False):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Layout
+    input: Said
     external_data: ExternalData
     input_shape: Given

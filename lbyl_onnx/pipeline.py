@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,7 +18,6 @@ from lbyl_onnx.channels.groups import Refusal, Selection
 from lbyl_onnx.channels.refusals import why_nothing
 from lbyl_onnx.compensate.selection import GroupPlan
 from lbyl_onnx.config import OPTIONS, Config, combined, hint
-from lbyl_onnx.data.source import InputRange
 from lbyl_onnx.errors import ModelError, NothingToPruneError, VerificationError
 from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.evaluate.layers import examine
@@ -28,11 +28,14 @@ from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.guard.memory import new_objects_only, release
+from lbyl_onnx.inputs.choices import stated_sizes
+from lbyl_onnx.inputs.evidence import is_folded
 from lbyl_onnx.io import atomic, reader
 from lbyl_onnx.observe.session import prepare
 from lbyl_onnx.option_types import Options
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
+from lbyl_onnx.results.inputs import InputReport, input_reports, input_warnings
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime import providers, timing
 from lbyl_onnx.runtime.baseline import Baseline, run_baseline
@@ -68,7 +71,8 @@ class _Rewritten:
     groups: tuple[GroupReport, ...]
     refusals: tuple[Refusal, ...]
     reached: Reached
-    input_ranges: tuple[InputRange, ...]
+    inputs: tuple[InputReport, ...]
+    doubts: tuple[str, ...]
     samples: ComparedSamples
 
 
@@ -203,7 +207,7 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
         reached.target,
         latency,
         examine(source, job.staged, baseline) if detailed else None,
-        rewritten.input_ranges,
+        rewritten.inputs,
         _warnings(rewritten, job.files.size, latency, block),
     )
 
@@ -213,8 +217,9 @@ def _baseline(job: _Job) -> Baseline:
     files, config = job.files, job.config
     release()
     optimise = files.size <= LARGE
+    stated = partial(stated_sizes, config.input, config.layout)
     baseline = run_baseline(
-        files.path, job.provider, config.seed, optimise, config.input_shape, job.effort
+        files.path, job.provider, config.seed, optimise, config.input_shape, job.effort, stated
     )
     release()
     if not files.standard:
@@ -238,7 +243,10 @@ def _warnings(
     reached = rewritten.reached
     losses = [(group.name, group.channels, group.kept) for group in rewritten.groups]
     timed = Timed(latency, reached.target.round_to, block)
-    return warnings_of(rewritten.before, reached.costs, (size, reached.size), losses, timed)
+    return (
+        *warnings_of(rewritten.before, reached.costs, (size, reached.size), losses, timed),
+        *rewritten.doubts,
+    )
 
 
 def _rewrite(job: _Job, baseline: Baseline) -> _Rewritten:
@@ -265,7 +273,9 @@ def _rewrite(job: _Job, baseline: Baseline) -> _Rewritten:
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
     samples = ComparedSamples.of(prepared, baseline)
-    return _Rewritten(before.costs, groups, refusals, reached, prepared.ranges, samples)
+    inputs = input_reports(prepared.kinds, baseline.first, config.calibration is not None)
+    doubts = () if prepared.run is None else tuple(input_warnings(inputs, is_folded(graph)))
+    return _Rewritten(before.costs, groups, refusals, reached, inputs, doubts, samples)
 
 
 def _report(

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 
 from docs.figures.writing import alone, write
-from lbyl_onnx.data.synthetic import synthetic_batch
+from lbyl_onnx.data.synthetic.images import images
 from lbyl_onnx.report.svg import Axis, scatter
 
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "digits.onnx"
@@ -27,8 +27,8 @@ def draw() -> str:
         onnx.helper.make_tensor_value_info(relu.output[0], onnx.TensorProto.FLOAT, None)
     )
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    images = synthetic_batch((256, 1, 8, 8), np.float32, np.random.default_rng(0))
-    values = np.asarray(session.run([relu.output[0]], {"input": images})[0], np.float64)
+    samples = images(256, (1, 8, 8), np.random.default_rng(0))
+    values = np.asarray(session.run([relu.output[0]], {"input": samples})[0], np.float64)
     a = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)  # (N, n, h, w) -> (n, N * h * w)
 
     order = np.argsort(-a.var(axis=1))

@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 
 from docs.figures.writing import write
-from lbyl_onnx.data.synthetic import synthetic_batch
+from lbyl_onnx.data.synthetic.images import images
 
 COUNT, SIZE, GAP = 6, 96, 8
 
 
 def draw() -> str:
     """Return a row of images as SVG."""
-    batch = synthetic_batch((COUNT, 3, SIZE, SIZE), np.float32, np.random.default_rng([0, 1]))
+    batch = images(COUNT, (3, SIZE, SIZE), np.random.default_rng([0, 1]))
     width = COUNT * (SIZE + GAP) - GAP
     root = ET.Element(
         "svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width} {SIZE}"}

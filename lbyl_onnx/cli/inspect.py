@@ -8,6 +8,7 @@ from lbyl_onnx import __version__, inspection
 from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
+from lbyl_onnx.input_choices import Choices
 from lbyl_onnx.option_types import Scope
 from lbyl_onnx.report.json import inspection_as_json
 from lbyl_onnx.report.terminal import print_inspection
@@ -15,7 +16,7 @@ from lbyl_onnx.shapes import Given
 
 _SECTIONS = {
     "Which channels": ("--scope", "--sensitivity"),
-    "Running": ("--input-shape",),
+    "Samples": ("--input", "--input-shape"),
     "Telling": ("--json", "--debug"),
 }
 _EXAMPLES = """\b
@@ -31,13 +32,14 @@ Examples:
 @click.option(
     "--sensitivity", is_flag=True, help="Predict what pruning 10 to 70 % of each group does."
 )
-@config_options(["input_shape"])
+@config_options(["input", "input_shape"])
 @common.json_option
 @common.debug_option
 def inspect(
     model: str,
     scope: Scope,
     sensitivity: bool,
+    input: Choices,
     input_shape: Given,
     json_path: str | None,
     debug: bool,
@@ -46,7 +48,7 @@ def inspect(
     with common.errors_in_one_line(debug, model):
         common.check_json_path(json_path)
         found = inspection.inspect(
-            model, scope=scope, sensitivity=sensitivity, input_shape=input_shape
+            model, scope=scope, sensitivity=sensitivity, input_shape=input_shape, input=input
         )
         common.write_json_to(inspection_as_json(found, model, __version__), json_path)
         print_inspection(found, model, common.console_for(json_path))

@@ -12,6 +12,8 @@ from click.core import ParameterSource
 
 from lbyl_onnx import option_types as types
 from lbyl_onnx.config import DEFAULTS, OPTIONS, SECTIONS
+from lbyl_onnx.errors import OptionError
+from lbyl_onnx.input_choices import Choices, read_choices
 from lbyl_onnx.option_types import Option, OptionType, shown
 from lbyl_onnx.shapes import Given, read_shapes
 
@@ -149,6 +151,16 @@ def _shapes(context: click.Context, parameter: click.Parameter, values: tuple[st
         raise click.BadParameter(f"{' '.join(values)!r}: give {error}") from error
 
 
+def _choices(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> Choices:
+    """Read NAME=KIND with more behind commas, as often as it is given."""
+    try:
+        return read_choices(values)
+    except (TypeError, OptionError) as error:
+        raise click.BadParameter(str(error)) from error
+
+
 _WORDS: Mapping[OptionType, _Words] = {
     types.NUMBER: _Words(float),
     types.WHOLE: _Words(int),
@@ -162,4 +174,5 @@ _WORDS: Mapping[OptionType, _Words] = {
     types.WHOLE_BY_GLOB: _Words(callback=_whole_pairs, multiple=True),
     types.NAMED_VALUES: _Words(callback=_named_values, multiple=True),
     types.SHAPES: _Words(callback=_shapes, multiple=True),
+    types.CHOICES: _Words(callback=_choices, multiple=True),
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.data.synthetic import image_layout
+from lbyl_onnx.data.synthetic.images import image_layout
 from lbyl_onnx.errors import CalibrationError, LbylOnnxError, OptionError, first_line
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.io.files import open_regular

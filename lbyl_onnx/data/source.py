@@ -9,49 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
 from lbyl_onnx.data.calibration import Samples
-from lbyl_onnx.data.synthetic import synthetic_batch
+from lbyl_onnx.data.input_kind import InputSpec
+from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
-
-
-@dataclass(frozen=True)
-class InputRange:
-    """What an image input of a model takes.
-
-    Parameters
-    ----------
-    name
-        Of the input.
-    low, high
-        Least and largest value.
-    mean, spread
-        Mean and standard deviation of photographs in it, one for each channel.
-    axis
-        That of the channels.
-    nodes
-        Names of the nodes that tell it.
-    """
-
-    name: str
-    low: float
-    high: float
-    mean: tuple[float, ...]
-    spread: tuple[float, ...]
-    axis: int
-    nodes: tuple[str, ...]
-
-    def pictured(self, images: NDArray[np.float32], dtype: DTypeLike) -> Array:
-        """Return images of mean 0 and deviation 1 as the input takes them, clipped to its range."""
-        shape = [-1 if axis == self.axis else 1 for axis in range(images.ndim)]
-        mean, spread = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.spread))
-        values = np.clip(mean + spread * images, self.low, self.high)
-        whole = np.dtype(dtype).kind != "f"
-        return (np.rint(values) if whole else values).astype(dtype, copy=False)
-
 
 # Bytes that the largest activation of a mini-batch may take.
 ACTIVATION = 128 << 20
@@ -59,15 +23,6 @@ ACTIVATION = 128 << 20
 STORED = 1 << 29
 # Below so many samples in a mini-batch its statistics say little of the others.
 LEAST_BATCH = 8
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """One input of a model: type, shape with the batch first, and the range of pixels if known."""
-
-    dtype: np.dtype[np.generic]
-    shape: tuple[int, ...]
-    pixels: InputRange | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +78,7 @@ class SampleSource:
         return sum(each) * (self.count // self.size) <= STORED
 
     def _made(self, number: int) -> dict[str, Array]:
-        rng = np.random.default_rng([self.seed, number])
-        return {name: synthetic_input(spec, rng, self.layout) for name, spec in self.inputs.items()}
+        return synthetic_feeds(self.inputs, np.random.default_rng([self.seed, number]), self.layout)
 
     def _kept(self, store: Path, number: int) -> dict[str, Array]:
         shapes = repr([spec.shape for spec in self.inputs.values()])
@@ -135,14 +89,6 @@ class SampleSource:
             return made
         with np.load(path, allow_pickle=False) as kept:
             return {name: kept[f"arr_{i}"] for i, name in enumerate(self.inputs)}
-
-
-def synthetic_input(spec: InputSpec, rng: np.random.Generator, layout: Layout) -> Array:
-    """Make a batch for one input, in the range of pixels that it takes where that is known."""
-    if spec.pixels is None:
-        return synthetic_batch(spec.shape, spec.dtype, rng, layout)
-    images = synthetic_batch(spec.shape, np.float32, rng, layout)
-    return spec.pixels.pictured(images, spec.dtype)
 
 
 def batch_size(largest: int, wanted: int, effort: Effort) -> int:

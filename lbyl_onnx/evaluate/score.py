@@ -11,14 +11,15 @@ import onnx
 
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.calibration import Input, Samples, read_calibration
-from lbyl_onnx.data.source import InputRange, InputSpec, synthetic_input
+from lbyl_onnx.data.input_kind import InputKind, InputSpec
+from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.errors import CalibrationError, VerificationError
 from lbyl_onnx.evaluate.metrics import fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.inputs.pixel_range import input_ranges
+from lbyl_onnx.inputs.evidence import input_kinds
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.runtime import baseline, execute
 from lbyl_onnx.runtime.session import Feeds
@@ -100,8 +101,8 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
     inputs = _inputs(model, *shapes)
     if data.inputs is None:
         tensor_info = TensorInfo(model, *shapes, TensorReader(original))
-        ranges = input_ranges(to_graph(model), tensor_info, "auto")
-        feeds = list(_synthetic(inputs, shapes[0], ranges, data.seed))
+        kinds = input_kinds(to_graph(model), tensor_info)
+        feeds = list(_synthetic(inputs, shapes[0], kinds, data.seed))
         return _nearness(original, compressed, feeds, feeds, provider)
     given = read_calibration(data.inputs, inputs, limit=_ALL)
     batch = max((i.shape[0] for i in inputs if i.shape and i.shape[0]), default=BATCH)
@@ -183,13 +184,12 @@ def _nearness(
 
 
 def _synthetic(
-    inputs: Iterable[Input], first: Shapes, ranges: Mapping[str, InputRange], seed: int
+    inputs: Iterable[Input], first: Shapes, kinds: Mapping[str, InputKind], seed: int
 ) -> Iterator[Feeds]:
-    specs = {i.name: InputSpec(i.dtype, first[i.name], ranges.get(i.name)) for i in inputs}
+    specs = {i.name: InputSpec(i.dtype, first[i.name], kinds[i.name]) for i in inputs}
     batch = max((shape[0] for shape in first.values() if shape), default=1)
     for number in range(-(-SYNTHETIC // max(1, batch))):
-        rng = np.random.default_rng([_STREAM, seed, number])
-        yield {name: synthetic_input(spec, rng, "auto") for name, spec in specs.items()}
+        yield synthetic_feeds(specs, np.random.default_rng([_STREAM, seed, number]))
 
 
 def _inputs(model: onnx.ModelProto, first: Shapes, second: Shapes) -> list[Input]:

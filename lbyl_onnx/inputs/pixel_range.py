@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from lbyl_onnx.data.source import InputRange
-from lbyl_onnx.data.synthetic import image_layout
+from lbyl_onnx.data.input_kind import InputRange
+from lbyl_onnx.data.synthetic.images import image_layout
 from lbyl_onnx.graph.costs import FLOATS
 from lbyl_onnx.graph.model_graph import Graph, Node, Tensor, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
@@ -67,8 +67,8 @@ def input_ranges(graph: Graph, tensor_info: TensorInfo, layout: Layout) -> dict[
     layout
         Where images have their channels.
     """
-    found = (_input_range(tensor, tensor_info, layout) for tensor in graph.inputs)
-    return {one.name: one for one in found if one is not None}
+    ranges = {x.name: _input_range(x, tensor_info, layout) for x in graph.inputs}
+    return {name: found for name, found in ranges.items() if found is not None}
 
 
 def _input_range(tensor: Tensor, tensor_info: TensorInfo, layout: Layout) -> InputRange | None:
@@ -86,7 +86,7 @@ def _input_range(tensor: Tensor, tensor_info: TensorInfo, layout: Layout) -> Inp
         return None
     low, high = limits
     mean, spread = _moments(chain, low, high)
-    return InputRange(tensor.name, low, high, mean, spread, axis, chain.nodes)
+    return InputRange(low, high, mean, spread, axis, chain.nodes)
 
 
 def _followed(tensor: Tensor, tensor_info: TensorInfo, chain: _Chain) -> _Chain:

@@ -12,17 +12,16 @@ from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import ChannelGroup, Refusal
 from lbyl_onnx.config import Config
 from lbyl_onnx.data.calibration import Input, read_calibration
+from lbyl_onnx.data.input_kind import InputKind, InputSpec
 from lbyl_onnx.data.source import (
     LEAST_BATCH,
-    InputRange,
-    InputSpec,
     SampleSource,
     batch_size,
     rounded,
     sample_count,
 )
 from lbyl_onnx.errors import ModelError
-from lbyl_onnx.inputs.pixel_range import input_ranges
+from lbyl_onnx.inputs.choices import kinds_of
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import (
@@ -83,6 +82,8 @@ class Prepared:
         The outputs that a repair is measured for, by node.
     modelled
         Nodes whose repair the moments have to tell.
+    kinds
+        What each input takes.
     """
 
     analyzed: AnalyzedModel
@@ -93,14 +94,7 @@ class Prepared:
     prior: ObservationRun | None
     outputs: Mapping[int, MomentSpec]
     modelled: frozenset[int]
-
-    @property
-    def ranges(self) -> tuple[InputRange, ...]:
-        """What the graph tells of the pixels that the synthetic samples are made of."""
-        if self.run is None or self.run.source.given is not None:
-            return ()
-        specs = self.run.source.inputs.values()
-        return tuple(spec.pixels for spec in specs if spec.pixels is not None)
+    kinds: Mapping[str, InputKind]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,13 +144,14 @@ def prepare(
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
     wanted = measured or config.needs_moments
     seen = _sights(analyzed, groups, config, baseline.effort.most_samples) if wanted else {}
+    kinds = kinds_of(analyzed.graph, analyzed.tensor_info, config, analyzed.read.model)
     run = prior = None
     if seen:
         views = [s.view for s in seen.values()]
-        run = _run(analyzed, baseline, config, folder, views)
+        run = _run(analyzed, baseline, config, folder, views, kinds)
         if config.calibration:
             synthetic = replace(config, calibration=None, mean=(), std=())
-            prior = _run(analyzed, baseline, synthetic, folder, views)
+            prior = _run(analyzed, baseline, synthetic, folder, views, kinds)
     outputs, consumers = dict[int, MomentSpec](), _consumers(groups)
     if run is not None and config.method_entry.needs == "moments":
         outputs = repairable(analyzed.graph, analyzed.tensor_info, analyzed.channels, consumers)
@@ -164,7 +159,7 @@ def prepare(
     if run is not None and run.noises:
         # Noise follows the weights, so a compensated layer would be measured on another.
         modelled, outputs = frozenset(outputs.keys() & consumers), {}
-    return Prepared(analyzed, config, groups, refusals, run, prior, outputs, modelled)
+    return Prepared(analyzed, config, groups, refusals, run, prior, outputs, modelled, kinds)
 
 
 def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
@@ -248,6 +243,7 @@ def _run(
     config: Config,
     folder: Path,
     views: Sequence[MomentSpec],
+    kinds: Mapping[str, InputKind],
 ) -> ObservationRun:
     """Decide on what the model is measured, and try it on one mini-batch."""
     macs = analyzed.costs.macs // baseline.batch
@@ -262,7 +258,7 @@ def _run(
     shapes = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
     any_batch = all(one[0] != two[0] for one, two in shapes if one)
     for free in (True, False):
-        source = sample_source(analyzed, baseline, config, count, size, free)
+        source = sample_source(kinds, baseline, config, count, size, free)
         steady = source.given is None and source.size >= LEAST_BATCH
         alone = ALONE if source.given is None else None  # the user's own may be in any order
         run = ObservationRun(folder, baseline.provider, source, steady, noises, alone)
@@ -281,7 +277,12 @@ def _run(
 
 
 def sample_source(
-    analyzed: AnalyzedModel, baseline: Baseline, config: Config, count: int, size: int, free: bool
+    kinds: Mapping[str, InputKind],
+    baseline: Baseline,
+    config: Config,
+    count: int,
+    size: int,
+    free: bool,
 ) -> SampleSource:
     """Samples in mini-batches of `size`, or of what the model declares where `free` is False."""
     dtypes = {name: feed.dtype for name, feed in baseline.feeds[0].items()}
@@ -295,11 +296,8 @@ def sample_source(
         dynamic, size = set(), max(fixed, default=1)
     elif not dynamic:
         dynamic = {name for name, shape in baseline.first.items() if shape}
-    ranges = input_ranges(analyzed.graph, analyzed.tensor_info, config.layout)
     inputs = {
-        name: InputSpec(
-            dtypes[name], (size, *shape[1:]) if name in dynamic else shape, ranges.get(name)
-        )
+        name: InputSpec(dtypes[name], (size, *shape[1:]) if name in dynamic else shape, kinds[name])
         for name, shape in baseline.first.items()
     }
     if config.calibration is None:

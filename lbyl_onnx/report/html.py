@@ -14,7 +14,7 @@ from lbyl_onnx.evaluate.layers import Details, LayerComparison
 from lbyl_onnx.report.svg import STYLE, Axis, scatter
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
-from lbyl_onnx.results.rendering import by_output, described_range, nearness, proven
+from lbyl_onnx.results.rendering import by_output, nearness, proven
 from lbyl_onnx.text import (
     LONGEST_GROUP,
     count,
@@ -133,7 +133,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         origin=origin,
         target="dry run: nothing written" if result.output is None else str(result.output),
         described=result.description,
-        ranges=[described_range(found) for found in result.input_ranges],
+        inputs=[entry.description for entry in result.inputs],
         proof=result.verification,
         figures=_figures(result),
         rows=_rows(result, details),

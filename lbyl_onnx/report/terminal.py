@@ -51,6 +51,8 @@ def print_inspection(found: Inspection, source: str, console: Console) -> None:
         f"within reach: {found.reach.parameters:.1%} of parameters, {found.reach.macs:.1%} of MACs "
         "(each group at one channel)"
     )
+    for entry in found.inputs:
+        console.print(Text(printable(entry.description)))
     console.print(f"\n{rendering.many(len(found.groups), 'channel group')}", style="bold")
     if found.groups:
         console.print(_group_table(found))

@@ -12,14 +12,13 @@ from rich.text import Text
 from lbyl_onnx.budget.solve import TargetReport
 from lbyl_onnx.channels.groups import Refusal
 from lbyl_onnx.config import Config
-from lbyl_onnx.data.source import InputRange
 from lbyl_onnx.evaluate.layers import Details
 from lbyl_onnx.evaluate.verify import Verification
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.results.groups import GroupReport
+from lbyl_onnx.results.inputs import InputReport
 from lbyl_onnx.results.rendering import (
     costs_table,
-    described_range,
     fidelity_text,
     groups_part,
     refusals_part,
@@ -55,8 +54,8 @@ class CompressResult:
         Times of the original and of the result, measured in turns.
     details
         The model layer by layer; None unless asked for.
-    input_ranges
-        The inputs whose range of pixels was read off the graph, for the synthetic samples.
+    inputs
+        What each input was taken for.
     warnings
         What to know before using it, one line each.
     """
@@ -74,7 +73,7 @@ class CompressResult:
     target: TargetReport
     latency: PairedLatency
     details: Details | None = None
-    input_ranges: tuple[InputRange, ...] = ()
+    inputs: tuple[InputReport, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -103,8 +102,8 @@ class CompressResult:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the parts of the summary."""
         yield Text(self.description)
-        for found in self.input_ranges:
-            yield Text(printable(described_range(found)))
+        for told in self.inputs:
+            yield Text(printable(told.description))
         sizes = (self.size_before, self.size_after)
         optimised = self.verification.optimised
         yield costs_table((self.before, self.after), sizes, self.latency, optimised)

@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lbyl_onnx.channels.groups import Refusal
-from lbyl_onnx.data.source import InputRange
 from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
 from lbyl_onnx.evaluate.verify import Verification
 from lbyl_onnx.graph.costs import Costs
@@ -21,12 +20,6 @@ from lbyl_onnx.text import LONGEST_GROUP, count, listed, milliseconds, printable
 LONGEST_LIST = 40
 # Shares that differ by more than whole channels make them.
 EVEN = 0.15
-
-
-def described_range(found: InputRange) -> str:
-    """Return in one line what the graph tells of an input, for the samples made for it."""
-    nodes = ", ".join(found.nodes)
-    return f"samples for {found.name}: pixels of {found.low:g} to {found.high:g}, as {nodes} tell"
 
 
 def costs_table(

@@ -69,4 +69,4 @@ def _own_samples(prepared: Prepared, baseline: Baseline, wanted: int, free: bool
     """Samples in mini-batches that the model takes as it is deployed."""
     largest = prepared.analyzed.largest_activation // baseline.batch
     size = batch_size(largest, wanted, baseline.effort)
-    return sample_source(prepared.analyzed, baseline, prepared.config, wanted, size, free)
+    return sample_source(prepared.kinds, baseline, prepared.config, wanted, size, free)

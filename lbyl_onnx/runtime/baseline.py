@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lbyl_onnx.errors import ModelError
+from lbyl_onnx.errors import ModelError, OptionError
 from lbyl_onnx.graph.source import load_model
 from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.runtime.execute import (
@@ -19,13 +20,16 @@ from lbyl_onnx.runtime.execute import (
     random_batch,
     random_feeds,
 )
-from lbyl_onnx.runtime.input_shapes import runnable_shapes
-from lbyl_onnx.runtime.needed_sizes import needed_sizes
-from lbyl_onnx.runtime.proof_sizes import elements, kinds
-from lbyl_onnx.runtime.session import Feeds, Session, as_written
-from lbyl_onnx.shapes import Given, Shapes
+from lbyl_onnx.runtime.session import Feeds, Session, Signature, as_written
+from lbyl_onnx.runtime.sizes.input_shapes import Sizes, runnable_shapes
+from lbyl_onnx.runtime.sizes.likely import likely_sizes
+from lbyl_onnx.runtime.sizes.needed import needed_sizes
+from lbyl_onnx.runtime.sizes.proof import elements, kinds
+from lbyl_onnx.shapes import Given, Shapes, shape_text
 from lbyl_onnx.types import Array
 
+Stated = Callable[[Signature], Sizes]
+"""Tells sizes of inputs that the user gave, once what the model declares is known."""
 # Seconds for finding other shapes.
 OTHERS_SECONDS = 10.0
 
@@ -84,6 +88,7 @@ def run_baseline(
     optimise: bool = True,
     given: Given = (),
     effort: Effort = USUAL,
+    stated: Stated | None = None,
 ) -> Baseline:
     """Run a model as it came: find input shapes it accepts, record what it gives.
 
@@ -101,10 +106,12 @@ def run_baseline(
         Input shapes that the user gave, for the first set.
     effort
         What may be spent, here on runs at large shapes.
+    stated
+        Tells sizes that the user gave of what the model takes.
 
     Returns
     -------
-    Probe
+    Baseline
         Its outputs on normally distributed inputs; uniform ones where those overflow.
 
     Raises
@@ -116,7 +123,7 @@ def run_baseline(
     """
     session = Session.of(path, provider, None if optimise else as_written())
     signature = session.signature
-    first, second = _runnable_shapes(session, given)
+    first, second = _runnable_shapes(session, given, stated)
     for uniform in (False, True):
         feeds = random_feeds(signature, first, second, np.random.default_rng(seed), uniform)
         outputs = tuple(session.run(batch) for batch in feeds)
@@ -129,10 +136,12 @@ def run_baseline(
     return Baseline(provider, first, second, feeds, record, optimise, more, effort)
 
 
-def input_shapes(path: Path, provider: str, given: Given = ()) -> tuple[Shapes, Shapes]:
+def input_shapes(
+    path: Path, provider: str, given: Given = (), stated: Stated | None = None
+) -> tuple[Shapes, Shapes]:
     """Two sets of input shapes that a model accepts; they differ in the dynamic dimensions.
 
-    The first has the shapes that are given.
+    The first has the shapes that are given, and the sizes that are stated.
 
     Raises
     ------
@@ -140,7 +149,7 @@ def input_shapes(path: Path, provider: str, given: Given = ()) -> tuple[Shapes, 
         As `baseline` does.
     """
     session = Session.of(path, provider, as_written())
-    return _runnable_shapes(session, given)
+    return _runnable_shapes(session, given, stated)
 
 
 def _others(
@@ -174,9 +183,12 @@ def _others(
     return found
 
 
-def _runnable_shapes(session: Session, given: Given) -> tuple[Shapes, Shapes]:
+def _runnable_shapes(
+    session: Session, given: Given, stated: Stated | None
+) -> tuple[Shapes, Shapes]:
     signature = checked_signature(session.signature)
-    return runnable_shapes(
+    sizes = {} if stated is None else stated(signature)
+    first, second = runnable_shapes(
         signature,
         lambda shapes: session.run(
             random_batch(signature, shapes, np.random.default_rng(0), False)
@@ -184,4 +196,20 @@ def _runnable_shapes(session: Session, given: Given) -> tuple[Shapes, Shapes]:
         session.seconds,
         lambda: needed_sizes(load_model(session.path)[0]),
         given,
+        {**_likely(session.path, signature), **sizes},
     )
+    for (name, axis), size in sizes.items():
+        if first[name][axis] != size:
+            raise OptionError(
+                f"--input says that axis {axis} of {name} has the size {size}, but the model runs "
+                f"at {shape_text('', first[name])}; give another size, or --input-shape"
+            )
+    return first, second
+
+
+def _likely(path: Path, signature: Signature) -> Sizes:
+    """Likely sizes of what is dynamic behind the batch."""
+    dynamic = any(
+        not (isinstance(d, int) and d >= 0) for _, _, dims in signature.inputs for d in dims[1:]
+    )
+    return likely_sizes(load_model(path)[0]) if dynamic else {}

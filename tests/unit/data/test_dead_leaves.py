@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lbyl_onnx.data.dead_leaves import Leaves, painted, scattered
+from lbyl_onnx.data.synthetic.dead_leaves import Leaves, painted, scattered
 
 
 def painted_one_by_one(leaves: Leaves, plane: tuple[int, ...]) -> NDArray[np.intp]:

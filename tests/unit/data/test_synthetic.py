@@ -9,14 +9,11 @@ import itertools
 
 import numpy as np
 import pytest
-from numpy.typing import DTypeLike
 
-from lbyl_onnx.data.synthetic import (
+from lbyl_onnx.data.synthetic.images import (
     Floats,
-    gaussian_vectors,
     image_layout,
     natural_images,
-    synthetic_batch,
 )
 from lbyl_onnx.option_types import Layout
 
@@ -153,15 +150,6 @@ def test_blocks_do_not_show() -> None:
     assert len({image.tobytes() for image in images}) == 9
 
 
-def test_vectors_are_standard_normal() -> None:
-    values = gaussian_vectors(500, (40,), np.random.default_rng(0))
-    assert values.shape == (500, 40)
-    assert values.dtype == np.float32
-    # 20,000 independent values: 4 deviations of their mean and of their variance.
-    assert values.mean() == pytest.approx(0.0, abs=4 / 20_000**0.5)
-    assert values.var() == pytest.approx(1.0, abs=4 * (2 / 20_000) ** 0.5)
-
-
 @pytest.mark.parametrize(
     ("shape", "layout", "found"),
     [
@@ -185,55 +173,3 @@ def test_the_shape_tells_where_channels_are(
     shape: tuple[int | None, ...], layout: Layout, found: Layout | None
 ) -> None:
     assert image_layout(shape, layout) == found
-
-
-@pytest.mark.parametrize(
-    "dtype", [np.float16, np.float32, np.float64, np.int64, np.uint8, np.bool_]
-)
-@pytest.mark.parametrize(
-    "shape",
-    [
-        (6, 3, 16, 16),
-        (6, 16, 18, 3),
-        (6, 28, 28),
-        (6, 10),
-        (6,),
-        (),
-        (0, 3, 8, 8),
-        (2, 0),
-        (4, 7, 9),
-    ],
-)
-def test_a_batch_has_the_asked_shape_and_type(shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    batch = synthetic_batch(shape, dtype, np.random.default_rng(0))
-    again = synthetic_batch(shape, dtype, np.random.default_rng(0))
-    assert batch.shape == shape
-    assert batch.dtype == dtype
-    assert batch.tobytes() == again.tobytes()
-
-
-@pytest.mark.parametrize(
-    ("shape", "neighbour"),
-    [((64, 3, 24, 24), 3), ((64, 24, 24, 3), 2), ((64, 24, 24), 2), ((64, 1, 200), 2)],
-)
-def test_what_is_shaped_like_an_image_is_one(shape: tuple[int, ...], neighbour: int) -> None:
-    batch = synthetic_batch(shape, np.float32, np.random.default_rng(0))
-    side = shape[neighbour]
-    near, far = (batch.take(range(i, i + side - 1), axis=neighbour).ravel() for i in (0, 1))
-    assert np.corrcoef(near, far)[0, 1] > 0.7
-
-
-@pytest.mark.parametrize("shape", [(400, 48), (100, 7, 20), (50, 64, 6, 6)])
-def test_what_is_not_is_white(shape: tuple[int, ...]) -> None:
-    batch = synthetic_batch(shape, np.float32, np.random.default_rng(0))
-    near, far = batch[..., 1:].ravel(), batch[..., :-1].ravel()
-    # 4 deviations of the correlation of this many independent pairs.
-    assert abs(np.corrcoef(near, far)[0, 1]) < 4 / len(near) ** 0.5
-
-
-def test_whole_numbers_are_bytes_in_images_and_small_elsewhere() -> None:
-    rng = np.random.default_rng(0)
-    image = synthetic_batch((128, 3, 32, 32), np.uint8, rng).astype(float)
-    assert image.mean() == pytest.approx(127.0, abs=15.0)
-    assert image.std() == pytest.approx(64.0, abs=8.0)
-    assert set(np.unique(synthetic_batch((20, 7), np.int64, rng))) == {0, 1}

@@ -16,8 +16,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.cli import main
-from lbyl_onnx.data.source import InputRange, InputSpec, SampleSource, synthetic_input
-from lbyl_onnx.data.synthetic import natural_images, synthetic_batch
+from lbyl_onnx.data.input_kind import InputKind, InputRange, InputSpec
+from lbyl_onnx.data.synthetic.feeds import synthetic_input
+from lbyl_onnx.data.synthetic.images import natural_images
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.pixel_range import input_ranges
@@ -222,8 +223,8 @@ def test_the_first_layer_reads_normalised_photographs(
     told = found(behind(steps, dtype=dtype))
     assert told is not None
     kind = helper.tensor_dtype_to_np_dtype(dtype)
-    spec = InputSpec(kind, (256, 3, 16, 16), told)
-    x = synthetic_input(spec, np.random.default_rng(0), "auto")
+    spec = InputSpec(kind, (256, 3, 16, 16), InputKind("photo", pixels=told))
+    x = synthetic_input(spec, np.random.default_rng(0))
     assert (x.shape, x.dtype) == (spec.shape, kind)
     assert x.min() >= 0.0
     assert x.max() <= told.high
@@ -232,14 +233,6 @@ def test_the_first_layer_reads_normalised_photographs(
     np.testing.assert_allclose(y.mean(axis=(0, 2, 3)), 0.0, atol=0.1)
     # What is beyond the range is cut off, a few percent of the deviation.
     np.testing.assert_allclose(y.std(axis=(0, 2, 3)), deviation, rtol=0.12)
-
-
-def test_samples_without_a_range_are_what_they_were() -> None:
-    source = SampleSource({"x": InputSpec(np.dtype(np.float32), (4, 3, 9, 9))}, 8, 4, seed=3)
-    for number, batch in enumerate(source.batches()):
-        rng = np.random.default_rng([3, number])
-        expected = synthetic_batch((4, 3, 9, 9), np.float32, rng)
-        np.testing.assert_array_equal(batch["x"], expected)
 
 
 def detector() -> ModelProto:
@@ -278,7 +271,7 @@ def test_a_model_of_pixels_keeps_what_it_computes_on_pixels(
         return float(np.linalg.norm(outputs(made, pixels) - want) / np.linalg.norm(want))
 
     in_range = error()
-    monkeypatch.setattr("lbyl_onnx.observe.session.input_ranges", lambda *rest: {})
+    monkeypatch.setattr("lbyl_onnx.inputs.evidence.input_ranges", lambda *rest: {})
     # A third of what samples of mean 0 and deviation 1 leave, which fed so are all one colour.
     assert in_range < error() / 3
 
@@ -286,12 +279,13 @@ def test_a_model_of_pixels_keeps_what_it_computes_on_pixels(
 def test_it_is_told_once_and_only_where_it_was_found(tmp_path: Path, sample: Path) -> None:
     onnx.save(detector(), tmp_path / "m.onnx")
     told = run_dry(tmp_path / "m.onnx", tmp_path / "report.json")
-    line = "samples for x: pixels of 0 to 255, as sub_0, div_1 tell"
-    assert " ".join(told.split()).count(line) == 1
-    ranges = json.loads((tmp_path / "report.json").read_text())["input_ranges"]
-    assert [(r["name"], r["low"], r["high"]) for r in ranges] == [("x", 0.0, 255.0)]
-    assert "samples for" not in run_dry(sample, tmp_path / "other.json")
-    assert json.loads((tmp_path / "other.json").read_text())["input_ranges"] == []
+    assert " ".join(told.split()).count("of 0 to 255 (as sub_0, div_1 tell its range)") == 1
+    inputs = json.loads((tmp_path / "report.json").read_text())["inputs"]
+    pixels = [(i["name"], i["kind"]["pixels"]["low"], i["kind"]["pixels"]["high"]) for i in inputs]
+    assert pixels == [("x", 0.0, 255.0)]
+    assert "tell its range" not in run_dry(sample, tmp_path / "other.json")
+    inputs = json.loads((tmp_path / "other.json").read_text())["inputs"]
+    assert [entry["kind"]["pixels"] for entry in inputs] == [None]
 
 
 def run_dry(model: Path, report: Path) -> str:

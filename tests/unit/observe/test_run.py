@@ -19,8 +19,9 @@ from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Selection
 from lbyl_onnx.compensate.consumer_loss import consumer_loss
 from lbyl_onnx.data import source as data_source
 from lbyl_onnx.data.calibration import Samples
-from lbyl_onnx.data.source import InputSpec, SampleSource, batch_size, rounded, sample_count
-from lbyl_onnx.data.synthetic import synthetic_batch
+from lbyl_onnx.data.input_kind import InputSpec
+from lbyl_onnx.data.source import SampleSource, batch_size, rounded, sample_count
+from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.graph.model_graph import Graph, Node, to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.guard.effort import USUAL, Effort
@@ -38,6 +39,7 @@ from tests.support.models import MODELS
 from tests.support.moments import assert_close, expected, feeds_of, tensor_facts
 from tests.support.net import Net
 from tests.support.oracle import input_shapes, run, tap
+from tests.support.specs import plain_spec
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +57,7 @@ class Stored:
 def given(feeds: Mapping[str, Array], size: int) -> SampleSource:
     """A source that gives these samples, `size` at a time."""
     count = len(next(iter(feeds.values())))
-    specs = {name: InputSpec(a.dtype, (size, *a.shape[1:])) for name, a in feeds.items()}
+    specs = {name: plain_spec(a.dtype, (size, *a.shape[1:])) for name, a in feeds.items()}
     held = Samples(np.arange(count), Stored(feeds))
     return SampleSource(specs, count, size, 0, given=held)
 
@@ -595,9 +597,9 @@ def check_reading(
 
 class TestSamples:
     SPECS: Mapping[str, InputSpec] = {
-        "x": InputSpec(np.dtype(np.float32), (4, 3, 8, 8)),
-        "ids": InputSpec(np.dtype(np.int64), (4, 5)),
-        "half": InputSpec(np.dtype(np.float16), (1, 7)),
+        "x": plain_spec(np.float32, (4, 3, 8, 8)),
+        "ids": plain_spec(np.int64, (4, 5)),
+        "half": plain_spec(np.float16, (1, 7)),
     }
 
     def test_they_are_the_same_each_time(self) -> None:
@@ -625,11 +627,11 @@ class TestSamples:
         source = SampleSource(self.SPECS, 12, 4, seed=3)
         made: list[tuple[int, ...]] = []
 
-        def counted(shape: tuple[int, ...], *rest: Any) -> Array:
-            made.append(shape)
-            return synthetic_batch(shape, *rest)
+        def counted(inputs: Mapping[str, InputSpec], *rest: Any) -> object:
+            made.extend(spec.shape for spec in inputs.values())
+            return synthetic_feeds(inputs, *rest)
 
-        monkeypatch.setattr(data_source, "synthetic_batch", counted)
+        monkeypatch.setattr(data_source, "synthetic_feeds", counted)
         wanted = list(source.batches())
         made.clear()
         for passed in (1, 2):

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lbyl_onnx import Config, compress, inspect
 from lbyl_onnx.cli import main
-from lbyl_onnx.data.source import InputSpec, SampleSource
+from lbyl_onnx.data.source import SampleSource
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inspection import SHARES
 from lbyl_onnx.observe.run import ObservationRun
@@ -21,6 +21,7 @@ from lbyl_onnx.observe.sensitivity import sensitivities
 from tests.support.architectures import chain
 from tests.support.models import MODELS
 from tests.support.net import Net
+from tests.support.specs import plain_spec
 
 
 def branches(scales: tuple[float, float]) -> ModelProto:
@@ -49,7 +50,7 @@ def measured(model: ModelProto, folder: Path, size: int = 16) -> dict[int, float
     """Sensitivities at the output of each Conv."""
     shapes = {"x": (1, 3, 8, 8)}
     tensor_info = TensorInfo(model, shapes, {"x": (2, 3, 8, 8)})
-    inputs = {"x": InputSpec(np.dtype(np.float32), (size, 3, 8, 8))}
+    inputs = {"x": plain_spec(np.float32, (size, 3, 8, 8))}
     run = ObservationRun(folder, "CPUExecutionProvider", SampleSource(inputs, size, size, 0), True)
     convs = [n for n in model.graph.node if n.op_type == "Conv"]
     points = {i: node.output[0] for i, node in enumerate(convs)}

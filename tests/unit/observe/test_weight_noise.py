@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto, helper
 
 from lbyl_onnx import Config, compress
-from lbyl_onnx.data.source import InputSpec, SampleSource
+from lbyl_onnx.data.source import SampleSource
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_message
@@ -19,6 +19,7 @@ from tests.support.einsums import chain
 from tests.support.models import MODELS
 from tests.support.net import Net
 from tests.support.oracle import interpret
+from tests.support.specs import plain_spec
 
 COUNT = 4096
 
@@ -33,7 +34,7 @@ def tower(seed: int = 0) -> ModelProto:
 
 def run_of(folder: Path, model: ModelProto, noisy: bool) -> ObservationRun:
     found = interpret(model)
-    source = SampleSource({"x": InputSpec(np.dtype(np.float32), (COUNT, 12))}, COUNT, COUNT, 0)
+    source = SampleSource({"x": plain_spec(np.float32, (COUNT, 12))}, COUNT, COUNT, 0)
     noises = layer_noises(to_graph(model), found.tensor_info) if noisy else {}
     return ObservationRun(folder, "CPUExecutionProvider", source, True, noises)
 

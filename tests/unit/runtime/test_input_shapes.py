@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from onnx import ModelProto, TensorProto, helper
 from lbyl_onnx import Config, ModelError, OptionError, compare_models, compress, inspect
 from lbyl_onnx.cli import main
 from lbyl_onnx.cli.config_file import read_options
-from lbyl_onnx.data.synthetic import synthetic_batch
+from lbyl_onnx.data.input_kind import InputSpec
+from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.runtime import baseline
-from lbyl_onnx.runtime.needed_sizes import needed_sizes
+from lbyl_onnx.runtime.sizes.needed import needed_sizes
 from lbyl_onnx.shapes import Given, read_shapes
 from tests.support.net import Dims, Net
 
@@ -377,11 +378,11 @@ class TestCommands:
 def note_samples(monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, ...]]) -> None:
     """Note the shape of every synthetic batch that is made."""
 
-    def noted(shape: Sequence[int], *rest: Any) -> object:
-        seen.append(tuple(shape))
-        return synthetic_batch(shape, *rest)
+    def noted(inputs: Mapping[str, InputSpec], *rest: Any) -> object:
+        seen.extend(spec.shape for spec in inputs.values())
+        return synthetic_feeds(inputs, *rest)
 
-    monkeypatch.setattr("lbyl_onnx.data.source.synthetic_batch", noted)
+    monkeypatch.setattr("lbyl_onnx.data.source.synthetic_feeds", noted)
 
 
 def other_input(kind: str) -> ModelProto:

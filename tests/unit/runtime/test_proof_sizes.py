@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.runtime.baseline import Baseline, run_baseline
-from lbyl_onnx.runtime.proof_sizes import kinds
+from lbyl_onnx.runtime.sizes.proof import kinds
 from tests.support.net import Dims, Net
 
 CPU = "CPUExecutionProvider"

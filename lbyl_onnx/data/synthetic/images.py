@@ -1,21 +1,23 @@
-"""Seeded synthetic inputs: images with the statistics of photographs, and what else models take."""
+"""Seeded synthetic images: with the statistics of photographs, and such as documents have."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from scipy import fft
 
-from lbyl_onnx.data.dead_leaves import painted, scattered
+from lbyl_onnx.data.synthetic.dead_leaves import painted, scattered
+from lbyl_onnx.data.synthetic.documents import colours, inked, shading
 from lbyl_onnx.option_types import Layout
 
 Floats = NDArray[np.float32]
+Subject = Literal["image", "photo", "document"]
 
 # Values made at a time, so that what a block needs stays in the processor's cache; and how many
 # blocks at a time at most: each takes memory.
@@ -32,8 +34,6 @@ SHADING, TEXTURE = 0.2, 0.3
 BLUR = 0.2
 # Channels of what is taken for an image, and its least height and width.
 IMAGE_CHANNELS, LEAST_SIDE = (1, 3, 4), 5
-# What an image of whole numbers is centred at and spread by.
-BYTE_MEAN, BYTE_SPREAD = 127.0, 64.0
 
 
 def natural_images(
@@ -43,11 +43,24 @@ def natural_images(
     block: int = BLOCK,
     threads: int = THREADS,
 ) -> Floats:
-    """Make images whose statistics are those of photographs, without a photograph.
+    """Make images whose statistics are those of photographs, without a photograph: `images`."""
+    return images(count, shape, rng, "photo", block, threads)
 
-    The even ones are dead leaves: opaque discs, ellipses and boxes whose radii r follow r^-(d+1),
-    the law that makes an image look alike at all scales. The odd ones are noise whose amplitude
-    spectrum is 1/f^a. Channels are mixed from one strong brightness and weak colour differences.
+
+def images(
+    count: int,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    subject: Subject = "image",
+    block: int = BLOCK,
+    threads: int = THREADS,
+) -> Floats:
+    """Make photographs, documents, or both in turns.
+
+    Of the photographs the even ones are dead leaves: opaque discs, ellipses and boxes whose radii
+    r follow r^-(d+1), the law that makes an image look alike at all scales. The odd ones are noise
+    whose amplitude spectrum is 1/f^a. Documents are strokes, as of text and of drawings, on plain
+    and shaded grounds. Channels are mixed from one strong brightness and weak colour differences.
 
     Parameters
     ----------
@@ -57,6 +70,9 @@ def natural_images(
         Of one: channels, then one, two (height, width) or more axes of the plane.
     rng
         The same state gives the same bytes, for the same `block`.
+    subject
+        What is seen: photographs, documents, or either ("image"). Planes with other than two axes
+        have no documents.
     block, threads
         Values made at a time, and how many times at once at most.
 
@@ -78,34 +94,28 @@ def natural_images(
     """
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"shape is {tuple(shape)}; give channels, then the sides of the plane")
-    images = np.empty((count, *shape), np.float32)
+    made = np.empty((count, *shape), np.float32)
     at_once = max(1, block // math.prod(shape))
-    kinds: tuple[Callable[..., Floats], ...] = (_dead_leaves, _noise)
+    makers = _MAKERS[subject if len(shape) == 3 else "photo"]
     blocks = [
         (make, mine[start : start + at_once])
-        for parity, make in enumerate(kinds)
-        for mine in [images[parity::2]]
+        for turn, make in enumerate(makers)
+        for mine in [made[turn :: len(makers)]]
         for start in range(0, len(mine), at_once)
     ]
 
-    def fill(part: Floats, make: Callable[..., Floats], own: np.random.Generator) -> None:
-        plain = make(len(part), shape[0], tuple(shape[1:]), own)
-        part[...] = _photographed(plain, own).reshape(part.shape)
+    def fill(part: Floats, make: _Maker, own: np.random.Generator) -> None:
+        part[...] = make(len(part), shape[0], tuple(shape[1:]), own).reshape(part.shape)
 
     # Each block has random numbers of its own, so that threads do not change the images.
     with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
-        made = [
+        filled = [
             pool.submit(fill, part, make, own)
             for (make, part), own in zip(blocks, rng.spawn(len(blocks)), strict=True)
         ]
-        for future in made:
+        for future in filled:
             future.result()
-    return images
-
-
-def gaussian_vectors(count: int, shape: Sequence[int], rng: np.random.Generator) -> Floats:
-    """Return (count, *shape) independent standard normal numbers, float32."""
-    return rng.standard_normal((count, *shape), dtype=np.float32)
+    return made
 
 
 def image_layout(shape: Sequence[int | None], layout: Layout = "auto") -> Layout | None:
@@ -128,59 +138,13 @@ def image_layout(shape: Sequence[int | None], layout: Layout = "auto") -> Layout
         return None
     candidates: tuple[Layout, ...] = ("nchw", "nhwc") if layout == "auto" else (layout,)
     for candidate in candidates:
-        channels, plane = _parted(shape, candidate)
+        channels, plane = split_channels(shape, candidate)
         if channels in IMAGE_CHANNELS and all(s is None or s >= LEAST_SIDE for s in plane):
             return candidate
     return None
 
 
-def synthetic_batch(
-    shape: Sequence[int], dtype: DTypeLike, rng: np.random.Generator, layout: Layout = "auto"
-) -> NDArray[Any]:
-    """Make a batch for one input of a model, of what its shape and type say it takes.
-
-    Parameters
-    ----------
-    shape
-        Of the whole batch, its number first.
-    dtype
-        Of the input: a float, whole number or bool.
-    rng
-        The same state gives the same bytes.
-    layout
-        Where channels are; "auto" tells by the shape.
-
-    Returns
-    -------
-    shape, dtype
-        Natural images, signals or volumes for floats where `image_layout` finds some, or a square
-        plane without channels; else standard normal numbers. For uint8 images, the same with mean
-        127 and standard deviation 64, clipped to 0..255. For other whole numbers, 0 and 1: they
-        may be indices into something small.
-    """
-    dtype = np.dtype(dtype)
-    found = image_layout(shape, layout)
-    square = len(shape) == 3 and shape[1] == shape[2] >= LEAST_SIDE and found is None
-    pictured = (found is not None or square) and math.prod(shape) > 0
-    if dtype.kind != "f" and not (pictured and dtype == np.uint8):
-        return rng.integers(0, 2, shape).astype(dtype)
-    if not pictured:
-        return (
-            gaussian_vectors(shape[0] if shape else 1, shape[1:], rng).reshape(shape).astype(dtype)
-        )
-    if square:
-        values = natural_images(shape[0], (1, *shape[1:]), rng)[:, 0]
-    else:
-        channels, plane = _parted(shape, found or "nchw")
-        values = natural_images(shape[0], (channels, *plane), rng)
-        if found == "nhwc":
-            values = np.ascontiguousarray(np.moveaxis(values, 1, -1))
-    if dtype == np.uint8:
-        values = np.clip(np.rint(BYTE_MEAN + BYTE_SPREAD * values), 0, 255)
-    return values.astype(dtype, copy=False)
-
-
-def _parted(shape: Sequence[Any], layout: Layout) -> tuple[Any, tuple[Any, ...]]:
+def split_channels(shape: Sequence[Any], layout: Layout) -> tuple[Any, tuple[Any, ...]]:
     """Channels and plane of a shape that begins with the batch."""
     if layout == "nhwc":
         return shape[-1], tuple(shape[1:-1])
@@ -221,7 +185,17 @@ def _mixed(fields: Floats, rng: np.random.Generator) -> Floats:
 
 def _noise(b: int, channels: int, plane: tuple[int, ...], rng: np.random.Generator) -> Floats:
     """Noise (b, channels, pixels) with an amplitude spectrum 1/f^a, unit variance, mean 0."""
-    return _mixed(_power_law(b, channels, plane, rng), rng)
+    return _photographed(_mixed(_power_law(b, channels, plane, rng), rng), rng)
+
+
+def _document(b: int, channels: int, plane: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    """Strokes on a ground (b, channels, pixels): unit variance, mean 0, all in expectation."""
+    height, width = plane
+    ink = inked(b, (height, width), rng).reshape(b, 1, -1)
+    pair = _mixed(colours(b, channels, rng), rng)  # (b, channels, 2)
+    page: Floats = pair[:, :, :1] + ink * (pair[:, :, 1:] - pair[:, :, :1])
+    page += shading(b, (height, width), rng).reshape(b, 1, -1)
+    return _blurred(page.reshape(b, channels, *plane), rng).reshape(b, channels, -1)
 
 
 def _power_law(b: int, fields: int, plane: tuple[int, ...], rng: np.random.Generator) -> Floats:
@@ -279,7 +253,8 @@ def _dead_leaves(b: int, channels: int, plane: tuple[int, ...], rng: np.random.G
     image += light[:, None]
     # E[rough^2] is TEXTURE^2 / 3.
     image /= math.sqrt(1.0 + SHADING**2 + TEXTURE**2 / 3.0)
-    return _blurred(image.reshape(b, channels, *plane), rng).reshape(b, channels, -1)
+    image = _blurred(image.reshape(b, channels, *plane), rng).reshape(b, channels, -1)
+    return _photographed(image, rng)
 
 
 def _blurred(images: Floats, rng: np.random.Generator) -> Floats:
@@ -299,3 +274,12 @@ def _blurred(images: Floats, rng: np.random.Generator) -> Floats:
     # An image of one colour has nothing to blur.
     images *= np.sqrt(np.divide(before, after, out=np.ones_like(after), where=after > 0.0))
     return images
+
+
+_Maker = Callable[[int, int, tuple[int, ...], np.random.Generator], Floats]
+# What makes images of each subject, in turns.
+_MAKERS: Mapping[Subject, tuple[_Maker, ...]] = {
+    "photo": (_dead_leaves, _noise),
+    "document": (_document,),
+    "image": (_dead_leaves, _document, _noise, _document),
+}

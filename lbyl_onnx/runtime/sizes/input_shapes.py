@@ -54,6 +54,7 @@ def runnable_shapes(
     seconds: float,
     needed: Callable[[], Sizes],
     given: Given = (),
+    likely: Sizes | None = None,
 ) -> tuple[Shapes, Shapes]:
     """Find two sets of shapes that a model runs at; they differ in the dynamic dimensions.
 
@@ -69,6 +70,8 @@ def runnable_shapes(
         Tells the sizes that the weights prescribe; asked where the first try fails.
     given
         Shapes that the first set has to have.
+    likely
+        Sizes that dynamic dimensions of the first set have where the model runs at them.
 
     Raises
     ------
@@ -80,6 +83,9 @@ def runnable_shapes(
     search = _Search(run, time.monotonic() + seconds)
     if given:
         return _at_given(signature, search, needed, given)
+    found = _at_likely(signature, search, needed, likely or {})
+    if found is not None:
+        return found
     tried: list[Shapes] = []
     for declared, (size, batch, together) in _candidates(signature, needed):
         first = _shapes(declared, batch, size, together)
@@ -96,6 +102,20 @@ def runnable_shapes(
             if second == first or search.accepts(second):
                 return first, second
     raise _nowhere(signature, search.failures[0], len(tried))
+
+
+def _at_likely(
+    signature: Signature, search: _Search, needed: Callable[[], Sizes], likely: Sizes
+) -> tuple[Shapes, Shapes] | None:
+    """Shapes of which the first have likely sizes; None where the model runs at no such."""
+    if _with_sizes(signature, likely) == signature:
+        return None
+    for prescribed in (dict, needed):
+        sizes = prescribed()
+        first = _shapes(_with_sizes(signature, {**likely, **sizes}), 1, SIZES[0], True)
+        if search.accepts(first):
+            return first, _varied(signature, search, first, sizes)
+    return None
 
 
 Option = tuple[int, int, bool]

@@ -1,0 +1,1 @@
+"""The shapes at which a model runs."""
