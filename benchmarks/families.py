@@ -32,10 +32,10 @@ from lbyl_onnx.channels.groups import ChannelMap, Selection
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.graph import source
 from lbyl_onnx.guard.effort import Effort
+from lbyl_onnx.input_options.shapes import Shapes
 from lbyl_onnx.methods.registry import method_names
 from lbyl_onnx.option_types import Scope
 from lbyl_onnx.runtime import baseline
-from lbyl_onnx.shapes import Shapes
 from tests.support.oracle import Feeds, Interpreted, deviation, masked, run
 
 RATIOS = (0.1, 0.25, 0.5)

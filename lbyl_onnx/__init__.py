@@ -31,7 +31,7 @@ _HOMES = {
     "graph.costs": "Costs",
     "graph.source": "FileHash",
     "guard.effort": "Effort",
-    "input_choices": "InputChoice",
+    "input_options.kinds": "InputChoice",
     "inspection": "GroupView Inspection Predicted Reach inspect",
     "methods.registry": "Criterion Method MethodOption register_criterion register_method",
     "methods.types": "BatchNorm ConsumerLoss Delivery Evidence FoldedRows Moments Ranking",
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.graph.costs import Costs as Costs
     from lbyl_onnx.graph.source import FileHash as FileHash
     from lbyl_onnx.guard.effort import Effort as Effort
-    from lbyl_onnx.input_choices import InputChoice as InputChoice
+    from lbyl_onnx.input_options.kinds import InputChoice as InputChoice
     from lbyl_onnx.inspection import (
         GroupView as GroupView,
         Inspection as Inspection,

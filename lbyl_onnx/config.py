@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 
 from lbyl_onnx import option_types as types
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.input_choices import KINDS, Choices
+from lbyl_onnx.input_options.kinds import KINDS, Choices
+from lbyl_onnx.input_options.shapes import Given, check_shapes
 from lbyl_onnx.methods import lbyl, neuron_merging, registry
 from lbyl_onnx.methods.registry import Criterion, Method, MethodOption, OptionValue
 from lbyl_onnx.option_types import (
@@ -27,7 +28,6 @@ from lbyl_onnx.option_types import (
     options_of,
     shown,
 )
-from lbyl_onnx.shapes import Given, check_shapes
 from lbyl_onnx.target import DEFAULT_RATIO, Kind, Target, parse_target
 
 # Sections of the options, on the command line and in README.

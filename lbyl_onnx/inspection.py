@@ -24,7 +24,8 @@ from lbyl_onnx.graph import source
 from lbyl_onnx.graph.costs import Costs, node_macs
 from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.input_choices import Said, choices_given
+from lbyl_onnx.input_options.kinds import Said, choices_given
+from lbyl_onnx.input_options.shapes import Given, shapes_given
 from lbyl_onnx.inputs.choices import kinds_of, stated_sizes
 from lbyl_onnx.io import reader
 from lbyl_onnx.methods.importance import kept_count
@@ -33,7 +34,6 @@ from lbyl_onnx.option_types import Provider, Scope
 from lbyl_onnx.results.inputs import InputReport, input_reports
 from lbyl_onnx.runtime import providers
 from lbyl_onnx.runtime.baseline import Baseline, input_shapes, run_baseline
-from lbyl_onnx.shapes import Given, shapes_given
 
 # Shares of a group's channels whose loss is predicted.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)

@@ -16,9 +16,9 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 
-from lbyl_onnx.input_choices import Said, read_choices
+from lbyl_onnx.input_options.kinds import Said, read_choices
+from lbyl_onnx.input_options.shapes import Given, read_shapes
 from lbyl_onnx.methods.registry import OptionValue
-from lbyl_onnx.shapes import Given, read_shapes
 
 Scope = Literal["inner", "all"]
 ExternalData = Literal["auto", "always", "never"]

@@ -20,9 +20,9 @@ from lbyl_onnx.graph.model_graph import Graph, to_graph
 from lbyl_onnx.graph.sharing import Sharing
 from lbyl_onnx.graph.source import Source
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.input_options.shapes import Shapes
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft
-from lbyl_onnx.shapes import Shapes
 
 
 @dataclass(frozen=True)

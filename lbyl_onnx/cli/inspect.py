@@ -8,11 +8,11 @@ from lbyl_onnx import __version__, inspection
 from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
-from lbyl_onnx.input_choices import Choices
+from lbyl_onnx.input_options.kinds import Choices
+from lbyl_onnx.input_options.shapes import Given
 from lbyl_onnx.option_types import Scope
 from lbyl_onnx.report.json import inspection_as_json
 from lbyl_onnx.report.terminal import print_inspection
-from lbyl_onnx.shapes import Given
 
 _SECTIONS = {
     "Which channels": ("--scope", "--sensitivity"),

@@ -13,9 +13,9 @@ from click.core import ParameterSource
 from lbyl_onnx import option_types as types
 from lbyl_onnx.config import DEFAULTS, OPTIONS, SECTIONS
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.input_choices import Choices, read_choices
+from lbyl_onnx.input_options.kinds import Choices, read_choices
+from lbyl_onnx.input_options.shapes import Given, read_shapes
 from lbyl_onnx.option_types import Option, OptionType, shown
-from lbyl_onnx.shapes import Given, read_shapes
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -21,10 +21,10 @@ from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.config import OPTIONS, Config
 from lbyl_onnx.evaluate.score import ScoringData
+from lbyl_onnx.input_options.shapes import Given
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.methods.registry import find_method, method_names
 from lbyl_onnx.option_types import Hardware, Provider, Scope
-from lbyl_onnx.shapes import Given
 from lbyl_onnx.sweep import schedulers
 from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
 from lbyl_onnx.sweep.output import as_csv, as_svg

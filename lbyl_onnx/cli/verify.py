@@ -11,10 +11,10 @@ from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.errors import VerificationError
 from lbyl_onnx.evaluate.compare import Comparison, compare_models
 from lbyl_onnx.evaluate.metrics import EMPTY
+from lbyl_onnx.input_options.shapes import Given
 from lbyl_onnx.option_types import Provider
 from lbyl_onnx.report.json import comparison_as_json
 from lbyl_onnx.report.terminal import print_comparison
-from lbyl_onnx.shapes import Given
 
 _SECTIONS = {
     "What it is held against": ("--inputs", "--labels", "--min-agreement"),

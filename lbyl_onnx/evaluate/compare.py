@@ -17,10 +17,10 @@ from lbyl_onnx.evaluate.metrics import Fidelity, fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.guard.bounds import bounded, seconds_for
+from lbyl_onnx.input_options.shapes import Given, shapes_given
 from lbyl_onnx.option_types import Provider
 from lbyl_onnx.runtime import baseline, execute, providers, timing
 from lbyl_onnx.runtime.session import Feeds, Signature
-from lbyl_onnx.shapes import Given, shapes_given
 from lbyl_onnx.text import listed, short
 from lbyl_onnx.types import Array
 

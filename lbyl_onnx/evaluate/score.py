@@ -19,11 +19,11 @@ from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.input_options.shapes import Given, Shapes
 from lbyl_onnx.inputs.evidence import input_kinds
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.runtime import baseline, execute
 from lbyl_onnx.runtime.session import Feeds
-from lbyl_onnx.shapes import Given, Shapes
 from lbyl_onnx.text import listed, short
 from lbyl_onnx.types import Array
 

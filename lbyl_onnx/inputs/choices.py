@@ -15,7 +15,7 @@ from lbyl_onnx.data.tokenizer import vocabulary_beside
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.input_choices import Choices, InputChoice
+from lbyl_onnx.input_options.kinds import Choices, InputChoice
 from lbyl_onnx.inputs.evidence import input_kinds
 from lbyl_onnx.option_types import Layout
 from lbyl_onnx.runtime.session import Signature

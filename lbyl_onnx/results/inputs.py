@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lbyl_onnx.data.input_kind import InputKind
-from lbyl_onnx.shapes import Shapes
+from lbyl_onnx.input_options.shapes import Shapes
 
 
 @dataclass(frozen=True)

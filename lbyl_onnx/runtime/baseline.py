@@ -12,6 +12,7 @@ import numpy as np
 from lbyl_onnx.errors import ModelError, OptionError
 from lbyl_onnx.graph.source import load_model
 from lbyl_onnx.guard.effort import USUAL, Effort
+from lbyl_onnx.input_options.shapes import Given, Shapes, shape_text
 from lbyl_onnx.runtime.execute import (
     LARGEST_INPUT,
     Record,
@@ -25,7 +26,6 @@ from lbyl_onnx.runtime.sizes.input_shapes import Sizes, runnable_shapes
 from lbyl_onnx.runtime.sizes.likely import likely_sizes
 from lbyl_onnx.runtime.sizes.needed import needed_sizes
 from lbyl_onnx.runtime.sizes.proof import elements, kinds
-from lbyl_onnx.shapes import Given, Shapes, shape_text
 from lbyl_onnx.types import Array
 
 Stated = Callable[[Signature], Sizes]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from lbyl_onnx.errors import ModelError
+from lbyl_onnx.input_options.shapes import Shapes
 from lbyl_onnx.runtime.session import Feeds, Session, Signature, as_needed, as_written
-from lbyl_onnx.shapes import Shapes
 from lbyl_onnx.types import Array
 
 # Inputs at the first shapes, beside one batch at the second ones.

@@ -20,7 +20,7 @@ ORDER = {
     "guard": "the parent process has the standard library alone",
     "methods": "mathematics on arrays, which knows no ONNX",
     "target": "the user's words for a goal, which are an option",
-    "shapes": "the user's words for shapes, which are an option",
+    "input_options": "the user's words for inputs, which are options",
     "option_types": "the types of options, which Config checks",
     "config": "options are values: what acts on them comes later",
     "io": "files, whatever is in them",

@@ -17,7 +17,7 @@ from lbyl_onnx import config as config_module
 from lbyl_onnx.cli import main
 from lbyl_onnx.cli.options import _WORDS
 from lbyl_onnx.config import DEFAULTS, OPTIONS, SECTIONS, combined
-from lbyl_onnx.input_choices import Said
+from lbyl_onnx.input_options.kinds import Said
 from lbyl_onnx.option_types import WHOLE, OptionType, option, options_of
 from tests.conftest import ROOT
 from tests.support.architectures import chain

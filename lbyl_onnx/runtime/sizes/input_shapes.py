@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
+from lbyl_onnx.input_options.shapes import Given, Shapes, check_shapes, shape_text
 from lbyl_onnx.runtime.session import Signature
-from lbyl_onnx.shapes import Given, Shapes, check_shapes, shape_text
 
 Sizes = Mapping[tuple[str, int], int]
 """Sizes of dimensions, by input and axis."""

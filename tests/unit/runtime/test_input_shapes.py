@@ -19,9 +19,9 @@ from lbyl_onnx.cli import main
 from lbyl_onnx.cli.config_file import read_options
 from lbyl_onnx.data.input_kind import InputSpec
 from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
+from lbyl_onnx.input_options.shapes import Given, read_shapes
 from lbyl_onnx.runtime import baseline
 from lbyl_onnx.runtime.sizes.needed import needed_sizes
-from lbyl_onnx.shapes import Given, read_shapes
 from tests.support.net import Dims, Net
 
 CPU = "CPUExecutionProvider"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.input_choices import KINDS, InputChoice, read_choices
+from lbyl_onnx.input_options.kinds import KINDS, InputChoice, read_choices
 
 
 @pytest.mark.parametrize(

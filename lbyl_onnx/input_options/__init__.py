@@ -1,0 +1,1 @@
+"""How a user says what the inputs of a model are."""
