@@ -21,6 +21,7 @@ from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.config import OPTIONS, Config
 from lbyl_onnx.evaluate.score import ScoringData
+from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import Given
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.methods.registry import find_method, method_names
@@ -38,7 +39,7 @@ _MOST_RATIOS = 200
 _SECTIONS = {
     "What": ("--ratios", "--methods", *(OPTIONS[name].flag for name in _SHARED)),
     "Scoring": ("--inputs", "--labels"),
-    "Where it runs": ("--workers", "--scheduler", "--provider", "--input-shape"),
+    "Where it runs": ("--workers", "--scheduler", "--provider", "--input", "--input-shape"),
     "Telling": ("--out", "--json", "--quiet", "--debug"),
 }
 _EXAMPLES = """\b
@@ -126,7 +127,7 @@ def _options_of(
     metavar="tcp://HOST:PORT",
     help="A Dask scheduler; its workers must see the files under the same paths.",
 )
-@config_options(["provider", "input_shape"])
+@config_options(["provider", "input", "input_shape"])
 @click.option(
     "--out",
     "folder",
@@ -153,6 +154,7 @@ def sweep(
     workers: int,
     scheduler: str | None,
     provider: Provider,
+    input: Choices,
     input_shape: Given,
     folder: Path,
     quiet: bool,
@@ -175,6 +177,7 @@ def sweep(
                 hardware=hardware,
                 seed=seed,
                 provider=provider,
+                input=input,
                 input_shape=input_shape,
             )
             for method in methods
@@ -184,7 +187,7 @@ def sweep(
         cells = plan_cells(
             [Path(model) for model in dict.fromkeys(models)],
             configs,
-            ScoringData(inputs, labels, seed, input_shape),
+            ScoringData(inputs, labels, seed, input_shape, input),
             __version__,
         )
         make_folder(folder)

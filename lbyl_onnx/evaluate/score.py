@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from lbyl_onnx.config import Config
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.calibration import Input, Samples, read_calibration
 from lbyl_onnx.data.input_kind import InputKind, InputSpec
@@ -19,8 +21,9 @@ from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import Given, Shapes
-from lbyl_onnx.inputs.evidence import input_kinds
+from lbyl_onnx.inputs.choices import kinds_of, stated_sizes
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.runtime import baseline, execute
 from lbyl_onnx.runtime.session import Feeds
@@ -47,12 +50,15 @@ class ScoringData:
         Of the synthetic samples.
     input_shape
         Shapes that the user gave for inputs, by name.
+    choices
+        What the user says that inputs take.
     """
 
     inputs: Path | None = None
     labels: str | None = None
     seed: int = 0
     input_shape: Given = ()
+    choices: Choices = ()
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,13 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
     ModelError
         When a model does not run on them.
     """
-    shapes = baseline.input_shapes(original, provider, data.input_shape)
+    stated = partial(stated_sizes, data.choices, "auto")
+    shapes = baseline.input_shapes(original, provider, data.input_shape, stated)
     model, _ = source.load_model(original)
     inputs = _inputs(model, *shapes)
     if data.inputs is None:
         tensor_info = TensorInfo(model, *shapes, TensorReader(original))
-        kinds = input_kinds(to_graph(model), tensor_info)
+        kinds = kinds_of(to_graph(model), tensor_info, Config(input=data.choices), original)
         feeds = list(_synthetic(inputs, shapes[0], kinds, data.seed))
         return _nearness(original, compressed, feeds, feeds, provider)
     given = read_calibration(data.inputs, inputs, limit=_ALL)
