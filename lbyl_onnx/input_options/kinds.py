@@ -29,6 +29,8 @@ _FORM = "NAME=KIND[,range=0..255][,mean=..][,std=..][,size=48x320][,vocab=30522]
 # Largest side and length of an input, and the most rows of a table.
 _LONGEST = 1 << 20
 _MOST_ROWS = 1 << 31
+# Characters of a text that an error shows, and that a text may have.
+_SHOWN, _LONGEST_TEXT = 60, 4096
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def read_choices(value: object) -> Choices:
     names = [choice.name for choice in choices]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise OptionError(f"input says two things of {twice or 'the one input'}; say one")
+        raise OptionError(f"input says two things of {twice[:_SHOWN] or 'the one input'}; say one")
     return choices
 
 
@@ -111,12 +113,19 @@ def choices_given(value: object) -> Choices:
     try:
         return read_choices(value)
     except TypeError as error:
-        raise OptionError(f"input is {value!r}; give {error}") from error
+        raise OptionError(f"input is {_shown(str(value))}; give {error}") from error
+
+
+def _shown(text: str) -> str:
+    """Return a text for an error, in quotes and without its end where it is long."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..")
 
 
 def _parsed(text: object) -> InputChoice:
     if not isinstance(text, str) or not text:
         raise TypeError(_FORM)
+    if len(text) > _LONGEST_TEXT:
+        raise OptionError(f"input {_shown(text)} has more than {_LONGEST_TEXT:,} characters")
     head, *rest = text.split(",")
     name, equals, kind = head.rpartition("=")
     kind, _, constant = kind.partition(":")
@@ -124,33 +133,34 @@ def _parsed(text: object) -> InputChoice:
         near = get_close_matches(kind, KINDS, 1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise OptionError(
-            f"input {text!r}: there is no kind {kind!r}{meant}; the kinds are {', '.join(KINDS)}"
+            f"input {_shown(text)}: there is no kind {_shown(kind)}{meant}; the kinds are "
+            f"{', '.join(KINDS)}"
         )
     if (kind == "constant") != bool(constant):
-        raise OptionError(f"input {text!r}: give a constant as constant:VALUE, as constant:1")
+        raise OptionError(f"input {_shown(text)}: give a constant as constant:VALUE, as constant:1")
     words: dict[str, list[str]] = {}
     word = ""
     for part in rest:
         key, equals, first = part.partition("=")
         if equals:
             if key in words:
-                raise OptionError(f"input {text!r} gives {key} twice; give it once")
+                raise OptionError(f"input {_shown(text)} gives {key} twice; give it once")
             word, words[key] = key, [first]
         elif word in ("mean", "std"):
             words[word].append(part)
         else:
-            raise OptionError(f"input {text!r}: {part!r} has no meaning; give {_FORM}")
+            raise OptionError(f"input {_shown(text)}: {_shown(part)} has no meaning; give {_FORM}")
     wrong = [key for key in words if key not in _allowed(kind)]
     if wrong:
         raise OptionError(
-            f"input {text!r}: {wrong[0]} says nothing of a {kind}; give "
+            f"input {_shown(text)}: {wrong[0]} says nothing of a {kind}; give "
             f"{', '.join(_allowed(kind)) or 'the kind alone'}"
         )
     try:
         read = {key: _READERS[key](values) for key, values in words.items()}
         value = _finite(constant) if constant else None
     except ValueError as error:
-        raise OptionError(f"input {text!r}: {error}") from error
+        raise OptionError(f"input {_shown(text)}: {error}") from error
     return InputChoice(name, kind, value=value, **read)
 
 
@@ -171,14 +181,14 @@ def _finite(text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{text!r} is no finite number")
+        raise ValueError(f"{_shown(text)} is no finite number")
     return number
 
 
 def _range(values: list[str]) -> tuple[float, float]:
     low, dots, high = values[0].partition("..")
     if not dots or _finite(low) >= _finite(high):
-        raise ValueError(f"range is {values[0]!r}; give LOW..HIGH, as 0..255")
+        raise ValueError(f"range is {_shown(values[0])}; give LOW..HIGH, as 0..255")
     return _finite(low), _finite(high)
 
 
@@ -195,13 +205,13 @@ def _stds(values: list[str]) -> tuple[float, ...]:
 def _size(values: list[str]) -> tuple[int, ...]:
     sides = values[0].split("x")
     if not all(side.isdecimal() and 0 < int(side) <= _LONGEST for side in sides):
-        raise ValueError(f"size is {values[0]!r}; give HEIGHTxWIDTH or a length, as 48x320")
+        raise ValueError(f"size is {_shown(values[0])}; give HEIGHTxWIDTH or a length, as 48x320")
     return tuple(map(int, sides))
 
 
 def _rows(values: list[str]) -> int:
     if not values[0].isdecimal() or not 0 < int(values[0]) <= _MOST_ROWS:
-        raise ValueError(f"vocab is {values[0]!r}; give the number of tokens")
+        raise ValueError(f"vocab is {_shown(values[0])}; give the number of tokens")
     return int(values[0])
 
 

@@ -159,7 +159,7 @@ def test_shifts_reach_the_bias_of_each_group() -> None:
         error = result.verification.fidelity.relative_error
         assert error is not None
         errors[method] = error
-    assert errors["lbyl+"] < 0.01  # statistics of few samples leave a ridge
+    assert errors["lbyl+"] < 0.02  # statistics of few samples leave a ridge
     assert errors["none"] > 0.1
 
 
