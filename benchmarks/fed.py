@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from benchmarks import fed_readers
+from benchmarks import fed_encoder, fed_readers
 from benchmarks.datasets import SharedFilesError
 from benchmarks.fed_case import Case, SubjectMissingError
 from benchmarks.fed_report import CALIBRATED, NO_DATA, Row, markdown, merged, on_record, shown
@@ -33,6 +33,7 @@ from lbyl_onnx import Config, LbylOnnxError, __version__, compress
 
 SUBJECTS: Mapping[str, Callable[[Path, int | None], Iterator[Case]]] = {
     "recogniser": fed_readers.recogniser,
+    "encoder": fed_encoder.encoder,
     "captcha": fed_readers.captcha,
 }
 PACKAGES = (

@@ -81,10 +81,10 @@ def recogniser(folder: Path, limit: int | None) -> Iterator[Case]:
 
 
 def captcha(folder: Path, limit: int | None) -> Iterator[Case]:
-    """Yield ddddocr's reader of captchas; parameters and errors as of `recogniser`."""
+    """Yield ddddocr's newer reader of captchas; parameters and errors as of `recogniser`."""
     client = installed("ddddocr", "ddddocr")
     path = folder_of("ddddocr", "ddddocr") / "common.onnx"
-    own = client.DdddOcr(show_ad=False)
+    own = client.DdddOcr(show_ad=False, beta=True)  # whose model this is
     # The client takes another model together with its characters and the size of its images: these
     # are those of its own model.
     charset = folder / "ddddocr_charset.json"
