@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from benchmarks import fed_encoder, fed_readers
+from benchmarks import fed_classifiers, fed_encoder, fed_readers, fed_vision
 from benchmarks.datasets import SharedFilesError
 from benchmarks.fed_case import Case, SubjectMissingError
 from benchmarks.fed_report import CALIBRATED, NO_DATA, Row, markdown, merged, on_record, shown
@@ -35,6 +35,10 @@ SUBJECTS: Mapping[str, Callable[[Path, int | None], Iterator[Case]]] = {
     "recogniser": fed_readers.recogniser,
     "encoder": fed_encoder.encoder,
     "captcha": fed_readers.captcha,
+    "faces": fed_vision.faces,
+    "bodies": fed_vision.bodies,
+    "pixels": fed_vision.pixels,
+    "classifiers": fed_classifiers.classifiers,
 }
 PACKAGES = (
     "rapidocr-onnxruntime",

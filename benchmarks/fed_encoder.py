@@ -78,4 +78,4 @@ def nearest(rows: NDArray[np.float32]) -> NDArray[np.intp]:
     """Return the number of the other row with the largest cosine, of each row."""
     cosines = rows @ rows.T
     np.fill_diagonal(cosines, -np.inf)
-    return cosines.argmax(axis=1)
+    return np.argmax(cosines, axis=1)
