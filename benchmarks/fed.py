@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,7 @@ SUBJECTS: Mapping[str, Callable[[Path, int | None], Iterator[Case]]] = {
     "pixels": fed_vision.pixels,
     "classifiers": fed_classifiers.classifiers,
 }
+DEFAULTS = MappingProxyType({"round_to": 1, "provider": "cpu"})
 PACKAGES = (
     "rapidocr-onnxruntime",
     "ddddocr",
@@ -84,12 +87,13 @@ def measure(subject: str, case: Case, run: Run, folder: Path) -> Iterator[Row]:
     """Compress one model in every way, and score it."""
     original = case.score(case.path)
     calibration = folder / f"{case.path.stem}_samples.npz"
-    np.savez(calibration, **{name: np.asarray(array) for name, array in case.samples.items()})
+    arrays: dict[str, Any] = dict(case.samples)
+    np.savez(calibration, **arrays)
     given = read_options(run.options)
     for ratio in run.ratios or case.ratios:
         for seed in run.seeds:
             for samples in run.samples:
-                options = {"round_to": 1, "provider": "cpu", "ratio": ratio, "seed": seed} | given
+                options = {**DEFAULTS, "ratio": ratio, "seed": seed, **given}
                 if samples == CALIBRATED:
                     options["calibration"] = str(calibration)
                 head = Row(
@@ -173,7 +177,7 @@ def main() -> None:
         tuple(options.options),
         options.limit,
     )
-    command = " ".join(["python -m benchmarks.fed", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.fed", *sys.argv[1:]])
     for name in options.subjects:
         rows: list[Row] = []
         with tempfile.TemporaryDirectory() as folder:

@@ -78,4 +78,5 @@ def nearest(rows: NDArray[np.float32]) -> NDArray[np.intp]:
     """Return the number of the other row with the largest cosine, of each row."""
     cosines = rows @ rows.T
     np.fill_diagonal(cosines, -np.inf)
-    return np.argmax(cosines, axis=1)
+    found: NDArray[np.intp] = np.argmax(cosines, axis=1)
+    return found
