@@ -90,8 +90,9 @@ def markdown(setting: Mapping[str, object], rows: Sequence[Row], commands: Seque
         "",
         "Each model is compressed at the defaults, first without data, then with samples as its "
         "client feeds it, none of which scores. Figures are the median over the seeds, with the "
-        "lowest and highest in brackets; *equal*, *kept*, *right* and *matched* in percent. "
-        "Parameters and MACs: percent left; seconds of one `compress`, without and with samples.",
+        "lowest and highest in brackets: shares in percent; cosine, IoU and error (the norm of the "
+        "change over the norm) as they are. Parameters and MACs: percent left; seconds of one "
+        "`compress`, without and with samples.",
         "",
     ]
     header = ["subject", "model", "removed", "figure", "original", NO_DATA, CALIBRATED]
