@@ -70,8 +70,13 @@ def recogniser(folder: Path, limit: int | None) -> Iterator[Case]:
 
     def score(model: Path) -> dict[str, float]:
         after = read(model)
-        truth = [text for _, text in lines]
-        return {"equal": share_equal(before, after), "right": share_equal(truth, after)}
+        trimmed = [text.strip() for text in after]
+        return {
+            "equal": share_equal(before, after),
+            # The original reads many a margin as a blank, so that a hair decides.
+            "equal, trimmed": share_equal([text.strip() for text in before], trimmed),
+            "right, trimmed": share_equal([text for _, text in lines], trimmed),
+        }
 
     reader = client.TextRecognizer(settings["Rec"] | {"model_path": str(path)})
     ratio = RECOGNISER_WIDTH / settings["Rec"]["rec_img_shape"][1]
