@@ -179,24 +179,22 @@ def main() -> None:
     )
     command = shlex.join(["python", "-m", "benchmarks.fed", *sys.argv[1:]])
     for name in options.subjects:
-        rows: list[Row] = []
         with tempfile.TemporaryDirectory() as folder:
             try:
                 for case in SUBJECTS[name](Path(folder), run.limit):
-                    rows += measure(name, case, run, Path(folder))
+                    for row in measure(name, case, run, Path(folder)):
+                        record(options.output_dir, row, command)
             except (SubjectMissingError, SharedFilesError) as error:
                 print(f"{name}: left out: {error}", flush=True)
-        if rows:
-            record(options.output_dir, rows, command)
 
 
-def record(directory: Path, rows: Sequence[Row], command: str) -> None:
-    """Write the rows of one subject beside those on record."""
+def record(directory: Path, row: Row, command: str) -> None:
+    """Write a row beside those on record."""
     path = directory / "fed.json"
     commands = json.loads(path.read_text())["commands"] if path.exists() else []
     commands = list(dict.fromkeys([*commands, command]))
     setting: dict[str, object] = {"machine": describe_machine(), "versions": versions()}
-    rows = merged(on_record(path), rows, list(SUBJECTS))
+    rows = merged(on_record(path), [row], list(SUBJECTS))
     document = {"setting": setting, "commands": commands, "rows": [asdict(row) for row in rows]}
     write_pair(directory, "fed", document, markdown(setting, rows, commands))
 
