@@ -13,6 +13,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from lbyl_onnx.config import Layout
 from lbyl_onnx.data.calibration import Samples
+from lbyl_onnx.data.image_statistics import ImageStatistics
+from lbyl_onnx.data.recolour import recoloured
 from lbyl_onnx.data.synthetic import synthetic_batch
 from lbyl_onnx.types import Array
 
@@ -47,9 +49,14 @@ class InputRange:
         """Return images of mean 0 and deviation 1 as the input takes them, clipped to its range."""
         shape = [-1 if axis == self.axis else 1 for axis in range(images.ndim)]
         mean, spread = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.spread))
-        values = np.clip(mean + spread * images, self.low, self.high)
-        whole = np.dtype(dtype).kind != "f"
-        return (np.rint(values) if whole else values).astype(dtype, copy=False)
+        return as_pixels(mean + spread * images, self.low, self.high, dtype)
+
+
+def as_pixels(values: NDArray[np.float32], low: float, high: float, dtype: DTypeLike) -> Array:
+    """Return values clipped to a range, and rounded where the type is one of whole numbers."""
+    values = np.clip(values, low, high)
+    whole = np.dtype(dtype).kind != "f"
+    return np.ascontiguousarray(np.rint(values) if whole else values).astype(dtype, copy=False)
 
 
 # Multiply-accumulates that one pass over the synthetic samples may take, if FEWEST allow.
@@ -65,11 +72,12 @@ LEAST_BATCH = 8
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a model: type, shape with the batch first, and the range of pixels if known."""
+    """One input of a model: type, shape with the batch first, and what is known of its images."""
 
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
     pixels: InputRange | None = None
+    statistics: ImageStatistics | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +148,19 @@ class SampleSource:
 
 
 def synthetic_input(spec: InputSpec, rng: np.random.Generator, layout: Layout) -> Array:
-    """Make a batch for one input, in the range of pixels that it takes where that is known."""
-    if spec.pixels is None:
+    """Make a batch for one input: images as it takes them, where that is known of it."""
+    if spec.pixels is None and spec.statistics is None:
         return synthetic_batch(spec.shape, spec.dtype, rng, layout)
-    images = synthetic_batch(spec.shape, np.float32, rng, layout)
-    return spec.pixels.pictured(images, spec.dtype)
+    images = synthetic_batch(spec.shape, np.float32, rng, layout).astype(np.float32, copy=False)
+    if spec.statistics is None:
+        assert spec.pixels is not None
+        return spec.pixels.pictured(images, spec.dtype)
+    first = np.moveaxis(images, spec.statistics.axis, 1)
+    values = np.moveaxis(recoloured(first, spec.statistics), 1, spec.statistics.axis)
+    low, high = (0.0, 255.0) if np.dtype(spec.dtype).kind == "u" else (-np.inf, np.inf)
+    if spec.pixels is not None:
+        low, high = spec.pixels.low, spec.pixels.high
+    return as_pixels(values, low, high, spec.dtype)
 
 
 def batch_size(largest: int, wanted: int) -> int:
