@@ -53,6 +53,7 @@ RESERVED = {
         "channels.labels",
         "data.synthetic",
         "data.recolour",  # transforms of float32
+        "inputs.image_fit",  # least squares of powers, which are not negative
         "observe",
     ),
 }
