@@ -24,6 +24,7 @@ from lbyl_onnx.data.source import (
 )
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.graph.costs import count_costs
+from lbyl_onnx.inputs.first_layers import seen_images
 from lbyl_onnx.inputs.pixel_range import input_ranges
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
@@ -305,9 +306,17 @@ def sample_source(
     elif not dynamic:
         dynamic = {name for name, shape in baseline.first.items() if shape}
     ranges = input_ranges(analyzed.graph, analyzed.tensor_info, config.layout)
+    seen = (
+        {}
+        if config.calibration
+        else seen_images(analyzed.graph, analyzed.tensor_info, config.layout)
+    )
     inputs = {
         name: InputSpec(
-            dtypes[name], (size, *shape[1:]) if name in dynamic else shape, ranges.get(name)
+            dtypes[name],
+            (size, *shape[1:]) if name in dynamic else shape,
+            ranges.get(name),
+            seen.get(name),
         )
         for name, shape in baseline.first.items()
     }
