@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lbyl_onnx.data.synthetic.images import LEAST_SIDE, image_layout
+from lbyl_onnx.data.image_statistics import ImageStatistics
+from lbyl_onnx.data.synthetic.images import LEAST_SIDE, Subject, image_layout
 from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
 
@@ -31,7 +32,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "flags": "whole numbers, 0 and 1",
     "constant": "a constant",
 }
-IMAGES = ("image", "photo", "document")
+IMAGES: tuple[Subject, ...] = ("image", "photo", "document")
 # Bytes of images: mean and deviation, where nothing else is known.
 BYTE_MEAN, BYTE_SPREAD = 127.0, 64.0
 # Samples from which on one channel is a waveform; 20 ms at 16,000 a second are fewer.
@@ -67,9 +68,14 @@ class InputRange:
         """Return images of mean 0 and deviation 1 as the input takes them, clipped to its range."""
         shape = [-1 if axis == self.axis else 1 for axis in range(images.ndim)]
         mean, spread = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.spread))
-        values = np.clip(mean + spread * images, self.low, self.high)
-        whole = np.dtype(dtype).kind != "f"
-        return (np.rint(values) if whole else values).astype(dtype, copy=False)
+        return as_pixels(mean + spread * images, self.low, self.high, dtype)
+
+
+def as_pixels(values: NDArray[np.float32], low: float, high: float, dtype: DTypeLike) -> Array:
+    """Return values clipped to a range, and rounded where the type is one of whole numbers."""
+    values = np.clip(values, low, high)
+    whole = np.dtype(dtype).kind != "f"
+    return np.ascontiguousarray(np.rint(values) if whole else values).astype(dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,8 @@ class InputKind:
         The range of an image's pixels; None where nothing tells it: mean 0, deviation 1.
     vocabulary
         Of tokens, segments and positions.
+    statistics
+        Of the images that the model has seen; None where nothing tells them.
     mean, spread
         Of the values of what is no image.
     low, high
@@ -122,6 +130,7 @@ class InputKind:
     sure: Sureness = "guessed"
     pixels: InputRange | None = None
     vocabulary: Vocabulary | None = None
+    statistics: ImageStatistics | None = None
     mean: float = 0.0
     spread: float = 1.0
     low: float | None = None
@@ -133,11 +142,18 @@ class InputKind:
         text = DESCRIPTIONS[self.name]
         if self.pixels is not None:
             text += f" of {self.pixels.low:g} to {self.pixels.high:g}"
+        if self.statistics is not None:
+            text += f", {self.statistics.description}"
         if self.vocabulary is not None:
             text += f", {self.vocabulary.size:,} of them"
         if self.name == "constant":
             text += f", {self.mean:g}"
         return text
+
+
+def subject_of(kind: InputKind) -> Subject:
+    """Return what images show that an input takes; photographs where it takes none."""
+    return next((subject for subject in IMAGES if subject == kind.name), "photo")
 
 
 @dataclass(frozen=True)

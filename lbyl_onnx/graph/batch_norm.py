@@ -9,6 +9,8 @@ from lbyl_onnx.graph.model_graph import Node
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import Floats
 
+Moments = tuple[Floats, Floats]
+
 
 def epsilon_of(node: Node) -> float:
     """Return what a BatchNormalization adds to each variance."""
@@ -37,3 +39,22 @@ def following_scale(node: Node, layer: LinearLayer, tensor_info: TensorInfo) -> 
     gamma, var = (tensor_info.value(norm.inputs[i].name).astype(np.float64) for i in (1, 4))
     scale = scale_of(norm, gamma, var)
     return scale if scale.shape == ones.shape and np.all(np.isfinite(scale)) else ones
+
+
+def following_moments(node: Node, layer: LinearLayer, tensor_info: TensorInfo) -> Moments | None:
+    """Return the mean and variance that a BatchNormalization behind a layer stores of its outputs.
+
+    Returns
+    -------
+    ((outputs,), (outputs,)) float64 or None
+        None where no such node reads the outputs, or where it does not store finite ones.
+    """
+    readers = [n for n in node.outputs[0].outputs if n.op == "BatchNormalization"]
+    if layer.output_axis != 1 or not readers:
+        return None
+    names = [tensor.name for tensor in readers[0].inputs[3:5]]
+    if not all(tensor_info.is_constant(name) for name in names):
+        return None
+    mean, var = (tensor_info.value(name).astype(np.float64).reshape(-1) for name in names)
+    whole = mean.shape == var.shape == (layer.outputs,)
+    return (mean, var) if whole and np.all(np.isfinite(mean + var)) else None

@@ -22,6 +22,7 @@ from lbyl_onnx.data.source import (
 )
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.inputs.choices import kinds_of
+from lbyl_onnx.inputs.first_layers import with_statistics
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import (
@@ -144,7 +145,10 @@ def prepare(
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
     wanted = measured or config.needs_moments
     seen = _sights(analyzed, groups, config, baseline.effort.most_samples) if wanted else {}
-    kinds = kinds_of(analyzed.graph, analyzed.tensor_info, config, analyzed.read.model)
+    graph, tensor_info = analyzed.graph, analyzed.tensor_info
+    kinds = kinds_of(graph, tensor_info, config, analyzed.read.model)
+    if seen:
+        kinds = with_statistics(kinds, graph, tensor_info, config.layout)
     run = prior = None
     if seen:
         views = [s.view for s in seen.values()]

@@ -48,7 +48,14 @@ RESERVED = {
     "click": ("cli",),
     "onnxruntime": ("runtime",),
     "onnx_graphsurgeon": ("graph.model_graph", "rewrite.assemble"),
-    "scipy": ("methods", "channels.labels", "data.synthetic", "observe"),
+    "scipy": (
+        "methods",
+        "channels.labels",
+        "data.synthetic",
+        "data.recolour",  # transforms of float32
+        "inputs.image_fit",  # least squares of powers, which are not negative
+        "observe",
+    ),
 }
 # What these import of the world outside the standard library.
 ALLOWED = {

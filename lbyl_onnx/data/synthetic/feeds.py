@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.data.input_kind import IMAGES, InputSpec, Vocabulary
-from lbyl_onnx.data.synthetic.images import Floats, Subject, image_layout, images, split_channels
+from lbyl_onnx.data.image_statistics import ImageStatistics
+from lbyl_onnx.data.input_kind import IMAGES, InputSpec, Vocabulary, as_pixels, subject_of
+from lbyl_onnx.data.synthetic.images import Floats, image_layout, images, split_channels
+from lbyl_onnx.data.synthetic.recolour import recoloured
 from lbyl_onnx.data.synthetic.sounds import spectrograms, waveforms
 from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
@@ -84,7 +86,7 @@ _Maker = Callable[[InputSpec, np.random.Generator, Layout, _Texts], Array]
 def _pictures(spec: InputSpec, rng: np.random.Generator, layout: Layout, texts: _Texts) -> Array:
     """Images, signals or volumes of mean 0 and deviation 1, or in the range of their pixels."""
     shape, kind = spec.shape, spec.kind
-    subject: Subject = kind.name if kind.name in IMAGES else "photo"  # type: ignore[assignment]
+    subject = subject_of(kind)
     where = image_layout(shape, layout)
     if 0 in shape or len(shape) < 2:
         return np.zeros(shape, spec.dtype)
@@ -95,7 +97,19 @@ def _pictures(spec: InputSpec, rng: np.random.Generator, layout: Layout, texts: 
         values = images(shape[0], (channels, *plane), rng, subject)
         if where == "nhwc":
             values = np.ascontiguousarray(np.moveaxis(values, 1, -1))
+    if kind.statistics is not None:
+        return _as_seen(values, kind.statistics, spec)
     return values if kind.pixels is None else kind.pixels.pictured(values, spec.dtype)
+
+
+def _as_seen(values: Floats, statistics: ImageStatistics, spec: InputSpec) -> Array:
+    """Images like those that the model has seen, within their range where that is known."""
+    first = np.moveaxis(values, statistics.axis, 1)
+    seen = np.moveaxis(recoloured(first, statistics), 1, statistics.axis)
+    low, high = (0.0, 255.0) if spec.dtype.kind == "u" else (-np.inf, np.inf)
+    if spec.kind.pixels is not None:
+        low, high = spec.kind.pixels.low, spec.kind.pixels.high
+    return as_pixels(seen, low, high, spec.dtype)
 
 
 def _vectors(spec: InputSpec, rng: np.random.Generator, layout: Layout, texts: _Texts) -> Array:
