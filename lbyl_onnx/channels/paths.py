@@ -61,6 +61,26 @@ def feeds_a_layer(node: Node) -> bool:
     return any(is_layer(reader) for reader in _readers([node], {}))
 
 
+def only_convs_read(graph: Graph, tensor_info: TensorInfo, node: Node) -> bool:
+    """Whether what a node gives reaches Convs with a bias, over additions, and nothing else."""
+    given = {id(tensor) for tensor in graph.outputs}
+    waiting, seen = [*node.outputs], set[int]()
+    while waiting:
+        tensor = waiting.pop()
+        if id(tensor) in given or not tensor.outputs:
+            return False
+        for reader in tensor.outputs:
+            if id(reader) in seen:
+                continue
+            seen.add(id(reader))
+            constant = any(tensor_info.is_constant(x.name) for x in reader.inputs)
+            if reader.op in ("Add", "Identity") and not constant:
+                waiting.extend(reader.outputs)
+            elif reader.op != "Conv" or len(reader.inputs) < 3 or reader.inputs[0] is not tensor:
+                return False
+    return True
+
+
 # Operators that hand values on as they are, each to its own channel.
 _HANDS_ON = frozenset(
     {"Identity", "Dropout", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}

@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper
 from lbyl_onnx.graph.model_graph import captured
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.observe.graph_builder import PREFIX, Writer
-from lbyl_onnx.observe.spec import MomentSpec, Renormalization
+from lbyl_onnx.observe.spec import Centring, MomentSpec, Renormalization, Target
 
 # Added to the variance of what is brought to a given one; far below that of any activation.
 _EPSILON = 1e-10
@@ -30,8 +30,8 @@ def can_take_batch(node: NodeProto, tensor_info: TensorInfo) -> bool:
 
 
 def unsettled(
-    model: onnx.ModelProto, tensor_info: TensorInfo, targets: Mapping[str, Renormalization]
-) -> dict[str, Renormalization]:
+    model: onnx.ModelProto, tensor_info: TensorInfo, targets: Mapping[str, Target]
+) -> dict[str, Target]:
     """The targets that matter: what only batch statistics read comes to the same without one."""
     otherwise = {info.name for info in model.graph.output}
     for node in model.graph.node:
@@ -43,7 +43,7 @@ def unsettled(
 def normalised(
     model: onnx.ModelProto,
     tensor_info: TensorInfo,
-    targets: Mapping[str, Renormalization],
+    targets: Mapping[str, Target],
     batch_statistics: bool,
 ) -> dict[str, str]:
     """Tensors that batch statistics will be taken of, and the names that they are read by."""
@@ -51,7 +51,11 @@ def normalised(
     for node in model.graph.node:
         if batch_statistics and can_take_batch(node, tensor_info):
             found.setdefault(node.input[0], node.input[0])
-    found |= {name: raw_name(name) for name, target in targets.items() if target.axis == 1}
+    found |= {
+        name: raw_name(name)
+        for name, target in targets.items()
+        if target.axis == 1 and isinstance(target, Renormalization)
+    }
     return {
         name: read for name, read in found.items() if tensor_info.dtype(name) == TensorProto.FLOAT
     }
@@ -106,8 +110,8 @@ def _tell(
     writer.op("Concat", [writer.ints(columns), rows], {"axis": 0}, told["shape"])
 
 
-def bring(writer: Writer, output: str, target: Renormalization, dtype: int) -> None:
-    """Bring a tensor to a mean and deviation on this batch, in float32 whatever its type."""
+def bring(writer: Writer, output: str, target: Target, dtype: int) -> None:
+    """Bring a tensor to its target on this batch, in float32 whatever its type."""
     if dtype == TensorProto.FLOAT:
         _bring_floats(writer, raw_name(output), target, output)
         return
@@ -117,7 +121,11 @@ def bring(writer: Writer, output: str, target: Renormalization, dtype: int) -> N
     writer.op("Cast", [brought], {"to": dtype}, output)
 
 
-def _bring_floats(writer: Writer, raw: str, target: Renormalization, output: str) -> None:
+def _bring_floats(writer: Writer, raw: str, target: Target, output: str) -> None:
+    if isinstance(target, Centring):
+        others = [axis for axis in range(target.rank) if axis != target.axis]
+        writer.op("Sub", [raw, writer.mean(raw, others, True)], output=output)
+        return
     parameters = (
         writer.constant(target.std.astype(np.float32)),
         writer.constant(target.mean.astype(np.float32)),

@@ -26,7 +26,7 @@ from lbyl_onnx.observe.batch_statistics import (
     unsettled,
 )
 from lbyl_onnx.observe.graph_builder import PREFIX, Writer, outputs_of
-from lbyl_onnx.observe.spec import MomentSpec, Noise, Renormalization
+from lbyl_onnx.observe.spec import MomentSpec, Noise, Target
 
 # From this version on BatchNormalization may take its batch's statistics, with three outputs.
 _TRAINS = 14
@@ -38,7 +38,7 @@ def instrument(
     draft: ModelDraft,
     tensor_info: TensorInfo,
     views: Mapping[str, MomentSpec],
-    targets: Mapping[str, Renormalization],
+    targets: Mapping[str, Target],
     batch_statistics: bool,
     noises: Mapping[str, Noise],
     provider: str,
@@ -56,8 +56,8 @@ def instrument(
         the shape (columns, rows), and the centred second moment: sums over the rows of products
         of columns, or the variance of each column.
     targets
-        Tensors that are brought to a given mean and deviation on every batch, behind their own
-        measurement.
+        Tensors that are brought to a given mean and deviation on every batch. Views of their
+        columns alone tell how they were before, views of pairs what their readers get.
     batch_statistics
         Whether each BatchNormalization takes mean and variance from the batch, in place of the
         stored ones: its output then has the mean and the variance that training left it with,
@@ -96,8 +96,8 @@ def instrument(
         for name in node.output:
             if name in targets:
                 bring(writer, name, targets[name], tensor_info.dtype(name))
-            measured = raw_name(name) if name in targets else name
-            _measure(writer, name, measured, views, by_tensor, tensor_info)
+            raw = raw_name(name) if name in targets else name
+            _measure(writer, name, raw, views, by_tensor, tensor_info)
     names = [name for key, view in views.items() for name in outputs_of(key, view).values()]
     return _assembled(draft, writer, names, [*noises.values()])
 
@@ -125,14 +125,14 @@ def _rewritten(
 def _measure(
     writer: Writer,
     name: str,
-    measured: str,
+    raw: str,
     views: Mapping[str, MomentSpec],
     by_tensor: Mapping[str, Sequence[str]],
     tensor_info: TensorInfo,
 ) -> None:
     for key in by_tensor.get(name, ()):
         view = views[key]
-        x, outputs = measured, outputs_of(key, view)
+        x, outputs = name if view.cross else raw, outputs_of(key, view)
         if tensor_info.dtype(name) != TensorProto.FLOAT:
             x = writer.op("Cast", [x], {"to": TensorProto.FLOAT})
         shape = tensor_info.shape(name)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, layer_read
-from lbyl_onnx.channels.paths import Activation, feeds_a_layer, layers_behind
+from lbyl_onnx.channels.paths import (
+    Activation,
+    feeds_a_layer,
+    layers_behind,
+    only_convs_read,
+)
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
@@ -19,6 +24,7 @@ from lbyl_onnx.methods.gaussian import behind
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.spec import MomentSpec
+from lbyl_onnx.types import Floats
 
 
 def repairable(
@@ -281,3 +287,48 @@ def rows_each(tensor_info: TensorInfo, view: MomentSpec) -> int:
     shape = [d or 0 for d in tensor_info.shape(view.tensor) or ()]
     plane = shape[2:] if view.axis == 1 else shape[1:-1]
     return math.prod(plane) * len(view.positions[0])
+
+
+# Variances below this share of the layer's largest are of channels that are dead.
+_DEAD = 1e-6
+
+
+def linear_outputs(graph: Graph, tensor_info: TensorInfo) -> Iterator[tuple[Floats, MomentSpec]]:
+    """Yield biases (channels,) and views of the Convs that training may have left centred.
+
+    Where the BatchNormalization of a Conv is followed by nothing but additions and other Convs with
+    one of their own (the projection of an inverted residual), its shift has no gradient, as the
+    next one takes every constant away: it stays at 0, where it began. Folded, the outputs still
+    have mean zero on the images that it was trained on, and the bias is what takes the mean away.
+    """
+    for index, node in enumerate(graph.nodes):
+        layer, view = linear_layer(tensor_info, node), output_spec(graph, tensor_info, index)
+        if layer is None or view is None or node.op != "Conv" or not layer.has_bias:
+            continue
+        bias = layer.bias(tensor_info)
+        if bias is not None and only_convs_read(graph, tensor_info, node):
+            yield bias.astype(np.float64).reshape(-1), view
+
+
+def left_of_bias(bias: Floats, measured: SampleMoments) -> float:
+    """Power of a layer's mean as a share of its bias's, both in the outputs' deviations.
+
+    Parameters
+    ----------
+    bias
+        (channels,), or (1,) for all.
+    measured
+        Mean and variance of each output channel.
+
+    Returns
+    -------
+    float
+        Infinity where there is nothing to go by.
+    """
+    mean, variance = measured.mean, measured.second
+    if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(variance))):
+        return np.inf
+    alive = variance > _DEAD * np.max(variance, initial=0.0)
+    spread = np.broadcast_to(bias, mean.shape)[alive]
+    power = float(np.sum(spread**2 / variance[alive]))
+    return float(np.sum(mean[alive] ** 2 / variance[alive])) / power if power > 0.0 else np.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from lbyl_onnx.io.writer import ModelDraft, write_draft
 from lbyl_onnx.observe.accumulate import MomentAccumulator, SampleMoments, add_outputs
 from lbyl_onnx.observe.graph_builder import PREFIX
 from lbyl_onnx.observe.instrument import instrument
-from lbyl_onnx.observe.spec import MomentSpec, Noise, Renormalization
+from lbyl_onnx.observe.spec import Centring, MomentSpec, Noise, Renormalization, Target
 from lbyl_onnx.runtime import execute
 from lbyl_onnx.types import Array
 
@@ -43,6 +43,8 @@ class ObservationRun:
     alone
         Samples on which columns are measured that count each alone; their moments need fewer than
         those of pairs. None for all.
+    centred
+        Tensors that are brought to mean zero on the way, whatever else they are brought to.
     """
 
     folder: Path
@@ -51,11 +53,22 @@ class ObservationRun:
     batch_statistics: bool
     noises: Mapping[str, Noise] = field(default_factory=dict)
     alone: int | None = None
+    centred: Mapping[str, Centring] = field(default_factory=dict)
 
     @property
     def few(self) -> int | None:
         """Mini-batches that hold the samples for columns alone; None for all."""
         return None if self.alone is None else math.ceil(self.alone / self.source.size)
+
+    def with_centred(self, targets: Mapping[str, Renormalization]) -> dict[str, Target]:
+        """Return targets with those of the centred tensors among them, by tensor."""
+        brought = {
+            name: replace(target, mean=np.zeros_like(target.mean))
+            if name in self.centred
+            else target
+            for name, target in targets.items()
+        }
+        return {**self.centred, **brought}
 
 
 def measure(
@@ -93,7 +106,13 @@ def measure(
     total = {key: MomentAccumulator.of(view) for key, view in views.items()}
     path = run.folder / "probe.onnx"
     instrumented = instrument(
-        draft, tensor_info, views, targets, run.batch_statistics, run.noises, run.provider
+        draft,
+        tensor_info,
+        views,
+        run.with_centred(targets),
+        run.batch_statistics,
+        run.noises,
+        run.provider,
     )
     fed = {info.name for info in instrumented.skeleton.graph.input}
     for name in run.source.inputs:

@@ -63,7 +63,13 @@ def sensitivities(
     if not known or not points or run.source.size < 2 or tensor_info.opset < BROADCAST_OPSET:
         return {}
     draft = instrument(
-        ModelDraft.of(model), tensor_info, known, {}, run.batch_statistics, run.noises, run.provider
+        ModelDraft.of(model),
+        tensor_info,
+        known,
+        run.with_centred({}),
+        run.batch_statistics,
+        run.noises,
+        run.provider,
     )
     skeleton = draft.skeleton
     named = [view.tensor for view in known.values()]

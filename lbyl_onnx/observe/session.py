@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from lbyl_onnx.channels.affine import finite_groups
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import ChannelGroup, Refusal
@@ -28,6 +30,8 @@ from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import (
     InputObservation,
     key_of,
+    left_of_bias,
+    linear_outputs,
     observation,
     repairable,
     rows_each,
@@ -35,7 +39,7 @@ from lbyl_onnx.observe.planning import (
 )
 from lbyl_onnx.observe.pooling import pooled_by_layer
 from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
-from lbyl_onnx.observe.spec import MomentSpec
+from lbyl_onnx.observe.spec import Centring, MomentSpec
 from lbyl_onnx.runtime.baseline import Baseline
 
 
@@ -63,6 +67,9 @@ class Measurement:
 HELD = 1 << 30
 # Synthetic samples that tell the mean and variance of a layer's outputs.
 ALONE = 48
+# Share of the biases' power that may be left in the means of layers that had mean zero in training.
+# A bias that no BatchNormalization was folded into is independent of what it is added to: 1 and up.
+LEFT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +160,8 @@ def prepare(
     if seen:
         views = [s.view for s in seen.values()]
         run = _run(analyzed, baseline, config, folder, views, kinds)
+        if run.batch_statistics:
+            run = replace(run, centred=_centred(analyzed, run))
         if config.calibration:
             synthetic = replace(config, calibration=None, mean=(), std=())
             prior = _run(analyzed, baseline, synthetic, folder, views, kinds)
@@ -278,6 +287,23 @@ def _run(
             continue
         return run
     raise AssertionError("the second try returns or raises")
+
+
+def _centred(analyzed: AnalyzedModel, run: ObservationRun) -> dict[str, Centring]:
+    """Return what brings outputs back to the mean zero that they had in training, by tensor.
+
+    On synthetic samples a bias takes another mean away than they have, and what is left adds up
+    along a residual stream. Whether biases take means away at all, as those of a BatchNormalization
+    do, is decided once for all layers of the model, by the median of what is left.
+    """
+    layers = list(linear_outputs(analyzed.graph, analyzed.tensor_info))
+    if not layers:
+        return {}
+    views = {view.tensor: view for _, view in layers}
+    found = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, views, {}, run)
+    left = [left_of_bias(bias, found[view.tensor]) for bias, view in layers]
+    centred = np.median(left) <= LEFT
+    return {name: Centring(v.axis, v.rank) for name, v in views.items()} if centred else {}
 
 
 def sample_source(

@@ -80,6 +80,17 @@ class Renormalization:
 
 
 @dataclass(frozen=True)
+class Centring:
+    """Brings each channel of a tensor to mean zero on every batch; its deviation stays."""
+
+    axis: int
+    rank: int
+
+
+Target = Renormalization | Centring
+
+
+@dataclass(frozen=True)
 class Noise:
     """Noise added at the input of a matrix product, shaped as its weight: xi W.
 

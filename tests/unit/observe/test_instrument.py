@@ -19,7 +19,7 @@ from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
 from lbyl_onnx.observe.graph_builder import outputs_of
 from lbyl_onnx.observe.instrument import instrument
-from lbyl_onnx.observe.spec import MomentSpec, Renormalization
+from lbyl_onnx.observe.spec import Centring, MomentSpec, Renormalization, Target
 from lbyl_onnx.runtime.execute import run_batches
 from lbyl_onnx.types import Array
 from tests.support.files import if_body, initializers_as_inputs
@@ -43,7 +43,7 @@ def raw_probe(
     views: Mapping[str, MomentSpec],
     feeds: Feeds,
     folder: Path,
-    targets: Mapping[str, Renormalization] | None = None,
+    targets: Mapping[str, Target] | None = None,
     batch_statistics: bool = False,
 ) -> dict[str, Array]:
     """Outputs of the probe by name."""
@@ -67,7 +67,7 @@ def probed(
     views: Mapping[str, MomentSpec],
     feeds: Feeds,
     folder: Path,
-    targets: Mapping[str, Renormalization] | None = None,
+    targets: Mapping[str, Target] | None = None,
     batch_statistics: bool = False,
 ) -> dict[str, Moments]:
     outputs = raw_probe(model, views, feeds, folder, targets, batch_statistics)
@@ -530,3 +530,44 @@ class TestTargets:
         found = probed(model, {"k": view}, feeds_of(model), tmp_path, {x: target})["k"]
         np.testing.assert_allclose(found.mean, -target.mean, rtol=1e-6)
         np.testing.assert_allclose(found.moment, 0.0, atol=1e-12)
+
+
+class TestCentring:
+    """A tensor alone is measured as it comes; pairs, and what follows, see it without its mean."""
+
+    @pytest.mark.parametrize("opset", [11, 18])
+    @pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16])
+    @pytest.mark.parametrize("last", [False, True])
+    def test_the_mean_goes_and_the_covariance_stays(
+        self, tmp_path: Path, last: bool, dtype: int, opset: int
+    ) -> None:
+        net = Net(("N", 5, 3) if last else ("N", 3, 5, 4), dtype=dtype, opset=opset)
+        if last:
+            x = net.node("Add", [net.node("MatMul", ["x", net.weight("w", 3, 6)]), _shifts(net)])
+        else:
+            x = net.conv("x", (3, 6))
+        behind = net.node("Relu", [x])
+        model = net.model(net.node("Identity", [behind]))
+        axis, rank = (2, 3) if last else (1, 4)
+        views = {
+            "alone": MomentSpec(x, axis, rank, ALL, cross=False),
+            "pairs": MomentSpec(x, axis, rank, ALL),
+            "behind": MomentSpec(behind, axis, rank, ALL),
+        }
+        feeds = feeds_of(model, 30)
+        raw = run(tap(model, x), feeds)[-1]
+        centred = raw.astype(np.float64)
+        centred -= centred.mean(axis=tuple(a for a in range(rank) if a != axis), keepdims=True)
+        assert np.min(np.abs(expected(raw, views["alone"]).mean)) > 0.01
+        found = probed(model, views, feeds, tmp_path, {x: Centring(axis, rank)})
+        tolerance = 1e-2 if dtype == TensorProto.FLOAT16 else TOLERANCE
+        assert_same(found["alone"], expected(raw, views["alone"]), tolerance)
+        np.testing.assert_allclose(
+            found["pairs"].mean, 0.0, atol=1e-3 if tolerance > 0.001 else 1e-6
+        )
+        assert_close(found["pairs"].moment, expected(raw, views["pairs"]).moment, tolerance)
+        assert_same(found["behind"], expected(np.maximum(centred, 0.0), views["behind"]), tolerance)
+
+
+def _shifts(net: Net) -> str:
+    return net.constant("b", net.cast(np.arange(6.0) - 2.5))
