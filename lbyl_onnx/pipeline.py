@@ -17,6 +17,7 @@ from lbyl_onnx.channels.groups import Refusal, Selection
 from lbyl_onnx.channels.refusals import why_nothing
 from lbyl_onnx.compensate.selection import GroupPlan
 from lbyl_onnx.config import OPTIONS, Config, Options, combined, hint
+from lbyl_onnx.data.samples import Samples
 from lbyl_onnx.data.source import InputRange
 from lbyl_onnx.errors import ModelError, NothingToPruneError, VerificationError
 from lbyl_onnx.evaluate.equivalence import check_written_out
@@ -28,12 +29,18 @@ from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.guard.memory import new_objects_only, release
 from lbyl_onnx.io import atomic, reader
-from lbyl_onnx.observe.session import prepare
+from lbyl_onnx.observe.session import open_own_samples, prepare
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime import providers, timing
-from lbyl_onnx.runtime.baseline import Baseline, run_baseline
+from lbyl_onnx.runtime.baseline import (
+    Baseline,
+    calibration_inputs,
+    run_baseline,
+    sampled_sizes,
+)
+from lbyl_onnx.runtime.input_shapes import Sizes
 from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.types import Progress
 
@@ -170,8 +177,9 @@ def _configured(config: Config | None, options: Mapping[str, Any]) -> Config:
 def _compressed(job: _Job, detailed: bool) -> CompressResult:
     """Write the compressed model where it is staged, and prove it."""
     config, provider = job.config, job.provider
-    baseline = _baseline(job)
-    rewritten = _rewrite(job, baseline)
+    own, sampled = _own_samples(job)
+    baseline = _baseline(job, sampled)
+    rewritten = _rewrite(job, baseline, own)
     release()
     job.progress("verifying", 0, 1)
     samples, source, reached = rewritten.samples, job.files.path, rewritten.reached
@@ -202,12 +210,23 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
     )
 
 
-def _baseline(job: _Job) -> Baseline:
+def _own_samples(job: _Job) -> tuple[Samples | None, Sizes]:
+    """The user's own samples, and the sizes that most of them have along dynamic axes."""
+    if not job.config.calibration:
+        return None, {}
+    inputs = calibration_inputs(job.files.path, job.provider, job.config.input_shape)
+    own = open_own_samples(inputs, job.config)
+    return own, {} if own is None else sampled_sizes(inputs, own.most_frequent)
+
+
+def _baseline(job: _Job, sampled: Sizes) -> Baseline:
     """Run the original; where something in it is written out, check that it computes the same."""
     files, config = job.files, job.config
     release()
     optimise = files.size <= LARGE
-    baseline = run_baseline(files.path, job.provider, config.seed, optimise, config.input_shape)
+    baseline = run_baseline(
+        files.path, job.provider, config.seed, optimise, config.input_shape, sampled
+    )
     release()
     if not files.standard:
         check_written_out(files.path, job.folder, baseline)
@@ -233,7 +252,7 @@ def _warnings(
     return warnings_of(rewritten.before, reached.costs, (size, reached.size), losses, timed)
 
 
-def _rewrite(job: _Job, baseline: Baseline) -> _Rewritten:
+def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     """Write the compressed model and the uncut one that it must equal.
 
     The models live only in here: ONNX Runtime loads its own copies afterwards.
@@ -243,7 +262,8 @@ def _rewrite(job: _Job, baseline: Baseline) -> _Rewritten:
     selection = Selection(config.include, config.exclude, config.scope)
     analyzed = AnalyzedModel.open(files, baseline.shape_sets, selection)
     graph, tensor_info, found = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
-    prepared = prepare(analyzed, baseline, config, job.folder, measured=config.allotted == "auto")
+    automatic = config.allotted == "auto"
+    prepared = prepare(analyzed, baseline, config, job.folder, measured=automatic, own=own)
     if not prepared.groups:
         raise NothingToPruneError(why_nothing(graph, tensor_info, (*found, *prepared.refusals)))
     before = Before(analyzed.costs, files.size)

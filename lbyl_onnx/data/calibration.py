@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.config import Layout
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.image_files import find_images, form_of, open_images
+from lbyl_onnx.data.samples import Input, Samples, SampleShapes
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.text import listed
@@ -23,66 +24,6 @@ from lbyl_onnx.types import Array
 LIMIT = 512
 # Values looked at together when arrays are checked.
 BLOCK = 1 << 22
-
-
-@dataclass(frozen=True)
-class Input:
-    """What one input of a model takes.
-
-    Parameters
-    ----------
-    name
-        Of the input.
-    dtype
-        Of its elements.
-    shape
-        Its first axis counts samples; None for a dynamic dimension.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | None, ...]
-
-
-class _Source(Protocol):
-    def read(self, rows: NDArray[np.intp]) -> dict[str, Array]:
-        """Return the samples of these numbers by the name of the input."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples that fit a model, read as they are asked for.
-
-    Parameters
-    ----------
-    rows : (count,) intp
-        The numbers of the samples used, ascending.
-    source
-        Where they are read.
-    """
-
-    rows: NDArray[np.intp]
-    source: _Source
-
-    @property
-    def count(self) -> int:
-        """How many there are; a multiple of the model's batch size where that is fixed."""
-        return len(self.rows)
-
-    def batches(self, size: int) -> Iterator[dict[str, Array]]:
-        """Yield all samples in order, `size` at a time and the rest at last, by input.
-
-        Raises
-        ------
-        CalibrationError
-            When an image cannot be decoded.
-        ValueError
-            When `size` is below 1.
-        """
-        if size < 1:
-            raise ValueError(f"size is {size}; give at least 1")
-        for start in range(0, self.count, size):
-            yield self.source.read(self.rows[start : start + size])
 
 
 def read_calibration(
@@ -113,7 +54,9 @@ def read_calibration(
         cover the model's height and width and cropped to them about the centre. Floats are in
         [0, 1] before `mean` and `std`; for uint8 they are the bytes.
     inputs
-        What the model takes.
+        What the model takes: along a dynamic axis samples of any size, along a fixed one that.
+        Images are scaled to the shape that the user gave; where an open side has none, they must be
+        of one size.
     mean, std
         Of a folder's images, in [0, 1], one for each channel or one for all: (x - mean) / std.
     layout
@@ -205,7 +148,8 @@ def _open_arrays(path: Path, inputs: Sequence[Input], limit: int, seed: int) -> 
     source = _Arrays(arrays, {i.name: i.dtype for i in inputs})
     for i in inputs:
         _check_values(path, i, source, rows, numbers)
-    return Samples(rows, source)
+    shape = {name: array.shape[1:] for name, array in arrays.items()}
+    return Samples(rows, source, SampleShapes.alike(shape, len(rows)))
 
 
 def _load(path: Path, inputs: Sequence[Input]) -> dict[str, Array]:
@@ -296,8 +240,10 @@ def _open_folder(
             f"{path} is a folder of images, for models with one input of rank 4, but this one has "
             f"{listed}; give an .npz"
         )
-    form = form_of(inputs[0].name, inputs[0].dtype, inputs[0].shape, layout, mean, std)
+    known = inputs[0].given or inputs[0].shape
+    form = form_of(inputs[0].name, inputs[0].dtype, known, layout, mean, std)
     files = find_images(path)
     rows = _choose(path, len(files), inputs, limit, seed)
     images = open_images([files[row] for row in rows], form)
-    return Samples(np.arange(len(rows)), images)
+    shape = {form.name: images.form.shape}
+    return Samples(np.arange(len(rows)), images, SampleShapes.alike(shape, len(rows)))

@@ -66,6 +66,12 @@ class ImageForm:
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image; 0 for a side that is not known."""
+        plane = (self.height or 0, self.width or 0)
+        return (self.channels, *plane) if self.layout == "nchw" else (*plane, self.channels)
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -190,7 +196,8 @@ def open_images(files: Sequence[Path], form: ImageForm) -> ImageFiles:
         (one, first), (other, second) = list(sizes.items())[:2]
         raise CalibrationError(
             f"{first} has {one[0]} x {one[1]} pixels, {second} {other[0]} x {other[1]}, and the "
-            "model takes any size; bring all to the one that it is used with"
+            "model takes any size; bring all to the one that it is used with, or give that as "
+            "--input-shape"
         )
     width, height = next(iter(sizes))
     known = replace(form, height=form.height or height, width=form.width or width)

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 
 from lbyl_onnx.data.arrays import open_arrays
-from lbyl_onnx.data.calibration import Input, Samples, read_calibration
+from lbyl_onnx.data.calibration import read_calibration
+from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.data.source import InputSpec, synthetic_input
 from lbyl_onnx.errors import CalibrationError, VerificationError
 from lbyl_onnx.evaluate.metrics import fidelity, top1

@@ -11,7 +11,8 @@ from lbyl_onnx.channels.affine import finite_groups
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import ChannelGroup, Refusal
 from lbyl_onnx.config import Config
-from lbyl_onnx.data.calibration import Input, read_calibration
+from lbyl_onnx.data.calibration import read_calibration
+from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.data.source import (
     LEAST_BATCH,
     MOST,
@@ -87,6 +88,8 @@ class Prepared:
         The outputs that a repair is measured for, by node.
     modelled
         Nodes whose repair the moments have to tell.
+    own
+        The user's own samples; None without.
     """
 
     analyzed: AnalyzedModel
@@ -97,6 +100,7 @@ class Prepared:
     prior: ObservationRun | None
     outputs: Mapping[int, MomentSpec]
     modelled: frozenset[int]
+    own: Samples | None = None
 
     @property
     def ranges(self) -> tuple[InputRange, ...]:
@@ -137,6 +141,7 @@ def prepare(
     config: Config,
     folder: Path,
     measured: bool = False,
+    own: Samples | None = None,
 ) -> Prepared:
     """Find what can be fitted, and decide on what the model is measured.
 
@@ -150,6 +155,8 @@ def prepare(
         For files of the baseline.
     measured
         Whether statistics are wanted where the method needs none, too.
+    own
+        The user's own samples; None for synthetic ones.
     """
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
     wanted = measured or config.needs_moments
@@ -157,10 +164,9 @@ def prepare(
     run = prior = None
     if seen:
         views = [s.view for s in seen.values()]
-        run = _run(analyzed, baseline, config, folder, views)
-        if config.calibration:
-            synthetic = replace(config, calibration=None, mean=(), std=())
-            prior = _run(analyzed, baseline, synthetic, folder, views)
+        run = _run(analyzed, baseline, config, folder, views, own)
+        if own is not None:
+            prior = _run(analyzed, baseline, config, folder, views, None)
     outputs, consumers = dict[int, MomentSpec](), _consumers(groups)
     if run is not None and config.method_entry.needs == "moments":
         outputs = repairable(analyzed.graph, analyzed.tensor_info, analyzed.channels, consumers)
@@ -168,7 +174,7 @@ def prepare(
     if run is not None and run.noises:
         # Noise follows the weights, so a compensated layer would be measured on another.
         modelled, outputs = frozenset(outputs.keys() & consumers), {}
-    return Prepared(analyzed, config, groups, refusals, run, prior, outputs, modelled)
+    return Prepared(analyzed, config, groups, refusals, run, prior, outputs, modelled, own)
 
 
 def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
@@ -253,6 +259,7 @@ def _run(
     config: Config,
     folder: Path,
     views: Sequence[MomentSpec],
+    own: Samples | None,
 ) -> ObservationRun:
     """Decide on what the model is measured, and try it on one mini-batch."""
     batch = max((shape[0] for shape in baseline.first.values() if shape), default=1)
@@ -261,7 +268,7 @@ def _run(
     ]
     sizes = [math.prod(s) for s in ([d or 0 for d in shape or ()] for shape in activations)]
     macs = count_costs(analyzed.model, analyzed.tensor_info).macs // batch
-    noises = {} if config.calibration else layer_noises(analyzed.graph, analyzed.tensor_info)
+    noises = {} if own is not None else layer_noises(analyzed.graph, analyzed.tensor_info)
     wanted = max(FEW_SAMPLES, rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views))
     wanted = MOST if noises else wanted
     count = sample_count(macs, wanted)
@@ -271,7 +278,7 @@ def _run(
     shapes = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
     any_batch = all(one[0] != two[0] for one, two in shapes if one)
     for free in (True, False):
-        source = sample_source(analyzed, baseline, config, count, size, free)
+        source = sample_source(analyzed, baseline, config, count, size, free, own)
         steady = source.given is None and source.size >= LEAST_BATCH
         alone = ALONE if source.given is None else None  # the user's own may be in any order
         run = ObservationRun(folder, baseline.provider, source, steady, noises, alone)
@@ -290,9 +297,21 @@ def _run(
 
 
 def sample_source(
-    analyzed: AnalyzedModel, baseline: Baseline, config: Config, count: int, size: int, free: bool
+    analyzed: AnalyzedModel,
+    baseline: Baseline,
+    config: Config,
+    count: int,
+    size: int,
+    free: bool,
+    own: Samples | None,
 ) -> SampleSource:
-    """Samples in mini-batches of `size`, or of what the model declares where `free` is False."""
+    """Samples in mini-batches of `size`, or of what the model declares where `free` is False.
+
+    Raises
+    ------
+    CalibrationError
+        When the user's own are too few for one of what the model declares.
+    """
     dtypes = {name: feed.dtype for name, feed in baseline.feeds[0].items()}
     dynamic = {
         name
@@ -311,15 +330,27 @@ def sample_source(
         )
         for name, shape in baseline.first.items()
     }
-    if config.calibration is None:
+    if own is None:
         return SampleSource(inputs, rounded(count, size), size, config.seed, config.layout)
-    shapes = {name: (None, *spec.shape[1:]) for name, spec in inputs.items()}
-    given = read_calibration(
+    given = own if free else own.in_whole(size)
+    return SampleSource(inputs, given.count, size, config.seed, config.layout, given, not free)
+
+
+def open_own_samples(inputs: Sequence[Input], config: Config) -> Samples | None:
+    """Open the user's own samples for a model; None where they gave none.
+
+    Raises
+    ------
+    CalibrationError, OptionError
+        As `read_calibration` does.
+    """
+    if config.calibration is None:
+        return None
+    return read_calibration(
         Path(config.calibration),
-        [Input(name, spec.dtype, shapes[name]) for name, spec in inputs.items()],
+        inputs,
         config.mean or None,
         config.std or None,
         config.layout,
         seed=config.seed,
     )
-    return SampleSource(inputs, given.count, size, config.seed, config.layout, given)

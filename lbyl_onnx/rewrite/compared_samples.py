@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lbyl_onnx.data.source import BUDGET, SampleSource, batch_size, rounded
 from lbyl_onnx.graph.costs import count_costs
@@ -56,9 +55,7 @@ class ComparedSamples:
             source = _own_samples(prepared, baseline, wanted, free)
         count = rounded(min(wanted, source.count), source.size)
         # Other synthetic samples than those that the statistics are of.
-        source = SampleSource(
-            source.inputs, count, source.size, source.seed + 1, source.layout, source.given
-        )
+        source = replace(source, count=count, seed=source.seed + 1)
         return ComparedSamples(source, count, measured)
 
     @property
@@ -70,7 +67,7 @@ class ComparedSamples:
 
     def batches(self) -> Iterator[Mapping[str, Array]]:
         """Yield the feeds of each mini-batch."""
-        return itertools.islice(self.source.batches(), math.ceil(self.count / self.source.size))
+        return self.source.batches()
 
 
 def _own_samples(prepared: Prepared, baseline: Baseline, wanted: int, free: bool) -> SampleSource:
@@ -81,4 +78,4 @@ def _own_samples(prepared: Prepared, baseline: Baseline, wanted: int, free: bool
     shapes = [analyzed.tensor_info.shape(name) or () for name in names]
     largest = max((math.prod(d or 0 for d in shape) for shape in shapes), default=1)
     size = batch_size(largest // batch, wanted)
-    return sample_source(analyzed, baseline, prepared.config, wanted, size, free)
+    return sample_source(analyzed, baseline, prepared.config, wanted, size, free, prepared.own)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lbyl_onnx.data.samples import Input
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.graph.source import load_model
 from lbyl_onnx.runtime.execute import (
     LARGEST_INPUT,
     Record,
     checked_signature,
+    dtype_of,
     is_finite,
     random_batch,
     random_feeds,
 )
-from lbyl_onnx.runtime.input_shapes import runnable_shapes
+from lbyl_onnx.runtime.input_shapes import Sizes, checked_shapes, is_fixed, runnable_shapes
 from lbyl_onnx.runtime.needed_sizes import needed_sizes
 from lbyl_onnx.runtime.proof_sizes import elements, kinds
 from lbyl_onnx.runtime.session import Feeds, Session, as_written
@@ -69,7 +72,12 @@ class Baseline:
 
 
 def run_baseline(
-    path: Path, provider: str, seed: int, optimise: bool = True, given: Given = ()
+    path: Path,
+    provider: str,
+    seed: int,
+    optimise: bool = True,
+    given: Given = (),
+    sampled: Sizes | None = None,
 ) -> Baseline:
     """Run a model as it came: find input shapes it accepts, record what it gives.
 
@@ -85,6 +93,8 @@ def run_baseline(
         Whether ONNX Runtime may optimise the graph, for which it copies the weights.
     given
         Input shapes that the user gave, for the first set.
+    sampled
+        Sizes that the user's samples have along dynamic axes, for the first set.
 
     Returns
     -------
@@ -100,7 +110,7 @@ def run_baseline(
     """
     session = Session.of(path, provider, None if optimise else as_written())
     signature = session.signature
-    first, second = _runnable_shapes(session, given)
+    first, second = _runnable_shapes(session, given, sampled)
     for uniform in (False, True):
         feeds = random_feeds(signature, first, second, np.random.default_rng(seed), uniform)
         outputs = tuple(session.run(batch) for batch in feeds)
@@ -157,7 +167,46 @@ def _others(
     return found
 
 
-def _runnable_shapes(session: Session, given: Given) -> tuple[Shapes, Shapes]:
+def calibration_inputs(path: Path, provider: str, given: Given = ()) -> tuple[Input, ...]:
+    """What samples a model takes, as many as there are; sizes that weights prescribe are fixed.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it, or an input is no tensor of numbers.
+    OptionError
+        When a given shape does not fit the model.
+    """
+    signature = checked_signature(Session.of(path, provider, as_written()).signature)
+    shapes, prescribed = checked_shapes(signature, given), needed_sizes(load_model(path)[0])
+    return tuple(
+        Input(
+            name,
+            dtype_of(kind),
+            tuple(
+                None if axis == 0 else d if is_fixed(d) else prescribed.get((name, axis))
+                for axis, d in enumerate(dims)
+            ),
+            shapes.get(name, ()),
+        )
+        for name, kind, dims in signature.inputs
+    )
+
+
+def sampled_sizes(inputs: Sequence[Input], shapes: Shapes) -> Sizes:
+    """Sizes along dynamic axes of samples of these shapes, but of inputs whose shape was given."""
+    return {
+        (i.name, axis): size
+        for i in inputs
+        if not i.given
+        for axis, size in enumerate(shapes.get(i.name, ()), start=1)
+        if i.shape[axis] is None
+    }
+
+
+def _runnable_shapes(
+    session: Session, given: Given, sampled: Sizes | None = None
+) -> tuple[Shapes, Shapes]:
     signature = checked_signature(session.signature)
     return runnable_shapes(
         signature,
@@ -167,4 +216,5 @@ def _runnable_shapes(session: Session, given: Given) -> tuple[Shapes, Shapes]:
         session.seconds,
         lambda: needed_sizes(load_model(session.path)[0]),
         given,
+        sampled,
     )

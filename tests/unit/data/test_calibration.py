@@ -15,8 +15,9 @@ from PIL import Image
 
 from lbyl_onnx.config import Layout
 from lbyl_onnx.data import image_files
-from lbyl_onnx.data.calibration import Input, Samples, read_calibration
+from lbyl_onnx.data.calibration import read_calibration
 from lbyl_onnx.data.image_files import SUFFIXES
+from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.errors import CalibrationError, LbylOnnxError, OptionError
 from lbyl_onnx.types import Array
 

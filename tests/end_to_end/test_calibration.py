@@ -1,0 +1,71 @@
+"""Samples as people have them, through the whole of `compress`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from lbyl_onnx import CalibrationError, CompressResult, ModelError, compress
+from tests.support.net import Dims, Net
+
+HEIGHT, WIDTH = 12, 40
+IMAGES = np.random.default_rng(0).standard_normal((6, 3, HEIGHT, WIDTH)).astype(np.float32)
+
+
+def convolutions(shape: Dims = ("N", 3, HEIGHT, "W")) -> ModelProto:
+    """Two convolutions, then a mean: any width."""
+    net = Net(shape)
+    return net.model(net.head(net.relu(net.conv(net.block("x", (3, 8)), (8, 8))), 8))
+
+
+def pruned(model: ModelProto, calibration: Path, **options: object) -> CompressResult:
+    return compress(model, calibration=str(calibration), provider="cpu", **options)  # type: ignore[arg-type]
+
+
+def saved(folder: Path, name: str, array: np.ndarray) -> Path:
+    np.save(folder / name, array)
+    return folder / name
+
+
+class TestAnySize:
+    def test_the_model_is_counted_at_the_size_of_the_samples(self, tmp_path: Path) -> None:
+        """Not at a size of the tool's own choice: each position has its multiplications."""
+        found = pruned(convolutions(), saved(tmp_path, "x.npy", IMAGES))
+        fixed = compress(convolutions((1, 3, HEIGHT, WIDTH)), provider="cpu")
+        assert found.before.macs == fixed.before.macs
+
+    def test_a_shape_that_is_given_comes_before_that_of_the_samples(self, tmp_path: Path) -> None:
+        given = (("x", (1, 3, HEIGHT, 20)),)
+        found = pruned(convolutions(), saved(tmp_path, "x.npy", IMAGES), input_shape=given)
+        fixed = compress(convolutions((1, 3, HEIGHT, 20)), provider="cpu")
+        assert found.before.macs == fixed.before.macs
+
+    def test_a_fixed_axis_takes_no_other_size(self, tmp_path: Path) -> None:
+        with pytest.raises(CalibrationError, match=r"takes \(samples, 3, 13, any\)"):
+            pruned(convolutions(("N", 3, 13, "W")), saved(tmp_path, "x.npy", IMAGES))
+
+    def test_channels_that_weights_prescribe_are_fixed(self, tmp_path: Path) -> None:
+        with pytest.raises(CalibrationError, match=r"takes \(samples, 3, any, any\)"):
+            pruned(convolutions(("N", "C", "H", "W")), saved(tmp_path, "x.npy", IMAGES[:, :2]))
+
+    def test_a_size_at_which_the_model_does_not_run_is_said(self, tmp_path: Path) -> None:
+        net = Net(("N", 8, "W"))  # its second layer reads 40 columns, which a Reshape hides
+        rows = net.node("Reshape", ["x", net.ints(0, 320)])
+        model = net.model(net.gemm(net.relu(net.gemm(rows, 320, 16)), 16, 4))
+        wrong = np.zeros((4, 8, 41), np.float32)
+        with pytest.raises(ModelError, match=r"size of the calibration samples, x:\?,8,41: give"):
+            pruned(model, saved(tmp_path, "x.npy", wrong))
+        right = np.random.default_rng(0).standard_normal((4, 8, 40)).astype(np.float32)
+        assert pruned(model, saved(tmp_path, "x.npy", right)).verification.values > 0
+
+    def test_a_declared_batch_is_kept_where_the_graph_holds_it(self, tmp_path: Path) -> None:
+        """Samples that fill no batch of 4 are left out."""
+        net = Net((4, 6))
+        x = net.node("Reshape", [net.relu(net.gemm("x", 6, 16)), net.ints(4, 16)])
+        model = net.model(net.gemm(x, 16, 4))
+        samples = np.random.default_rng(0).standard_normal((10, 6)).astype(np.float32)
+        found = pruned(model, saved(tmp_path, "x.npy", samples))
+        assert found.verification.fidelity.samples == 8
