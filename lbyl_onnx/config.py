@@ -18,7 +18,7 @@ from lbyl_onnx.option_types import (
     NUMBER,
     NUMBER_BY_GLOB,
     NUMBERS,
-    PATH,
+    PATHS,
     SHAPES,
     TEXT,
     WHOLE,
@@ -218,11 +218,13 @@ class Config:
         RUNNING,
         choices=lambda: get_args(Provider),
     )
-    calibration: str | None = option(
+    calibration: str | tuple[str, ...] | None = option(
         None,
-        PATH,
+        PATHS,
         "Unlabelled samples for the statistics in place of synthetic ones: an `.npz` or `.npy` "
-        "of what the model is fed, or a folder of images (needs the extra `images`).",
+        "of what the model is fed, whose first axis counts samples, or images (they need the extra "
+        "`images`), or a folder of such files; repeat it for more. They may have any size along "
+        "dynamic axes.",
         SAMPLES,
     )
     mean: tuple[float, ...] = option(
@@ -438,7 +440,7 @@ class Options(TypedDict, total=False):
     exclude: tuple[str, ...]
     scope: Scope
     provider: Provider
-    calibration: str | None
+    calibration: str | tuple[str, ...] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Layout

@@ -149,26 +149,6 @@ def _per_channel(
     return np.broadcast_to(array, (channels,))
 
 
-def find_images(folder: Path) -> list[Path]:
-    """List the images in a folder, at any depth, sorted by path; hidden ones are left out.
-
-    Raises
-    ------
-    CalibrationError
-        When there are none.
-    """
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
-    if not files:
-        raise CalibrationError(f"{folder} holds no images ({', '.join(SUFFIXES)}); give some")
-    return files
-
-
 def open_images(files: Sequence[Path], form: ImageForm) -> ImageFiles:
     """Look at the head of each file, and fill a side that the model leaves open with theirs.
 

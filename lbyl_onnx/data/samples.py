@@ -165,5 +165,41 @@ class Samples:
         return Samples(self.rows[places], self.source, shapes)
 
 
+def choose(
+    name: str, count: int, inputs: Sequence[Input], limit: int, seed: int
+) -> NDArray[np.intp]:
+    """Choose numbers of the samples to use, ascending: as many as whole batches hold.
+
+    Parameters
+    ----------
+    name
+        What errors call the samples together.
+    count
+        How many there are.
+    inputs
+        What the model takes: how many at a time, where the first axis is fixed.
+    limit
+        Where there are more, a random choice is used.
+    seed
+        Of that choice.
+
+    Raises
+    ------
+    CalibrationError
+        When there are none, or fewer than the model takes at a time.
+    """
+    if count == 0:
+        raise CalibrationError(f"{name} holds no samples; give at least one")
+    batch = math.lcm(*(i.shape[0] or 1 for i in inputs))
+    if count < batch:
+        raise CalibrationError(
+            f"{name} holds {count} samples, but the model takes {batch} at a time; give as many"
+        )
+    used = max(batch, min(count, limit) // batch * batch)
+    if used == count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, used, replace=False))
+
+
 def _elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(math.prod(shape) for shape in shapes.values())

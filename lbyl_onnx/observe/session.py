@@ -347,7 +347,7 @@ def open_own_samples(inputs: Sequence[Input], config: Config) -> Samples | None:
     if config.calibration is None:
         return None
     return read_calibration(
-        Path(config.calibration),
+        config.calibration,
         inputs,
         config.mean or None,
         config.std or None,

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import ModelProto
 
 from lbyl_onnx import CalibrationError, CompressResult, ModelError, compress
+from lbyl_onnx.cli import main
+from lbyl_onnx.types import Array
 from tests.support.net import Dims, Net
 
 HEIGHT, WIDTH = 12, 40
@@ -25,7 +29,8 @@ def pruned(model: ModelProto, calibration: Path, **options: object) -> CompressR
     return compress(model, calibration=str(calibration), provider="cpu", **options)  # type: ignore[arg-type]
 
 
-def saved(folder: Path, name: str, array: np.ndarray) -> Path:
+def saved(folder: Path, name: str, array: Array) -> Path:
+    folder.mkdir(exist_ok=True)
     np.save(folder / name, array)
     return folder / name
 
@@ -69,3 +74,37 @@ class TestAnySize:
         samples = np.random.default_rng(0).standard_normal((10, 6)).astype(np.float32)
         found = pruned(model, saved(tmp_path, "x.npy", samples))
         assert found.verification.fidelity.samples == 8
+
+
+class TestSeveralFiles:
+    def test_they_give_the_model_of_one(self, tmp_path: Path) -> None:
+        """On the command line, in a folder and from a file of options."""
+        onnx.save(convolutions(), tmp_path / "m.onnx")
+        parts = [saved(tmp_path / "parts", f"{n}.npy", IMAGES[3 * n : 3 * n + 3]) for n in (0, 1)]
+        (tmp_path / "o.toml").write_text(f"calibration = {[str(part) for part in parts]}")
+        one = ("--calibration", str(saved(tmp_path, "x.npy", IMAGES)))
+        outputs = [
+            written(tmp_path, *options)
+            for options in (
+                one,
+                ("--calibration", str(parts[0]), "--calibration", str(parts[1])),
+                ("--calibration", str(tmp_path / "parts")),
+                ("--config", str(tmp_path / "o.toml")),
+            )
+        ]
+        assert outputs == [outputs[0]] * 4
+
+    def test_samples_of_several_widths(self, tmp_path: Path) -> None:
+        for number, width in enumerate((40, 40, 24)):
+            saved(tmp_path / "parts", f"{number}.npy", IMAGES[:2, :, :, :width])
+        found = pruned(convolutions(), tmp_path / "parts")
+        assert found.verification.fidelity.samples == 6
+        fixed = compress(convolutions((1, 3, HEIGHT, WIDTH)), provider="cpu")
+        assert found.before.macs == fixed.before.macs
+
+
+def written(folder: Path, *options: str) -> bytes:
+    arguments = ["compress", str(folder / "m.onnx"), str(folder / "out.onnx"), "--force"]
+    result = CliRunner().invoke(main, [*arguments, "--provider", "cpu", *options])
+    assert result.exit_code == 0, result.output
+    return (folder / "out.onnx").read_bytes()

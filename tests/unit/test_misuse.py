@@ -36,7 +36,7 @@ OBVIOUS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "a number for all channels": (
         {"calibration": Path("images"), "mean": 0.5, "std": np.full(3, 0.25)},
-        {"calibration": "images", "mean": (0.5,), "std": (0.25, 0.25, 0.25)},
+        {"calibration": ("images",), "mean": (0.5,), "std": (0.25, 0.25, 0.25)},
     ),
 }
 

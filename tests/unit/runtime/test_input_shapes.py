@@ -451,7 +451,7 @@ class TestSampled:
         onnx.save(network(("n", "c", "h", 32)), tmp_path / "m.onnx")
         (found,) = baseline.calibration_inputs(tmp_path / "m.onnx", CPU)
         assert (found.name, found.dtype, found.shape, found.given) == (
-            *("x", np.float32, (None, 3, None, 32), ()),
+            *("x", np.dtype(np.float32), (None, 3, None, 32), ()),
         )
         sizes = baseline.sampled_sizes([found], {"x": (3, 20, 32)})
         assert sizes == {("x", 2): 20}
