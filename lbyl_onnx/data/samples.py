@@ -29,12 +29,16 @@ class Input:
         Its first axis counts samples; None for a dynamic dimension.
     given
         The shape that the user gave for it, to which images are scaled; empty without.
+    symbols
+        Names of its dimensions: those of one name have one size; None for one without, and empty
+        where none is known.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
     given: tuple[int, ...] = ()
+    symbols: tuple[str | None, ...] = ()
 
 
 class SampleReader(Protocol):

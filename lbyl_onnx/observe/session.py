@@ -12,6 +12,7 @@ from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import ChannelGroup, Refusal
 from lbyl_onnx.config import Config
 from lbyl_onnx.data.calibration import read_calibration
+from lbyl_onnx.data.padding import without_padding
 from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.data.source import (
     LEAST_BATCH,
@@ -337,7 +338,7 @@ def sample_source(
 
 
 def open_own_samples(inputs: Sequence[Input], config: Config) -> Samples | None:
-    """Open the user's own samples for a model; None where they gave none.
+    """Open the user's own samples for a model, without padding; None where they gave none.
 
     Raises
     ------
@@ -346,7 +347,7 @@ def open_own_samples(inputs: Sequence[Input], config: Config) -> Samples | None:
     """
     if config.calibration is None:
         return None
-    return read_calibration(
+    found = read_calibration(
         config.calibration,
         inputs,
         config.mean or None,
@@ -354,3 +355,4 @@ def open_own_samples(inputs: Sequence[Input], config: Config) -> Samples | None:
         config.layout,
         seed=config.seed,
     )
+    return without_padding(found, inputs)

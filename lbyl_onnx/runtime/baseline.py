@@ -188,6 +188,7 @@ def calibration_inputs(path: Path, provider: str, given: Given = ()) -> tuple[In
                 for axis, d in enumerate(dims)
             ),
             shapes.get(name, ()),
+            tuple(d if isinstance(d, str) else None for d in dims),
         )
         for name, kind, dims in signature.inputs
     )

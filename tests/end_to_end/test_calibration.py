@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
 from lbyl_onnx import CalibrationError, CompressResult, ModelError, compress
 from lbyl_onnx.cli import main
@@ -108,3 +108,53 @@ def written(folder: Path, *options: str) -> bytes:
     result = CliRunner().invoke(main, [*arguments, "--provider", "cpu", *options])
     assert result.exit_code == 0, result.output
     return (folder / "out.onnx").read_bytes()
+
+
+def encoder(length: int | str = "T") -> ModelProto:
+    """Tokens, a layer and another, and a mean over the positions that the mask leaves."""
+    net = Net(("N", length))
+    net.inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["N", length])
+        for name in ("input_ids", "attention_mask")
+    ]
+    x = net.node("Gather", [net.weight("table", VOCABULARY, 6), "input_ids"])
+    x = net.relu(net.node("MatMul", [x, net.weight("w0", 6, 16)]))
+    x = net.node("MatMul", [x, net.weight("w1", 16, 4)])
+    mask = net.node("Cast", ["attention_mask"], {"to": TensorProto.FLOAT})
+    column = net.node("Unsqueeze", [mask, net.ints(2)])
+    total = net.node("ReduceSum", [net.node("Mul", [x, column]), net.ints(1)], {"keepdims": 0})
+    count = net.node("ReduceSum", [mask, net.ints(1)], {"keepdims": 1})
+    least = net.constant("least", np.float32(1.0))  # of a mask of zeros
+    return net.model(net.node("Div", [total, net.node("Max", [count, least])]))
+
+
+VOCABULARY, LENGTHS = 20, (3, 5, 3, 8, 2, 3, 5, 1)
+
+
+def sentences(longest: int, filler: int) -> dict[str, Array]:
+    """Tokens of several lengths with a mask, padded to the longest with one token."""
+    ids = np.full((len(LENGTHS), longest), filler)
+    for row, length in zip(ids, LENGTHS, strict=True):
+        row[:length] = np.random.default_rng(length).integers(0, VOCABULARY - 1, length)
+    mask = np.arange(longest) < np.asarray(LENGTHS)[:, None]
+    return {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
+
+
+class TestPadding:
+    def test_the_model_does_not_depend_on_it(self, tmp_path: Path) -> None:
+        onnx.save(encoder(), tmp_path / "m.onnx")
+        outputs = []
+        for longest, filler in ((8, 0), (13, VOCABULARY - 1)):
+            np.savez(tmp_path / "x.npz", **sentences(longest, filler))  # type: ignore[arg-type]
+            outputs.append(written(tmp_path, "--calibration", str(tmp_path / "x.npz")))
+        assert outputs[0] == outputs[1]
+
+    def test_the_model_is_counted_at_the_length_that_most_have(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", **sentences(8, 0))  # type: ignore[arg-type]  # by name
+        found = pruned(encoder(), tmp_path / "x.npz")
+        assert found.before.macs == compress(encoder(3), provider="cpu").before.macs
+
+    def test_where_the_length_is_fixed_it_stays(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", **sentences(8, 0))  # type: ignore[arg-type]  # by name
+        found = pruned(encoder(8), tmp_path / "x.npz")
+        assert found.verification.fidelity.samples == len(LENGTHS)
