@@ -278,13 +278,19 @@ class Config:
         _ = self.goal  # raises where several are given
         check_shapes(self.input_shape)
         self._check_registered()
-        if self.calibration is not None and not self.needs_moments:
-            raise OptionError(
-                f"calibration is given, but {self.method} with {self.score} looks at no samples; "
-                f"use {registry.measuring()}"
-            )
+        if self.calibration is not None:
+            self.check_samples("calibration")
         if (self.mean or self.std) and self.calibration is None:
             raise OptionError("mean and std are of calibration images; give calibration too")
+
+    def check_samples(self, name: str) -> None:
+        """Raise OptionError where samples of the user's own, of this name, would have no use."""
+        if not self.needs_moments:
+            verb = "is" if name == "calibration" else "are"
+            raise OptionError(
+                f"{name} {verb} given, but {self.method} with {self.score} looks at no samples; "
+                f"use {registry.measuring()}"
+            )
 
     def _read(self, name: str, declared: Option) -> None:
         """Give a value its type where its meaning is obvious, and check it."""

@@ -67,8 +67,8 @@ def _text(value: object) -> str:
 
 
 _PATHS = (
-    "the path of an .npz, an .npy or a folder of images, or a list of paths; numpy.savez writes "
-    "arrays by the names of the model's inputs"
+    "the path of an .npz, an .npy or a folder of images, or a list of paths; arrays are samples of "
+    "compress"
 )
 
 

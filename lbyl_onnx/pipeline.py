@@ -17,9 +17,10 @@ from lbyl_onnx.channels.groups import Refusal, Selection
 from lbyl_onnx.channels.refusals import why_nothing
 from lbyl_onnx.compensate.selection import GroupPlan
 from lbyl_onnx.config import OPTIONS, Config, Options, combined, hint
+from lbyl_onnx.data.array_samples import SamplesLike
 from lbyl_onnx.data.samples import Samples
 from lbyl_onnx.data.source import InputRange
-from lbyl_onnx.errors import ModelError, NothingToPruneError, VerificationError
+from lbyl_onnx.errors import ModelError, NothingToPruneError, OptionError, VerificationError
 from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.evaluate.layers import examine
 from lbyl_onnx.evaluate.verify import verify
@@ -59,6 +60,7 @@ class _Job:
     config: Config
     provider: str
     progress: Progress
+    samples: SamplesLike | None
 
     @property
     def folder(self) -> Path:
@@ -86,6 +88,7 @@ def compress(
     progress: Progress | None = None,
     detailed: bool = False,
     before_writing: Callable[[CompressResult], None] | None = None,
+    samples: SamplesLike | None = None,
     **options: Unpack[Options],
 ) -> CompressResult:
     """Prune a model's channels, restore what they carried, verify the result, write it.
@@ -109,6 +112,10 @@ def compress(
     before_writing
         Called with the result before the output takes its place; what it raises keeps the output
         from being written.
+    samples
+        Unlabelled samples in memory, in place of the option `calibration`: an array for a model
+        with one input, or arrays by the names of the inputs, whose first axis counts samples; or
+        an iterable of such batches, which may differ in size along dynamic axes.
     **options
         Options of `Config` one by one; they replace those of `config`, a target whatever target or
         ratio it has.
@@ -121,8 +128,8 @@ def compress(
     Raises
     ------
     LbylOnnxError
-        Its subclasses say what: ModelError, OutputError, OptionError, CompensationError,
-        VerificationError, NothingToPruneError. Nothing has been written then.
+        Its subclasses say what: ModelError, OutputError, OptionError, CalibrationError,
+        CompensationError, VerificationError, NothingToPruneError. Nothing has been written then.
     TypeError
         For a keyword that is no option.
 
@@ -134,6 +141,10 @@ def compress(
     True
     """
     config = _configured(config, options)
+    if samples is not None:
+        config.check_samples("samples")
+        if config.calibration is not None:
+            raise OptionError("samples and calibration are given; give one of them")
     progress = progress or (lambda stage, done, total: None)
     place = None if output is None or dry_run else Path(output)
     provider = providers.provider_name(config.provider)
@@ -150,7 +161,7 @@ def compress(
         files = graph_source.check_source(source)
         if place is not None:
             files.check_apart(place)
-        job = _Job(files, staged, scratch / "expected.onnx", config, provider, progress)
+        job = _Job(files, staged, scratch / "expected.onnx", config, provider, progress, samples)
         result = replace(
             _compressed(job, detailed),
             output=place,
@@ -212,10 +223,10 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
 
 def _own_samples(job: _Job) -> tuple[Samples | None, Sizes]:
     """The user's own samples, and the sizes that most of them have along dynamic axes."""
-    if not job.config.calibration:
+    if job.config.calibration is None and job.samples is None:
         return None, {}
     inputs = calibration_inputs(job.files.path, job.provider, job.config.input_shape)
-    own = open_own_samples(inputs, job.config)
+    own = open_own_samples(inputs, job.config, job.samples)
     return own, {} if own is None else sampled_sizes(inputs, own.most_frequent)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lbyl_onnx.config import Layout
-from lbyl_onnx.data.array_files import open_array_files
+from lbyl_onnx.data.array_samples import open_array_files
 from lbyl_onnx.data.files.find import SampleFiles, find_samples
 from lbyl_onnx.data.image_files import form_of, open_images
 from lbyl_onnx.data.samples import Input, Samples, SampleShapes, choose

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,8 @@ def without_padding(samples: Samples, inputs: Sequence[Input]) -> Samples:
         for shape, length in zip(shapes, lengths, strict=True):
             shape.update(_resized(shape, spans.axes, length))
     cut = _Cut(samples.source, samples.rows, found)
-    return Samples(np.arange(samples.count), cut, SampleShapes.of(shapes))
+    known = SampleShapes.of(shapes)
+    return replace(samples, rows=np.arange(samples.count), source=cut, shapes=known)
 
 
 def _may_mask(i: Input) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,11 +88,14 @@ class Samples:
         Where they are read.
     shapes
         Of each of them; None where all have one that need not be known.
+    origin
+        What reports call them.
     """
 
     rows: NDArray[np.intp]
     source: SampleReader
-    shapes: SampleShapes | None = field(default=None)
+    shapes: SampleShapes | None = None
+    origin: str = "samples of --calibration"
 
     @property
     def count(self) -> int:
@@ -166,7 +169,7 @@ class Samples:
     def _only(self, places: NDArray[np.intp]) -> Samples:
         known = self.shapes
         shapes = None if known is None else replace(known, kinds=known.kinds[places])
-        return Samples(self.rows[places], self.source, shapes)
+        return replace(self, rows=self.rows[places], shapes=shapes)
 
 
 def choose(

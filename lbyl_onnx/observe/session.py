@@ -11,7 +11,8 @@ from lbyl_onnx.channels.affine import finite_groups
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import ChannelGroup, Refusal
 from lbyl_onnx.config import Config
-from lbyl_onnx.data.calibration import read_calibration
+from lbyl_onnx.data.array_samples import SamplesLike, open_in_memory
+from lbyl_onnx.data.calibration import LIMIT, read_calibration
 from lbyl_onnx.data.padding import without_padding
 from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.data.source import (
@@ -161,7 +162,7 @@ def prepare(
     """
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
     wanted = measured or config.needs_moments
-    seen = _sights(analyzed, groups, config, MOST) if wanted else {}
+    seen = _sights(analyzed, groups, own is not None, MOST) if wanted else {}
     run = prior = None
     if seen:
         views = [s.view for s in seen.values()]
@@ -184,8 +185,9 @@ def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
     if run is None:
         return
     outputs = {str(i): view for i, view in prepared.outputs.items()}
-    for groups in _rounds(analyzed, prepared.groups, prepared.config, run.source.count):
-        observations = _sights(analyzed, groups, prepared.config, run.source.count)
+    own, count = prepared.own is not None, run.source.count
+    for groups in _rounds(analyzed, prepared.groups, own, count):
+        observations = _sights(analyzed, groups, own, count)
         asked = {key: s.view for key, s in observations.items()} | outputs
         outputs = {}  # they are all measured in the first round
         found = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, asked, {}, run)
@@ -219,7 +221,7 @@ def _consumers(groups: Iterable[ChannelGroup]) -> set[int]:
 
 
 def _sights(
-    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], config: Config, samples: int
+    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], own: bool, samples: int
 ) -> dict[str, InputObservation]:
     """How groups are measured at all their consumers; groups of which one cannot be told lack."""
     observations: dict[str, InputObservation] = {}
@@ -232,7 +234,7 @@ def _sights(
             for uses in places
             for place in uses
             # The user's own samples are believed beyond their second moments.
-            for activation in [None if config.calibration else analyzed.activation(group, place)]
+            for activation in [None if own else analyzed.activation(group, place)]
         }
         known = {key: seen for key, seen in found.items() if seen is not None}
         observations |= known if len(known) == len(found) else {}
@@ -240,12 +242,12 @@ def _sights(
 
 
 def _rounds(
-    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], config: Config, samples: int
+    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], own: bool, samples: int
 ) -> Iterator[list[ChannelGroup]]:
     """Groups that are measured in one pass, so that their covariances fit into memory."""
     held, round_ = 0, list[ChannelGroup]()
     for group in groups:
-        seen = _sights(analyzed, [group], config, samples)
+        seen = _sights(analyzed, [group], own, samples)
         size = sum(16 * s.view.columns**2 for s in seen.values())
         if round_ and held + size > HELD:
             yield round_
@@ -337,7 +339,9 @@ def sample_source(
     return SampleSource(inputs, given.count, size, config.seed, config.layout, given, not free)
 
 
-def open_own_samples(inputs: Sequence[Input], config: Config) -> Samples | None:
+def open_own_samples(
+    inputs: Sequence[Input], config: Config, in_memory: SamplesLike | None
+) -> Samples | None:
     """Open the user's own samples for a model, without padding; None where they gave none.
 
     Raises
@@ -345,14 +349,17 @@ def open_own_samples(inputs: Sequence[Input], config: Config) -> Samples | None:
     CalibrationError, OptionError
         As `read_calibration` does.
     """
-    if config.calibration is None:
+    if in_memory is not None:
+        found = open_in_memory(in_memory, inputs, LIMIT, config.seed)
+    elif config.calibration is not None:
+        found = read_calibration(
+            config.calibration,
+            inputs,
+            config.mean or None,
+            config.std or None,
+            config.layout,
+            seed=config.seed,
+        )
+    else:
         return None
-    found = read_calibration(
-        config.calibration,
-        inputs,
-        config.mean or None,
-        config.std or None,
-        config.layout,
-        seed=config.seed,
-    )
     return without_padding(found, inputs)

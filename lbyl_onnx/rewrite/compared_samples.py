@@ -63,7 +63,7 @@ class ComparedSamples:
         """What they are."""
         if self.source.given is None:
             return "synthetic samples drawn anew" if self.measured else "synthetic samples"
-        return "samples of --calibration" + (", as the statistics are" if self.measured else "")
+        return self.source.given.origin + (", as the statistics are" if self.measured else "")
 
     def batches(self) -> Iterator[Mapping[str, Array]]:
         """Yield the feeds of each mini-batch."""

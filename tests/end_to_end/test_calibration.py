@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper
 
-from lbyl_onnx import CalibrationError, CompressResult, ModelError, compress
+from lbyl_onnx import CalibrationError, CompressResult, ModelError, OptionError, compress
 from lbyl_onnx.cli import main
+from lbyl_onnx.report.json import as_json
 from lbyl_onnx.types import Array
 from tests.support.net import Dims, Net
 
@@ -158,3 +161,41 @@ class TestPadding:
         np.savez(tmp_path / "x.npz", **sentences(8, 0))  # type: ignore[arg-type]  # by name
         found = pruned(encoder(8), tmp_path / "x.npz")
         assert found.verification.fidelity.samples == len(LENGTHS)
+
+
+class TestInMemory:
+    def test_it_gives_the_model_of_the_file(self, tmp_path: Path) -> None:
+        of_file = pruned(convolutions(), saved(tmp_path, "x.npy", IMAGES))
+        for samples in (IMAGES, {"x": IMAGES}, [{"x": part} for part in np.split(IMAGES, 3)]):
+            found = compress(convolutions(), samples=samples, provider="cpu")
+            assert found.model == of_file.model
+            assert found.before.macs == of_file.before.macs
+
+    def test_the_report_says_where_they_are_from_and_holds_none(self) -> None:
+        found = compress(convolutions(), samples=IMAGES, provider="cpu")
+        assert found.verification.fidelity.inputs.startswith("samples from Python")
+        document = json.loads(as_json(found, "m.onnx", "0"))
+        assert document["options"]["calibration"] is None
+        assert "samples from Python" in document["verification"]["fidelity"]["inputs"]
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"calibration": "x.npy"}, "samples and calibration are given"),
+            ({"method": "lbyl"}, "samples are given, but lbyl with l2 looks at no samples"),
+        ],
+    )
+    def test_options_that_do_not_go_with_them(self, options: dict[str, Any], says: str) -> None:
+        with pytest.raises(OptionError, match=says):
+            compress(convolutions(), samples=IMAGES, provider="cpu", **options)
+
+    def test_an_array_is_no_path(self) -> None:
+        wrong: dict[str, Any] = {"calibration": {"x": IMAGES}}
+        with pytest.raises(OptionError, match="arrays are samples of compress"):
+            compress(convolutions(), **wrong)
+
+    def test_samples_of_which_no_two_have_one_size(self) -> None:
+        """The sensitivity of the outputs is then that on synthetic samples."""
+        each = [IMAGES[n : n + 1, :, :, n:] for n in range(6)]
+        found = compress(convolutions(), samples=each, allocation="auto", provider="cpu")
+        assert found.verification.fidelity.samples == 6

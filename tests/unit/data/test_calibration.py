@@ -635,7 +635,7 @@ def test_a_file_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
 def test_what_several_archives_unpack_to_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lbyl_onnx.data.array_files.HELD", 100)
+    monkeypatch.setattr("lbyl_onnx.data.array_samples.HELD", 100)
     for name in "ab":
         np.savez(tmp_path / f"{name}.npz", x=normal(4, 4))
     with pytest.raises(CalibrationError, match=r"b\.npz and the files before it unpack to 128 by"):

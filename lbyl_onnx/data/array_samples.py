@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.samples import Input, Samples, SampleShapes, choose
-from lbyl_onnx.errors import CalibrationError
+from lbyl_onnx.errors import CalibrationError, first_line
+from lbyl_onnx.option_types import shown
 from lbyl_onnx.text import listed
 from lbyl_onnx.types import Array
 
 # Values looked at together when arrays are checked.
 BLOCK = 1 << 22
-# Bytes to which the archives of one calibration may unpack together.
+# Bytes to which the archives of one calibration may unpack together, and of samples in memory.
 HELD = 1 << 30
+_ARCHIVE = "give an .npz with the arrays named after the model's inputs"
+SamplesLike = Array | Mapping[str, Array] | Iterable[Array | Mapping[str, Array]]
+"""Samples that a caller holds: one batch or several, each an array or arrays by input."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,72 @@ def open_array_files(
     return open_parts(parts, name, inputs, limit, seed)
 
 
+def open_in_memory(given: SamplesLike, inputs: Sequence[Input], limit: int, seed: int) -> Samples:
+    """Open samples that a caller holds; they are checked as those of a file are.
+
+    Parameters
+    ----------
+    given
+        An array for a model with one input, or arrays by the names of the inputs; the first axis of
+        each counts samples. Or any number of such batches, which may differ in size along dynamic
+        axes.
+    inputs, limit, seed
+        As for `read_calibration`.
+
+    Raises
+    ------
+    CalibrationError
+        When they are no arrays of numbers, do not fit the inputs, or are not finite.
+    """
+    if isinstance(given, str | os.PathLike):
+        raise CalibrationError(f"samples is {shown(given)}; give {_MEMORY}; a path is calibration")
+    if _is_batch(given):
+        parts = [_in_memory("samples", given, inputs)]
+    else:
+        parts, held = list[ArrayPart](), 0
+        try:
+            batches = iter(given)
+        except TypeError as error:
+            raise CalibrationError(f"samples is {shown(given)}; give {_MEMORY}") from error
+        for number, batch in enumerate(batches):
+            parts.append(_in_memory(f"batch {number} of samples", batch, inputs))
+            held += sum(array.nbytes for array in parts[-1].arrays.values())
+            if held > HELD:
+                raise CalibrationError(
+                    f"samples holds more than {HELD:,} bytes; give fewer, or save .npy files, "
+                    "which are not read as a whole"
+                )
+    found = open_parts(parts, "samples", inputs, limit, seed)
+    return replace(found, origin="samples from Python")
+
+
+_MEMORY = "an array, arrays by the names of the model's inputs, or a list of such batches"
+
+
+def _is_batch(given: object) -> bool:
+    return isinstance(given, Mapping) or hasattr(given, "__array__")
+
+
+def _in_memory(name: str, given: Any, inputs: Sequence[Input]) -> ArrayPart:
+    if not _is_batch(given):
+        raise CalibrationError(f"{name} is {shown(given)}; give {_MEMORY}")
+    held = given if isinstance(given, Mapping) else {"": given}
+    wanted = wanted_arrays(name, list(map(str, held)), inputs, "give arrays by the names of them")
+    arrays = {}
+    for i, key in wanted.items():
+        try:
+            arrays[i] = np.asarray(held[key])
+        except Exception as error:  # an array of another library converts itself
+            raise CalibrationError(
+                f"{name} holds no array for input {i}: {first_line(error)}; give {_MEMORY}"
+            ) from error
+        if arrays[i].dtype.kind not in "biufcSU" or not arrays[i].ndim:
+            raise CalibrationError(
+                f"{name} holds {shown(held[key])} for input {i}; give an array of numbers"
+            )
+    return ArrayPart(name, arrays)
+
+
 def open_parts(
     parts: Sequence[ArrayPart], name: str, inputs: Sequence[Input], limit: int, seed: int
 ) -> Samples:
@@ -178,7 +249,9 @@ def _load(path: Path, inputs: Sequence[Input]) -> ArrayPart:
     return ArrayPart(str(path), {name: found[held] for name, held in wanted.items()})
 
 
-def wanted_arrays(path: str, held: Sequence[str], inputs: Sequence[Input]) -> dict[str, str]:
+def wanted_arrays(
+    path: str, held: Sequence[str], inputs: Sequence[Input], mend: str = _ARCHIVE
+) -> dict[str, str]:
     """Return the name of the array for each input.
 
     Raises
@@ -194,8 +267,7 @@ def wanted_arrays(path: str, held: Sequence[str], inputs: Sequence[Input]) -> di
     if missing:
         names = listed(held) if tuple(held) != ("",) else "one array without a name"
         raise CalibrationError(
-            f"{path} holds no array for {', '.join(missing)}, but {names}; give an .npz with the "
-            "arrays named after the model's inputs"
+            f"{path} holds no array for {', '.join(missing)}, but {names}; {mend}"
         )
     return {i.name: i.name for i in inputs}
 
