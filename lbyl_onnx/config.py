@@ -18,6 +18,7 @@ from lbyl_onnx.option_types import (
     NUMBER,
     NUMBER_BY_GLOB,
     NUMBERS,
+    PATH,
     PATHS,
     SHAPES,
     TEXT,
@@ -222,9 +223,16 @@ class Config:
         None,
         PATHS,
         "Unlabelled samples for the statistics in place of synthetic ones: an `.npz` or `.npy` "
-        "of what the model is fed, whose first axis counts samples, or images (they need the extra "
-        "`images`), or a folder of such files; repeat it for more. They may have any size along "
-        "dynamic axes.",
+        "of what the model is fed, whose first axis counts samples, images (they need the extra "
+        "`images`), texts in `.txt` files, one on each line (extra `text`), or a folder of such "
+        "files; repeat it for more. They may have any size along dynamic axes.",
+        SAMPLES,
+    )
+    tokenizer: str | None = option(
+        None,
+        PATH,
+        "The `tokenizer.json` of the model, for calibration texts; without it, the one beside the "
+        "model or the texts. Texts are cut at the length that the model takes.",
         SAMPLES,
     )
     mean: tuple[float, ...] = option(
@@ -282,6 +290,8 @@ class Config:
             self.check_samples("calibration")
         if (self.mean or self.std) and self.calibration is None:
             raise OptionError("mean and std are of calibration images; give calibration too")
+        if self.tokenizer is not None and self.calibration is None:
+            raise OptionError("tokenizer is of calibration texts; give calibration too")
 
     def check_samples(self, name: str) -> None:
         """Raise OptionError where samples of the user's own, of this name, would have no use."""
@@ -447,6 +457,7 @@ class Options(TypedDict, total=False):
     scope: Scope
     provider: Provider
     calibration: str | tuple[str, ...] | None
+    tokenizer: str | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Layout

@@ -66,25 +66,23 @@ def _text(value: object) -> str:
     return value
 
 
-_PATHS = (
-    "the path of an .npz, an .npy or a folder of images, or a list of paths; arrays are samples of "
-    "compress"
-)
-
-
 def _path(value: object) -> str:
     found = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(found, str):
-        raise TypeError(_PATHS)
+        raise TypeError("a path")
     return _text(found)
 
 
 def _paths(value: object) -> tuple[str, ...]:
     if isinstance(value, str | os.PathLike):
         return (_path(value),)
-    if not isinstance(value, list | tuple) or not value:
-        raise TypeError(_PATHS)
-    return tuple(_path(path) for path in _entries(value))
+    listed = isinstance(value, list | tuple) and value
+    if not listed or not all(isinstance(path, str | os.PathLike) for path in _entries(value)):
+        raise TypeError(
+            "the path of an .npz, an .npy or a folder of images, or a list of paths; arrays are "
+            "samples of compress"
+        )
+    return tuple(map(_path, _entries(value)))
 
 
 def _amount(value: object) -> str | float:
@@ -177,6 +175,7 @@ class OptionType:
 NUMBER = OptionType("X", _number)
 WHOLE = OptionType("N", _whole)
 TEXT = OptionType("TEXT", _text)
+PATH = OptionType("PATH", _path)
 PATHS = OptionType("PATH", _paths)
 AMOUNT = OptionType("50%|N", _amount)
 WHOLE_OR_AUTO = OptionType("N|auto", _step)

@@ -39,6 +39,7 @@ from lbyl_onnx.runtime.baseline import (
     Baseline,
     calibration_inputs,
     run_baseline,
+    runs_at,
     sampled_sizes,
 )
 from lbyl_onnx.runtime.input_shapes import Sizes
@@ -52,7 +53,10 @@ LARGE = 1 << 30
 
 @dataclass(frozen=True)
 class _Job:
-    """One call: the original's files, where the two models are written that must be equal."""
+    """One call: the original's files, where the two models are written that must be equal.
+
+    `samples` are the user's own in memory; `named` is the path that they gave for the model.
+    """
 
     files: graph_source.Source
     staged: Path
@@ -61,6 +65,7 @@ class _Job:
     provider: str
     progress: Progress
     samples: SamplesLike | None
+    named: Path | None
 
     @property
     def folder(self) -> Path:
@@ -147,6 +152,7 @@ def compress(
             raise OptionError("samples and calibration are given; give one of them")
     progress = progress or (lambda stage, done, total: None)
     place = None if output is None or dry_run else Path(output)
+    named = None if isinstance(model, onnx.ModelProto) else Path(model)
     provider = providers.provider_name(config.provider)
     with contextlib.ExitStack() as stack:
         stack.enter_context(new_objects_only())
@@ -161,7 +167,9 @@ def compress(
         files = graph_source.check_source(source)
         if place is not None:
             files.check_apart(place)
-        job = _Job(files, staged, scratch / "expected.onnx", config, provider, progress, samples)
+        job = _Job(
+            files, staged, scratch / "expected.onnx", config, provider, progress, samples, named
+        )
         result = replace(
             _compressed(job, detailed),
             output=place,
@@ -225,8 +233,10 @@ def _own_samples(job: _Job) -> tuple[Samples | None, Sizes]:
     """The user's own samples, and the sizes that most of them have along dynamic axes."""
     if job.config.calibration is None and job.samples is None:
         return None, {}
-    inputs = calibration_inputs(job.files.path, job.provider, job.config.input_shape)
-    own = open_own_samples(inputs, job.config, job.samples)
+    path, provider = job.files.path, job.provider
+    inputs = calibration_inputs(path, provider, job.config.input_shape)
+    accepts = runs_at(path, provider)
+    own = open_own_samples(inputs, job.config, job.samples, job.named, accepts)
     return own, {} if own is None else sampled_sizes(inputs, own.most_frequent)
 
 

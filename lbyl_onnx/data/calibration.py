@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,49 @@ import numpy as np
 from lbyl_onnx.config import Layout
 from lbyl_onnx.data.array_samples import open_array_files
 from lbyl_onnx.data.files.find import SampleFiles, find_samples
+from lbyl_onnx.data.files.text_files import open_texts
 from lbyl_onnx.data.image_files import form_of, open_images
 from lbyl_onnx.data.samples import Input, Samples, SampleShapes, choose
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.guard.bounds import bounded, seconds_for
+from lbyl_onnx.shapes import Shapes
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # More samples than this are left out: moments gain little beyond a few hundred images.
 LIMIT = 512
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """How texts become samples.
+
+    Parameters
+    ----------
+    tokenizer
+        A tokenizer.json, or the folder that holds it; None to look beside model and texts.
+    model
+        The model's own file, where there is one.
+    accepts
+        Tells whether the model runs on inputs of these shapes; None where that is not known.
+    """
+
+    tokenizer: Path | None = None
+    model: Path | None = None
+    accepts: Callable[[Shapes], bool] | None = None
+
+    def places(self, texts: Path) -> list[Path]:
+        """Where a tokenizer may lie, for texts in this folder."""
+        if self.tokenizer is not None:
+            return [self.tokenizer]
+        folder = None if self.model is None else self.model.parent
+        if folder is None:
+            return [texts]
+        # Exports lie in a folder onnx/ beside what they were exported from.
+        above = [folder.absolute().parent] if folder.absolute().name == "onnx" else []
+        return [folder, *above, texts]
+
+
+PLAIN = FrontEnd()
 
 
 def read_calibration(
@@ -30,6 +66,7 @@ def read_calibration(
     *,
     limit: int = LIMIT,
     seed: int = 0,
+    front: FrontEnd = PLAIN,
 ) -> Samples:
     """Open samples for a model, and check all of them that is cheap to check.
 
@@ -40,7 +77,7 @@ def read_calibration(
         left aside; for a model with one input a single array may have any name. Or a .npy file for
         a model with one input. Or images, for a model with one input that takes images. Or several
         such files of one kind, or folders of them, searched to any depth; the files may hold
-        samples of different sizes.
+        samples of different sizes. Or texts, one on each line, for a model of tokens.
 
         The first axis of an array counts samples, in each file; its values are what the model is
         fed with, normalised already. Any float type is cast to the input's, whole numbers only to
@@ -61,6 +98,8 @@ def read_calibration(
         Where there are more samples than this, a random choice of them is used.
     seed
         Of that choice.
+    front
+        How texts become samples.
 
     Returns
     -------
@@ -74,22 +113,27 @@ def read_calibration(
         When there is nothing to read, it cannot be read, is empty, not finite, or does not fit the
         inputs.
     OptionError
-        For a `mean`, `std`, `layout` or `limit` that is wrong or has no use here.
+        For a `mean`, `std`, `layout`, `limit` or part of `front` that is wrong or has no use here.
     """
     if limit < 1:
         raise OptionError(f"the limit of samples is {limit}; give at least 1")
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else list(map(Path, path))
     found = find_samples(paths)
+    if front.tokenizer is not None and found.kind != "texts":
+        raise OptionError(f"tokenizer is for texts, but {found.name} holds {found.kind}")
     if found.kind == "images":
         return _open_images(found, inputs, layout, mean, std, limit, seed)
     if mean is not None or std is not None:
         raise OptionError(
             f"mean and std are for a folder of images, but {found.name} is none; normalise its "
-            "arrays before saving them"
+            "values before saving them"
         )
     size = sum(file.stat().st_size for file in found.files)
     with bounded(f"reading {paths[0].name}", seconds_for(size)):
-        return open_array_files(found.files, found.name, inputs, limit, seed)
+        if found.kind == "arrays":
+            return open_array_files(found.files, found.name, inputs, limit, seed)
+        places = front.places(found.files[0].parent)
+        return open_texts(found.files, found.name, inputs, places, front.accepts, limit, seed)
 
 
 def _open_images(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import ChannelGroup, Refusal
 from lbyl_onnx.config import Config
 from lbyl_onnx.data.array_samples import SamplesLike, open_in_memory
-from lbyl_onnx.data.calibration import LIMIT, read_calibration
+from lbyl_onnx.data.calibration import LIMIT, FrontEnd, read_calibration
 from lbyl_onnx.data.padding import without_padding
 from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.data.source import (
@@ -42,6 +42,7 @@ from lbyl_onnx.observe.pooling import pooled_by_layer
 from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
 from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.runtime.baseline import Baseline
+from lbyl_onnx.shapes import Shapes
 
 
 @dataclass
@@ -340,9 +341,26 @@ def sample_source(
 
 
 def open_own_samples(
-    inputs: Sequence[Input], config: Config, in_memory: SamplesLike | None
+    inputs: Sequence[Input],
+    config: Config,
+    in_memory: SamplesLike | None,
+    model: Path | None,
+    accepts: Callable[[Shapes], bool],
 ) -> Samples | None:
     """Open the user's own samples for a model, without padding; None where they gave none.
+
+    Parameters
+    ----------
+    inputs
+        What the model takes.
+    config
+        The options, which name the samples' files.
+    in_memory
+        The samples themselves; None without.
+    model
+        Its file, beside which a tokenizer may lie; None for a model in memory.
+    accepts
+        Tells whether it runs on inputs of these shapes.
 
     Raises
     ------
@@ -359,6 +377,9 @@ def open_own_samples(
             config.std or None,
             config.layout,
             seed=config.seed,
+            front=FrontEnd(
+                None if config.tokenizer is None else Path(config.tokenizer), model, accepts
+            ),
         )
     else:
         return None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from lbyl_onnx.data.samples import Input
-from lbyl_onnx.errors import ModelError
+from lbyl_onnx.errors import ModelError, TooSlowError
 from lbyl_onnx.graph.source import load_model
 from lbyl_onnx.runtime.execute import (
     LARGEST_INPUT,
@@ -203,6 +204,26 @@ def sampled_sizes(inputs: Sequence[Input], shapes: Shapes) -> Sizes:
         for axis, size in enumerate(shapes.get(i.name, ()), start=1)
         if i.shape[axis] is None
     }
+
+
+def runs_at(path: Path, provider: str) -> Callable[[Shapes], bool]:
+    """Return what tells whether a model runs on random inputs of given shapes.
+
+    It loads the model where it is first asked.
+    """
+    session = cache(lambda: Session.of(path, provider, as_written()))
+
+    def runs(shapes: Shapes) -> bool:
+        loaded = session()
+        try:
+            loaded.run(random_batch(loaded.signature, shapes, np.random.default_rng(0), False))
+        except TooSlowError:
+            raise
+        except ModelError:
+            return False
+        return True
+
+    return runs
 
 
 def _runnable_shapes(

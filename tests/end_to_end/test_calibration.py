@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,16 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lbyl_onnx import CalibrationError, CompressResult, ModelError, OptionError, compress
+from lbyl_onnx import (
+    CalibrationError,
+    CompressResult,
+    Config,
+    ModelError,
+    OptionError,
+    compress,
+)
 from lbyl_onnx.cli import main
 from lbyl_onnx.report.json import as_json
 from lbyl_onnx.types import Array
@@ -28,7 +37,7 @@ def convolutions(shape: Dims = ("N", 3, HEIGHT, "W")) -> ModelProto:
     return net.model(net.head(net.relu(net.conv(net.block("x", (3, 8)), (8, 8))), 8))
 
 
-def pruned(model: ModelProto, calibration: Path, **options: object) -> CompressResult:
+def pruned(model: ModelProto | Path, calibration: Path, **options: object) -> CompressResult:
     return compress(model, calibration=str(calibration), provider="cpu", **options)  # type: ignore[arg-type]
 
 
@@ -113,14 +122,21 @@ def written(folder: Path, *options: str) -> bytes:
     return (folder / "out.onnx").read_bytes()
 
 
-def encoder(length: int | str = "T") -> ModelProto:
-    """Tokens, a layer and another, and a mean over the positions that the mask leaves."""
+def encoder(length: int | str = "T", positions: int | None = None) -> ModelProto:
+    """Tokens, a layer and another, and a mean over the positions that the mask leaves.
+
+    With a table of so many positions it takes no longer texts.
+    """
     net = Net(("N", length))
     net.inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["N", length])
         for name in ("input_ids", "attention_mask")
     ]
     x = net.node("Gather", [net.weight("table", VOCABULARY, 6), "input_ids"])
+    if positions is not None:
+        ends = net.node("Shape", ["input_ids"], {"start": 1, "end": 2})
+        table = net.weight("positions", positions, 6)
+        x = net.node("Add", [x, net.node("Slice", [table, net.ints(0), ends, net.ints(0)])])
     x = net.relu(net.node("MatMul", [x, net.weight("w0", 6, 16)]))
     x = net.node("MatMul", [x, net.weight("w1", 16, 4)])
     mask = net.node("Cast", ["attention_mask"], {"to": TensorProto.FLOAT})
@@ -199,3 +215,48 @@ class TestInMemory:
         each = [IMAGES[n : n + 1, :, :, n:] for n in range(6)]
         found = compress(convolutions(), samples=each, allocation="auto", provider="cpu")
         assert found.verification.fidelity.samples == 6
+
+
+def texts(folder: Path, lengths: Sequence[int]) -> tuple[Path, list[list[int]]]:
+    """Texts of so many words each, their numbers, and a tokenizer that knows them."""
+    words = [f"w{n}" for n in range(VOCABULARY)]
+    made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "w0"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(folder / "tokenizer.json"))
+    rows = [np.random.default_rng(n).integers(0, VOCABULARY, n).tolist() for n in lengths]
+    lines = [" ".join(words[number] for number in row) for row in rows]
+    (folder / "x.txt").write_text("\n".join(lines))
+    return folder / "x.txt", rows
+
+
+class TestTexts:
+    def test_they_give_the_model_of_their_tokens(self, tmp_path: Path) -> None:
+        """As arrays with a mask, which a person would have made of them."""
+        onnx.save(encoder(), tmp_path / "m.onnx")
+        path, rows = texts(tmp_path, LENGTHS)
+        ids, mask = (np.zeros((len(rows), max(LENGTHS)), np.int64) for _ in range(2))
+        for number, row in enumerate(rows):
+            ids[number, : len(row)], mask[number, : len(row)] = row, 1
+        np.savez(tmp_path / "x.npz", input_ids=ids, attention_mask=mask)
+        outputs = [
+            written(tmp_path, "--calibration", str(given)) for given in (path, tmp_path / "x.npz")
+        ]
+        assert outputs[0] == outputs[1]
+
+    def test_they_are_cut_at_the_table_of_positions(self, tmp_path: Path) -> None:
+        onnx.save(encoder(positions=7), tmp_path / "m.onnx")
+        path, _ = texts(tmp_path, (12, 9, 30, 3))
+        found = pruned(tmp_path / "m.onnx", path)
+        assert found.before.macs == compress(encoder(7, 7), provider="cpu").before.macs
+        assert found.verification.fidelity.samples == 4
+
+    def test_a_fixed_length(self, tmp_path: Path) -> None:
+        onnx.save(encoder(6), tmp_path / "m.onnx")
+        path, _ = texts(tmp_path, (12, 3))
+        (tmp_path / "tokenizer.json").rename(tmp_path / "t.json")
+        options = ("--calibration", str(path), "--tokenizer", str(tmp_path / "t.json"))
+        assert written(tmp_path, *options)
+
+    def test_a_tokenizer_without_texts_is_refused(self) -> None:
+        with pytest.raises(OptionError, match="tokenizer is of calibration texts"):
+            Config(tokenizer="tokenizer.json")

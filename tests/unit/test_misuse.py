@@ -64,7 +64,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
 # Fields that take some of these: texts that are no other option's, a glob, amounts of any unit,
 # sizes by name.
 TAKEN = {
-    ("include", "a text"), ("exclude", "a text"), ("calibration", "a text"),
+    ("include", "a text"), ("exclude", "a text"),
+    ("calibration", "a text"), ("tokenizer", "a text"),
     ("macs", "a text"), ("params", "a text"), ("size", "a text"), ("latency", "a text"),
     ("input_shape", "dicts"),
 }  # fmt: skip

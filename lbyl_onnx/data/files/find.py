@@ -11,8 +11,12 @@ from lbyl_onnx.data.image_files import SUFFIXES as IMAGE_SUFFIXES
 from lbyl_onnx.errors import CalibrationError
 from lbyl_onnx.text import listed
 
-Kind = Literal["images", "arrays"]
-SUFFIXES: Mapping[Kind, tuple[str, ...]] = {"images": IMAGE_SUFFIXES, "arrays": (".npy", ".npz")}
+Kind = Literal["images", "arrays", "texts"]
+SUFFIXES: Mapping[Kind, tuple[str, ...]] = {
+    "images": IMAGE_SUFFIXES,
+    "arrays": (".npy", ".npz"),
+    "texts": (".txt",),
+}
 """Suffixes of the files of each kind; a folder that holds several kinds is of the first."""
 
 
