@@ -224,7 +224,8 @@ class Config:
         PATHS,
         "Unlabelled samples for the statistics in place of synthetic ones: an `.npz` or `.npy` "
         "of what the model is fed, whose first axis counts samples, images (they need the extra "
-        "`images`), texts in `.txt` files, one on each line (extra `text`), or a folder of such "
+        "`images`), sounds in `.wav`, `.flac` or `.ogg` files for a model of a waveform (extra "
+        "`audio`), texts in `.txt` files, one on each line (extra `text`), or a folder of such "
         "files; repeat it for more. They may have any size along dynamic axes.",
         SAMPLES,
     )
@@ -234,6 +235,15 @@ class Config:
         "The `tokenizer.json` of the model, for calibration texts; without it, the one beside the "
         "model or the texts. Texts are cut at the length that the model takes.",
         SAMPLES,
+    )
+    sample_rate: int | None = option(
+        None,
+        WHOLE,
+        "Rate in Hz at which the model takes calibration sounds, 16000 without it: channels are "
+        "averaged, floats in [-1, 1], resampled, and cut into windows of the model's length.",
+        SAMPLES,
+        metavar="HZ",
+        bounds=Bounds(1_000, 384_000, whole=True),
     )
     mean: tuple[float, ...] = option(
         (),
@@ -290,8 +300,9 @@ class Config:
             self.check_samples("calibration")
         if (self.mean or self.std) and self.calibration is None:
             raise OptionError("mean and std are of calibration images; give calibration too")
-        if self.tokenizer is not None and self.calibration is None:
-            raise OptionError("tokenizer is of calibration texts; give calibration too")
+        for name, kind in (("tokenizer", "texts"), ("sample_rate", "sounds")):
+            if getattr(self, name) is not None and self.calibration is None:
+                raise OptionError(f"{name} is of calibration {kind}; give calibration too")
 
     def check_samples(self, name: str) -> None:
         """Raise OptionError where samples of the user's own, of this name, would have no use."""
@@ -458,6 +469,7 @@ class Options(TypedDict, total=False):
     provider: Provider
     calibration: str | tuple[str, ...] | None
     tokenizer: str | None
+    sample_rate: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Layout

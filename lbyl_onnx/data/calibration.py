@@ -11,6 +11,7 @@ import numpy as np
 
 from lbyl_onnx.config import Layout
 from lbyl_onnx.data.array_samples import open_array_files
+from lbyl_onnx.data.files.audio_files import RATE, open_sounds
 from lbyl_onnx.data.files.find import SampleFiles, find_samples
 from lbyl_onnx.data.files.text_files import open_texts
 from lbyl_onnx.data.image_files import form_of, open_images
@@ -26,7 +27,7 @@ LIMIT = 512
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """How texts become samples.
+    """How texts and sounds become samples.
 
     Parameters
     ----------
@@ -36,11 +37,14 @@ class FrontEnd:
         The model's own file, where there is one.
     accepts
         Tells whether the model runs on inputs of these shapes; None where that is not known.
+    rate
+        Values for a second of a waveform; None for that of speech.
     """
 
     tokenizer: Path | None = None
     model: Path | None = None
     accepts: Callable[[Shapes], bool] | None = None
+    rate: int | None = None
 
     def places(self, texts: Path) -> list[Path]:
         """Where a tokenizer may lie, for texts in this folder."""
@@ -77,7 +81,8 @@ def read_calibration(
         left aside; for a model with one input a single array may have any name. Or a .npy file for
         a model with one input. Or images, for a model with one input that takes images. Or several
         such files of one kind, or folders of them, searched to any depth; the files may hold
-        samples of different sizes. Or texts, one on each line, for a model of tokens.
+        samples of different sizes. Or texts, one on each line, for a model of tokens. Or sounds,
+        for a model of one waveform.
 
         The first axis of an array counts samples, in each file; its values are what the model is
         fed with, normalised already. Any float type is cast to the input's, whole numbers only to
@@ -99,7 +104,7 @@ def read_calibration(
     seed
         Of that choice.
     front
-        How texts become samples.
+        How texts and sounds become samples.
 
     Returns
     -------
@@ -121,6 +126,8 @@ def read_calibration(
     found = find_samples(paths)
     if front.tokenizer is not None and found.kind != "texts":
         raise OptionError(f"tokenizer is for texts, but {found.name} holds {found.kind}")
+    if front.rate is not None and found.kind != "sounds":
+        raise OptionError(f"sample_rate is for sounds, but {found.name} holds {found.kind}")
     if found.kind == "images":
         return _open_images(found, inputs, layout, mean, std, limit, seed)
     if mean is not None or std is not None:
@@ -132,6 +139,9 @@ def read_calibration(
     with bounded(f"reading {paths[0].name}", seconds_for(size)):
         if found.kind == "arrays":
             return open_array_files(found.files, found.name, inputs, limit, seed)
+        if found.kind == "sounds":
+            rate = front.rate or RATE
+            return open_sounds(found.files, found.name, inputs, rate, limit, seed)
         places = front.places(found.files[0].parent)
         return open_texts(found.files, found.name, inputs, places, front.accepts, limit, seed)
 

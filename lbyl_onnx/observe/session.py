@@ -378,7 +378,10 @@ def open_own_samples(
             config.layout,
             seed=config.seed,
             front=FrontEnd(
-                None if config.tokenizer is None else Path(config.tokenizer), model, accepts
+                None if config.tokenizer is None else Path(config.tokenizer),
+                model,
+                accepts,
+                config.sample_rate,
             ),
         )
     else:

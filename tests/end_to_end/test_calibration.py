@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import soundfile
 from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -260,3 +261,37 @@ class TestTexts:
     def test_a_tokenizer_without_texts_is_refused(self) -> None:
         with pytest.raises(OptionError, match="tokenizer is of calibration texts"):
             Config(tokenizer="tokenizer.json")
+
+
+def listener(length: int | str = "T") -> ModelProto:
+    """Two convolutions over a waveform (N, T), then a mean."""
+    net = Net(("N", length))
+    x = net.node("Unsqueeze", ["x", net.ints(1)])
+    x = net.relu(net.conv(x, (1, 8), (9,)))
+    x = net.relu(net.conv(x, (8, 8), (3,)))
+    return net.model(net.head(x, 8))
+
+
+class TestSounds:
+    def test_they_give_the_model_of_their_values(self, tmp_path: Path) -> None:
+        """As an array with one row for each window, which a person would have made of them."""
+        onnx.save(listener(400), tmp_path / "m.onnx")
+        whole = np.random.default_rng(0).integers(-(1 << 15), 1 << 15, 2000) / (1 << 15)
+        soundfile.write(tmp_path / "x.wav", whole, 8000)
+        windows = saved(tmp_path, "x.npy", whole.reshape(5, 400).astype(np.float32))
+        sound = ("--calibration", str(tmp_path / "x.wav"), "--sample-rate", "8000")
+        outputs = [written(tmp_path, *sound), written(tmp_path, "--calibration", str(windows))]
+        assert outputs[0] == outputs[1]
+
+    def test_files_of_several_lengths(self, tmp_path: Path) -> None:
+        (tmp_path / "sounds").mkdir()
+        for number, frames in enumerate((600, 500, 600)):
+            values = np.random.default_rng(number).uniform(-1, 1, frames)
+            soundfile.write(tmp_path / "sounds" / f"{number}.flac", values, 16_000)
+        found = pruned(listener(), tmp_path / "sounds")
+        assert found.before.macs == compress(listener(600), provider="cpu").before.macs
+        assert found.verification.fidelity.samples == 3
+
+    def test_a_rate_without_sounds_is_refused(self) -> None:
+        with pytest.raises(OptionError, match="sample_rate is of calibration sounds"):
+            Config(sample_rate=8000)

@@ -48,7 +48,9 @@ RESERVED = {
     "click": ("cli",),
     "onnxruntime": ("runtime",),
     "onnx_graphsurgeon": ("graph.model_graph", "rewrite.assemble"),
-    "scipy": ("methods", "channels.labels", "data.synthetic", "observe"),
+    "scipy": (
+        *("methods", "channels.labels", "data.synthetic", "data.files.audio_files", "observe"),
+    ),
 }
 # What these import of the world outside the standard library.
 ALLOWED = {

@@ -11,13 +11,16 @@ from lbyl_onnx.data.image_files import SUFFIXES as IMAGE_SUFFIXES
 from lbyl_onnx.errors import CalibrationError
 from lbyl_onnx.text import listed
 
-Kind = Literal["images", "arrays", "texts"]
+Kind = Literal["images", "arrays", "sounds", "texts"]
 SUFFIXES: Mapping[Kind, tuple[str, ...]] = {
     "images": IMAGE_SUFFIXES,
     "arrays": (".npy", ".npz"),
+    "sounds": (".flac", ".ogg", ".wav"),
     "texts": (".txt",),
 }
 """Suffixes of the files of each kind; a folder that holds several kinds is of the first."""
+
+_ALL = listed([suffix for suffixes in SUFFIXES.values() for suffix in suffixes], 99)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ def _file(path: Path) -> tuple[Kind, tuple[Path, ...]]:
         raise CalibrationError(f"{path} does not exist; give an .npz, an .npy or a folder")
     kind = _kind_of(path)
     if kind is None or not path.is_file():
-        raise CalibrationError(f"{path} is no .npz, .npy or folder of images; give one of these")
+        raise CalibrationError(
+            f"{path} is no .npz, .npy or folder of images, nor sound or text; give {_ALL}"
+        )
     return kind, (path,)
 
 
