@@ -105,6 +105,10 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
     batch = _batch(original, provider, data)
     if data.labels is None:
         return _nearness(original, compressed, given.batches(batch), given.batches(batch), provider)
+    if given.shapes is not None and len(given.shapes.each) > 1:
+        raise CalibrationError(
+            f"{data.inputs} holds samples of several sizes, which take no labels; leave them out"
+        )
     labels = read_labels(data.inputs, data.labels, given.count)
     before, after = (
         _accuracy(path, given, labels, batch, provider) for path in (original, compressed)

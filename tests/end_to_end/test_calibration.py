@@ -38,6 +38,14 @@ def convolutions(shape: Dims = ("N", 3, HEIGHT, "W")) -> ModelProto:
     return net.model(net.head(net.relu(net.conv(net.block("x", (3, 8)), (8, 8))), 8))
 
 
+def unpadded() -> ModelProto:
+    """Two convolutions without pads: no image below 5 x 5."""
+    net = Net(("N", 3, "H", "W"))
+    x = net.node("Conv", ["x", net.weight("w0", 8, 3, 3, 3)])
+    x = net.relu(net.node("Conv", [net.relu(x), net.weight("w1", 8, 8, 3, 3)]))
+    return net.model(net.head(x, 8))
+
+
 def pruned(model: ModelProto | Path, calibration: Path, **options: object) -> CompressResult:
     return compress(model, calibration=str(calibration), provider="cpu", **options)  # type: ignore[arg-type]
 
@@ -78,6 +86,19 @@ class TestAnySize:
             pruned(model, saved(tmp_path, "x.npy", wrong))
         right = np.random.default_rng(0).standard_normal((4, 8, 40)).astype(np.float32)
         assert pruned(model, saved(tmp_path, "x.npy", right)).verification.values > 0
+
+    def test_samples_on_which_the_model_does_not_run_are_named(self, tmp_path: Path) -> None:
+        """It runs at the size that most have: an image of 2 x 2 has no place for a window."""
+        images = [IMAGES[:2, :, :, :20], IMAGES[:1, :, :2, :2]]
+        with pytest.raises(ModelError, match=r"on calibration samples x:1,3,2,2: leave them out"):
+            compress(unpadded(), samples=images, provider="cpu")
+
+    def test_tokens_that_the_model_does_not_know_are_told(self) -> None:
+        """As of another model's tokenizer."""
+        feeds = {name: np.full((4, 5), 1) for name in ("input_ids", "attention_mask")}
+        feeds["input_ids"][:, 2] = VOCABULARY
+        with pytest.raises(ModelError, match=r"out of data bounds.* on calibration samples input_"):
+            compress(encoder(), samples=feeds, provider="cpu")
 
     def test_a_declared_batch_is_kept_where_the_graph_holds_it(self, tmp_path: Path) -> None:
         """Samples that fill no batch of 4 are left out."""
