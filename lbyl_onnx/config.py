@@ -278,8 +278,8 @@ class Config:
         (),
         SHAPES,
         "Shape of an input at which the model is measured, counted, timed and first verified; "
-        "repeat it for other inputs. Without it, sizes are tried until the model runs, and channel "
-        "counts that weights prescribe are taken from them.",
+        "repeat it for other inputs. Without it, that of most calibration samples, or sizes are "
+        "tried until the model runs; channel counts that weights prescribe are taken from them.",
         SAMPLES,
     )
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 TokenKind = Literal["tokens", "mask", "segments", "positions"]
 """What an input of a model of texts takes."""
-# Bytes of a file of texts, and of a tokenizer: the largest have a million entries.
-LARGEST_TEXTS, LARGEST_TOKENIZER = 1 << 26, 1 << 28
+# Bytes of a file of texts, and of a tokenizer: those of 256,000 entries have half as many.
+LARGEST_TEXTS, LARGEST_TOKENIZER = 1 << 26, 1 << 26
 # Tokens of one text where the model takes more: attention takes memory by their square.
 MOST_TOKENS = 4096
 TOKENIZER = "tokenizer.json"
