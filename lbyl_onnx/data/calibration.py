@@ -142,7 +142,7 @@ def read_calibration(
         if found.kind == "sounds":
             rate = front.rate or RATE
             return open_sounds(found.files, found.name, inputs, rate, limit, seed)
-        places = front.places(found.files[0].parent)
+        places = front.places(paths[0] if paths[0].is_dir() else paths[0].parent)
         return open_texts(found.files, found.name, inputs, places, front.accepts, limit, seed)
 
 

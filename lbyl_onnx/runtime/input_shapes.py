@@ -210,7 +210,8 @@ def _at_given(
         asked = " ".join(f"{name}:{sides[name]}" for name in dict.fromkeys(n for n, _ in sampled))
         raise ModelError(
             f"{search.failures[0]}; so it was at the size of the calibration samples, {asked}: "
-            "give samples of a size that the model takes"
+            "give samples of a size that the model takes, or --input-shape, to which images are "
+            "scaled"
         )
     asked = " ".join(shape_text(name, dims) for name, dims in wanted.items())
     raise ModelError(f"{search.failures[0]}; give another --input-shape than {asked}")

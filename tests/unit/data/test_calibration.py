@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +388,15 @@ def test_an_open_size_is_that_of_the_images(tmp_path: Path) -> None:
     picture(tmp_path / "c.png", flat(9, 7, [0, 0, 0]))
     with pytest.raises(CalibrationError, match=r"a.png has 9 x 7 pixels, .*c.png 7 x 9"):
         read_calibration(tmp_path, inputs)
+
+
+def test_images_of_any_size_are_scaled_to_a_shape_that_is_given(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", flat(7, 9, [0, 0, 0]))
+    picture(tmp_path / "b.png", flat(30, 20, [255] * 3))
+    wanted = replace(takes(None, 3, None, None), given=(1, 3, 6, 8))
+    samples = read_calibration(tmp_path, [wanted])
+    assert samples.most_frequent == {"x": (3, 6, 8)}
+    assert joined(samples).shape == (2, 3, 6, 8)
 
 
 def test_images_are_decoded_when_their_batch_is_asked_for(

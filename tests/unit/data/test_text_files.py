@@ -197,6 +197,9 @@ def test_files_and_folders_of_texts(tmp_path: Path) -> None:
     first, second = written(tmp_path, "cat", "b.txt"), written(tmp_path, "mat\nsat", "a.txt")
     assert rows(opened([first, second])) == [[CAT], [MAT], [SAT]]
     assert rows(opened(tmp_path)) == [[MAT], [SAT], [CAT]]
+    (tmp_path / "a").mkdir()
+    written(tmp_path / "a", "the")  # the tokenizer lies in the folder that is given
+    assert rows(opened(tmp_path)) == [[THE], [MAT], [SAT], [CAT]]
 
 
 def test_more_texts_than_the_limit_are_a_seeded_choice(tmp_path: Path) -> None:
