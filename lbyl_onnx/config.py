@@ -210,12 +210,31 @@ class Config:
         RUNNING,
         choices=lambda: get_args(Provider),
     )
-    calibration: str | None = option(
+    calibration: str | tuple[str, ...] | None = option(
+        None,
+        types.PATHS,
+        "Unlabelled samples for the statistics in place of synthetic ones: an `.npz` or `.npy` "
+        "of what the model is fed, whose first axis counts samples, images (they need the extra "
+        "`images`), sounds in `.wav`, `.flac` or `.ogg` files for a model of a waveform (extra "
+        "`audio`), texts in `.txt` files, one on each line (extra `text`), or a folder of such "
+        "files; repeat it for more. They may have any size along dynamic axes.",
+        SAMPLES,
+    )
+    tokenizer: str | None = option(
         None,
         types.PATH,
-        "Unlabelled samples for the statistics in place of synthetic ones: an `.npz` or `.npy` "
-        "of what the model is fed, or a folder of images (needs the extra `images`).",
+        "The `tokenizer.json` of the model, for calibration texts; without it, the one beside the "
+        "model or the texts. Texts are cut at the length that the model takes.",
         SAMPLES,
+    )
+    sample_rate: int | None = option(
+        None,
+        types.WHOLE,
+        "Rate in Hz at which the model takes calibration sounds, 16000 without it: channels are "
+        "averaged, floats in [-1, 1], resampled, and cut into windows of the model's length.",
+        SAMPLES,
+        metavar="HZ",
+        bounds=Bounds(1_000, 384_000, whole=True),
     )
     mean: tuple[float, ...] = option(
         (),
@@ -256,8 +275,8 @@ class Config:
         (),
         types.SHAPES,
         "Shape of an input at which the model is measured, counted, timed and first verified; "
-        "repeat it for other inputs. Without it, sizes are tried until the model runs, and channel "
-        "counts that weights prescribe are taken from them.",
+        "repeat it for other inputs. Without it, that of most calibration samples, or sizes are "
+        "tried until the model runs; channel counts that weights prescribe are taken from them.",
         SAMPLES,
     )
 
@@ -274,9 +293,18 @@ class Config:
         _ = self.goal  # raises where several are given
         check_shapes(self.input_shape)
         self._check_registered()
-        if self.calibration is not None and not self.needs_moments:
+        if self.calibration is not None:
+            self.check_samples("calibration")
+        for name, kind in (("tokenizer", "texts"), ("sample_rate", "sounds")):
+            if getattr(self, name) is not None and self.calibration is None:
+                raise OptionError(f"{name} is of calibration {kind}; give calibration too")
+
+    def check_samples(self, name: str) -> None:
+        """Raise OptionError where samples of the user's own, of this name, would have no use."""
+        if not self.needs_moments:
+            verb = "is" if name == "calibration" else "are"
             raise OptionError(
-                f"calibration is given, but {self.method} with {self.score} looks at no samples; "
+                f"{name} {verb} given, but {self.method} with {self.score} looks at no samples; "
                 f"use {registry.measuring()}"
             )
 

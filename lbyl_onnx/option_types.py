@@ -77,11 +77,20 @@ def _text(value: object) -> str:
 def _path(value: object) -> str:
     found = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(found, str):
-        raise TypeError(
-            "the path of an .npz, an .npy or a folder of images; numpy.savez writes arrays by the "
-            "names of the model's inputs"
-        )
+        raise TypeError("a path")
     return _text(found)
+
+
+def _paths(value: object) -> tuple[str, ...]:
+    if isinstance(value, str | os.PathLike):
+        return (_path(value),)
+    listed = isinstance(value, list | tuple) and value
+    if not listed or not all(isinstance(path, str | os.PathLike) for path in _entries(value)):
+        raise TypeError(
+            "the path of an .npz, an .npy or a folder of images, or a list of paths; arrays are "
+            "samples of compress"
+        )
+    return tuple(map(_path, _entries(value)))
 
 
 def _amount(value: object) -> str | float:
@@ -175,6 +184,7 @@ NUMBER = OptionType("X", _number)
 WHOLE = OptionType("N", _whole)
 TEXT = OptionType("TEXT", _text)
 PATH = OptionType("PATH", _path)
+PATHS = OptionType("PATH", _paths)
 AMOUNT = OptionType("50%|N", _amount)
 WHOLE_OR_AUTO = OptionType("N|auto", _step)
 GLOBS = OptionType("GLOB", _globs)
@@ -337,7 +347,9 @@ class Options(TypedDict, total=False):
     exclude: tuple[str, ...]
     scope: Scope
     provider: Provider
-    calibration: str | None
+    calibration: str | tuple[str, ...] | None
+    tokenizer: str | None
+    sample_rate: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Layout

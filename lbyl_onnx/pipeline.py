@@ -18,7 +18,9 @@ from lbyl_onnx.channels.groups import Refusal, Selection
 from lbyl_onnx.channels.refusals import why_nothing
 from lbyl_onnx.compensate.selection import GroupPlan
 from lbyl_onnx.config import OPTIONS, Config, combined, hint
-from lbyl_onnx.errors import ModelError, NothingToPruneError, VerificationError
+from lbyl_onnx.data.array_samples import SamplesLike
+from lbyl_onnx.data.samples import Samples
+from lbyl_onnx.errors import ModelError, NothingToPruneError, OptionError, VerificationError
 from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.evaluate.layers import examine
 from lbyl_onnx.evaluate.verify import verify
@@ -31,15 +33,22 @@ from lbyl_onnx.guard.memory import new_objects_only, release
 from lbyl_onnx.inputs.choices import stated_sizes
 from lbyl_onnx.inputs.evidence import is_folded
 from lbyl_onnx.io import atomic, reader
-from lbyl_onnx.observe.session import prepare
+from lbyl_onnx.observe.session import open_own_samples, prepare
 from lbyl_onnx.option_types import Options
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.inputs import InputReport, input_reports, input_warnings
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime import providers, timing
-from lbyl_onnx.runtime.baseline import Baseline, run_baseline
+from lbyl_onnx.runtime.baseline import (
+    Baseline,
+    calibration_inputs,
+    run_baseline,
+    runs_at,
+    sampled_sizes,
+)
 from lbyl_onnx.runtime.providers import channel_block
+from lbyl_onnx.runtime.sizes.input_shapes import Sizes
 from lbyl_onnx.types import Progress
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
@@ -49,7 +58,10 @@ LARGE = 1 << 30
 
 @dataclass(frozen=True)
 class _Job:
-    """One call: the original's files, where the two models are written that must be equal."""
+    """One call: the original's files, where the two models are written that must be equal.
+
+    `samples` are the user's own in memory; `named` is the path that they gave for the model.
+    """
 
     files: graph_source.Source
     staged: Path
@@ -58,6 +70,8 @@ class _Job:
     provider: str
     progress: Progress
     effort: Effort
+    samples: SamplesLike | None
+    named: Path | None
 
     @property
     def folder(self) -> Path:
@@ -87,6 +101,7 @@ def compress(
     detailed: bool = False,
     before_writing: Callable[[CompressResult], None] | None = None,
     effort: Effort = USUAL,
+    samples: SamplesLike | None = None,
     **options: Unpack[Options],
 ) -> CompressResult:
     """Prune a model's channels, restore what they carried, verify the result, write it.
@@ -112,6 +127,10 @@ def compress(
         from being written.
     effort
         How much to spend on what is measured; less for a result that need not be as good.
+    samples
+        Unlabelled samples in memory, in place of the option `calibration`: an array for a model
+        with one input, or arrays by the names of the inputs, whose first axis counts samples; or
+        an iterable of such batches, which may differ in size along dynamic axes.
     **options
         Options of `Config` one by one; they replace those of `config`, a target whatever target or
         ratio it has.
@@ -124,8 +143,8 @@ def compress(
     Raises
     ------
     LbylOnnxError
-        Its subclasses say what: ModelError, OutputError, OptionError, CompensationError,
-        VerificationError, NothingToPruneError. Nothing has been written then.
+        Its subclasses say what: ModelError, OutputError, OptionError, CalibrationError,
+        CompensationError, VerificationError, NothingToPruneError. Nothing has been written then.
     TypeError
         For a keyword that is no option.
 
@@ -137,8 +156,13 @@ def compress(
     True
     """
     config = _configured(config, options)
+    if samples is not None:
+        config.check_samples("samples")
+        if config.calibration is not None:
+            raise OptionError("samples and calibration are given; give one of them")
     progress = progress or (lambda stage, done, total: None)
     place = None if output is None or dry_run else Path(output)
+    named = None if isinstance(model, onnx.ModelProto) else Path(model)
     provider = providers.provider_name(config.provider)
     with contextlib.ExitStack() as stack:
         stack.enter_context(new_objects_only())
@@ -153,7 +177,10 @@ def compress(
         files = graph_source.check_source(source)
         if place is not None:
             files.check_apart(place)
-        job = _Job(files, staged, scratch / "expected.onnx", config, provider, progress, effort)
+        job = _Job(
+            *(files, staged, scratch / "expected.onnx", config, provider, progress),
+            *(effort, samples, named),
+        )
         result = replace(
             _compressed(job, detailed),
             output=place,
@@ -180,8 +207,9 @@ def _configured(config: Config | None, options: Mapping[str, Any]) -> Config:
 def _compressed(job: _Job, detailed: bool) -> CompressResult:
     """Write the compressed model where it is staged, and prove it."""
     config, provider = job.config, job.provider
-    baseline = _baseline(job)
-    rewritten = _rewrite(job, baseline)
+    own, sampled = _own_samples(job)
+    baseline = _baseline(job, sampled)
+    rewritten = _rewrite(job, baseline, own)
     release()
     job.progress("verifying", 0, 1)
     samples, source, reached = rewritten.samples, job.files.path, rewritten.reached
@@ -212,14 +240,26 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
     )
 
 
-def _baseline(job: _Job) -> Baseline:
+def _own_samples(job: _Job) -> tuple[Samples | None, Sizes]:
+    """The user's own samples, and the sizes that most of them have along dynamic axes."""
+    if job.config.calibration is None and job.samples is None:
+        return None, {}
+    path, provider = job.files.path, job.provider
+    inputs = calibration_inputs(path, provider, job.config.input_shape)
+    accepts = runs_at(path, provider)
+    own = open_own_samples(inputs, job.config, job.samples, job.named, accepts)
+    return own, {} if own is None else sampled_sizes(inputs, own.most_frequent)
+
+
+def _baseline(job: _Job, sampled: Sizes) -> Baseline:
     """Run the original; where something in it is written out, check that it computes the same."""
     files, config = job.files, job.config
     release()
     optimise = files.size <= LARGE
     stated = partial(stated_sizes, config.input, config.layout)
+    shapes = config.input_shape
     baseline = run_baseline(
-        files.path, job.provider, config.seed, optimise, config.input_shape, job.effort, stated
+        *(files.path, job.provider, config.seed, optimise, shapes, job.effort, stated, sampled)
     )
     release()
     if not files.standard:
@@ -249,7 +289,7 @@ def _warnings(
     )
 
 
-def _rewrite(job: _Job, baseline: Baseline) -> _Rewritten:
+def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     """Write the compressed model and the uncut one that it must equal.
 
     The models live only in here: ONNX Runtime loads its own copies afterwards.
@@ -259,7 +299,8 @@ def _rewrite(job: _Job, baseline: Baseline) -> _Rewritten:
     selection = Selection(config.include, config.exclude, config.scope)
     analyzed = AnalyzedModel.open(files, baseline.shape_sets, selection)
     graph, tensor_info, found = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
-    prepared = prepare(analyzed, baseline, config, job.folder, measured=config.allotted == "auto")
+    automatic = config.allotted == "auto"
+    prepared = prepare(analyzed, baseline, config, job.folder, measured=automatic, own=own)
     if not prepared.groups:
         raise NothingToPruneError(why_nothing(graph, tensor_info, (*found, *prepared.refusals)))
     before = Before(analyzed.costs, files.size)

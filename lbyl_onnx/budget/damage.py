@@ -125,6 +125,11 @@ def _sensitivities(prepared: Prepared) -> dict[int, float]:
         if floats and shape and shape[0] in batches:
             points[node] = tensor
     found = sensitivities(analyzed.model, analyzed.tensor_info, analyzed.read, points, run)
+    alone = run.source.given is not None and run.source.count > 1
+    if not found and alone and prepared.prior is not None:
+        # No two of the user's own samples have one shape.
+        prior = prepared.prior
+        found = sensitivities(analyzed.model, analyzed.tensor_info, analyzed.read, points, prior)
     return {node: value for node, value in found.items() if value > 0 and np.isfinite(value)}
 
 

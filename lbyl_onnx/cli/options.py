@@ -166,6 +166,7 @@ _WORDS: Mapping[OptionType, _Words] = {
     types.WHOLE: _Words(int),
     types.TEXT: _Words(str),
     types.PATH: _Words(click.Path()),
+    types.PATHS: _Words(click.Path(), multiple=True),
     types.AMOUNT: _Words(str),
     types.WHOLE_OR_AUTO: _Words(callback=_whole_or_auto),
     types.GLOBS: _Words(str, multiple=True),

@@ -2,91 +2,67 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lbyl_onnx.data.arrays import open_arrays
-from lbyl_onnx.data.image_files import find_images, form_of, open_images
+from lbyl_onnx.data.array_samples import open_array_files
+from lbyl_onnx.data.files.audio_files import RATE, open_sounds
+from lbyl_onnx.data.files.find import SampleFiles, find_samples
+from lbyl_onnx.data.files.text_files import open_texts
+from lbyl_onnx.data.image_files import form_of, open_images
+from lbyl_onnx.data.samples import Input, Samples, SampleShapes, choose
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.guard.bounds import bounded, seconds_for
+from lbyl_onnx.input_options.shapes import Shapes
 from lbyl_onnx.option_types import Layout
-from lbyl_onnx.text import listed
-from lbyl_onnx.types import Array
 
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # More samples than this are left out: moments gain little beyond a few hundred images.
 LIMIT = 512
-# Values looked at together when arrays are checked.
-BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
-class Input:
-    """What one input of a model takes.
+class FrontEnd:
+    """How texts and sounds become samples.
 
     Parameters
     ----------
-    name
-        Of the input.
-    dtype
-        Of its elements.
-    shape
-        Its first axis counts samples; None for a dynamic dimension.
+    tokenizer
+        A tokenizer.json, or the folder that holds it; None to look beside model and texts.
+    model
+        The model's own file, where there is one.
+    accepts
+        Tells whether the model runs on inputs of these shapes; None where that is not known.
+    rate
+        Values for a second of a waveform; None for that of speech.
     """
 
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | None, ...]
+    tokenizer: Path | None = None
+    model: Path | None = None
+    accepts: Callable[[Shapes], bool] | None = None
+    rate: int | None = None
+
+    def places(self, texts: Path) -> list[Path]:
+        """Where a tokenizer may lie, for texts in this folder."""
+        if self.tokenizer is not None:
+            return [self.tokenizer]
+        folder = None if self.model is None else self.model.parent
+        if folder is None:
+            return [texts]
+        # Exports lie in a folder onnx/ beside what they were exported from.
+        above = [folder.absolute().parent] if folder.absolute().name == "onnx" else []
+        return [folder, *above, texts]
 
 
-class _Source(Protocol):
-    def read(self, rows: NDArray[np.intp]) -> dict[str, Array]:
-        """Return the samples of these numbers by the name of the input."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples that fit a model, read as they are asked for.
-
-    Parameters
-    ----------
-    rows : (count,) intp
-        The numbers of the samples used, ascending.
-    source
-        Where they are read.
-    """
-
-    rows: NDArray[np.intp]
-    source: _Source
-
-    @property
-    def count(self) -> int:
-        """How many there are; a multiple of the model's batch size where that is fixed."""
-        return len(self.rows)
-
-    def batches(self, size: int) -> Iterator[dict[str, Array]]:
-        """Yield all samples in order, `size` at a time and the rest at last, by input.
-
-        Raises
-        ------
-        CalibrationError
-            When an image cannot be decoded.
-        ValueError
-            When `size` is below 1.
-        """
-        if size < 1:
-            raise ValueError(f"size is {size}; give at least 1")
-        for start in range(0, self.count, size):
-            yield self.source.read(self.rows[start : start + size])
+PLAIN = FrontEnd()
 
 
 def read_calibration(
-    path: Path,
+    path: Paths,
     inputs: Sequence[Input],
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -94,26 +70,47 @@ def read_calibration(
     *,
     limit: int = LIMIT,
     seed: int = 0,
+    front: FrontEnd = PLAIN,
 ) -> Samples:
     """Open samples for a model, and check all of them that is cheap to check.
 
-    The path is of a .npz with an array for each input, by its name; other arrays in it, as labels,
-    are left aside; for a model with one input a single array may have any name. Or it is of a .npy
-    for a model with one input. Or it is of a folder, searched to any depth for images, for a model
-    with one input that takes images.
+    Parameters
+    ----------
+    path
+        A .npz file with an array for each input, by its name; other arrays in it, as labels, are
+        left aside; for a model with one input a single array may have any name. Or a .npy file for
+        a model with one input. Or images, for a model with one input that takes images. Or several
+        such files of one kind, or folders of them, searched to any depth; the files may hold
+        samples of different sizes. Or texts, one on each line, for a model of tokens. Or sounds,
+        for a model of one waveform.
 
-    The first axis of an array counts samples; its values are what the model is fed with, normalised
-    already. Any float type is cast to the input's, whole numbers only to other whole numbers that
-    hold them.
+        The first axis of an array counts samples, in each file; its values are what the model is
+        fed with, normalised already. Any float type is cast to the input's, whole numbers only to
+        other whole numbers that hold them.
 
-    Images are turned upright, made grey for one channel and RGB for three, scaled so that they
-    cover the model's height and width and cropped to them about the centre. Floats are in [0, 1]
-    before `mean` and `std`, one for each channel or one for all, make them (x - mean) / std; for
-    uint8 they are the bytes. The layout "auto" is told by the input's shape.
+        Images are turned upright, made grey for one channel and RGB for three, scaled so that they
+        cover the model's height and width and cropped to them about the centre. Floats are in
+        [0, 1] before `mean` and `std`; for uint8 they are the bytes.
+    inputs
+        What the model takes: along a dynamic axis samples of any size, along a fixed one that.
+        Images are scaled to the shape that the user gave; where an open side has none, they must be
+        of one size.
+    mean, std
+        Of a folder's images, in [0, 1], one for each channel or one for all: (x - mean) / std.
+    layout
+        Where a folder's images have their channels; "auto" tells by the input's shape.
+    limit
+        Where there are more samples than this, a random choice of them is used.
+    seed
+        Of that choice.
+    front
+        How texts and sounds become samples.
 
-    Where there are more samples than `limit`, a random choice of them is used. They are read again
-    at each iteration: from the mapped file for .npy, from the image files for a folder; the chosen
-    ones of an .npz stay in memory.
+    Returns
+    -------
+    Samples
+        They are read again at each iteration: from the mapped file for .npy, from the image files;
+        the chosen ones of an .npz stay in memory.
 
     Raises
     ------
@@ -121,154 +118,36 @@ def read_calibration(
         When there is nothing to read, it cannot be read, is empty, not finite, or does not fit the
         inputs.
     OptionError
-        For a `mean`, `std`, `layout` or `limit` that is wrong or has no use here.
+        For a `mean`, `std`, `layout`, `limit` or part of `front` that is wrong or has no use here.
     """
     if limit < 1:
         raise OptionError(f"the limit of samples is {limit}; give at least 1")
-    if path.is_dir():
-        return _open_folder(path, inputs, layout, mean, std, limit, seed)
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else list(map(Path, path))
+    found = find_samples(paths)
+    if front.tokenizer is not None and found.kind != "texts":
+        raise OptionError(f"tokenizer is for texts, but {found.name} holds {found.kind}")
+    if front.rate is not None and found.kind != "sounds":
+        raise OptionError(f"sample_rate is for sounds, but {found.name} holds {found.kind}")
+    if found.kind == "images":
+        return _open_images(found, inputs, layout, mean, std, limit, seed)
     if mean is not None or std is not None:
         raise OptionError(
-            f"mean and std are for a folder of images, but {path} is none; normalise its arrays "
-            "before saving them"
+            f"mean and std are for a folder of images, but {found.name} is none; normalise its "
+            "values before saving them"
         )
-    if not path.exists():
-        raise CalibrationError(f"{path} does not exist; give an .npz, an .npy or a folder")
-    if not path.is_file() or path.suffix.lower() not in (".npz", ".npy"):
-        raise CalibrationError(f"{path} is no .npz, .npy or folder of images; give one of these")
-    with bounded(f"reading {path.name}", seconds_for(path.stat().st_size)):
-        return _open_arrays(path, inputs, limit, seed)
+    size = sum(file.stat().st_size for file in found.files)
+    with bounded(f"reading {paths[0].name}", seconds_for(size)):
+        if found.kind == "arrays":
+            return open_array_files(found.files, found.name, inputs, limit, seed)
+        if found.kind == "sounds":
+            rate = front.rate or RATE
+            return open_sounds(found.files, found.name, inputs, rate, limit, seed)
+        places = front.places(paths[0] if paths[0].is_dir() else paths[0].parent)
+        return open_texts(found.files, found.name, inputs, places, front.accepts, limit, seed)
 
 
-def _choose(
-    path: Path, count: int, inputs: Sequence[Input], limit: int, seed: int
-) -> NDArray[np.intp]:
-    """Numbers of the samples to use, ascending: as many as whole batches hold."""
-    if count == 0:
-        raise CalibrationError(f"{path} holds no samples; give at least one")
-    batch = math.lcm(*(i.shape[0] or 1 for i in inputs))
-    if count < batch:
-        raise CalibrationError(
-            f"{path} holds {count} samples, but the model takes {batch} at a time; give as many"
-        )
-    used = max(batch, min(count, limit) // batch * batch)
-    if used == count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, used, replace=False))
-
-
-@dataclass(frozen=True)
-class _Arrays:
-    """Samples in arrays, by the name of the input; `dtypes` are those of the inputs."""
-
-    arrays: Mapping[str, Array]
-    dtypes: Mapping[str, np.dtype[Any]]
-
-    def read(self, rows: NDArray[np.intp]) -> dict[str, Array]:
-        with np.errstate(over="ignore"):  # what becomes infinite is refused by `_check_values`
-            return {
-                name: np.asarray(array[rows]).astype(self.dtypes[name])
-                for name, array in self.arrays.items()
-            }
-
-
-def _open_arrays(path: Path, inputs: Sequence[Input], limit: int, seed: int) -> Samples:
-    for i in inputs:
-        if not i.shape:
-            raise CalibrationError(f"input {i.name} is a scalar; it can take no samples")
-    arrays = _load(path, inputs)
-    for i in inputs:
-        _check_array(path, i, arrays[i.name])
-    counts = {name: len(array) for name, array in arrays.items()}
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{count} for {name}" for name, count in counts.items())
-        raise CalibrationError(f"{path} holds unequal numbers of samples: {listed}; give as many")
-    rows = _choose(path, counts[inputs[0].name], inputs, limit, seed)
-    numbers = rows
-    if not any(isinstance(array, np.memmap) for array in arrays.values()):
-        arrays = {name: array[rows] for name, array in arrays.items()}  # the others go
-        rows = np.arange(len(rows))
-    source = _Arrays(arrays, {i.name: i.dtype for i in inputs})
-    for i in inputs:
-        _check_values(path, i, source, rows, numbers)
-    return Samples(rows, source)
-
-
-def _load(path: Path, inputs: Sequence[Input]) -> dict[str, Array]:
-    """Return the arrays by the names of the inputs, whatever they are like."""
-    file = open_arrays(path)
-    wanted = _wanted(path, file.names, inputs)
-    found = file.read(set(wanted.values()))
-    return {name: found[held] for name, held in wanted.items()}
-
-
-def _wanted(path: Path, held: Sequence[str], inputs: Sequence[Input]) -> dict[str, str]:
-    """Return the name of the array for each input."""
-    if not held:
-        raise CalibrationError(f"{path} holds no arrays; give one for each input of the model")
-    if len(inputs) == 1 and len(held) == 1:
-        return {inputs[0].name: held[0]}
-    missing = [i.name for i in inputs if i.name not in held]
-    if missing:
-        names = listed(held) if tuple(held) != ("",) else "one array without a name"
-        raise CalibrationError(
-            f"{path} holds no array for {', '.join(missing)}, but {names}; give an .npz with the "
-            "arrays named after the model's inputs"
-        )
-    return {i.name: i.name for i in inputs}
-
-
-def _check_array(path: Path, i: Input, array: Array) -> None:
-    """Refuse an array whose shape or type is not what the input takes."""
-    sides = zip(array.shape[1:], i.shape[1:], strict=False)
-    if array.ndim != len(i.shape) or any(s not in (None, given) for given, s in sides):
-        wanted = ", ".join(["samples", *("any" if s is None else str(s) for s in i.shape[1:])])
-        raise CalibrationError(
-            f"{path} has shape {array.shape} for input {i.name}, which takes ({wanted}); give "
-            "samples of that shape, one along the first axis for each"
-        )
-    given = array.dtype
-    if i.dtype.kind == "f" and given.kind in "iub":
-        raise CalibrationError(
-            f"{path} holds {given} for input {i.name}, which takes {i.dtype}; normalise the values "
-            f"as the model's inputs are, then save them as {i.dtype}"
-        )
-    whole = i.dtype.kind in "iu" and given.kind in "iu"
-    if not (whole or given == i.dtype or (i.dtype.kind == given.kind == "f")):
-        raise CalibrationError(
-            f"{path} holds {given} for input {i.name}, which takes {i.dtype}; save it as {i.dtype}"
-        )
-
-
-def _check_values(
-    path: Path, i: Input, source: _Arrays, rows: NDArray[np.intp], numbers: NDArray[np.intp]
-) -> None:
-    """Refuse values that are not finite, or not once they have the input's type.
-
-    `rows` are the samples in the source, `numbers` the same in the file.
-    """
-    array = source.arrays[i.name]
-    one = _Arrays({i.name: array}, source.dtypes)
-    step = max(1, BLOCK // max(1, math.prod(array.shape[1:])))
-    for start in range(0, len(rows), step):
-        here = rows[start : start + step]
-        values = one.read(here)[i.name].reshape(len(here), -1)
-        good = np.isfinite(values) if i.dtype.kind == "f" else values == _flat(array[here])
-        bad = np.flatnonzero(~good.all(axis=1))
-        if bad.size:
-            what = "are NaN, infinite or too large for" if i.dtype.kind == "f" else "do not fit"
-            raise CalibrationError(
-                f"{path} holds values that {what} {i.dtype} in sample "
-                f"{numbers[start + bad[0]]} for input {i.name}; leave that sample out or mend it"
-            )
-
-
-def _flat(array: Array) -> Array:
-    return array.reshape(len(array), -1)
-
-
-def _open_folder(
-    path: Path,
+def _open_images(
+    found: SampleFiles,
     inputs: Sequence[Input],
     layout: Layout,
     mean: Sequence[float] | None,
@@ -279,11 +158,12 @@ def _open_folder(
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         listed = ", ".join(f"{i.name} of rank {len(i.shape)}" for i in inputs)
         raise CalibrationError(
-            f"{path} is a folder of images, for models with one input of rank 4, but this one has "
-            f"{listed}; give an .npz"
+            f"{found.name} is a folder of images, for models with one input of rank 4, but this "
+            f"one has {listed}; give an .npz"
         )
-    form = form_of(inputs[0].name, inputs[0].dtype, inputs[0].shape, layout, mean, std)
-    files = find_images(path)
-    rows = _choose(path, len(files), inputs, limit, seed)
-    images = open_images([files[row] for row in rows], form)
-    return Samples(np.arange(len(rows)), images)
+    known = inputs[0].given or inputs[0].shape
+    form = form_of(inputs[0].name, inputs[0].dtype, known, layout, mean, std)
+    rows = choose(found.name, len(found.files), inputs, limit, seed)
+    images = open_images([found.files[row] for row in rows], form)
+    shape = {form.name: images.form.shape}
+    return Samples(np.arange(len(rows)), images, SampleShapes.alike(shape, len(rows)))

@@ -66,6 +66,12 @@ class ImageForm:
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image; 0 for a side that is not known."""
+        plane = (self.height or 0, self.width or 0)
+        return (self.channels, *plane) if self.layout == "nchw" else (*plane, self.channels)
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -143,26 +149,6 @@ def _per_channel(
     return np.broadcast_to(array, (channels,))
 
 
-def find_images(folder: Path) -> list[Path]:
-    """List the images in a folder, at any depth, sorted by path; hidden ones are left out.
-
-    Raises
-    ------
-    CalibrationError
-        When there are none.
-    """
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
-    if not files:
-        raise CalibrationError(f"{folder} holds no images ({', '.join(SUFFIXES)}); give some")
-    return files
-
-
 def open_images(files: Sequence[Path], form: ImageForm, most: int = MOST_IN_ALL) -> ImageFiles:
     """Look at the head of each file, and fill a side that the model leaves open with theirs.
 
@@ -190,7 +176,8 @@ def open_images(files: Sequence[Path], form: ImageForm, most: int = MOST_IN_ALL)
         (one, first), (other, second) = list(sizes.items())[:2]
         raise CalibrationError(
             f"{first} has {one[0]} x {one[1]} pixels, {second} {other[0]} x {other[1]}, and the "
-            "model takes any size; bring all to the one that it is used with"
+            "model takes any size; bring all to the one that it is used with, or give that as "
+            "--input-shape"
         )
     width, height = next(iter(sizes))
     known = replace(form, height=form.height or height, width=form.width or width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lbyl_onnx.data.calibration import Samples
 from lbyl_onnx.data.input_kind import InputSpec
+from lbyl_onnx.data.samples import Samples
 from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.option_types import Layout
@@ -34,15 +35,17 @@ class SampleSource:
     inputs
         Of the model; their shapes are those of one mini-batch.
     count
-        Samples in all, a multiple of `size`.
+        Samples in all, a multiple of `size` for synthetic ones; of the user's own no more are used.
     size
-        Samples in a mini-batch.
+        Samples in a mini-batch, of the user's own at most: those of each shape apart.
     seed
         Of the synthetic samples.
     layout
         Where images have their channels.
     given
         The user's own samples; None for synthetic ones.
+    exact
+        Whether the model takes no mini-batch of another size.
     """
 
     inputs: Mapping[str, InputSpec]
@@ -51,6 +54,7 @@ class SampleSource:
     seed: int
     layout: Layout = "auto"
     given: Samples | None = None
+    exact: bool = False
 
     def batches(
         self, store: Path | None = None, first: int | None = None
@@ -66,7 +70,12 @@ class SampleSource:
             How many mini-batches it keeps, from the first on; None for all.
         """
         if self.given is not None:
-            yield from self.given.batches(self.size)
+            if self.exact:
+                whole = self.given.batches(self.size)
+                yield from itertools.islice(whole, math.ceil(self.count / self.size))
+                return
+            each = sum(math.prod(spec.shape[1:]) for spec in self.inputs.values())
+            yield from self.given.first(self.count).batches(self.size, each)
             return
         for number in range(self.count // self.size):
             again = self._few and (first is None or number < first)

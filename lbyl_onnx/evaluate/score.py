@@ -12,8 +12,9 @@ import onnx
 
 from lbyl_onnx.config import Config
 from lbyl_onnx.data.arrays import open_arrays
-from lbyl_onnx.data.calibration import Input, Samples, read_calibration
+from lbyl_onnx.data.calibration import read_calibration
 from lbyl_onnx.data.input_kind import InputKind, InputSpec
+from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.errors import CalibrationError, VerificationError
 from lbyl_onnx.evaluate.metrics import fidelity, top1
@@ -115,6 +116,10 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
     batch = max((i.shape[0] for i in inputs if i.shape and i.shape[0]), default=BATCH)
     if data.labels is None:
         return _nearness(original, compressed, given.batches(batch), given.batches(batch), provider)
+    if given.shapes is not None and len(given.shapes.each) > 1:
+        raise CalibrationError(
+            f"{data.inputs} holds samples of several sizes, which take no labels; leave them out"
+        )
     labels = read_labels(data.inputs, data.labels, given.count)
     before, after = (
         _accuracy(path, given, labels, batch, provider) for path in (original, compressed)

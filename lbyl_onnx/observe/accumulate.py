@@ -77,7 +77,11 @@ class MomentAccumulator:
             self._unite()
 
     def measured(self) -> SampleMoments:
-        """Return the moments; these sums are spent."""
+        """Return the moments, NaN of no rows; these sums are spent."""
+        if not self.rows:
+            return SampleMoments(
+                0, np.full(len(self.sums), np.nan), np.full_like(self.sums, np.nan)
+            )
         self._unite()
         if self.sums.ndim == 2:
             for place in self.strips:  # what lies below the diagonal follows from what lies above
@@ -102,6 +106,8 @@ def add_outputs(
     """Add one mini-batch's outputs of the instrumented model; columns alone give variances."""
     named = {part: outputs[name] for part, name in outputs_of(key, view).items()}
     rows = int(named["shape"][1])
+    if rows == 0:  # samples of a few positions may leave a tensor empty
+        return
     if view.cross:
         strips = [named[str(i)].astype(np.float32, copy=False) for i in range(len(view.strips))]
         running.add(rows, named["mean"], strips)

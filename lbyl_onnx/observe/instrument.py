@@ -7,6 +7,7 @@ resolution and the number of samples.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -194,16 +195,22 @@ def _windows(writer: Writer, x: str, view: MomentSpec) -> str:
     n = len(view.positions)
     taps = int(np.prod(window.kernel))
     strides = view.strides or (1,) * len(window.kernel)
+    once = (1,) * len(window.kernel) if window.auto else strides
     # (taps, taps) -> (n * taps, 1, *kernel): output i * taps + t is tap t of channel i
     picks = np.tile(np.eye(taps, dtype=np.float32), (n, 1)).reshape(-1, 1, *window.kernel)
-    attributes = {
+    attributes: dict[str, Any] = {
         "kernel_shape": list(window.kernel),
-        "strides": [a * b for a, b in zip(window.strides, strides, strict=True)],
-        "pads": list(window.pads),
+        "strides": [a * b for a, b in zip(window.strides, once, strict=True)],
         "dilations": list(window.dilations),
         "group": n,
     }
-    return writer.op("Conv", [x, writer.constant(picks)], attributes)
+    pads = {"auto_pad": window.auto} if window.auto else {"pads": list(window.pads)}
+    seen = writer.op("Conv", [x, writer.constant(picks)], {**attributes, **pads})
+    if strides == once:
+        return seen
+    # The pads follow from the layer's own strides: places are left out behind it.
+    ones = [1] * len(strides)
+    return writer.op("MaxPool", [seen], {"kernel_shape": ones, "strides": [*strides]})
 
 
 def _noisy(writer: Writer, node: NodeProto, noise: Noise) -> NodeProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from lbyl_onnx.data.source import SampleSource
+from lbyl_onnx.errors import ModelError, TooSlowError
 from lbyl_onnx.graph.layers import is_layer, linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
@@ -118,7 +119,7 @@ def measure(
     for name in run.source.inputs:
         free_batch(instrumented.skeleton, name)
     write_draft(instrumented, path, read, "auto")
-    batches = execute.run_batches(path, run.provider, feeds_of(run, fed))
+    batches = _run_batches(path, run, fed)
     for number, outputs in enumerate(islice(batches, None if pairs else run.few)):
         brief = run.few is not None and number >= run.few
         for key in pairs if brief else views:
@@ -127,6 +128,32 @@ def measure(
     for file in run.folder.glob("probe.onnx*"):
         file.unlink()
     return {key: running.measured() for key, running in total.items()}
+
+
+def _run_batches(
+    path: Path, run: ObservationRun, fed: Collection[str]
+) -> Generator[Mapping[str, Array]]:
+    """Run a model on the samples; where it does not run on the user's own, say on which."""
+    shapes: Mapping[str, tuple[int, ...]] = {}
+
+    def noted() -> Iterator[Mapping[str, Array]]:
+        nonlocal shapes
+        for feeds in feeds_of(run, fed):
+            shapes = {name: feeds[name].shape for name in run.source.inputs}
+            yield feeds
+
+    try:
+        yield from execute.run_batches(path, run.provider, noted())
+    except TooSlowError:
+        raise
+    except ModelError as error:
+        if run.source.given is None or not shapes:
+            raise
+        told = " ".join(f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items())
+        raise ModelError(
+            f"{error}; so it was on calibration samples {told}: leave them out, or bring them to "
+            "what the model takes"
+        ) from error
 
 
 def feeds_of(run: ObservationRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:

@@ -75,8 +75,10 @@ def sensitivities(
     named = [view.tensor for view in known.values()]
     del skeleton.graph.output[:]
     skeleton.graph.output.extend(onnx.ValueInfoProto(name=name) for name in named)
+    batch = next(iter(feeds_of(run, {i.name for i in skeleton.graph.input})))
     # Of the user's own samples there may be fewer than a mini-batch holds.
-    there = run.source.size if run.source.given is None else min(run.source.size, run.source.count)
+    own = min((len(value) for value in batch.values() if value.ndim), default=0)
+    there = run.source.size if run.source.given is None else own
     size = there if not run.batch_statistics else min(there, SAMPLES)
     if size < 2:
         return {}
@@ -85,7 +87,6 @@ def sensitivities(
         free_batch(skeleton, name)
     path = run.folder / "sensitivity.onnx"
     write_draft(ModelDraft(skeleton, (*draft.initializers, *constants)), path, read, "auto")
-    batch = next(iter(feeds_of(run, {i.name for i in skeleton.graph.input})))
     feeds = {name: value[:size] for name, value in batch.items()}
     results = execute.run_batches(path, run.provider, _switched(feeds, points))
     clean = next(results)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,11 @@ from lbyl_onnx.channels.affine import finite_groups
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import ChannelGroup, Refusal
 from lbyl_onnx.config import Config
-from lbyl_onnx.data.calibration import Input, read_calibration
+from lbyl_onnx.data.array_samples import SamplesLike, open_in_memory
+from lbyl_onnx.data.calibration import LIMIT, FrontEnd, read_calibration
 from lbyl_onnx.data.input_kind import InputKind, InputSpec
+from lbyl_onnx.data.padding import without_padding
+from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.data.source import (
     LEAST_BATCH,
     SampleSource,
@@ -23,6 +26,7 @@ from lbyl_onnx.data.source import (
     sample_count,
 )
 from lbyl_onnx.errors import ModelError
+from lbyl_onnx.input_options.shapes import Shapes
 from lbyl_onnx.inputs.choices import kinds_of
 from lbyl_onnx.inputs.first_layers import with_statistics
 from lbyl_onnx.methods.types import Moments
@@ -92,6 +96,8 @@ class Prepared:
         Nodes whose repair the moments have to tell.
     kinds
         What each input takes.
+    own
+        The user's own samples; None without.
     """
 
     analyzed: AnalyzedModel
@@ -103,6 +109,7 @@ class Prepared:
     outputs: Mapping[int, MomentSpec]
     modelled: frozenset[int]
     kinds: Mapping[str, InputKind]
+    own: Samples | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +142,7 @@ def prepare(
     config: Config,
     folder: Path,
     measured: bool = False,
+    own: Samples | None = None,
 ) -> Prepared:
     """Find what can be fitted, and decide on what the model is measured.
 
@@ -148,10 +156,14 @@ def prepare(
         For files of the baseline.
     measured
         Whether statistics are wanted where the method needs none, too.
+    own
+        The user's own samples; None for synthetic ones.
     """
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
     wanted = measured or config.needs_moments
-    seen = _sights(analyzed, groups, config, baseline.effort.most_samples) if wanted else {}
+    seen = (
+        _sights(analyzed, groups, own is not None, baseline.effort.most_samples) if wanted else {}
+    )
     graph, tensor_info = analyzed.graph, analyzed.tensor_info
     kinds = kinds_of(graph, tensor_info, config, analyzed.read.model)
     if seen:
@@ -159,12 +171,11 @@ def prepare(
     run = prior = None
     if seen:
         views = [s.view for s in seen.values()]
-        run = _run(analyzed, baseline, config, folder, views, kinds)
+        run = _run(analyzed, baseline, config, folder, views, kinds, own)
         if run.batch_statistics:
             run = replace(run, centred=_centred(analyzed, run))
-        if config.calibration:
-            synthetic = replace(config, calibration=None, mean=(), std=())
-            prior = _run(analyzed, baseline, synthetic, folder, views, kinds)
+        if own is not None:
+            prior = _run(analyzed, baseline, config, folder, views, kinds, None)
     outputs, consumers = dict[int, MomentSpec](), _consumers(groups)
     if run is not None and config.method_entry.needs == "moments":
         outputs = repairable(analyzed.graph, analyzed.tensor_info, analyzed.channels, consumers)
@@ -172,7 +183,7 @@ def prepare(
     if run is not None and run.noises:
         # Noise follows the weights, so a compensated layer would be measured on another.
         modelled, outputs = frozenset(outputs.keys() & consumers), {}
-    return Prepared(analyzed, config, groups, refusals, run, prior, outputs, modelled, kinds)
+    return Prepared(analyzed, config, groups, refusals, run, prior, outputs, modelled, kinds, own)
 
 
 def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
@@ -182,8 +193,9 @@ def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
         return
     measured = partial(measure, analyzed.draft, analyzed.tensor_info, analyzed.read)
     outputs = {str(i): view for i, view in prepared.outputs.items()}
-    for groups in _rounds(analyzed, prepared.groups, prepared.config, run.source.count):
-        observations = _sights(analyzed, groups, prepared.config, run.source.count)
+    own, count = prepared.own is not None, run.source.count
+    for groups in _rounds(analyzed, prepared.groups, own, count):
+        observations = _sights(analyzed, groups, own, count)
         asked = {key: s.view for key, s in observations.items()} | outputs
         outputs = {}  # they are all measured in the first round
         found = measured(asked, {}, run)
@@ -215,7 +227,7 @@ def _consumers(groups: Iterable[ChannelGroup]) -> set[int]:
 
 
 def _sights(
-    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], config: Config, samples: int
+    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], own: bool, samples: int
 ) -> dict[str, InputObservation]:
     """How groups are measured at all their consumers; groups of which one cannot be told lack."""
     observations: dict[str, InputObservation] = {}
@@ -228,7 +240,7 @@ def _sights(
             for uses in places
             for place in uses
             # The user's own samples are believed beyond their second moments.
-            for activation in [None if config.calibration else analyzed.activation(group, place)]
+            for activation in [None if own else analyzed.activation(group, place)]
         }
         known = {key: seen for key, seen in found.items() if seen is not None}
         observations |= known if len(known) == len(found) else {}
@@ -236,12 +248,12 @@ def _sights(
 
 
 def _rounds(
-    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], config: Config, samples: int
+    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], own: bool, samples: int
 ) -> Iterator[list[ChannelGroup]]:
     """Groups that are measured in one pass, so that their covariances fit into memory."""
     held, round_ = 0, list[ChannelGroup]()
     for group in groups:
-        seen = _sights(analyzed, [group], config, samples)
+        seen = _sights(analyzed, [group], own, samples)
         size = sum(16 * s.view.columns**2 for s in seen.values())
         if round_ and held + size > HELD:
             yield round_
@@ -257,10 +269,11 @@ def _run(
     folder: Path,
     views: Sequence[MomentSpec],
     kinds: Mapping[str, InputKind],
+    own: Samples | None,
 ) -> ObservationRun:
     """Decide on what the model is measured, and try it on one mini-batch."""
     macs = analyzed.costs.macs // baseline.batch
-    noises = {} if config.calibration else layer_noises(analyzed.graph, analyzed.tensor_info)
+    noises = {} if own is not None else layer_noises(analyzed.graph, analyzed.tensor_info)
     effort = baseline.effort
     rows = rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views)
     wanted = effort.most_samples if noises else max(effort.enough_samples, rows)
@@ -271,7 +284,7 @@ def _run(
     shapes = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
     any_batch = all(one[0] != two[0] for one, two in shapes if one)
     for free in (True, False):
-        source = sample_source(kinds, baseline, config, count, size, free)
+        source = sample_source(kinds, baseline, config, count, size, free, own)
         steady = source.given is None and source.size >= LEAST_BATCH
         alone = ALONE if source.given is None else None  # the user's own may be in any order
         run = ObservationRun(folder, baseline.provider, source, steady, noises, alone)
@@ -313,8 +326,15 @@ def sample_source(
     count: int,
     size: int,
     free: bool,
+    own: Samples | None,
 ) -> SampleSource:
-    """Samples in mini-batches of `size`, or of what the model declares where `free` is False."""
+    """Samples in mini-batches of `size`, or of what the model declares where `free` is False.
+
+    Raises
+    ------
+    CalibrationError
+        When the user's own are too few for one of what the model declares.
+    """
     dtypes = {name: feed.dtype for name, feed in baseline.feeds[0].items()}
     dynamic = {
         name
@@ -330,15 +350,56 @@ def sample_source(
         name: InputSpec(dtypes[name], (size, *shape[1:]) if name in dynamic else shape, kinds[name])
         for name, shape in baseline.first.items()
     }
-    if config.calibration is None:
+    if own is None:
         return SampleSource(inputs, rounded(count, size), size, config.seed, config.layout)
-    shapes = {name: (None, *spec.shape[1:]) for name, spec in inputs.items()}
-    given = read_calibration(
-        Path(config.calibration),
-        [Input(name, spec.dtype, shapes[name]) for name, spec in inputs.items()],
-        config.mean or None,
-        config.std or None,
-        config.layout,
-        seed=config.seed,
-    )
-    return SampleSource(inputs, given.count, size, config.seed, config.layout, given)
+    given = own if free else own.in_whole(size)
+    return SampleSource(inputs, given.count, size, config.seed, config.layout, given, not free)
+
+
+def open_own_samples(
+    inputs: Sequence[Input],
+    config: Config,
+    in_memory: SamplesLike | None,
+    model: Path | None,
+    accepts: Callable[[Shapes], bool],
+) -> Samples | None:
+    """Open the user's own samples for a model, without padding; None where they gave none.
+
+    Parameters
+    ----------
+    inputs
+        What the model takes.
+    config
+        The options, which name the samples' files.
+    in_memory
+        The samples themselves; None without.
+    model
+        Its file, beside which a tokenizer may lie; None for a model in memory.
+    accepts
+        Tells whether it runs on inputs of these shapes.
+
+    Raises
+    ------
+    CalibrationError, OptionError
+        As `read_calibration` does.
+    """
+    if in_memory is not None:
+        found = open_in_memory(in_memory, inputs, LIMIT, config.seed)
+    elif config.calibration is not None:
+        found = read_calibration(
+            config.calibration,
+            inputs,
+            config.mean or None,
+            config.std or None,
+            config.layout,
+            seed=config.seed,
+            front=FrontEnd(
+                None if config.tokenizer is None else Path(config.tokenizer),
+                model,
+                accepts,
+                config.sample_rate,
+            ),
+        )
+    else:
+        return None
+    return without_padding(found, inputs)

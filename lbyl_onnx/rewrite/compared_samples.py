@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -58,15 +56,17 @@ class ComparedSamples:
         """What they are."""
         if self.source.given is None:
             return "synthetic samples drawn anew" if self.measured else "synthetic samples"
-        return "samples of --calibration" + (", as the statistics are" if self.measured else "")
+        return self.source.given.origin + (", as the statistics are" if self.measured else "")
 
     def batches(self) -> Iterator[Mapping[str, Array]]:
         """Yield the feeds of each mini-batch."""
-        return itertools.islice(self.source.batches(), math.ceil(self.count / self.source.size))
+        return self.source.batches()
 
 
 def _own_samples(prepared: Prepared, baseline: Baseline, wanted: int, free: bool) -> SampleSource:
     """Samples in mini-batches that the model takes as it is deployed."""
     largest = prepared.analyzed.largest_activation // baseline.batch
     size = batch_size(largest, wanted, baseline.effort)
-    return sample_source(prepared.kinds, baseline, prepared.config, wanted, size, free)
+    return sample_source(
+        prepared.kinds, baseline, prepared.config, wanted, size, free, prepared.own
+    )

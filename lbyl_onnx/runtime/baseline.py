@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from lbyl_onnx.errors import ModelError, OptionError
+from lbyl_onnx.data.samples import Input
+from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
 from lbyl_onnx.graph.source import load_model
 from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.input_options.shapes import Given, Shapes, shape_text
@@ -17,12 +19,13 @@ from lbyl_onnx.runtime.execute import (
     LARGEST_INPUT,
     Record,
     checked_signature,
+    dtype_of,
     is_finite,
     random_batch,
     random_feeds,
 )
 from lbyl_onnx.runtime.session import Feeds, Session, Signature, as_written
-from lbyl_onnx.runtime.sizes.input_shapes import Sizes, runnable_shapes
+from lbyl_onnx.runtime.sizes.input_shapes import Sizes, checked_shapes, is_fixed, runnable_shapes
 from lbyl_onnx.runtime.sizes.likely import likely_sizes
 from lbyl_onnx.runtime.sizes.needed import needed_sizes
 from lbyl_onnx.runtime.sizes.proof import elements, kinds
@@ -89,6 +92,7 @@ def run_baseline(
     given: Given = (),
     effort: Effort = USUAL,
     stated: Stated | None = None,
+    sampled: Sizes | None = None,
 ) -> Baseline:
     """Run a model as it came: find input shapes it accepts, record what it gives.
 
@@ -108,6 +112,8 @@ def run_baseline(
         What may be spent, here on runs at large shapes.
     stated
         Tells sizes that the user gave of what the model takes.
+    sampled
+        Sizes that the user's samples have along dynamic axes, for the first set.
 
     Returns
     -------
@@ -123,7 +129,7 @@ def run_baseline(
     """
     session = Session.of(path, provider, None if optimise else as_written())
     signature = session.signature
-    first, second = _runnable_shapes(session, given, stated)
+    first, second = _runnable_shapes(session, given, stated, sampled)
     for uniform in (False, True):
         feeds = random_feeds(signature, first, second, np.random.default_rng(seed), uniform)
         outputs = tuple(session.run(batch) for batch in feeds)
@@ -183,8 +189,66 @@ def _others(
     return found
 
 
+def calibration_inputs(path: Path, provider: str, given: Given = ()) -> tuple[Input, ...]:
+    """What samples a model takes, as many as there are; sizes that weights prescribe are fixed.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it, or an input is no tensor of numbers.
+    OptionError
+        When a given shape does not fit the model.
+    """
+    signature = checked_signature(Session.of(path, provider, as_written()).signature)
+    shapes, prescribed = checked_shapes(signature, given), needed_sizes(load_model(path)[0])
+    return tuple(
+        Input(
+            name,
+            dtype_of(kind),
+            tuple(
+                None if axis == 0 else d if is_fixed(d) else prescribed.get((name, axis))
+                for axis, d in enumerate(dims)
+            ),
+            shapes.get(name, ()),
+            tuple(d if isinstance(d, str) else None for d in dims),
+        )
+        for name, kind, dims in signature.inputs
+    )
+
+
+def sampled_sizes(inputs: Sequence[Input], shapes: Shapes) -> Sizes:
+    """Sizes along dynamic axes of samples of these shapes, but of inputs whose shape was given."""
+    return {
+        (i.name, axis): size
+        for i in inputs
+        if not i.given
+        for axis, size in enumerate(shapes.get(i.name, ()), start=1)
+        if i.shape[axis] is None
+    }
+
+
+def runs_at(path: Path, provider: str) -> Callable[[Shapes], bool]:
+    """Return what tells whether a model runs on random inputs of given shapes.
+
+    It loads the model where it is first asked.
+    """
+    session = cache(lambda: Session.of(path, provider, as_written()))
+
+    def runs(shapes: Shapes) -> bool:
+        loaded = session()
+        try:
+            loaded.run(random_batch(loaded.signature, shapes, np.random.default_rng(0), False))
+        except TooSlowError:
+            raise
+        except ModelError:
+            return False
+        return True
+
+    return runs
+
+
 def _runnable_shapes(
-    session: Session, given: Given, stated: Stated | None
+    session: Session, given: Given, stated: Stated | None, sampled: Sizes | None = None
 ) -> tuple[Shapes, Shapes]:
     signature = checked_signature(session.signature)
     sizes = {} if stated is None else stated(signature)
@@ -197,6 +261,7 @@ def _runnable_shapes(
         lambda: needed_sizes(load_model(session.path)[0]),
         given,
         {**_likely(session.path, signature), **sizes},
+        {**(sampled or {}), **sizes} if sampled else None,
     )
     for (name, axis), size in sizes.items():
         if first[name][axis] != size:

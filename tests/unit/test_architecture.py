@@ -49,12 +49,8 @@ RESERVED = {
     "onnxruntime": ("runtime",),
     "onnx_graphsurgeon": ("graph.model_graph", "rewrite.assemble"),
     "scipy": (
-        "methods",
-        "channels.labels",
-        "data.synthetic",
-        "data.recolour",  # transforms of float32
+        *("methods", "channels.labels", "data.synthetic", "data.files.audio_files", "observe"),
         "inputs.image_fit",  # least squares of powers, which are not negative
-        "observe",
     ),
 }
 # What these import of the world outside the standard library.

@@ -36,7 +36,7 @@ OBVIOUS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "a number for all channels": (
         {"calibration": Path("images"), "mean": 0.5, "std": np.full(3, 0.25)},
-        {"calibration": "images", "mean": (0.5,), "std": (0.25, 0.25, 0.25)},
+        {"calibration": ("images",), "mean": (0.5,), "std": (0.25, 0.25, 0.25)},
     ),
 }
 
@@ -64,7 +64,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
 # Fields that take some of these: texts that are no other option's, a glob, amounts of any unit,
 # sizes by name.
 TAKEN = {
-    ("include", "a text"), ("exclude", "a text"), ("calibration", "a text"),
+    ("include", "a text"), ("exclude", "a text"),
+    ("calibration", "a text"), ("tokenizer", "a text"),
     ("macs", "a text"), ("params", "a text"), ("size", "a text"), ("latency", "a text"),
     ("input_shape", "dicts"),
 }  # fmt: skip

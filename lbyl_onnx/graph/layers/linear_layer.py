@@ -61,12 +61,23 @@ class Operation:
 
 @dataclass(frozen=True)
 class Window:
-    """What a Conv sees at one place: its kernel, with explicit pads."""
+    """What a Conv sees at one place.
+
+    Parameters
+    ----------
+    kernel, strides, dilations
+        Of the Conv, by the axes of the plane.
+    pads
+        At the first input shapes, explicit: before each axis, then behind each.
+    auto
+        `auto_pad` where the pads are others at other sizes of the plane; empty where they are not.
+    """
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     pads: tuple[int, ...]
     dilations: tuple[int, ...]
+    auto: str = ""
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,10 @@ def _window(node: Operation, tensor_info: TensorInfo) -> Window | None:
     dilations = tuple(int(d) for d in node.attributes.get("dilations", (1,) * rank))
     pads = tuple(int(p) for p in node.attributes.get("pads", (0,) * 2 * rank))
     auto = str(node.attributes.get("auto_pad", "NOTSET"))
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
+    same = auto in ("SAME_UPPER", "SAME_LOWER")
+    if same:
         spans = zip(data[2:], output[2:], kernel, strides, dilations, strict=True)
         total = [max(0, ((o or 0) - 1) * s + (k - 1) * d + 1 - i) for i, o, k, s, d in spans]
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
-    return Window(kernel, strides, pads, dilations)
+    return Window(kernel, strides, pads, dilations, auto if same and max(strides) > 1 else "")

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
 from lbyl_onnx.input_options.shapes import Given, Shapes, check_shapes, shape_text
@@ -55,6 +56,7 @@ def runnable_shapes(
     needed: Callable[[], Sizes],
     given: Given = (),
     likely: Sizes | None = None,
+    sampled: Sizes | None = None,
 ) -> tuple[Shapes, Shapes]:
     """Find two sets of shapes that a model runs at; they differ in the dynamic dimensions.
 
@@ -72,6 +74,9 @@ def runnable_shapes(
         Shapes that the first set has to have.
     likely
         Sizes that dynamic dimensions of the first set have where the model runs at them.
+    sampled
+        Sizes that the user's samples have along dynamic axes, for the first set, too; where a given
+        shape says otherwise, that is taken.
 
     Raises
     ------
@@ -81,8 +86,8 @@ def runnable_shapes(
         Where the model runs at none of the shapes.
     """
     search = _Search(run, time.monotonic() + seconds)
-    if given:
-        return _at_given(signature, search, needed, given)
+    if given or sampled:
+        return _at_given(signature, search, needed, given, sampled or {})
     found = _at_likely(signature, search, needed, likely or {})
     if found is not None:
         return found
@@ -133,7 +138,8 @@ def _candidates(
     yield from ((signature, option) for option in options[1:])
 
 
-def _is_fixed(dim: object) -> bool:
+def is_fixed(dim: object) -> TypeGuard[int]:
+    """Whether a declared dimension is a size, no name and not left open."""
     return isinstance(dim, int) and dim >= 0
 
 
@@ -141,7 +147,7 @@ def _with_sizes(signature: Signature, sizes: Sizes) -> Signature:
     """The signature with sizes in place of dynamic dimensions."""
     inputs = tuple(
         (name, kind, tuple(
-            d if _is_fixed(d) else sizes.get((name, axis), d) for axis, d in enumerate(dims)
+            d if is_fixed(d) else sizes.get((name, axis), d) for axis, d in enumerate(dims)
         ))
         for name, kind, dims in signature.inputs
     )  # fmt: skip
@@ -168,9 +174,9 @@ def _shapes(signature: Signature, batch: int, size: int, together: bool) -> Shap
 def _nowhere(signature: Signature, failure: ModelError, tried: int) -> ModelError:
     """The error of a model that ran at no shape that was tried."""
     example = [
-        f"{name}:{','.join(str(d) if _is_fixed(d) else '?' for d in dims)}"
+        f"{name}:{','.join(str(d) if is_fixed(d) else '?' for d in dims)}"
         for name, _, dims in signature.inputs
-        if not all(map(_is_fixed, dims))
+        if not all(map(is_fixed, dims))
     ]
     if not example:
         return failure
@@ -181,10 +187,14 @@ def _nowhere(signature: Signature, failure: ModelError, tried: int) -> ModelErro
 
 
 def _at_given(
-    signature: Signature, search: _Search, needed: Callable[[], Sizes], given: Given
+    signature: Signature,
+    search: _Search,
+    needed: Callable[[], Sizes],
+    given: Given,
+    sampled: Sizes,
 ) -> tuple[Shapes, Shapes]:
     """Shapes of which the first are those given; the second differ in what is dynamic."""
-    wanted = _checked(signature, given)
+    wanted = checked_shapes(signature, given)
     sizes = {(name, axis): d for name, dims in wanted.items() for axis, d in enumerate(dims)}
     symbols = {
         symbol: dims[axis]
@@ -200,7 +210,7 @@ def _at_given(
         if isinstance(symbol, str) and symbol in symbols
     }
     prescribed = needed()
-    filled = _with_sizes(signature, {**prescribed, **bound, **sizes})
+    filled = _with_sizes(signature, {**prescribed, **sampled, **bound, **sizes})
     batches = dict.fromkeys([*(dims[0] for dims in wanted.values() if dims), 1, 2])
     tried: list[Shapes] = []
     for size, batch, together in itertools.product(SIZES, batches, (True, False)):
@@ -212,12 +222,29 @@ def _at_given(
         tried.append(first)
         if search.accepts(first):
             return first, _varied(signature, search, first, prescribed)
+    if sampled:
+        sides = {
+            name: ",".join("?" if axis == 0 else str(d) for axis, d in enumerate(dims))
+            for name, _, dims in filled.inputs
+        }
+        asked = " ".join(f"{name}:{sides[name]}" for name in dict.fromkeys(n for n, _ in sampled))
+        raise ModelError(
+            f"{search.failures[0]}; so it was at the size of the calibration samples, {asked}: "
+            "give samples of a size that the model takes, or --input-shape, to which images are "
+            "scaled"
+        )
     asked = " ".join(shape_text(name, dims) for name, dims in wanted.items())
     raise ModelError(f"{search.failures[0]}; give another --input-shape than {asked}")
 
 
-def _checked(signature: Signature, given: Given) -> dict[str, tuple[int, ...]]:
-    """The given shapes by the names of the inputs, once they fit what is declared."""
+def checked_shapes(signature: Signature, given: Given) -> dict[str, tuple[int, ...]]:
+    """Return the given shapes by the names of the inputs, once they fit what is declared.
+
+    Raises
+    ------
+    OptionError
+        Where one names no input or does not fit.
+    """
     check_shapes(given)
     declared = {name: dims for name, _, dims in signature.inputs}
     names = ", ".join(
@@ -238,9 +265,9 @@ def _checked(signature: Signature, given: Given) -> dict[str, tuple[int, ...]]:
         if input_name in wanted:
             raise OptionError("--input-shape gives one input twice; give each once")
         own = declared[input_name]
-        differs = any(_is_fixed(d) and d != size for d, size in zip(own, dims, strict=False))
+        differs = any(is_fixed(d) and d != size for d, size in zip(own, dims, strict=False))
         if differs or len(own) != len(dims):
-            shown = ",".join(str(d) if _is_fixed(d) else "?" for d in own) or "a scalar"
+            shown = ",".join(str(d) if is_fixed(d) else "?" for d in own) or "a scalar"
             raise OptionError(
                 f"--input-shape {asked} does not fit input {input_name}, which is "
                 f"declared as {shown}"
@@ -254,7 +281,7 @@ def _varied(signature: Signature, search: _Search, first: Shapes, prescribed: Si
     alike: dict[object, list[tuple[str, int]]] = {}
     for name, _, dims in signature.inputs:
         for axis, d in enumerate(dims):
-            if not _is_fixed(d) and (name, axis) not in prescribed:
+            if not is_fixed(d) and (name, axis) not in prescribed:
                 alike.setdefault(d if isinstance(d, str) else (name, axis), []).append((name, axis))
     groups = list(alike.values())
     for change in _CHANGES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from numpy.typing import DTypeLike
 from PIL import Image
 
 from lbyl_onnx.data import image_files
-from lbyl_onnx.data.calibration import Input, Samples, read_calibration
-from lbyl_onnx.data.image_files import SUFFIXES, find_images, form_of, open_images
+from lbyl_onnx.data.calibration import read_calibration
+from lbyl_onnx.data.image_files import SUFFIXES, form_of, open_images
+from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.errors import CalibrationError, LbylOnnxError, OptionError
 from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
@@ -388,6 +390,15 @@ def test_an_open_size_is_that_of_the_images(tmp_path: Path) -> None:
         read_calibration(tmp_path, inputs)
 
 
+def test_images_of_any_size_are_scaled_to_a_shape_that_is_given(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", flat(7, 9, [0, 0, 0]))
+    picture(tmp_path / "b.png", flat(30, 20, [255] * 3))
+    wanted = replace(takes(None, 3, None, None), given=(1, 3, 6, 8))
+    samples = read_calibration(tmp_path, [wanted])
+    assert samples.most_frequent == {"x": (3, 6, 8)}
+    assert joined(samples).shape == (2, 3, 6, 8)
+
+
 def test_images_are_decoded_when_their_batch_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,7 +505,7 @@ def test_whatever_the_library_raises_names_the_image(
 def test_the_pixels_of_all_images_are_bounded(tmp_path: Path) -> None:
     for name in "abc":
         picture(tmp_path / f"{name}.png", flat(6, 8, [0, 0, 0]))
-    files = find_images(tmp_path)
+    files = [tmp_path / f"{name}.png" for name in "abc"]
     form = form_of(PHOTOS.name, PHOTOS.dtype, PHOTOS.shape, "auto", None, None)
     with pytest.raises(CalibrationError, match=r"c\.png .* have 144 pixels, of 100 at most"):
         open_images(files, form, most=100)
@@ -533,6 +544,7 @@ def test_a_wrong_mean_or_std_is_said(
 def test_options_without_use_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="folder of images"):
         read_calibration(npy(tmp_path, normal(2, 4)), [VECTORS], mean=[0.5])
+    fine(tmp_path)
     with pytest.raises(OptionError, match="no use"):
         read_calibration(tmp_path, [takes(None, 3, 6, 8, dtype=np.uint8)], std=[0.5])
     with pytest.raises(OptionError, match="give the layout"):
@@ -544,3 +556,144 @@ def test_options_without_use_are_refused(tmp_path: Path) -> None:
 def test_its_errors_are_the_tools_own() -> None:
     assert issubclass(CalibrationError, LbylOnnxError)
     assert CalibrationError.exit_code == 1
+
+
+# --- several files, and folders ---
+
+
+def saved(path: Path, array: Values) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array)
+    return path
+
+
+WIDE = takes(None, 4, None)
+
+
+def test_files_follow_each_other_in_the_order_in_which_they_are_given(tmp_path: Path) -> None:
+    values = normal(9, 4)
+    parts = zip("bac", np.split(values, 3), strict=True)
+    files = [saved(tmp_path / f"{name}.npy", part) for name, part in parts]
+    archive = tmp_path / "d.npz"
+    np.savez(archive, x=values[:2])
+    read = joined(read_calibration([*files, archive], [VECTORS]))
+    assert np.array_equal(read, np.concatenate([values, values[:2]]))
+
+
+def test_a_folder_of_arrays_is_read_in_the_order_of_the_paths(tmp_path: Path) -> None:
+    values = normal(6, 4)
+    for name, part in zip(["b.npy", "a/z.npy", ".c.npy"], np.split(values, 3), strict=True):
+        saved(tmp_path / name, part)
+    read = joined(read_calibration(tmp_path, [VECTORS]))
+    assert np.array_equal(read, np.concatenate([values[2:4], values[:2]]))  # a hidden one is none
+
+
+def test_a_folder_of_archives_serves_several_inputs(tmp_path: Path) -> None:
+    x, ids = normal(5, 4), np.arange(10).reshape(5, 2)
+    for name, part in (("a", slice(0, 2)), ("b", slice(2, 5))):
+        np.savez(tmp_path / f"{name}.npz", x=x[part], ids=ids[part])
+    samples = read_calibration(tmp_path, [VECTORS, takes(None, 2, name="ids", dtype=np.int32)])
+    assert np.array_equal(joined(samples), x)
+    assert np.array_equal(joined(samples, "ids"), ids)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_files_may_hold_samples_of_different_sizes(tmp_path: Path, suffix: str) -> None:
+    widths, parts = (3, 5, 3), list[Values]()
+    for number, width in enumerate(widths):
+        parts.append(RNG(number).standard_normal((2, 4, width)).astype(np.float32))
+        path = tmp_path / f"{number}.{suffix}"
+        np.save(path, parts[-1]) if suffix == "npy" else np.savez(path, x=parts[-1])
+    samples = read_calibration(tmp_path, [WIDE])
+    assert samples.most_frequent == {"x": (4, 3)}
+    found = [batch["x"] for batch in samples.batches(3)]
+    assert [batch.shape for batch in found] == [(3, 4, 3), (1, 4, 3), (2, 4, 5)]
+    assert np.array_equal(np.concatenate(found[:2]), np.concatenate([parts[0], parts[2]]))
+    assert np.array_equal(found[2], parts[1])
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_the_choice_is_among_all_files(tmp_path: Path, suffix: str) -> None:
+    values = np.arange(60.0, dtype=np.float32).reshape(60, 1)
+    for number, part in enumerate(np.split(values, 6)):
+        path = tmp_path / f"{number}.{suffix}"
+        np.save(path, part) if suffix == "npy" else np.savez(path, x=part)
+    one = saved(tmp_path / "one" / "x.npy", values)
+    few = joined(read_calibration(sorted(tmp_path.glob(f"*.{suffix}")), [takes(None, 1)], limit=9))
+    assert np.array_equal(few, joined(read_calibration(one, [takes(None, 1)], limit=9)))
+
+
+def test_an_error_names_the_file_and_the_sample_in_it(tmp_path: Path) -> None:
+    saved(tmp_path / "a.npy", normal(6, 4))
+    saved(tmp_path / "b.npy", one_bad(np.nan))
+    with pytest.raises(CalibrationError, match=r"b\.npy holds values that are NaN.* in sample 4 "):
+        read_calibration(tmp_path, [VECTORS])
+    saved(tmp_path / "b.npy", normal(6, 5))
+    with pytest.raises(CalibrationError, match=r"b\.npy has shape \(6, 5\)"):
+        read_calibration(tmp_path, [VECTORS])
+
+
+def test_a_file_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
+    for name in ("a.npy", "b.npy"):
+        saved(tmp_path / name, normal(3, 4))
+    samples = read_calibration(tmp_path, [VECTORS])
+    saved(tmp_path / "b.npy", normal(2, 4))
+    with pytest.raises(CalibrationError, match=r"b\.npy has changed meanwhile"):
+        joined(samples)
+
+
+def test_what_several_archives_unpack_to_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lbyl_onnx.data.array_samples.HELD", 100)
+    for name in "ab":
+        np.savez(tmp_path / f"{name}.npz", x=normal(4, 4))
+    with pytest.raises(CalibrationError, match=r"b\.npz and the files before it unpack to 128 by"):
+        read_calibration(tmp_path, [VECTORS])
+
+
+def test_images_may_be_given_one_by_one(tmp_path: Path) -> None:
+    files = [picture(tmp_path / f"{n}.png", flat(6, 8, [n] * 3)) for n in (51, 0)]
+    read = joined(read_calibration(files, [PHOTOS], [0.2], [0.5]))
+    assert np.allclose(read[:, 0, 0, 0], [0.0, -0.4], atol=1e-6)  # float32 of two operations
+
+
+def mixed(folder: Path) -> Sequence[Path]:
+    return [folder, saved(folder / "x.npy", normal(2, 4))]
+
+
+def two_kinds(folder: Path) -> Sequence[Path]:
+    saved(folder / "arrays" / "x.npy", normal(2, 4))
+    picture(folder / "images" / "a.png", flat(6, 8, [0, 0, 0]))
+    return [folder / "arrays", folder / "images"]
+
+
+def missing(folder: Path) -> Sequence[Path]:
+    return [saved(folder / "x.npy", normal(2, 4)), folder / "y.npy"]
+
+
+def unknown(folder: Path) -> Sequence[Path]:
+    (folder / "y.csv").write_text("1,2")
+    return [saved(folder / "x.npy", normal(2, 4)), folder / "y.csv"]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (mixed, r"is the folder .* and the file .*x\.npy; give folders or files, not both"),
+        (two_kinds, r"arrays holds arrays, but .*images images; give samples of one kind"),
+        (missing, r"y\.npy does not exist"),
+        (unknown, r"y\.csv is no \.npz"),
+    ],
+)
+def test_what_is_wrong_with_several_paths_is_said(
+    tmp_path: Path, make: Callable[[Path], Sequence[Path]], says: str
+) -> None:
+    with pytest.raises(CalibrationError, match=says):
+        read_calibration(make(tmp_path), [VECTORS])
+
+
+def test_mean_and_std_have_no_use_for_a_folder_of_arrays(tmp_path: Path) -> None:
+    saved(tmp_path / "x.npy", normal(2, 4))
+    with pytest.raises(OptionError, match="folder of images"):
+        read_calibration(tmp_path, [VECTORS], mean=[0.5])

@@ -18,8 +18,8 @@ from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Selection
 from lbyl_onnx.compensate.consumer_loss import consumer_loss
 from lbyl_onnx.data import source as data_source
-from lbyl_onnx.data.calibration import Samples
 from lbyl_onnx.data.input_kind import InputSpec
+from lbyl_onnx.data.samples import Samples
 from lbyl_onnx.data.source import SampleSource, batch_size, rounded, sample_count
 from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.graph.model_graph import Graph, Node, to_graph

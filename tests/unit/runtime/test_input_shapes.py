@@ -427,3 +427,36 @@ def test_a_sequence_of_tensors_that_differ_is_compared(tmp_path: Path) -> None:
     found = compare_models(tmp_path / "m.onnx", tmp_path / "m.onnx", provider="cpu")
     assert found.fidelity.relative_error == 0.0
     assert inspect(tmp_path / "m.onnx", provider="cpu").groups == ()
+
+
+class TestSampled:
+    """Sizes that the user's samples have."""
+
+    def test_they_are_those_of_the_first_shapes(self, tmp_path: Path) -> None:
+        onnx.save(network(("n", 3, "h", "w")), tmp_path / "m.onnx")
+        sizes = {("x", 2): 24, ("x", 3): 40}
+        first = baseline.run_baseline(tmp_path / "m.onnx", CPU, 0, sampled=sizes).first
+        assert first == {"x": (1, 3, 24, 40)}
+
+    def test_a_shape_that_is_given_comes_first(self, tmp_path: Path) -> None:
+        net = Net(["n", "t"])
+        net.inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["n", "t"]))
+        onnx.save(net.model(net.node("Mul", ["x", "mask"])), tmp_path / "m.onnx")
+        given = (("mask", (3, 11)),)
+        first = baseline.run_baseline(
+            tmp_path / "m.onnx", CPU, 0, given=given, sampled={("x", 1): 7}
+        ).first
+        assert first == {"x": (3, 11), "mask": (3, 11)}
+
+    def test_what_samples_a_model_takes(self, tmp_path: Path) -> None:
+        onnx.save(network(("n", "c", "h", 32)), tmp_path / "m.onnx")
+        (found,) = baseline.calibration_inputs(tmp_path / "m.onnx", CPU)
+        assert (found.name, found.dtype, found.shape, found.given) == (
+            *("x", np.dtype(np.float32), (None, 3, None, 32), ()),
+        )
+        sizes = baseline.sampled_sizes([found], {"x": (3, 20, 32)})
+        assert sizes == {("x", 2): 20}
+        given = (("", (1, 3, 20, 32)),)
+        (fixed,) = baseline.calibration_inputs(tmp_path / "m.onnx", CPU, given)
+        assert fixed.given == (1, 3, 20, 32)
+        assert baseline.sampled_sizes([fixed], {"x": (3, 24, 32)}) == {}

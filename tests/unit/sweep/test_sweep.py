@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -25,6 +26,7 @@ from lbyl_onnx.sweep import schedulers
 from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_cell, run_sweep
 from lbyl_onnx.sweep.output import as_csv, as_svg
 from lbyl_onnx.sweep.types import Cell, Failure, Measures, Outcome, Scheduler
+from tests.support.net import Net
 
 QUICK = Config(round_to=1, ratio=0.25, method="none", provider="cpu")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -251,6 +253,23 @@ class TestScore:
             np.save(labels, (data["labels"] + 1) % 10)  # all wrong but where the model errs
         found = score(sample, sample, ScoringData(digits, str(labels)), "CPUExecutionProvider")
         assert found.before < 0.01
+
+    def test_samples_of_several_sizes_take_no_labels(self, tmp_path: Path) -> None:
+        """They run a size at a time, in another order than that of the labels."""
+        net = Net(("N", 3, "H", "W"))
+        onnx.save(net.model(net.head(net.conv("x", (3, 8)), 8)), tmp_path / "m.onnx")
+        folder, labels = tmp_path / "x", tmp_path / "y.npy"
+        folder.mkdir()
+        for width in (8, 9):
+            images = np.random.default_rng(width).standard_normal((2, 3, 8, width))
+            np.save(folder / f"{width}.npy", images.astype(np.float32))
+        np.save(labels, np.zeros(4, np.int64))
+        data = ScoringData(folder, str(labels))
+        path = tmp_path / "m.onnx"
+        with pytest.raises(CalibrationError, match="several sizes, which take no labels"):
+            score(path, path, data, "CPUExecutionProvider")
+        found = score(path, path, replace(data, labels=None), "CPUExecutionProvider")
+        assert (found.samples, found.after) == (4, 1.0)
 
     @pytest.mark.parametrize("given", [True, False])
     def test_a_model_agrees_with_itself(self, sample: Path, digits: Path, given: bool) -> None:
