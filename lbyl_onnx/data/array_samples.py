@@ -89,7 +89,12 @@ def cast(array: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def open_array_files(
-    files: Sequence[Path], name: str, inputs: Sequence[Input], limit: int, seed: int
+    files: Sequence[Path],
+    name: str,
+    inputs: Sequence[Input],
+    limit: int,
+    seed: int,
+    most: int = HELD,
 ) -> Samples:
     """Open samples in .npz and .npy files; see `read_calibration`.
 
@@ -107,16 +112,18 @@ def open_array_files(
             part = ArrayPart(part.name, unread, file)
         elif not mapped:
             held += sum(array.nbytes for array in part.arrays.values())
-        if held > HELD:
+        if held > most:
             raise CalibrationError(
-                f"{file} and the files before it unpack to {held:,} bytes, of {HELD:,} at most; "
+                f"{file} and the files before it unpack to {held:,} bytes, of {most:,} at most; "
                 "take fewer samples, or save .npy files, which are not read as a whole"
             )
         parts.append(part)
     return open_parts(parts, name, inputs, limit, seed)
 
 
-def open_in_memory(given: SamplesLike, inputs: Sequence[Input], limit: int, seed: int) -> Samples:
+def open_in_memory(
+    given: SamplesLike, inputs: Sequence[Input], limit: int, seed: int, most: int = HELD
+) -> Samples:
     """Open samples that a caller holds; they are checked as those of a file are.
 
     Parameters
@@ -146,9 +153,9 @@ def open_in_memory(given: SamplesLike, inputs: Sequence[Input], limit: int, seed
         for number, batch in enumerate(batches):
             parts.append(_in_memory(f"batch {number} of samples", batch, inputs))
             held += sum(array.nbytes for array in parts[-1].arrays.values())
-            if held > HELD:
+            if held > most:
                 raise CalibrationError(
-                    f"samples holds more than {HELD:,} bytes; give fewer, or save .npy files, "
+                    f"samples holds more than {most:,} bytes; give fewer, or save .npy files, "
                     "which are not read as a whole"
                 )
     found = open_parts(parts, "samples", inputs, limit, seed)

@@ -39,6 +39,8 @@ BYTE_MEAN, BYTE_SPREAD = 127.0, 64.0
 LONG = 400
 # Sides of which one is so many times the other are those of lines of text, or no image's.
 ODD = 1.8
+# Sides from which on images of three channels are taken for photographs alone.
+LARGE = 64
 
 
 @dataclass(frozen=True)
@@ -193,25 +195,30 @@ def kind_by_shape(
         axis = 3 if where == "nhwc" else 1
         channels = 1 if square else shape[axis] or 1
         pixels = InputRange(0.0, 255.0, (BYTE_MEAN,) * channels, (BYTE_SPREAD,) * channels, axis)
-        return InputKind("image", "it takes bytes", "likely", pixels)
+        return InputKind(_images_by_shape(shape, where).name, "bytes", "likely", pixels)
     if pictures and dtype.kind == "f":
         return _images_by_shape(shape, where)
     if dtype.kind != "f":
-        return InputKind("flags", "nothing tells what its whole numbers are")
+        return InputKind("flags", "nothing tells what they are")
     if where is None:
-        return InputKind("vector", "its shape is that of vectors", "likely")
+        return InputKind("vector", "the shape of vectors", "likely")
     side = shape[-1] if where == "nchw" else shape[1]
     if len(shape) == 3 and 1 in shape[1:] and (side is None or side >= LONG):
-        return InputKind("waveform", "its one channel is long", "likely")
-    return InputKind("signal", "its shape is that of signals", "likely")
+        return InputKind("waveform", "one long channel", "likely")
+    return InputKind("signal", "the shape of signals", "likely")
 
 
 def _images_by_shape(shape: Sequence[int | None], where: Layout | None) -> InputKind:
-    """Images of three channels and sides about alike are likely photographs; others may be all."""
+    """Images of three channels and sides about alike are likely photographs; others may be all.
+
+    Those of small images have flat areas and edges as documents have.
+    """
     channels = 1 if where is None else shape[3 if where == "nhwc" else 1]
     sides = [d for d in (shape[1:3] if where == "nhwc" else shape[-2:]) if d is not None]
     odd = len(sides) == 2 and max(sides) > ODD * min(sides)
     if channels == 3 and not odd:
-        return InputKind("image", "it has three channels", "likely")
-    what = "its sides are unlike" if odd else f"it has {channels} channel{'s' * (channels != 1)}"
-    return InputKind("image", f"{what}, which spectrograms may have, too")
+        small = len(sides) == 2 and min(sides) < LARGE
+        name = "image" if small else "photo"
+        return InputKind(name, "three channels, sides about alike", "likely")
+    what = "sides are unlike" if odd else f"{channels} channel{'s' * (channels != 1)}"
+    return InputKind("image", f"{what}, as spectrograms may have, too")

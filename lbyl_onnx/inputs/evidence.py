@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import TensorProto, helper
 
-from lbyl_onnx.data.input_kind import InputKind, Vocabulary, kind_by_shape
+from lbyl_onnx.data.input_kind import IMAGES, LONG, InputKind, Vocabulary, kind_by_shape
 from lbyl_onnx.graph.model_graph import Graph, Node, Tensor, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.pixel_range import input_ranges
@@ -70,7 +70,8 @@ def input_kinds(
         pixels = ranges.get(tensor.name)
         if pixels is not None:
             nodes = ", ".join(pixels.nodes)
-            kind = InputKind("image", f"{nodes} tell its range", "clear", pixels)
+            name = kind.name if kind.name in IMAGES else "image"
+            kind = InputKind(name, f"{nodes} tell the range", "clear", pixels)
         found[tensor.name] = kind
     return _told_apart(found)
 
@@ -83,9 +84,7 @@ def is_folded(graph: Graph) -> bool:
 
 def _kind(tensor: Tensor, tensor_info: TensorInfo, layout: Layout) -> InputKind:
     dtype = _numpy_type(tensor_info.dtype(tensor.name))
-    shape = tensor_info.static_shape(tensor.name) or tensor_info.shape(tensor.name) or ()
-    if shape:
-        shape = (None, *shape[1:])
+    shape = tensor_info.shape(tensor.name) or ()
     uses = list(_uses(tensor))
     table = _table(uses, tensor_info)
     if table is not None and dtype.kind in "iuf":
@@ -108,7 +107,7 @@ def _of_floats(
     if guess.name == "flags":
         return guess
     layers = [use.node for use in uses if use.node.op in ("Conv", "STFT")]
-    sound = (shape[-1] if shape else 0) is None or (shape[-1] or 0) >= 400
+    sound = bool(shape) and (shape[-1] or 0) >= LONG
     if guess.name == "vector" and len(shape) == 2 and sound and layers:
         return InputKind("waveform", f"{node_name(layers[0])} reads it as a signal", "likely")
     bins = shape[1] if len(shape) == 3 else None

@@ -29,6 +29,8 @@ def with_statistics(
 ) -> dict[str, InputKind]:
     """Return the kinds of inputs, images with the statistics of those that the model has seen.
 
+    Where these can be told, images are no mere guess any more.
+
     Parameters
     ----------
     kinds
@@ -44,7 +46,8 @@ def with_statistics(
         stated = kind.pixels is not None and kind.sure == "stated"
         if kind.name in IMAGES and not stated:
             statistics = image_statistics(tensor, tensor_info, layout, subject_of(kind))
-            found[tensor.name] = replace(kind, statistics=statistics)
+            known = kind.sure if statistics is None or kind.sure != "guessed" else "likely"
+            found[tensor.name] = replace(kind, statistics=statistics, sure=known)
     return found
 
 

@@ -35,10 +35,8 @@ class InputReport:
         """One line for the user."""
         sides = " x ".join(map(str, self.shape[1:])) or "one number"
         if self.calibrated:
-            return f"input {self.name}: {sides}, samples of --calibration"
-        sure = "as " if self.kind.sure == "clear" else f"{self.kind.sure}, as "
-        if self.kind.sure == "stated":
-            sure = "as "
+            return f"input {self.name}: {sides}, samples of the user's own"
+        sure = {"guessed": "a guess: ", "likely": "likely: "}.get(self.kind.sure, "")
         return f"input {self.name}: {sides}, {self.kind.description} ({sure}{self.kind.reason})"
 
 
@@ -93,7 +91,6 @@ def _guessed(inputs: Sequence[InputReport]) -> Iterator[str]:
     one = guessed[0]
     others = f", and likewise {len(guessed) - 1} more," if len(guessed) > 1 else ""
     yield (
-        f"input {one.name}{others} was taken for {one.kind.description}, which is a guess "
-        f"({one.kind.reason}): say what it takes with --input {one.name}=KIND, or give "
-        "--calibration"
+        f"what input {one.name}{others} takes is a guess: say it with --input {one.name}=KIND, or "
+        "give --calibration"
     )

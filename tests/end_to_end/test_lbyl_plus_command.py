@@ -390,14 +390,6 @@ class TestCalibration:
         np.savez(tmp_path / "samples.npz", **arrays)  # type: ignore[arg-type]  # arrays by name
         check_refused(sample, tmp_path, tmp_path / "samples.npz", "input")
 
-    @pytest.mark.parametrize("option", ["--mean", "--std"])
-    def test_mean_and_std_are_of_a_folder(self, sample: Path, tmp_path: Path, option: str) -> None:
-        output = tmp_path / "out.onnx"
-        result = cli(sample, output, option, "0.5")
-        assert result.exit_code != 0
-        assert "calibration" in result.stderr
-        assert not output.exists()
-
 
 def check_refused(sample: Path, folder: Path, path: Path, says: str) -> None:
     output = folder / "out.onnx"
@@ -414,7 +406,7 @@ def check_refused(sample: Path, folder: Path, path: Path, says: str) -> None:
     ("options", "message"),
     [
         ({"method": "lbyl", "calibration": "x.npz"}, "looks at no samples"),
-        ({"mean": (0.5,)}, "give calibration too"),
+        ({"sample_rate": 8000}, "give calibration too"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], message: str) -> None:

@@ -179,8 +179,9 @@ class TestNeverBigger:
             return
         assert result.after.parameters < result.before.parameters
         assert result.size_after < result.size_before
-        # How long so small a model takes is another matter.
-        assert [w for w in result.warnings if "of the original's time" not in w] == []
+        # How long so small a model takes, and what its inputs are, are other matters.
+        others = ("of the original's time", "--calibration")
+        assert [w for w in result.warnings if not any(other in w for other in others)] == []
 
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("name", SHARED)

@@ -78,13 +78,15 @@ def open_sounds(
     rate: int,
     limit: int,
     seed: int,
+    most_values: int = MOST_VALUES,
+    most_seconds: int = MOST_SECONDS,
 ) -> Samples:
     """Open sounds for a model that takes a waveform, (samples, length) or (samples, 1, length).
 
     The channels of a file are averaged, floats are in [-1, 1], and `scipy.signal.resample_poly`
     brings them to the rate. A model of a fixed length gets consecutive windows of it, of a shorter
     file one that zeros fill; what is left at the end of a longer one is left out. A model of any
-    length gets each file as a whole, in windows of `MOST_SECONDS` where it is longer.
+    length gets each file as a whole, in windows of `most_seconds` where it is longer.
 
     Parameters
     ----------
@@ -98,6 +100,8 @@ def open_sounds(
         Values for a second that it takes.
     limit, seed
         As for `read_calibration`.
+    most_values, most_seconds
+        Values that a file may have, and how long a window is at most.
 
     Raises
     ------
@@ -106,7 +110,11 @@ def open_sounds(
     """
     wave = _waveform_input(name, inputs)
     length = next((d for d in (wave.shape[-1], *wave.given[-1:]) if d is not None), None)
-    windows = [w for file in files for w in _windows(file, length, rate)]
+    windows = [
+        w
+        for file in files
+        for w in _windows(file, length or most_seconds * rate, rate, most_values, length is None)
+    ]
     rows = choose(name, len(windows), inputs, limit, seed)
     chosen = [windows[row] for row in rows]
     decoded = lru_cache(maxsize=1)(partial(_decoded, rate=rate))
@@ -140,8 +148,10 @@ def _waveform_input(name: str, inputs: Sequence[Input]) -> Input:
     )
 
 
-def _windows(file: Path, length: int | None, rate: int) -> Iterator[_Window]:
-    """Cut a file into the parts that a model takes."""
+def _windows(
+    file: Path, length: int, rate: int, most_values: int, open_end: bool
+) -> Iterator[_Window]:
+    """Cut a file into windows of a length; where that is open, a shorter file is one."""
     with _opened(file) as sound:
         frames, own = sound.frames, sound.samplerate
         if not LOWEST_RATE <= own <= HIGHEST_RATE:
@@ -153,11 +163,11 @@ def _windows(file: Path, length: int | None, rate: int) -> Iterator[_Window]:
         values = max(frames * sound.channels, whole)
     if frames < 1:
         raise CalibrationError(f"{file} holds no sound; leave it out")
-    if values > MOST_VALUES:
+    if values > most_values:
         raise CalibrationError(
-            f"{file} has {values:,} values, of {MOST_VALUES:,} at most; cut it into shorter files"
+            f"{file} has {values:,} values, of {most_values:,} at most; cut it into shorter files"
         )
-    step = length or min(whole, MOST_SECONDS * rate)
+    step = min(whole, length) if open_end else length
     for start in range(0, max(1, whole - step + 1), step):
         yield _Window(file, start, start + step)
 

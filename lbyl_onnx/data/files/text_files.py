@@ -110,11 +110,12 @@ def open_texts(
     accepts: Callable[[Shapes], bool] | None,
     limit: int,
     seed: int,
+    most_tokens: int = MOST_TOKENS,
 ) -> Samples:
     """Encode texts for a model, one on each line; empty lines are none.
 
     A text that is longer than the model takes is cut: at its fixed length, at the tokenizer's own
-    limit, at `MOST_TOKENS`, or at the greatest length at which the model runs. Where the length is
+    limit, at `most_tokens`, or at the greatest length at which the model runs. Where the length is
     fixed shorter ones are padded, which the mask tells.
 
     Parameters
@@ -131,6 +132,8 @@ def open_texts(
         Tells whether the model runs on inputs of these shapes; None where that is not known.
     limit, seed
         As for `read_calibration`.
+    most_tokens
+        Tokens of one text, whatever the model takes.
 
     Raises
     ------
@@ -147,7 +150,7 @@ def open_texts(
     chosen = [lines[row] for row in choose(name, len(lines), inputs, limit, seed)]
     tokenizer = _tokenizer(_found(places, name))
     longest, padding = fixed_length(inputs), tokenizer.padding or {}
-    most = min(longest or MOST_TOKENS, _own_limit(tokenizer.truncation))
+    most = min(longest or most_tokens, _own_limit(tokenizer.truncation, most_tokens))
     encoded = list(_encoded(tokenizer, chosen, most))
     most = max(len(found.ids) for found in encoded)
     if longest is None and accepts is not None:
@@ -227,10 +230,10 @@ def _explained(what: str, mend: str) -> Iterator[None]:
         raise CalibrationError(f"{what}: {reason}; {mend}") from error
 
 
-def _own_limit(truncation: Mapping[str, object] | None) -> int:
-    """The number of tokens at which a tokenizer itself cuts."""
+def _own_limit(truncation: Mapping[str, object] | None, most_tokens: int) -> int:
+    """The number of tokens at which a tokenizer itself cuts; the most where it does not."""
     most = None if truncation is None else truncation.get("max_length")
-    return most if isinstance(most, int) and most > 0 else MOST_TOKENS
+    return most if isinstance(most, int) and most > 0 else most_tokens
 
 
 def _encoded(tokenizer: Tokenizer, lines: Sequence[_Line], most: int) -> Iterator[Encoding]:

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike
 from PIL import Image
 
 from lbyl_onnx.data import image_files
+from lbyl_onnx.data.array_samples import open_array_files
 from lbyl_onnx.data.calibration import read_calibration
 from lbyl_onnx.data.image_files import SUFFIXES, form_of, open_images
 from lbyl_onnx.data.samples import Input, Samples
@@ -642,14 +643,12 @@ def test_a_file_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
         joined(samples)
 
 
-def test_what_several_archives_unpack_to_is_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lbyl_onnx.data.array_samples.HELD", 100)
-    for name in "ab":
-        np.savez(tmp_path / f"{name}.npz", x=normal(4, 4))
+def test_what_several_archives_unpack_to_is_bounded(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.npz" for name in "ab"]
+    for file in files:
+        np.savez(file, x=normal(4, 4))
     with pytest.raises(CalibrationError, match=r"b\.npz and the files before it unpack to 128 by"):
-        read_calibration(tmp_path, [VECTORS])
+        open_array_files(files, "x", [VECTORS], 99, 0, most=100)
 
 
 def test_images_may_be_given_one_by_one(tmp_path: Path) -> None:

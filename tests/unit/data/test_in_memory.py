@@ -109,7 +109,6 @@ def test_names_that_lack_are_told() -> None:
         opened({"x": VALUES}, VECTORS, IDS)
 
 
-def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbyl_onnx.data.array_samples.HELD", 200)
+def test_what_is_held_is_bounded() -> None:
     with pytest.raises(CalibrationError, match="more than 200 bytes"):
-        opened(itertools.repeat(VALUES))
+        open_in_memory(itertools.repeat(VALUES), [VECTORS], 99, 0, most=200)

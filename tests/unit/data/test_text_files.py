@@ -184,12 +184,11 @@ def test_a_tokenizers_own_limit_holds(tmp_path: Path) -> None:
     assert rows(opened(written(tmp_path, "the cat sat"))) == [[CLS, THE, CAT, SEP]]
 
 
-def test_there_is_a_limit_whatever_the_model_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(text_files, "MOST_TOKENS", 2)
+def test_there_is_a_limit_whatever_the_model_takes(tmp_path: Path) -> None:
     tokenizer(tmp_path)
-    assert rows(opened(written(tmp_path))) == [row[:2] for row in ENCODED]
+    files = [written(tmp_path)]
+    texts = text_files.open_texts(files, "x", [IDS], [tmp_path], None, 99, 0, most_tokens=2)
+    assert rows(texts) == [row[:2] for row in ENCODED]
 
 
 def test_files_and_folders_of_texts(tmp_path: Path) -> None:

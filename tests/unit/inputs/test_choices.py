@@ -224,11 +224,21 @@ class TestTold:
         assert result.exit_code == 0, result.output
         return " ".join(result.output.split()), json.loads(report.read_text())
 
-    def test_an_image_of_one_channel_is_a_guess(self, tmp_path: Path, sample: Path) -> None:
+    def test_an_image_of_one_channel_is_a_guess(self, tmp_path: Path) -> None:
+        net = Net(("N", 1, 16, 16))
+        x = net.relu(net.conv("x", (1, 8)))
+        model = net.model(net.head(net.relu(net.conv(x, (8, 8))), 8))
+        output, report = self.run(tmp_path, model, "--round-to", "1")
+        assert "input x: 1 x 16 x 16, images (photographs and documents) (a guess: 1" in output
+        assert any("--input x=KIND" in warning for warning in report["warnings"])
+        assert any("no BatchNormalization" in warning for warning in report["warnings"])
+        assert report["inputs"][0]["kind"]["sure"] == "guessed"
+
+    def test_what_batch_normalisation_tells_is_none(self, tmp_path: Path, sample: Path) -> None:
         output, report = self.run(tmp_path, onnx.load(sample))
         assert "input input: 1 x 8 x 8, images" in output
-        assert any("--input input=KIND" in warning for warning in report["warnings"])
-        assert report["inputs"][0]["kind"]["sure"] == "guessed"
+        assert "32 filters tells it" in output
+        assert not any("--input" in warning for warning in report["warnings"])
 
     def test_what_the_user_says_is_none(self, tmp_path: Path, sample: Path) -> None:
         output, report = self.run(tmp_path, onnx.load(sample), "--input", "photo,range=0..1")
