@@ -161,10 +161,10 @@ def _published_section(
         header += [f"{method}, here", *([f"{method} {DAGGER}, here"] if tuned else [])]
         for row, percent in zip(rows, table.rows, strict=True):
             config = replace(BASE, ratio=percent / 100, method=method, criterion=table.criterion)
-            known = percent in here
-            row.append(_percent(result.find(config).accuracy) if known else "")
+            has_row = percent in here
+            row.append(_percent(result.find(config).accuracy) if has_row else "")
             if tuned:
-                row.append(_percent(best(result, config.ratio, method).accuracy) if known else "")
+                row.append(_percent(best(result, config.ratio, method).accuracy) if has_row else "")
     title = f"{table.setting}. Source: {table.source}."
     return [title, "", markdown_table(header, rows), ""]
 

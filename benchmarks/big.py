@@ -184,8 +184,8 @@ def measure(subject: Subject) -> Outcome:
             status, peak, says = None, 0, "stopped"
         seconds = time.perf_counter() - start
         written = sum(file.stat().st_size for file in folder.glob("out.onnx*") if file.is_file())
-    given = (subject.kind, subject.size, subject.method)
-    return Outcome(*given, size, written, seconds, peak, status, says.replace(name, ""))
+    key = (subject.kind, subject.size, subject.method)
+    return Outcome(*key, size, written, seconds, peak, status, says.replace(name, ""))
 
 
 def markdown(setting: dict[str, object], outcomes: Sequence[Outcome]) -> str:
@@ -222,9 +222,9 @@ def markdown(setting: dict[str, object], outcomes: Sequence[Outcome]) -> str:
 def merged(path: Path, new: Sequence[Outcome]) -> list[Outcome]:
     """Results on record, with those measured now in their place; in the order of `SUBJECTS`."""
     old = json.loads(path.read_text())["results"] if path.exists() else []
-    known = {(o.kind, o.size, o.method): o for o in (*(Outcome(**row) for row in old), *new)}
+    by_key = {(o.kind, o.size, o.method): o for o in (*(Outcome(**row) for row in old), *new)}
     order = [(s.kind, s.size, s.method) for s in SUBJECTS]
-    return [known[key] for key in order if key in known]
+    return [by_key[key] for key in order if key in by_key]
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ def accuracies(name: str, path: Path, limit: int | None) -> dict[str, float | in
     """Compress to half both ways, and score."""
     dataset, own = MODELS[name]
     images = load(dataset, min((n for n in (own, limit) if n is not None), default=None))
-    found: dict[str, float | int] = {"images": len(images.labels), "base": top1(path, images)}
+    row: dict[str, float | int] = {"images": len(images.labels), "base": top1(path, images)}
     macs = f"{SHARE:.0%}"
     for allocation in ("uniform", "auto"):
         start = time.perf_counter()
@@ -94,10 +94,10 @@ def accuracies(name: str, path: Path, limit: int | None) -> dict[str, float | in
         result = compress(path, config=config)
         assert result.model is not None
         macs = str(result.after.macs)  # auto gets no more than uniform took
-        found[f"{allocation}_seconds"] = time.perf_counter() - start
-        found[f"{allocation}_macs"] = result.after.macs / result.before.macs
-        found[allocation] = top1(result.model, images)
-    return found
+        row[f"{allocation}_seconds"] = time.perf_counter() - start
+        row[f"{allocation}_macs"] = result.after.macs / result.before.macs
+        row[allocation] = top1(result.model, images)
+    return row
 
 
 def times(path: Path, folder: Path, rounds: int) -> dict[str, float]:
@@ -210,12 +210,12 @@ def main() -> None:
             folder = Path(name)
             for model in options.models:
                 path = file_of(model, folder, options.efficientnet)
-                found = asdict(rows.get(model, Row(model)))
+                values = asdict(rows.get(model, Row(model)))
                 if model in MODELS and not options.no_accuracy:
-                    found |= accuracies(model, path, options.limit)
+                    values |= accuracies(model, path, options.limit)
                 if model in TIMED and not options.no_time:
-                    found |= times(path, folder, options.rounds)
-                rows[model] = Row(**found)
+                    values |= times(path, folder, options.rounds)
+                rows[model] = Row(**values)
                 print(rows[model], f"less lost {rows[model].less_lost:.2f}", flush=True)
     except SharedFilesError as error:
         parser.exit(1, f"error: {error}\n")

@@ -5,7 +5,7 @@ Run as ``python -m benchmarks.command [--output-dir benchmarks/results] [--round
 The command is ``lbyl-onnx compress --method lbyl`` on a 25-million-parameter ResNet-50 structure.
 The bare run does what no tool could leave out, in a process of its own: read the same file, write
 it, and make the verification's ONNX Runtime runs of the original, of a model as small as the
-compressed one, and of the uncut one it is compared with. Both are whole processes, timed in turn;
+compressed one, and of the reference it is compared with. Both are whole processes, timed in turn;
 the ratio is taken pair by pair. Linux only: peak memory is the kernel's own figure.
 """
 

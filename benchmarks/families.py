@@ -104,13 +104,13 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
     for scope in SCOPES:
         analyzed = AnalyzedModel.open(files, shapes, Selection(scope=scope))
         channels = analyzed.channels
-        found = Interpreted(analyzed.model, analyzed.tensor_info, channels)
+        analysis = Interpreted(analyzed.model, analyzed.tensor_info, channels)
         macs: dict[str, float] = {}
         if channels.groups:
             for ratio, method in product(RATIOS, method_names()):
                 case = f"{ratio} {method} {scope}"
                 config = Config(ratio=ratio, method=method, scope=scope, round_to=1, provider="cpu")
-                said, left, off = _compress(path, found, config, shapes[0])
+                said, left, off = _compress(path, analysis, config, shapes[0])
                 failures += [f"{case}: {text}" for text in said]
                 macs[str(ratio)] = left
                 worst.append(off)
@@ -132,7 +132,7 @@ def _coverage(channels: ChannelMap, macs: Mapping[str, float]) -> Coverage:
 
 
 def _compress(
-    path: Path, found: Interpreted, config: Config, shapes: Shapes
+    path: Path, analysis: Interpreted, config: Config, shapes: Shapes
 ) -> tuple[list[str], float, float]:
     """Compress once; return what did not hold, the share of MACs left, and the deviation."""
     try:
@@ -148,9 +148,9 @@ def _compress(
         said.append("no fewer multiply-accumulates")
     off = 0.0
     if config.method == "none":
-        inputs = _feeds(found.model, shapes)
-        goal = masked(found.model, found.plan(config.ratio), found)
-        pairs = zip(run(result.model, inputs), run(goal, inputs), strict=True)
+        inputs = _feeds(analysis.model, shapes)
+        reference = masked(analysis.model, analysis.plan(config.ratio), analysis)
+        pairs = zip(run(result.model, inputs), run(reference, inputs), strict=True)
         off = max(deviation(new, want) for new, want in pairs)
         if off > TOLERANCE:
             said.append(f"differs from the masked original by {off:.1e}")

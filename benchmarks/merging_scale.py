@@ -76,7 +76,7 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
     analyzed = AnalyzedModel.open(files, baseline.shape_sets[:2], selection)
     model, graph, tensor_info = analyzed.model, analyzed.graph, analyzed.tensor_info
     channels = analyzed.channels
-    counts = {group.key: kept_count(group.size, config.goal.value) for group in channels.groups}
+    counts = {group.key: kept_count(group.size, config.target.value) for group in channels.groups}
     plan = choose_channels(graph, tensor_info, channels.groups, counts, config.score, config.seed)
     fits = []
     for entry in plan.groups:

@@ -137,8 +137,8 @@ class Engine:
 
     def read(self, page: Page) -> str:
         """Return the page's text, line by line from the top."""
-        found, _ = self._ocr(page.pixels)
-        return in_reading_order([(np.asarray(box), text) for box, text, _ in found or ()])
+        lines, _ = self._ocr(page.pixels)
+        return in_reading_order([(np.asarray(box), text) for box, text, _ in lines or ()])
 
     def work(self, page: Page) -> None:
         """Do what a perfect reading would: detect on the page, then read each true line."""
@@ -264,8 +264,8 @@ def versions() -> dict[str, str]:
     own = {"lbyl-onnx": __version__, "onnx": onnx.__version__, "ONNX Runtime": ort.__version__}
     names = ("rapidocr-onnxruntime", "opencv-python-headless", "pillow", "numpy")
     # The engine runs with another build of OpenCV, too.
-    found = {d.name.lower(): d.version for d in distributions()}
-    return own | {name: found[name] for name in names if name in found}
+    installed = {d.name.lower(): d.version for d in distributions()}
+    return own | {name: installed[name] for name in names if name in installed}
 
 
 def main() -> None:

@@ -63,20 +63,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="replace the record")
     parser.add_argument("--record", type=Path, default=RECORD, help="the record's file")
-    given = parser.parse_args()
-    found: dict[str, str] = {}
+    arguments = parser.parse_args()
+    hashes: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, model in models():
             for option, config in options():
-                found[f"{name}: {option}"] = written(model, config, Path(folder))
+                hashes[f"{name}: {option}"] = written(model, config, Path(folder))
             print(name, flush=True)
-    if given.write:
-        document = {"machine": describe_machine(), "hashes": found}
-        given.record.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    if arguments.write:
+        document = {"machine": describe_machine(), "hashes": hashes}
+        arguments.record.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
         return
-    record = json.loads(given.record.read_text())["hashes"]
-    changed = [key for key, value in found.items() if record.get(key) != value]
-    print(f"{len(found)} outputs, {len(changed)} changed")
+    record = json.loads(arguments.record.read_text())["hashes"]
+    changed = [key for key, value in hashes.items() if record.get(key) != value]
+    print(f"{len(hashes)} outputs, {len(changed)} changed")
     for key in changed:
         print(f"  {key}")
     raise SystemExit(bool(changed))

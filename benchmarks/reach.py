@@ -104,7 +104,7 @@ def measure(aim: Aim, path: Path, images: Images, rivals: bool) -> list[Row]:
         compressed = compress(path, config=replace(common, method="lbyl+")).model
         seconds = time.perf_counter() - start
         assert compressed is not None
-        wanted = dict(aim.calibrated).get(ratio)
+        samples = dict(aim.calibrated).get(ratio)
         row = Row(
             aim.title or aim.name,
             ratio,
@@ -115,8 +115,8 @@ def measure(aim: Aim, path: Path, images: Images, rivals: bool) -> list[Row]:
             best["lbyl"],
             top1(compressed, images),
             seconds,
-            None if wanted is None else _calibrated(aim, path, common, images),
-            wanted,
+            None if samples is None else _calibrated(aim, path, common, images),
+            samples,
             " ".join(["python -m benchmarks.reach", *sys.argv[1:]]),
         )
         print(row, flush=True)
@@ -212,11 +212,11 @@ def _merged(path: Path, rows: Sequence[Row]) -> list[Row]:
     measured = {row.model for row in rows}
     old = [Row(**r) for r in json.loads(path.read_text())["rows"]] if path.exists() else []
     kept = [row for row in old if row.model not in measured]
-    known = {(row.model, row.removed): (row.nm, row.lbyl) for row in old}
+    by_model = {(row.model, row.removed): (row.nm, row.lbyl) for row in old}
     rows = [
         replace(row, nm=nm, lbyl=lbyl) if row.nm is None else row
         for row in rows
-        for nm, lbyl in [known.get((row.model, row.removed), (None, None))]
+        for nm, lbyl in [by_model.get((row.model, row.removed), (None, None))]
     ]
     order = [aim.title or aim.name for aim in AIMS]
     return sorted([*kept, *rows], key=lambda row: (order.index(row.model), row.removed))

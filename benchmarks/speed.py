@@ -117,8 +117,8 @@ def measure(
         for seed in range(seeds)
     ]
     scores = [
-        statistics.mean(top1(r.model, images) for r in found if r.model is not None)
-        for found in (exact, results)
+        statistics.mean(top1(r.model, images) for r in runs if r.model is not None)
+        for runs in (exact, results)
     ]
     return replace(
         row,

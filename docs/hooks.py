@@ -18,7 +18,7 @@ def on_page_content(content: str, **_: Any) -> str:
     return _FORMULA.sub(_as_mathml, content)
 
 
-def _as_mathml(found: re.Match[str]) -> str:
-    inline, block = found.group(2), found.group(3)
+def _as_mathml(match: re.Match[str]) -> str:
+    inline, block = match.group(2), match.group(3)
     formula = html.unescape(inline if inline is not None else block)
     return str(convert(formula, display="inline" if inline is not None else "block"))

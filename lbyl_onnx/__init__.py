@@ -21,6 +21,7 @@ _HOMES = {
     "channels.groups": "Refusal",
     "channels.operators": "register_operator",
     "config": "Config",
+    "data.image_statistics": "ImageStatistics",
     "data.input_kind": "InputKind InputRange Vocabulary",
     "errors": "CalibrationError CompensationError InstallationError LbylOnnxError ModelError "
     "NothingToPruneError OptionError OutputError TargetError TooSlowError VerificationError",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.channels.groups import Refusal as Refusal
     from lbyl_onnx.channels.operators import register_operator as register_operator
     from lbyl_onnx.config import Config as Config
+    from lbyl_onnx.data.image_statistics import ImageStatistics as ImageStatistics
     from lbyl_onnx.data.input_kind import (
         InputKind as InputKind,
         InputRange as InputRange,

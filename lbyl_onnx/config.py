@@ -1,4 +1,4 @@
-"""What the user can choose."""
+"""Options of a compression."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from lbyl_onnx import option_types as types
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.input_options.kinds import KINDS, Choices
-from lbyl_onnx.input_options.shapes import Given, check_shapes
+from lbyl_onnx.input_options.shapes import SuppliedShapes, check_shapes
 from lbyl_onnx.methods import lbyl, neuron_merging, registry
 from lbyl_onnx.methods.registry import Criterion, Method, MethodOption, OptionValue
 from lbyl_onnx.option_types import (
@@ -45,7 +45,7 @@ _COUNT = Bounds(1, whole=True)
 
 @dataclass(frozen=True)
 class Config:
-    """What the user can choose.
+    """Options of a compression.
 
     Values of another type become their own where the meaning is obvious: one glob for a tuple of
     globs, a dict for pairs, NumPy's numbers for Python's. Others raise OptionError.
@@ -271,7 +271,7 @@ class Config:
         RUNNING,
         choices=lambda: get_args(ExternalData),
     )
-    input_shape: Given = option(
+    input_shape: SuppliedShapes = option(
         (),
         types.SHAPES,
         "Shape of an input at which the model is measured, counted, timed and first verified; "
@@ -290,7 +290,7 @@ class Config:
         """
         for name, declared in OPTIONS.items():
             self._read(name, declared)
-        _ = self.goal  # raises where several are given
+        _ = self.target  # raises where several are given
         check_shapes(self.input_shape)
         self._check_registered()
         if self.calibration is not None:
@@ -324,14 +324,14 @@ class Config:
 
     def _check_registered(self) -> None:
         """Check the names of method and criterion, and give the method's options their types."""
-        known = {option.name: option for option in self._own_options()}
-        own = {name: known[name] for name in known.keys() - OPTIONS.keys()}
+        options = {option.name: option for option in self._own_options()}
+        own = {name: options[name] for name in options.keys() - OPTIONS.keys()}
         names = [name for name, _ in self.method_options]
         for name in names:
-            if name in known and name not in own:
+            if name in options and name not in own:
                 raise OptionError(f"method_options has {name}, which is an option of its own")
             if name not in own:
-                has = ", ".join(known) or "none"
+                has = ", ".join(options) or "none"
                 raise OptionError(
                     f"method_options has {shown(name)}, which is no option of method "
                     f"{self.method}; its options: {has}"
@@ -355,8 +355,8 @@ class Config:
         return (*entry.options, *more)
 
     @property
-    def goal(self) -> Target:
-        """What the result is to be.
+    def target(self) -> Target:
+        """The pruning target.
 
         Raises
         ------
@@ -364,20 +364,20 @@ class Config:
             Where more than one target is given, or it cannot be read.
         """
         targets = {kind: getattr(self, kind) for kind in get_args(Kind) if kind != "ratio"}
-        found: list[Kind] = [kind for kind, value in targets.items() if value is not None]
-        if len(found) > 1 or (found and self.ratio != DEFAULT_RATIO):
-            both = ["ratio", *found] if len(found) == 1 else found
+        kinds: list[Kind] = [kind for kind, value in targets.items() if value is not None]
+        if len(kinds) > 1 or (kinds and self.ratio != DEFAULT_RATIO):
+            both = ["ratio", *kinds] if len(kinds) == 1 else kinds
             raise OptionError(f"{' and '.join(both)} are given; give one target")
         return (
-            parse_target(found[0], targets[found[0]])
-            if found
+            parse_target(kinds[0], targets[kinds[0]])
+            if kinds
             else Target("ratio", self.ratio, True)
         )
 
     @property
     def allotted(self) -> Allocation:
-        """The allocation that None stands for."""
-        return self.allocation or ("uniform" if self.goal.kind == "ratio" else "auto")
+        """The allocation, resolved where it is None."""
+        return self.allocation or ("uniform" if self.target.kind == "ratio" else "auto")
 
     @property
     def method_entry(self) -> Method:
@@ -408,7 +408,7 @@ class Config:
 
     @property
     def chosen_by(self) -> str:
-        """Name of the criterion that `auto` stands for."""
+        """Name of the criterion, resolved where it is `auto`."""
         return self.criterion_entry.name
 
     @property
@@ -423,9 +423,9 @@ class Config:
 
     def options_of(self, method: Method) -> dict[str, OptionValue]:
         """Return the keyword arguments of a method's `deliver`, for this one or its fallback."""
-        given = {name: getattr(self, name) for name in OPTIONS}
-        given |= dict(self.method_options)
-        return {option.name: given.get(option.name, option.default) for option in method.options}
+        values = {name: getattr(self, name) for name in OPTIONS}
+        values |= dict(self.method_options)
+        return {option.name: values.get(option.name, option.default) for option in method.options}
 
 
 OPTIONS: Mapping[str, Option] = options_of(Config)

@@ -25,7 +25,7 @@ from lbyl_onnx.graph.costs import Costs, node_macs
 from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.input_options.kinds import Said, choices_given
-from lbyl_onnx.input_options.shapes import Given, shapes_given
+from lbyl_onnx.input_options.shapes import SuppliedShapes, checked_shapes
 from lbyl_onnx.inputs.choices import kinds_of, stated_sizes
 from lbyl_onnx.io import reader
 from lbyl_onnx.methods.importance import kept_count
@@ -120,7 +120,7 @@ def inspect(
     scope: Scope = "inner",
     provider: Provider = "auto",
     sensitivity: bool = False,
-    input_shape: Given = (),
+    input_shape: SuppliedShapes = (),
     input: Said = (),
 ) -> Inspection:
     """Find a model's channel groups.
@@ -152,27 +152,27 @@ def inspect(
         When the model cannot be read or run, it is quantised, or an option's value is outside what
         it may be.
     """
-    given = shapes_given(input_shape)
+    supplied_shapes = checked_shapes(input_shape)
     config = Config(scope=scope, provider=provider, input=choices_given(input))
     stated = partial(stated_sizes, config.input, config.layout)
     with reader.on_disk(model) as path:
         files = source.check_source(path)
         name = providers.provider_name(provider)
         if sensitivity:
-            baseline = run_baseline(path, name, 0, given=given, stated=stated)
+            baseline = run_baseline(path, name, 0, supplied_shapes=supplied_shapes, stated=stated)
             shapes = baseline.shape_sets
         else:
-            baseline, shapes = None, input_shapes(path, name, given, stated)
+            baseline, shapes = None, input_shapes(path, name, supplied_shapes, stated)
         analyzed = AnalyzedModel.open(files, shapes[:2], Selection(scope=scope))
-        found, graph, tensor_info = analyzed.channels, analyzed.graph, analyzed.tensor_info
-        if not found.groups and not found.refusals and held_elsewhere(graph, tensor_info):
+        channels, graph, tensor_info = analyzed.channels, analyzed.graph, analyzed.tensor_info
+        if not channels.groups and not channels.refusals and held_elsewhere(graph, tensor_info):
             raise NothingToPruneError(why_nothing(graph, tensor_info, ()))
         predicted = {} if baseline is None else _predicted(analyzed, baseline, config)
-        views = tuple(_view(analyzed, group, predicted) for group in found.groups)
+        views = tuple(_view(analyzed, group, predicted) for group in channels.groups)
         files.check_unchanged()
         kinds = kinds_of(graph, tensor_info, config, path)
         inputs = input_reports(kinds, shapes[0], calibrated=False)
-        return Inspection(analyzed.costs, _reach(analyzed), views, found.refusals, inputs)
+        return Inspection(analyzed.costs, _reach(analyzed), views, channels.refusals, inputs)
 
 
 def _reach(analyzed: AnalyzedModel) -> Reach:
@@ -195,14 +195,14 @@ def _predicted(
         prepared = prepare(analyzed, baseline, config, Path(folder))
         least = {g.key: kept_count(g.size, SHARES[-1]) for g in prepared.groups}
         orders = rankings(prepared, rounds(prepared), least, lambda done, total: None)
-        found = curves(prepared, orders, least)
+        by_group = curves(prepared, orders, least)
     return {
         key: tuple(
             Predicted(share, float(curve.errors[at]), float(-np.expm1(-curve.damage[at])))
             for share in SHARES
             for at in [curve.group.size - kept_count(curve.group.size, share)]
         )
-        for key, curve in found.items()
+        for key, curve in by_group.items()
     }
 
 
@@ -210,7 +210,7 @@ def _view(
     analyzed: AnalyzedModel, group: ChannelGroup, predicted: Mapping[int, tuple[Predicted, ...]]
 ) -> GroupView:
     graph, tensor_info, nodes = analyzed.graph, analyzed.tensor_info, analyzed.model.graph.node
-    places = (*group.producers, *group.followers, *group.consumers)
+    bindings = (*group.producers, *group.followers, *group.consumers)
     weighted = (*group.producers, *group.consumers)
     return GroupView(
         group.name,
@@ -218,14 +218,14 @@ def _view(
         _names(graph, group.producers),
         _names(graph, group.followers),
         _names(graph, group.consumers),
-        sum(_share(p, _elements(graph, tensor_info, p)) for p in places),
+        sum(_share(p, _elements(graph, tensor_info, p)) for p in bindings),
         sum(_share(p, node_macs(nodes[p.binding.node], tensor_info)) for p in weighted),
         predicted.get(group.key, ()),
     )
 
 
-def _names(graph: Graph, places: Sequence[GroupBinding]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(node_name(graph.nodes[p.binding.node]) for p in places))
+def _names(graph: Graph, bindings: Sequence[GroupBinding]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(node_name(graph.nodes[p.binding.node]) for p in bindings))
 
 
 def _elements(graph: Graph, tensor_info: TensorInfo, place: GroupBinding) -> int:

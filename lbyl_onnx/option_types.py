@@ -17,7 +17,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 import numpy as np
 
 from lbyl_onnx.input_options.kinds import Said, read_choices
-from lbyl_onnx.input_options.shapes import Given, read_shapes
+from lbyl_onnx.input_options.shapes import SuppliedShapes, read_shapes
 from lbyl_onnx.methods.registry import OptionValue
 
 Scope = Literal["inner", "all"]
@@ -75,10 +75,10 @@ def _text(value: object) -> str:
 
 
 def _path(value: object) -> str:
-    found = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(found, str):
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
         raise TypeError("a path")
-    return _text(found)
+    return _text(path)
 
 
 def _paths(value: object) -> tuple[str, ...]:
@@ -108,10 +108,10 @@ def _step(value: object) -> int | str:
 
 
 def _entries(values: Any) -> list[Any]:
-    found = list(values)
-    if len(found) > MOST_ENTRIES:
+    entries = list(values)
+    if len(entries) > MOST_ENTRIES:
         raise TypeError(f"at most {MOST_ENTRIES:,} of them")
-    return found
+    return entries
 
 
 def _globs(value: object) -> tuple[str, ...]:
@@ -119,10 +119,10 @@ def _globs(value: object) -> tuple[str, ...]:
         return (_text(value),)
     if not isinstance(value, list | tuple | set | frozenset):
         raise TypeError("a glob or a list of globs")
-    found = sorted(value, key=str) if isinstance(value, set | frozenset) else value
-    if not all(isinstance(glob, str) for glob in found):
+    globs = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+    if not all(isinstance(glob, str) for glob in globs):
         raise TypeError("a glob or a list of globs")
-    return tuple(_text(glob) for glob in _entries(found))
+    return tuple(_text(glob) for glob in _entries(globs))
 
 
 def _numbers(value: object) -> tuple[float, ...]:
@@ -139,11 +139,11 @@ def _by_glob(read: Read) -> Read:
         items = value.items() if isinstance(value, Mapping) else value
         if not isinstance(value, Mapping | list | tuple):
             raise TypeError("a table by glob")
-        found = _entries(items)
-        for pair in found:
+        entries = _entries(items)
+        for pair in entries:
             if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
                 raise TypeError("a table by glob, or pairs of a glob and a number")
-        return tuple((_text(glob), read(item)) for glob, item in found)
+        return tuple((_text(glob), read(item)) for glob, item in entries)
 
     return pairs
 
@@ -152,13 +152,13 @@ def _by_name(value: object) -> tuple[tuple[str, Any], ...]:
     items = value.items() if isinstance(value, Mapping) else value
     if not isinstance(value, Mapping | list | tuple):
         raise TypeError("a table by the names of the method's options")
-    found = _entries(items)
-    for pair in found:
+    entries = _entries(items)
+    for pair in entries:
         named = isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)
         if not (named and isinstance(pair[1], str | Real | np.bool_)):
             raise TypeError("a table of numbers and texts by the names of the method's options")
     # Of each value the method's option tells the type.
-    return tuple((_text(name), _text(v) if isinstance(v, str) else v) for name, v in found)
+    return tuple((_text(name), _text(v) if isinstance(v, str) else v) for name, v in entries)
 
 
 @dataclass(frozen=True)
@@ -307,10 +307,10 @@ def option(
 
 def options_of(declared: Any) -> dict[str, Option]:
     """Return the options that a dataclass declares, by name, in their order."""
-    found = {entry.name: entry.metadata[_KEY] for entry in fields(declared)}
+    options = {entry.name: entry.metadata[_KEY] for entry in fields(declared)}
     return {
         name: replace(option, flag=option.flag or f"--{name.replace('_', '-')}")
-        for name, option in found.items()
+        for name, option in options.items()
     }
 
 
@@ -355,4 +355,4 @@ class Options(TypedDict, total=False):
     layout: Layout
     input: Said
     external_data: ExternalData
-    input_shape: Given
+    input_shape: SuppliedShapes

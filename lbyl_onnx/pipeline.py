@@ -119,7 +119,7 @@ def compress(
     force
         Overwrite an existing output.
     progress
-        Told of each stage as it begins.
+        Called with each stage as it begins.
     detailed
         Whether to describe each layer before and after, too, and time it.
     before_writing
@@ -290,7 +290,7 @@ def _warnings(
 
 
 def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
-    """Write the compressed model and the uncut one that it must equal.
+    """Write the compressed model and the reference that it must equal.
 
     The models live only in here: ONNX Runtime loads its own copies afterwards.
     """
@@ -298,17 +298,17 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     job.progress("finding channel groups", 0, 1)
     selection = Selection(config.include, config.exclude, config.scope)
     analyzed = AnalyzedModel.open(files, baseline.shape_sets, selection)
-    graph, tensor_info, found = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
+    graph, tensor_info, frozen = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
     automatic = config.allotted == "auto"
     prepared = prepare(analyzed, baseline, config, job.folder, measured=automatic, own=own)
     if not prepared.groups:
-        raise NothingToPruneError(why_nothing(graph, tensor_info, (*found, *prepared.refusals)))
+        raise NothingToPruneError(why_nothing(graph, tensor_info, (*frozen, *prepared.refusals)))
     before = Before(analyzed.costs, files.size)
     reached = reach(
         prepared, baseline, before, (files.path, job.staged, job.reference), job.progress
     )
     plan = reached.fitted.plan
-    refusals = (*found, *reached.fitted.refusals)
+    refusals = (*frozen, *reached.fitted.refusals)
     if not plan.groups:
         raise NothingToPruneError(why_nothing(graph, tensor_info, refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)

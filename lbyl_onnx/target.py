@@ -1,4 +1,4 @@
-"""What the user wants of the compressed model: "50%", "5MB", "20ms"."""
+"""Targets of the compression: "50%", "5MB", "20ms"."""
 
 from __future__ import annotations
 
@@ -83,19 +83,19 @@ def parse_target(kind: Kind, text: str | float) -> Target:
     """
     if kind in ("ratio", "fidelity"):
         return Target(kind, float(text), kind == "ratio")
-    wanted = f"{kind} is {text!r}; give for example {_EXAMPLES[kind]}"
+    message = f"{kind} is {text!r}; give for example {_EXAMPLES[kind]}"
     match = _NUMBER.fullmatch(str(text))
     if match is None:
-        raise OptionError(wanted)
+        raise OptionError(message)
     number, unit = match.groups()
     try:
         value = float(number)
     except ValueError as error:  # two points
-        raise OptionError(wanted) from error
+        raise OptionError(message) from error
     if unit == "%":
         if not 0.0 < value <= 100.0:
             raise OptionError(f"{kind} is {text}; give a share above 0% and up to 100%")
         return Target(kind, value / 100.0, True)
     if unit not in _UNITS[kind] or not 0.0 < value < math.inf:
-        raise OptionError(wanted)
+        raise OptionError(message)
     return Target(kind, value * _UNITS[kind][unit], False)

@@ -1,4 +1,4 @@
-"""Names made harmless and short, numbers made short."""
+"""Names escaped and shortened, numbers formatted."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def listed(names: Sequence[str], most: int = MOST_NAMES) -> str:
 
 
 def count(value: int) -> str:
-    """Return a whole number with its thousands parted."""
+    """Return a whole number with separators of thousands."""
     return f"{value:,}"
 
 

@@ -29,7 +29,7 @@ def draw(ratios: Sequence[float] = RATIOS) -> str:
         ]
         data = ScoringData(SAMPLES / "digits_test.npz", "labels")
         cells = plan_cells([SAMPLES / "digits.onnx"], configs, data, __version__)
-        outcomes = [found for cell in cells if isinstance(found := run_cell(cell), Outcome)]
+        outcomes = [outcome for cell in cells if isinstance(outcome := run_cell(cell), Outcome)]
         points = [(1.0, outcomes[0].before.score)]
         points += [(o.after.macs / o.before.macs, o.after.score) for o in outcomes]
         series.append(Series(method, tuple(points)))

@@ -38,12 +38,12 @@ def draw() -> str:
     ridge = 1e-3 * np.mean(np.diag(covariance))
     s = np.linalg.solve(c_kk + ridge * np.eye(KEPT), covariance[np.ix_(kept, removed)]).T
     c = mean[removed] - s @ mean[kept]
-    given = s @ a[kept] + c[:, None]
+    delivered = s @ a[kept] + c[:, None]
 
     chosen = np.random.default_rng(1).choice(a[removed].size, POINTS, replace=False)
-    pairs = np.stack([a[removed].reshape(-1)[chosen], given.reshape(-1)[chosen]], axis=1)
+    pairs = np.stack([a[removed].reshape(-1)[chosen], delivered.reshape(-1)[chosen]], axis=1)
     points = [(float(x), float(y)) for x, y in pairs]
-    share = np.sum((given - a[removed]) ** 2) / np.sum((a[removed] - mean[removed, None]) ** 2)
+    share = np.sum((delivered - a[removed]) ** 2) / np.sum((a[removed] - mean[removed, None]) ** 2)
     title = f"{1 - share:.0%} of the variance is kept"
     return alone(
         scatter(title, points, Axis("value of a removed channel"), Axis("what the kept ones give"))

@@ -27,23 +27,23 @@ def imports() -> Iterator[tuple[str, str]]:
             first, _, rest = node.module.partition(".")
             names = [rest.split(".")[0]] if rest else [alias.name for alias in node.names]
             for imported in names if first == "lbyl_onnx" else ():
-                known = (PACKAGE / imported).is_dir() or (PACKAGE / f"{imported}.py").exists()
-                if importer not in (*ENTRANCES, imported) and known:
+                exists = (PACKAGE / imported).is_dir() or (PACKAGE / f"{imported}.py").exists()
+                if importer not in (*ENTRANCES, imported) and exists:
                     yield importer, imported
 
 
 def levels(edges: Mapping[str, set[str]]) -> dict[str, int]:
     """Return the floor of each package: one below the last of those that it imports."""
-    found: dict[str, int] = {}
+    level_of: dict[str, int] = {}
 
     def level(name: str) -> int:
-        if name not in found:
-            found[name] = 1 + max((level(other) for other in edges.get(name, ())), default=-1)
-        return found[name]
+        if name not in level_of:
+            level_of[name] = 1 + max((level(other) for other in edges.get(name, ())), default=-1)
+        return level_of[name]
 
     for name in sorted(set(edges) | {other for others in edges.values() for other in others}):
         level(name)
-    return found
+    return level_of
 
 
 def needed(edges: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:

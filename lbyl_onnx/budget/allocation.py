@@ -86,11 +86,11 @@ def aligned_step(step: int, axes: Iterable[tuple[int, int]]) -> int:
 def nearest(
     choices: Sequence[Counts],
     sizes: Sequence[int],
-    wanted: Counts,
+    requested: Counts,
     cost: CountedCost,
     budget: float,
 ) -> Counts:
-    """Return the choices nearest to the counts that are wanted, within a budget as a whole.
+    """Return the choices nearest to the requested counts, within a budget as a whole.
 
     Each group takes its nearest choice. Where all of them together then cost too much, groups go
     one choice down, those first that move least away from what is wanted for what it saves; where
@@ -103,14 +103,14 @@ def nearest(
         What each group may keep, descending.
     sizes
         Channels of each group.
-    wanted
-        The counts that are wanted.
+    requested
+        The requested counts.
     cost, budget
         What the model costs at given counts, and what it may cost; what cannot be had is left at
         the least choices.
     """
-    choices = [c[c <= c[c >= min(w, c[0])].min()] for c, w in zip(choices, wanted, strict=True)]
-    pairs = zip(choices, sizes, wanted, strict=True)
+    choices = [c[c <= c[c >= min(w, c[0])].min()] for c, w in zip(choices, requested, strict=True)]
+    pairs = zip(choices, sizes, requested, strict=True)
     priced = [Choices(allowed, ((allowed - w) / size) ** 2) for allowed, size, w in pairs]
     at = np.asarray([int(np.argmin(choice.damage)) for choice in priced])
     last = np.asarray([len(allowed) - 1 for allowed in choices])
@@ -129,8 +129,8 @@ def nearest(
 
 def uniform(choices: Sequence[Counts], sizes: Sequence[int], ratio: float) -> Counts:
     """Return the counts for one ratio: of each group's choices the least that keeps enough."""
-    wanted = [kept_count(size, ratio) for size in sizes]
-    kept = [int(c[c >= min(w, c[0])].min()) for c, w in zip(choices, wanted, strict=True)]
+    requested = [kept_count(size, ratio) for size in sizes]
+    kept = [int(c[c >= min(w, c[0])].min()) for c, w in zip(choices, requested, strict=True)]
     return np.asarray(kept, dtype=np.int64)
 
 
@@ -199,10 +199,10 @@ def _rate(hull: Choices, at: int) -> float:
     return hull._slope(at, at + 1) if at + 1 < len(hull.counts) else np.inf
 
 
-def _towards(allowed: Counts, count: int, goal: int) -> int:
+def _towards(allowed: Counts, count: int, end_count: int) -> int:
     """One step down the allowed counts; a wide group takes several at once."""
     start = int(np.flatnonzero(allowed == count)[0])
-    end = int(np.flatnonzero(allowed == goal)[0])
+    end = int(np.flatnonzero(allowed == end_count)[0])
     return int(allowed[min(end, start + max(1, len(allowed) // _STEPS))])
 
 

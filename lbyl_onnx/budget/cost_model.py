@@ -83,11 +83,11 @@ class _Terms:
         key = along.tobytes()
         if key not in self.axes:
             owners = [self.owner.get(root, -1) for root in along.tolist()]
-            found = np.bincount(np.asarray(owners) + 1, minlength=len(self.groups) + 1)
+            owner_counts = np.bincount(np.asarray(owners) + 1, minlength=len(self.groups) + 1)
             sizes = np.asarray([group.size for group in self.groups], dtype=np.float64)
             self.axes[key] = len(self.lengths)
-            self.lengths.append(float(found[0]))
-            self.taps.append(found[1:] / np.maximum(sizes, 1.0))
+            self.lengths.append(float(owner_counts[0]))
+            self.taps.append(owner_counts[1:] / np.maximum(sizes, 1.0))
         return self.axes[key]
 
     def add(self, whole: float, along: Iterable[Labels]) -> None:
@@ -180,16 +180,16 @@ def counted_parameters(
     def each(dtype: int) -> int:
         return int(helper.tensor_dtype_to_np_dtype(dtype).itemsize) if in_bytes else 1
 
-    seen: set[tuple[str, bytes]] = set()
+    counted: set[tuple[str, bytes]] = set()
     replaced: set[str] = set()
     for (index, operand), bindings in operands.items():
         name, axes = _stored_as(analyzed, (index, operand))
         dtype = tensor_info.dtype(name)
         bindings = sorted(bindings, key=lambda binding: axes.get(binding.axis, binding.axis))
         roots = b"/".join(channels.roots[s.labels].tobytes() for s in bindings)
-        if dtype not in FLOATS or (name, roots) in seen:
+        if dtype not in FLOATS or (name, roots) in counted:
             continue
-        seen.add((name, roots))
+        counted.add((name, roots))
         size = math.prod(d or 0 for d in tensor_info.shape(name) or (0,))
         if size > 0:
             replaced |= _computed_from(analyzed.graph.nodes[index].inputs[operand])
@@ -227,13 +227,13 @@ def _new_biases(
     tensor_info, bindings = analyzed.tensor_info, analyzed.channels.bindings
     outputs = {s.node: s for s in bindings if s.role is Role.PRODUCER}
     consumers = {p.binding.node for group in groups for p in group.consumers}
-    given: set[tuple[str | int, int]] = set()
+    layers_with_bias: set[tuple[str | int, int]] = set()
     for index in sorted(consumers & outputs.keys()):
         node = analyzed.graph.nodes[index]
         layer = linear_layer(tensor_info, node)
         biased = layer is not None and layer.has_bias
-        if not biased and outputs[index].layer not in given:
-            given.add(outputs[index].layer)
+        if not biased and outputs[index].layer not in layers_with_bias:
+            layers_with_bias.add(outputs[index].layer)
             dtype = tensor_info.dtype(node.inputs[outputs[index].operand].name)
             labels = outputs[index].labels
             each = 1 if layer is None else layer.outputs // layer.channels

@@ -55,14 +55,14 @@ def rankings(
     prepared: Prepared, measured: Iterable[ObservationRound], least: KeptCounts, step: Step
 ) -> dict[int, Ranking]:
     """Eliminate each group's channels down to a count; groups without moments are left out."""
-    found: dict[int, Ranking] = {}
+    by_group: dict[int, Ranking] = {}
     for round_ in measured:
         for group in round_.groups:
-            step(len(found), len(prepared.groups))
+            step(len(by_group), len(prepared.groups))
             ranking = ranking_of(prepared, round_, group, least[group.key])
             if ranking is not None:
-                found[group.key] = ranking
-    return found
+                by_group[group.key] = ranking
+    return by_group
 
 
 def curves(
@@ -85,30 +85,30 @@ def curves(
     sensitivity of the model's outputs to errors of that share there makes the groups comparable.
     Shares that are left multiply along the layers, so damages add as their logarithms.
     """
-    known = _sensitivities(prepared)
-    usual = float(np.median([*known.values()])) if known else 1.0
+    sensitivity = _sensitivities(prepared)
+    usual = float(np.median([*sensitivity.values()])) if sensitivity else 1.0
     totals: dict[int, float] = defaultdict(float)
     for group in prepared.groups:
         if group.key in rankings and rankings[group.key].has_losses:
             for place, total in zip(group.consumers, rankings[group.key].totals, strict=True):
                 totals[place.binding.node] += float(total)
-    found: dict[int, Curve] = {}
+    by_group: dict[int, Curve] = {}
     for group in prepared.groups:
         ranking = rankings.get(group.key)
         nodes = [place.binding.node for place in group.consumers]
         if ranking is None or not ranking.has_losses:
             errors = _by_weights(prepared, group, least[group.key])
-            weight = sum(known.get(node, usual) for node in nodes)
+            weight = sum(sensitivity.get(node, usual) for node in nodes)
             damage = -np.log1p(-np.minimum(errors, MOST_LOST)) * weight
-            found[group.key] = Curve(group, errors, damage, False)
+            by_group[group.key] = Curve(group, errors, damage, False)
             continue
         # A consumer may read several groups; each counts for its part of what the output varies.
         parts = [t / (totals[n] or 1.0) for n, t in zip(nodes, ranking.totals, strict=True)]
         shares = np.clip(ranking.losses, 0.0, MOST_LOST) * np.asarray(parts)  # (m + 1, consumers)
-        weights = np.asarray([known.get(node, usual) for node in nodes])
+        weights = np.asarray([sensitivity.get(node, usual) for node in nodes])
         damage = -np.log1p(-shares) @ weights
-        found[group.key] = Curve(group, shares.mean(axis=1), damage, True)
-    return found
+        by_group[group.key] = Curve(group, shares.mean(axis=1), damage, True)
+    return by_group
 
 
 def _sensitivities(prepared: Prepared) -> dict[int, float]:
@@ -124,13 +124,13 @@ def _sensitivities(prepared: Prepared) -> dict[int, float]:
         floats = analyzed.tensor_info.dtype(tensor) == TensorProto.FLOAT
         if floats and shape and shape[0] in batches:
             points[node] = tensor
-    found = sensitivities(analyzed.model, analyzed.tensor_info, analyzed.read, points, run)
-    alone = run.source.given is not None and run.source.count > 1
-    if not found and alone and prepared.prior is not None:
+    by_node = sensitivities(analyzed.model, analyzed.tensor_info, analyzed.read, points, run)
+    alone = run.source.supplied is not None and run.source.count > 1
+    if not by_node and alone and prepared.prior is not None:
         # No two of the user's own samples have one shape.
         prior = prepared.prior
-        found = sensitivities(analyzed.model, analyzed.tensor_info, analyzed.read, points, prior)
-    return {node: value for node, value in found.items() if value > 0 and np.isfinite(value)}
+        by_node = sensitivities(analyzed.model, analyzed.tensor_info, analyzed.read, points, prior)
+    return {node: value for node, value in by_node.items() if value > 0 and np.isfinite(value)}
 
 
 def _by_weights(prepared: Prepared, group: ChannelGroup, least: int) -> Floats:

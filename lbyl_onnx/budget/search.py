@@ -1,4 +1,4 @@
-"""From what the user wants to how many channels each group keeps."""
+"""From the user's target to the number of channels that each group keeps."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ class Space:
 
         Where they are not even, they are any others that have no more.
         """
-        wanted = uniform(self.exact, self.sizes, ratio)
-        budget = self.macs.at(wanted)
+        requested = uniform(self.exact, self.sizes, ratio)
+        budget = self.macs.at(requested)
         return (
-            self._rounded(wanted, self.macs, budget)
+            self._rounded(requested, self.macs, budget)
             if self.even
             else self._spent(self.choices, self.macs, budget)
         )
@@ -105,9 +105,9 @@ class Space:
     def serves(self, ratio: float) -> bool:
         """Whether rounding leaves about what a ratio asks for: neither more nor far less."""
         whole = self.macs.at(self.most)
-        wanted = self.macs.at(uniform(self.exact, self.sizes, ratio))
+        requested_macs = self.macs.at(uniform(self.exact, self.sizes, ratio))
         got = self.macs.at(self.by_ratio(ratio))
-        return within(got, wanted) and whole - got <= COARSE * (whole - wanted)
+        return within(got, requested_macs) and whole - got <= COARSE * (whole - requested_macs)
 
     def within(self, cost: CountedCost, budget: float) -> Counts:
         """Return the counts that keep a cost within a budget; the least ones must."""
@@ -115,17 +115,17 @@ class Space:
             return self._spent(self.choices, cost, budget)
         return self._rounded(uniform_within(self.exact, self.sizes, cost, budget), cost, budget)
 
-    def _rounded(self, wanted: Counts, cost: CountedCost, budget: float) -> Counts:
+    def _rounded(self, requested: Counts, cost: CountedCost, budget: float) -> Counts:
         """Return even counts in steps, within a budget.
 
         Which groups give what others keep more is told by the predicted damage where that is known,
         by how far they are moved where it is not.
         """
         if self.step == 1:
-            return wanted
+            return requested
         if self.curves is None:
-            return nearest(self.choices, self.sizes, wanted, cost, budget)
-        return self._spent(near_choices(self.choices, wanted), cost, budget)
+            return nearest(self.choices, self.sizes, requested, cost, budget)
+        return self._spent(near_choices(self.choices, requested), cost, budget)
 
     def _spent(self, choices: Sequence[Counts], cost: CountedCost, budget: float) -> Counts:
         """Return the choices of least predicted damage within a budget."""
@@ -137,15 +137,15 @@ class Space:
         return spend(priced, cost, budget)
 
 
-def near_choices(choices: Sequence[Counts], wanted: Counts) -> tuple[Counts, ...]:
-    """Return the choices that rounding takes a group to: the next below what is wanted, and above.
+def near_choices(choices: Sequence[Counts], requested: Counts) -> tuple[Counts, ...]:
+    """Return the choices that rounding takes a group to: the next below the request, and above.
 
     Predicted damage decides between these two, and no further: where it misleads, a wide group
     still loses about its share.
     """
     return tuple(
         c[(c >= c[c <= w].max(initial=c[-1])) & (c <= c[c >= w].min(initial=c[0]))]
-        for c, w in zip(choices, wanted, strict=True)
+        for c, w in zip(choices, requested, strict=True)
     )
 
 
@@ -176,7 +176,7 @@ def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) ->
                 f"--{option} {shown(glob)} matches no group that can be pruned; "
                 "lbyl-onnx inspect lists their producers"
             )
-    found = []
+    allowed = []
     for group in groups:
         least = min(config.min_channels, group.size)
         counts = rounded_counts(group.size, least, _step(group, step, config.round_to == "auto"))
@@ -185,8 +185,8 @@ def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) ->
                 kept = kept_count(group.size, ratio) if ratio is not None else count or 1
                 counts = np.asarray([min(group.size, kept)], dtype=np.int64)
                 break
-        found.append(counts)
-    return found
+        allowed.append(counts)
+    return allowed
 
 
 def _step(group: ChannelGroup, step: int, halved: bool) -> int:
@@ -211,7 +211,7 @@ def _matches(group: ChannelGroup, glob: str) -> bool:
 
 def reach_budget(
     space: Space,
-    goal: Target,
+    target: Target,
     cost: CountedCost,
     budget: float,
     make: Callable[[Counts], Made],
@@ -223,7 +223,7 @@ def reach_budget(
     ----------
     space
         What may be kept.
-    goal, budget
+    target, budget
         What is wanted, and the most that it allows.
     cost
         What is predicted for counts.
@@ -241,7 +241,7 @@ def reach_budget(
     for _ in range(TRIES):
         least = cost.at(space.least)
         if not within(least, aim):
-            raise TargetError(_unreachable(goal, goal.kind, least + budget - aim))
+            raise TargetError(_unreachable(target, target.kind, least + budget - aim))
         counts = space.within(cost, aim)
         made = make(counts)
         over = actual(made) - budget
@@ -249,18 +249,18 @@ def reach_budget(
             return made
         # What is written differs by as much at the next counts, near enough.
         aim = budget - (over + budget - cost.at(counts))
-    raise TargetError(f"{goal} is missed by {amount(goal.kind, over)}; ask for a little more")
+    raise TargetError(f"{target} is missed by {amount(target.kind, over)}; ask for a little more")
 
 
-def _unreachable(goal: Target, kind: Kind, least: float) -> str:
+def _unreachable(target: Target, kind: Kind, least: float) -> str:
     return (
-        f"{goal} cannot be reached: the least is {amount(kind, least)}; widen --scope, lower "
+        f"{target} cannot be reached: the least is {amount(kind, least)}; widen --scope, lower "
         "--min-channels or --round-to, or leave out fewer layers"
     )
 
 
 def search(
-    space: Space, fits: Callable[[Counts], bool], wanted: Callable[[Counts], str], cheapest: bool
+    space: Space, fits: Callable[[Counts], bool], message: Callable[[Counts], str], cheapest: bool
 ) -> Counts:
     """Bisect the multiply-accumulates for the last counts that fit.
 
@@ -270,7 +270,7 @@ def search(
         What may be kept.
     fits
         Whether counts meet the target.
-    wanted
+    message
         Says why not, of the counts nearest to it.
     cheapest
         Whether fewer channels are wanted, and more of them fit; else the other way round.
@@ -283,7 +283,7 @@ def search(
     low, high = space.macs.at(space.least), space.macs.at(space.most)
     near, far = (space.most, space.least) if cheapest else (space.least, space.most)
     if not fits(near):
-        raise TargetError(wanted(near))
+        raise TargetError(message(near))
     if fits(far):
         return far
     best, tried = near, {near.tobytes(): True, far.tobytes(): False}

@@ -1,4 +1,4 @@
-"""Reach what the user wants: decide how many channels each group keeps, and make the model."""
+"""Reach the user's target: decide how many channels each group keeps, and make the model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lbyl_onnx.target import Kind, Target, amount
 from lbyl_onnx.types import Progress
 
 Files = tuple[Path, Path, Path]
-"""The original, the compressed model, and the uncut one that it must equal."""
+"""The original, the compressed model, and the reference that it must equal."""
 # Targets that are measured on models, not counted.
 MEASURED = ("latency", "fidelity")
 # Steps in a group below which rounding it is coarse.
@@ -54,7 +54,7 @@ class Before:
 
 @dataclass(frozen=True)
 class TargetReport:
-    """What was wanted, and what was reached.
+    """The target, and what was reached.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def reach(
     files
         Where it is, and where to write.
     progress
-        Told of each stage as it begins.
+        Called with each stage as it begins.
 
     Raises
     ------
@@ -121,12 +121,12 @@ def reach(
         Where a glob matches no group.
     """
     config = prepared.config
-    goal = config.goal
+    target = config.target
     steps = _steps(config, baseline.provider)
     choices = {step: allowed_counts(prepared.groups, config, step) for step in {*steps, 1}}
     even = config.allotted == "uniform"
     weighed = not even or _coarse(prepared, steps[0])
-    again = weighed or goal.kind not in ("ratio", "macs")
+    again = weighed or target.kind not in ("ratio", "macs")
     measured = Measurement(prepared) if again else rounds(prepared)
     orders: Mapping[int, Ranking] = {}
     damage: Mapping[int, Curve] | None = None
@@ -141,13 +141,13 @@ def reach(
         for step in steps
     ]
     maker = ModelBuilder(prepared, baseline, measured, orders, *files, progress)
-    cost, budget = _budgeted(prepared, before, macs, goal)
-    space = _space(spaces, goal, cost, budget)
-    return _Reaching(space, maker, goal, before, cost, budget).run()
+    cost, budget = _budgeted(prepared, before, macs, target)
+    space = _space(spaces, target, cost, budget)
+    return _Reaching(space, maker, target, before, cost, budget).run()
 
 
 def _coarse(prepared: Prepared, step: int) -> bool:
-    """Whether predicted damage is to tell which groups give what rounding leaves to others.
+    """Whether predicted damage decides which groups give what rounding leaves to others.
 
     Where a step is a small part of most groups, it moves none by much, and is not worth measuring.
     """
@@ -161,91 +161,91 @@ def _lowest(
 ) -> dict[int, int]:
     """Return the least that each group may come to keep, by its key: where its curve ends."""
     config, groups = prepared.config, prepared.groups
-    if config.allotted == "auto" or config.goal.kind != "ratio":
+    if config.allotted == "auto" or config.target.kind != "ratio":
         return leasts(groups, choices[min(steps)])
     sizes = [group.size for group in groups]
-    wanted = uniform(choices[1], sizes, config.goal.value)
-    near = [leasts(groups, near_choices(choices[step], wanted)) for step in steps]
+    requested = uniform(choices[1], sizes, config.target.value)
+    near = [leasts(groups, near_choices(choices[step], requested)) for step in steps]
     return {group.key: min(least[group.key] for least in near) for group in groups}
 
 
 def _steps(config: Config, provider: str) -> list[int]:
-    """What the numbers of channels may be multiples of, the first that serves the goal."""
+    """What the numbers of channels may be multiples of, the first that serves the target."""
     if isinstance(config.round_to, int):
         return [config.round_to]
     block = channel_block(config.hardware, provider)
     return [block >> i for i in range(block.bit_length())]
 
 
-def _space(spaces: Sequence[Space], goal: Target, cost: CountedCost, budget: float) -> Space:
-    """Return the first space in which a goal can be had; the last where none is."""
+def _space(spaces: Sequence[Space], target: Target, cost: CountedCost, budget: float) -> Space:
+    """Return the first space in which a target can be reached; the last where none is."""
     for space in spaces[:-1]:
-        if goal.kind == "ratio":
-            serves = space.serves(goal.value)
+        if target.kind == "ratio":
+            serves = space.serves(target.value)
         else:
-            serves = goal.kind in MEASURED or within(cost.at(space.least), budget)
+            serves = target.kind in MEASURED or within(cost.at(space.least), budget)
         if serves:
             return space
     return spaces[-1]
 
 
 def _budgeted(
-    prepared: Prepared, before: Before, macs: CountedCost, goal: Target
+    prepared: Prepared, before: Before, macs: CountedCost, target: Target
 ) -> tuple[CountedCost, float]:
-    """What a target counts, by kept channels, and the most of it that the goal allows."""
+    """What a target counts, by kept channels, and the most of it that it allows."""
     costs = before.costs
-    if goal.kind not in ("params", "size"):
-        return macs, goal.budget(float(costs.macs)) if goal.kind == "macs" else math.inf
+    if target.kind not in ("params", "size"):
+        return macs, target.budget(float(costs.macs)) if target.kind == "macs" else math.inf
     biases, groups = prepared.config.method_entry.adds_bias, prepared.groups
-    predicted = counted_parameters(prepared.analyzed, groups, biases, goal.kind == "size")
-    if goal.kind == "params":
-        return predicted, goal.budget(float(costs.parameters))
+    predicted = counted_parameters(prepared.analyzed, groups, biases, target.kind == "size")
+    if target.kind == "params":
+        return predicted, target.budget(float(costs.parameters))
     whole = np.asarray([group.size for group in groups])
     # Names and the graph itself stay.
     rest = before.size - predicted.at(whole)
-    return replace(predicted, fixed=predicted.fixed + rest), goal.budget(float(before.size))
+    return replace(predicted, fixed=predicted.fixed + rest), target.budget(float(before.size))
 
 
 @dataclass(frozen=True, eq=False)
 class _Reaching:
     space: Space
     maker: ModelBuilder
-    goal: Target
+    target: Target
     before: Before
     cost: CountedCost
     budget: float
 
     def run(self) -> Reached:
-        kind = self.goal.kind
+        kind = self.target.kind
         if kind == "latency":
             return self._latency()
         if kind == "fidelity":
             return self._fidelity()
         if kind == "ratio":
-            counts = self.space.by_ratio(self.goal.value)
+            counts = self.space.by_ratio(self.target.value)
             removed = 1 - counts.sum() / max(1, sum(self.space.sizes))
-            return self._reached(self._make(counts), self.goal.value, float(removed))
+            return self._reached(self._make(counts), self.target.value, float(removed))
         return self._within_budget(kind)
 
     def _make(self, counts: Counts) -> Fitted:
         return self.maker.make(self.space.keyed(counts))
 
     def _reached(
-        self, fitted: Fitted, wanted: float, got: float, latency: timing.PairedLatency | None = None
+        self, fitted: Fitted, limit: float, got: float, latency: timing.PairedLatency | None = None
     ) -> Reached:
         costs, size = self.maker.costs() if fitted.plan.groups else (self.before.costs, 0)
         allocation = self.maker.prepared.config.allotted
-        target = TargetReport(
-            self.goal.kind, wanted, got, str(self.goal), allocation, self.space.step, latency
+        report = TargetReport(
+            self.target.kind, limit, got, str(self.target), allocation, self.space.step, latency
         )
-        known = self.space.curves or {}
+        curves = self.space.curves or {}
         predicted = {
-            entry.group.key: float(known[entry.group.key].errors[len(entry.removed)])
+            entry.group.key: float(curves[entry.group.key].errors[len(entry.removed)])
             for entry in fitted.plan.groups
-            if entry.group.key in known
+            if entry.group.key in curves
         }
         predicted |= fitted.errors
-        return Reached(fitted, costs, size, target, predicted)
+        return Reached(fitted, costs, size, report, predicted)
 
     def _within_budget(self, kind: Kind) -> Reached:
         """Reach a number of multiply-accumulates, parameters or bytes."""
@@ -255,7 +255,7 @@ class _Reaching:
             costs, size = self.maker.costs() if fitted.plan.groups else (before.costs, before.size)
             return float({"macs": costs.macs, "params": costs.parameters, "size": size}[kind])
 
-        fitted = reach_budget(self.space, self.goal, self.cost, self.budget, self._make, actual)
+        fitted = reach_budget(self.space, self.target, self.cost, self.budget, self._make, actual)
         return self._reached(fitted, self.budget, actual(fitted))
 
     def _latency(self) -> Reached:
@@ -265,20 +265,20 @@ class _Reaching:
             counts = search(
                 self.space,
                 partial(self._fast_enough, aim),
-                lambda _: f"{self.goal} cannot be reached: the least is {self._cut_time()}",
+                lambda _: f"{self.target} cannot be reached: the least is {self._cut_time()}",
                 cheapest=False,
             )
             fitted = self._make(counts)
             if not fitted.plan.groups:
                 return self._reached(fitted, 0.0, 0.0)
             times = self.maker.times()
-            over = _over(self.goal, times)
+            over = _over(self.target, times)
             if over <= 1.0:
-                wanted = self.goal.budget(times.before.median)
-                return self._reached(fitted, wanted, times.after.median, times)
+                limit = self.target.budget(times.before.median)
+                return self._reached(fitted, limit, times.after.median, times)
             aim /= over
         raise TargetError(
-            f"{self.goal} is missed: {times.after.median:.3g} ms ({times.after.low:.3g} to "
+            f"{self.target} is missed: {times.after.median:.3g} ms ({times.after.low:.3g} to "
             f"{times.after.high:.3g}) of {times.before.median:.3g} ms were measured; ask for a "
             "little more, or give the machine less other work"
         )
@@ -286,7 +286,7 @@ class _Reaching:
     def _fast_enough(self, aim: float, counts: Counts) -> bool:
         self.maker.progress("timing", 0, 1)
         self.maker.cut(self.space.keyed(counts))
-        return _over(self.goal, self.maker.times()) <= aim
+        return _over(self.target, self.maker.times()) <= aim
 
     def _cut_time(self) -> str:
         times = self.maker.times()
@@ -294,27 +294,27 @@ class _Reaching:
 
     def _fidelity(self) -> Reached:
         """Reach a fidelity: make models until the smallest is found that has it."""
-        found: dict[bytes, float] = {}
+        fidelities: dict[bytes, float] = {}
 
         def fits(counts: Counts) -> bool:
             whole = bool((counts == self.space.sizes).all())
             self._make(counts)
-            found[counts.tobytes()] = 1.0 if whole else self.maker.agreement()
-            return found[counts.tobytes()] >= self.goal.value
+            fidelities[counts.tobytes()] = 1.0 if whole else self.maker.agreement()
+            return fidelities[counts.tobytes()] >= self.target.value
 
         def why(counts: Counts) -> str:
-            best = amount("fidelity", found[counts.tobytes()])
-            return f"{self.goal} cannot be reached: the most is {best} with the layers kept"
+            best = amount("fidelity", fidelities[counts.tobytes()])
+            return f"{self.target} cannot be reached: the most is {best} with the layers kept"
 
         counts = search(self.space, fits, why, cheapest=True)
         if bool((counts == self.space.sizes).all()):
-            raise TargetError(f"{self.goal} leaves no channel that can go; ask for less")
-        return self._reached(self._make(counts), self.goal.value, found[counts.tobytes()])
+            raise TargetError(f"{self.target} leaves no channel that can go; ask for less")
+        return self._reached(self._make(counts), self.target.value, fidelities[counts.tobytes()])
 
 
-def _over(goal: Target, times: timing.PairedLatency) -> float:
-    """Return the upper end of what was measured as a multiple of what a latency goal allows.
+def _over(target: Target, times: timing.PairedLatency) -> float:
+    """Return the upper end of what was measured as a multiple of what a latency target allows.
 
     A share of the original's time is held against the ratio, which is steadier than either time.
     """
-    return (times.high if goal.relative else times.after.high) / goal.value
+    return (times.high if target.relative else times.after.high) / target.value

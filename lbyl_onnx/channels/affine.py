@@ -42,11 +42,11 @@ def producer_matrix(
 
     Nodes that read one weight are one producer.
     """
-    parts, seen = [], set[tuple[str | int, int]]()
+    parts, visited = [], set[tuple[str | int, int]]()
     for place in group.producers:
-        if place.binding.layer in seen:
+        if place.binding.layer in visited:
             continue
-        seen.add(place.binding.layer)
+        visited.add(place.binding.layer)
         weight, bias = producer_rows(graph, tensor_info, place)
         parts.append(weight.reshape(len(weight), -1))  # (n, taps, d) -> (n, taps * d)
         layer = linear_layer(tensor_info, graph.nodes[place.binding.node])
@@ -240,7 +240,7 @@ def _through_depthwise(
 
 
 def _prefix(channel_path: ChannelPath, tensor: str, start: Affine) -> tuple[Affine, frozenset[int]]:
-    """Compose the affine nodes that follow the producer, until the way forks or bends."""
+    """Compose the affine nodes that follow the producer, until the path forks or is not affine."""
     total, folded = start, set[int]()
     while True:
         readers = channel_path.readers(tensor)
@@ -274,7 +274,7 @@ def _suffix(
             return total, frozenset(after)
         sources = {t.name for t in node.inputs if t.name in channel_path.tensors}
         if len(sources) > 1:
-            return total, frozenset(after)  # each of the ways that meet here has its own scale
+            return total, frozenset(after)  # each of the paths that meet here has its own scale
         after.add(writers[0])
         total = step.then(total)
         tensor = sources.pop()
@@ -288,26 +288,26 @@ def _evaluate(
     shift: Floats,
 ) -> Floats | None:
     """Value that each channel has behind the activation when it is constant before it."""
-    known: dict[str, Floats] = {start: shift}
+    values: dict[str, Floats] = {start: shift}
     for index in sorted(folded):
-        known[channel_path.graph.nodes[index].outputs[0].name] = shift
+        values[channel_path.graph.nodes[index].outputs[0].name] = shift
     last: Floats | None = shift
     for index in middle:
         node = channel_path.graph.nodes[index]
         if node.op in KEEPS_CONSTANT:
-            last = _common([known[t.name] for t in node.inputs if t.name in known])
+            last = _common([values[t.name] for t in node.inputs if t.name in values])
         elif (step := channel_path.affine(index)) is not None:
-            source = next((known[t.name] for t in node.inputs if t.name in known), None)
+            source = next((values[t.name] for t in node.inputs if t.name in values), None)
             last = None if source is None else step.scale * source + step.shift
         else:
-            last = apply(channel_path, index, known)
+            last = apply(channel_path, index, values)
         if last is None:
             return None
-        known[node.outputs[0].name] = last
+        values[node.outputs[0].name] = last
     return last
 
 
 def _common(values: Sequence[Floats]) -> Floats | None:
-    """Return the value that all ways into a node bring, None where they differ."""
+    """Return the common value of all inputs of a node, None where they differ."""
     same = bool(values) and all(np.array_equal(value, values[0]) for value in values)
     return values[0] if same else None

@@ -50,8 +50,8 @@ def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -
     for index, node in enumerate(graph.nodes):
         _freeze_captured(flow, tensors, index, node)
         count_channels(flow, tensors, tensor_info, index, node)
-        given = _interpret(flow, tensors, tensor_info, index, node)
-        for output, labels in zip(node.outputs, given, strict=False):
+        output_labels = _interpret(flow, tensors, tensor_info, index, node)
+        for output, labels in zip(node.outputs, output_labels, strict=False):
             if labels is not None and output.name:
                 tensors[output.name] = labels
     for output in graph.outputs:
@@ -78,7 +78,7 @@ def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -
 
 
 def _check_globs(graph: Graph, flow: LabelFlow, selection: Selection) -> None:
-    """Refuse a glob that means no layer: a slip of the pen would prune another selection."""
+    """Refuse a glob that matches no layer: a typing error would prune another selection."""
     if not (selection.include or selection.exclude):
         return
     bindings = (binding for binding in flow.bindings if binding.role is Role.PRODUCER)
@@ -126,12 +126,12 @@ def _freeze_overridable(graph: Graph, flow: LabelFlow, tensor_info: TensorInfo) 
     All channels along any constant of such a node stay: what compensates for them might change
     the overridable one, a bias for instance, and a caller who gives it would undo that.
     """
-    places: dict[int, list[Labels]] = defaultdict(list)
+    labels_by_node: dict[int, list[Labels]] = defaultdict(list)
     for binding in flow.bindings:
-        places[binding.node].append(binding.labels)
+        labels_by_node[binding.node].append(binding.labels)
     for sizes in flow.sizes:
-        places[sizes.node] += sizes.counted
-    for index, labels in places.items():
+        labels_by_node[sizes.node] += sizes.counted
+    for index, labels in labels_by_node.items():
         named = (tensor_info.overridable(tensor.name) for tensor in graph.nodes[index].inputs)
         name = next((name for name in named if name is not None), None)
         if name is not None:
@@ -142,26 +142,26 @@ def _freeze_overridable(graph: Graph, flow: LabelFlow, tensor_info: TensorInfo) 
 def _gather(
     graph: Graph, flow: LabelFlow, selection: Selection
 ) -> tuple[list[ChannelGroup], list[Refusal]]:
-    """Units with the same places form a group; a group that cannot be pruned is a refusal."""
+    """Units that occur on the same axes form a group; one that cannot be pruned is a refusal."""
     roots = flow.coupling.roots()
     frozen: dict[int, list[Freeze]] = {}
     for freeze in flow.freezes:
         for root in np.unique(roots[freeze.labels]).tolist():
             frozen.setdefault(root, []).append(freeze)
-    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    occurrences: dict[int, list[tuple[int, int]]] = defaultdict(list)
     # Numbers that count channels tell groups apart, too, so that no part of a Split goes whole.
     counted = [labels for sizes in flow.sizes if sizes.of is None for labels in sizes.counted]
     for index, labels in enumerate([*(binding.labels for binding in flow.bindings), *counted]):
-        found, counts = np.unique(roots[labels], return_counts=True)
-        for root, count in zip(found.tolist(), counts.tolist(), strict=True):
+        distinct, counts = np.unique(roots[labels], return_counts=True)
+        for root, count in zip(distinct.tolist(), counts.tolist(), strict=True):
             if root != FIXED:
-                places[root].append((index, count))
-    by_place: dict[tuple[tuple[tuple[int, int], ...], bool], list[int]] = defaultdict(list)
-    for root in sorted(places):
-        by_place[tuple(places[root]), root in frozen].append(root)
+                occurrences[root].append((index, count))
+    by_occurrences: dict[tuple[tuple[tuple[int, int], ...], bool], list[int]] = defaultdict(list)
+    for root in sorted(occurrences):
+        by_occurrences[tuple(occurrences[root]), root in frozen].append(root)
     groups: list[ChannelGroup] = []
     refusals: list[Refusal] = []
-    for (place, is_frozen), units in by_place.items():
+    for (place, is_frozen), units in by_occurrences.items():
         bindings = [flow.bindings[index] for index, _ in place if index < len(flow.bindings)]
         group = _group(graph, bindings, np.asarray(units, np.int64), roots)
         if is_frozen:
@@ -182,9 +182,9 @@ def _group(
     placements: dict[Role, list[GroupBinding]] = {role: [] for role in Role}
     for binding in bindings:
         along = roots[binding.labels]
-        found = np.flatnonzero(np.isin(along, units))
-        order = np.argsort(along[found], kind="stable")  # ascending within each unit
-        positions = found[order].reshape(len(units), -1)  # (n * taps,) -> (n, taps)
+        indices = np.flatnonzero(np.isin(along, units))
+        order = np.argsort(along[indices], kind="stable")  # ascending within each unit
+        positions = indices[order].reshape(len(units), -1)  # (n * taps,) -> (n, taps)
         placements[binding.role].append(GroupBinding(binding, positions))
     producers = placements[Role.PRODUCER]
     name = ", ".join(node_name(graph.nodes[p.binding.node]) for p in producers)

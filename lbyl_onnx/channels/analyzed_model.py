@@ -105,7 +105,7 @@ class Layer:
     Parameters
     ----------
     consumers
-        Their places among the group's consumers.
+        Their indices among the group's consumers.
     biases
         What each adds to its outputs: equal where it is one constant.
     """
@@ -118,16 +118,16 @@ def layers(
     graph: Graph, tensor_info: TensorInfo, sharing: Sharing, group: ChannelGroup
 ) -> tuple[Layer, ...]:
     """Gather the consumers of a group by the weight that they read, in their order."""
-    found: dict[tuple[str | int, int], list[int]] = defaultdict(list)
+    numbers_by_layer: dict[tuple[str | int, int], list[int]] = defaultdict(list)
     for number, place in enumerate(group.consumers):
-        found[place.binding.layer].append(number)
+        numbers_by_layer[place.binding.layer].append(number)
     nodes = [place.binding.node for place in group.consumers]
     return tuple(
         Layer(
             tuple(numbers),
             tuple(bias_of(graph, tensor_info, sharing, nodes[i]) for i in numbers),
         )
-        for numbers in found.values()
+        for numbers in numbers_by_layer.values()
     )
 
 

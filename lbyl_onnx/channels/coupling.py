@@ -14,28 +14,28 @@ from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.sharing import NAMED, Operand, Sharing, same_everywhere
 from lbyl_onnx.graph.tensor_info import TensorInfo
 
-Found = tuple[Operand, AxisBinding]
+OperandBinding = tuple[Operand, AxisBinding]
 
 
 def couple_shared(graph: Graph, tensor_info: TensorInfo, flow: LabelFlow, sharing: Sharing) -> None:
-    """Unite the labels of all slots that lie along one axis of one constant.
+    """Unite the labels of all bindings that lie along one axis of one constant.
 
-    What cannot shrink for all of its readers alike is frozen, with who needs it. A slot of a
-    shared constant is told its name: slots of one source are one place.
+    What cannot shrink for all of its readers alike is frozen, with who needs it. A binding of a
+    shared constant gets its name as source: bindings of one source are one axis.
 
     Parameters
     ----------
     graph, tensor_info, sharing
         The graph, its constants, and who reads them.
     flow
-        All slots; takes couplings and freezes.
+        All bindings; takes couplings and freezes.
     """
     bindings: dict[Operand, list[AxisBinding]] = defaultdict(list)
     for binding in flow.bindings:
         bindings[binding.node, binding.operand].append(binding)
     shared: dict[Operand, str] = {}
     for base, uses in sharing.readers.items():
-        along: dict[int, list[Found]] = defaultdict(list)
+        along: dict[int, list[OperandBinding]] = defaultdict(list)
         for use in uses:
             for binding in bindings.get((use.node, use.operand), ()):
                 axis = use.axes[binding.axis]
@@ -46,14 +46,14 @@ def couple_shared(graph: Graph, tensor_info: TensorInfo, flow: LabelFlow, sharin
             continue
         readers = [(use.node, use.operand) for use in uses]
         shared |= dict.fromkeys(readers, base)
-        for found in along.values():
-            _couple(flow, [binding.labels for _, binding in found])
-            labels = np.unique(np.concatenate([binding.labels for _, binding in found]))
+        for along_axis in along.values():
+            _couple(flow, [binding.labels for _, binding in along_axis])
+            labels = np.unique(np.concatenate([binding.labels for _, binding in along_axis]))
             labels = labels[labels != FIXED]
             for node, how in whole.items():
                 at = uses[0].node if node is None else node
                 flow.freezes.append(Freeze(labels, f"the constant {base} stays: {how}", at))
-            _check_readers(graph, flow, base, readers, found, labels)
+            _check_readers(graph, flow, base, readers, along_axis, labels)
     flow.bindings[:] = [
         replace(s, source=shared.get((s.node, s.operand), "")) for s in flow.bindings
     ]
@@ -75,17 +75,17 @@ def _check_readers(
     flow: LabelFlow,
     base: str,
     readers: Sequence[Operand],
-    found: Sequence[Found],
+    along: Sequence[OperandBinding],
     labels: Labels,
 ) -> None:
     """Freeze what one reader needs whole, or what some readers make and others read."""
-    shrinking = {operand for operand, _ in found}
+    shrinking = {operand for operand, _ in along}
     for node, _ in [reader for reader in readers if reader not in shrinking][:NAMED]:
         reason = f"{graph.nodes[node].op} reads the constant {base} along channels that stay"
         flow.freezes.append(Freeze(labels, reason, node))
-    reading = [binding.node for _, binding in found if binding.role is Role.CONSUMER][:NAMED]
-    making = [binding.node for _, binding in found if binding.role is not Role.CONSUMER][:NAMED]
-    if reading and making:
+    consumers = [binding.node for _, binding in along if binding.role is Role.CONSUMER][:NAMED]
+    producers = [binding.node for _, binding in along if binding.role is not Role.CONSUMER][:NAMED]
+    if consumers and producers:
         # What a weight is given to make up for what goes would change what makes the channels.
         reason = f"the constant {base} both makes and reads them"
-        flow.freezes += [Freeze(labels, reason, node) for node in (*making, *reading)]
+        flow.freezes += [Freeze(labels, reason, node) for node in (*producers, *consumers)]

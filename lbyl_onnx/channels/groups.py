@@ -21,7 +21,7 @@ from lbyl_onnx.option_types import Scope
 
 @dataclass(frozen=True)
 class GroupBinding:
-    """Where the n channels of a group lie along one slot.
+    """Positions of a group's n channels along one axis of a constant.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def layer_read(graph: Graph, tensor_info: TensorInfo, consumer: GroupBinding) ->
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that touch the same places and can be removed one by one.
+    """Channels that lie on the same axes and can be removed one by one.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class ChannelGroup:
 
     @property
     def key(self) -> int:
-        """What tells the group from the others of its graph: its first unit."""
+        """Identifier of the group within its graph: its first unit."""
         return int(self.units[0])
 
 
@@ -145,7 +145,7 @@ class Selection:
     scope: Scope = "inner"
 
     def refuses(self, names: Sequence[str]) -> str | None:
-        """Return why a group with these producers is left alone; None when it is not."""
+        """Return why a group with these producers is skipped; None when it is not."""
         if any(fnmatchcase(name, glob) for name in names for glob in self.exclude):
             return "left out by --exclude"
         if self.include and not any(fnmatchcase(n, glob) for n in names for glob in self.include):

@@ -55,7 +55,7 @@ class AxisBinding:
 
     @property
     def layer(self) -> tuple[str | int, int]:
-        """What is equal for slots of constants that are one."""
+        """Identifier of the layer: equal for bindings of one shared constant."""
         return (self.source, -1) if self.source else (self.node, self.operand)
 
 
@@ -69,7 +69,7 @@ class Freeze:
 
 
 class Coupling:
-    """An equivalence over labels: coupled channels live or die together."""
+    """An equivalence over labels: coupled channels are kept or removed together."""
 
     def __init__(self) -> None:
         self._count = 1  # label 0 is FIXED

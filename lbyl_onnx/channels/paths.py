@@ -38,13 +38,13 @@ def _readers(starts: Sequence[Node], holders: Mapping[int, Node]) -> Iterator[No
 
     What `holders` has by the id of a node in a body stands for it.
     """
-    seen: set[int] = set()
+    visited: set[int] = set()
     waiting = [*starts]
     while waiting:
         for reader in [x for tensor in waiting.pop().outputs for x in tensor.outputs]:
             node = holders.get(id(reader), reader)
-            if id(node) not in seen:
-                seen.add(id(node))
+            if id(node) not in visited:
+                visited.add(id(node))
                 waiting.append(node)
                 yield node
 
@@ -52,8 +52,8 @@ def _readers(starts: Sequence[Node], holders: Mapping[int, Node]) -> Iterator[No
 def layers_behind(graph: Graph, channels: ChannelMap, consumers: Collection[int]) -> set[int]:
     """Layers behind others whose weight no other reads."""
     weights = {s.node: s.operand for s in channels.bindings if s.role is Role.PRODUCER}
-    found = weights.keys() & behind(graph, consumers)
-    return {index for index in found if channels.sharing.sole(index, weights[index])}
+    layers = weights.keys() & behind(graph, consumers)
+    return {index for index in layers if channels.sharing.sole(index, weights[index])}
 
 
 def feeds_a_layer(node: Node) -> bool:
@@ -63,16 +63,16 @@ def feeds_a_layer(node: Node) -> bool:
 
 def only_convs_read(graph: Graph, tensor_info: TensorInfo, node: Node) -> bool:
     """Whether what a node gives reaches Convs with a bias, over additions, and nothing else."""
-    given = {id(tensor) for tensor in graph.outputs}
-    waiting, seen = [*node.outputs], set[int]()
+    outputs = {id(tensor) for tensor in graph.outputs}
+    waiting, visited = [*node.outputs], set[int]()
     while waiting:
         tensor = waiting.pop()
-        if id(tensor) in given or not tensor.outputs:
+        if id(tensor) in outputs or not tensor.outputs:
             return False
         for reader in tensor.outputs:
-            if id(reader) in seen:
+            if id(reader) in visited:
                 continue
-            seen.add(id(reader))
+            visited.add(id(reader))
             constant = any(tensor_info.is_constant(x.name) for x in reader.inputs)
             if reader.op in ("Add", "Identity") and not constant:
                 waiting.extend(reader.outputs)
@@ -89,7 +89,7 @@ _HANDS_ON = frozenset(
 
 @dataclass(frozen=True)
 class LinearPath:
-    """A group between one layer and its consumers, and the BatchNormalization on the way if any."""
+    """A group between one layer and its consumers, and the BatchNormalization between them."""
 
     group: ChannelGroup
     norm: int | None
@@ -98,7 +98,7 @@ class LinearPath:
 def linear_path(
     graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup
 ) -> LinearPath | None:
-    """Tell whether a group's channels may be mixed; None where something bends or joins them."""
+    """Return the path on which channels may be mixed; None where it is not linear."""
     if len(group.producers) != 1 or group.producers[0].positions.shape[1] != 1:
         return None
     place = group.producers[0]
@@ -120,8 +120,8 @@ def linear_path(
         return None
     followers = {(p.binding.node, p.binding.operand) for p in group.followers}
     followers -= {(place.binding.node, layer.bias_operand)}
-    wanted = {(norms[0], operand) for operand in range(1, 5)} if norms else set[Operand]()
-    return LinearPath(group, norms[0] if norms else None) if followers == wanted else None
+    norm_parameters = {(norms[0], operand) for operand in range(1, 5)} if norms else set[Operand]()
+    return LinearPath(group, norms[0] if norms else None) if followers == norm_parameters else None
 
 
 # Operators that move or keep values and so leave a channel's scale and shift as they are.
@@ -167,8 +167,8 @@ class ChannelPath:
     def follower(self, index: int, operand: int) -> GroupBinding | None:
         """Where the group lies along a constant operand of a node."""
         at = (index, operand)
-        places = (p for p in self.group.followers if (p.binding.node, p.binding.operand) == at)
-        return next(places, None)
+        bindings = (p for p in self.group.followers if (p.binding.node, p.binding.operand) == at)
+        return next(bindings, None)
 
     def readers(self, tensor: str) -> list[int]:
         """Return the nodes of the path that read a tensor."""
@@ -183,10 +183,10 @@ class ChannelPath:
             return Affine(ones, zeros)
         if node.op == "BatchNormalization":
             parameters = [self.values(index, operand) for operand in range(1, 5)]
-            known = [p for p in parameters if p is not None]
-            if len(known) < len(parameters):
+            values = [p for p in parameters if p is not None]
+            if len(values) < len(parameters):
                 return None  # not one scale for all of a channel, as behind a Flatten
-            gamma, beta, mean, var = known
+            gamma, beta, mean, var = values
             scale = scale_of(node, gamma, var)
             with np.errstate(invalid="ignore"):  # `respond` sees to these
                 return Affine(scale, beta - scale * mean)
@@ -211,10 +211,10 @@ def between(
     group: ChannelGroup,
     consumer: GroupBinding,
 ) -> tuple[tuple[int, ...], list[GroupBinding]]:
-    """Nodes on all ways from the producers to the consumer, in graph order; these producers."""
+    """Nodes on all paths from the producers to the consumer, in graph order; these producers."""
     index_of = {id(node): i for i, node in enumerate(graph.nodes)}
     producers = {place.binding.node: place for place in group.producers}
-    found: set[int] = set()
+    indices: set[int] = set()
     reached: set[int] = set()
     waiting = [data_input(tensor_info, graph.nodes[consumer.binding.node])]
     while waiting:
@@ -224,11 +224,11 @@ def between(
         index = index_of[id(tensor.inputs[0])]
         if index in producers:
             reached.add(index)
-        elif index not in found:
-            found.add(index)
+        elif index not in indices:
+            indices.add(index)
             inputs = graph.nodes[index].inputs
             waiting += [t for t in inputs if _carries(channels, group, t.name)]
-    return tuple(sorted(found)), [producers[index] for index in sorted(reached)]
+    return tuple(sorted(indices)), [producers[index] for index in sorted(reached)]
 
 
 def _carries(channels: ChannelMap, group: ChannelGroup, name: str) -> bool:
@@ -245,8 +245,8 @@ def _along(value: NDArray[np.generic], place: GroupBinding) -> Floats | None:
     return per_tap[:, 0] if np.array_equal(per_tap, first, equal_nan=True) else None
 
 
-def apply(channel_path: ChannelPath, index: int, known: dict[str, Floats]) -> Floats | None:
-    """Evaluate an elementwise node on known values of its inputs; None where it is no such."""
+def apply(channel_path: ChannelPath, index: int, values: dict[str, Floats]) -> Floats | None:
+    """Evaluate an elementwise node on values of its inputs; None for any other node."""
     node = channel_path.graph.nodes[index]
     if node.op not in ELEMENTWISE or (node.domain or "") not in DEFAULT_DOMAINS:
         return None
@@ -255,7 +255,7 @@ def apply(channel_path: ChannelPath, index: int, known: dict[str, Floats]) -> Fl
         if not tensor.name:
             inputs.append(None)
             continue
-        value = known.get(tensor.name)
+        value = values.get(tensor.name)
         if value is None and channel_path.tensor_info.is_constant(tensor.name):
             value = channel_path.values(index, operand)
         if value is None:
@@ -279,20 +279,22 @@ class Activation:
 
     tensor: str
     place: GroupBinding
-    _way: ChannelPath
+    _path: ChannelPath
     _nodes: tuple[int, ...]
 
     def __call__(self, values: Floats) -> Floats:
         """Evaluate them on (points, n) values, channel i in column i; NaN where one cannot be."""
-        known = {self.tensor: values}
+        computed = {self.tensor: values}
         last = values
         for index in self._nodes:
-            node = self._way.graph.nodes[index]
-            source = next(known[t.name] for t in node.inputs if t.name in known)
-            step = self._way.affine(index)
-            applied = step.scale * source + step.shift if step else apply(self._way, index, known)
+            node = self._path.graph.nodes[index]
+            source = next(computed[t.name] for t in node.inputs if t.name in computed)
+            step = self._path.affine(index)
+            applied = (
+                step.scale * source + step.shift if step else apply(self._path, index, computed)
+            )
             last = np.full_like(source, np.nan) if applied is None else applied
-            known[node.outputs[0].name] = last
+            computed[node.outputs[0].name] = last
         return last
 
 

@@ -52,7 +52,7 @@ def why_nothing(graph: Graph, tensor_info: TensorInfo, refusals: Sequence[Refusa
 
 
 def held_elsewhere(graph: Graph, tensor_info: TensorInfo, foreign: bool = False) -> str | None:
-    """Name the operators that hold a model's weights, and the way out; None where none does.
+    """Name the operators that hold a model's weights, and what to do; None where none does.
 
     Parameters
     ----------

@@ -48,23 +48,27 @@ def count_channels(
         return
     constant = all(tensor_info.is_constant(tensor.name) for tensor in node.outputs if tensor.name)
     # Constants are pinned where they enter what is not constant, and so do not change there.
-    given = {
+    input_counts = {
         name: flow.counts[name]
         for name in names
         if name in flow.counts and (constant or not tensor_info.is_constant(name))
     }
-    if not any(count is not None for counts in given.values() for count in counts):
+    if not any(count is not None for counts in input_counts.values() for count in counts):
         return
-    moved = _moved(tensor_info, node, names, given)
-    known = all(tensor_info.is_known(tensor.name) for tensor in node.outputs if tensor.name)
+    moved = _moved(tensor_info, node, names, input_counts)
+    outputs_known = all(tensor_info.is_known(tensor.name) for tensor in node.outputs if tensor.name)
     if moved is not None:
         flow.counts[node.outputs[0].name] = moved
-    elif known:
+    elif outputs_known:
         for output in node.outputs:
             size = _length(tensor_info, output.name) or 1
-            flow.counts[output.name] = (ShapeDependence(_union(given.values()), False),) * size
+            flow.counts[output.name] = (
+                ShapeDependence(_union(input_counts.values()), False),
+            ) * size
     else:
-        flow.reads += [(index, operand) for operand, name in enumerate(names) if name in given]
+        flow.reads += [
+            (index, operand) for operand, name in enumerate(names) if name in input_counts
+        ]
 
 
 def _of_shape(flow: LabelFlow, labels: Labels, node: Node) -> ShapeDependences:
@@ -84,20 +88,23 @@ def _of_shape(flow: LabelFlow, labels: Labels, node: Node) -> ShapeDependences:
 
 
 def _moved(
-    tensor_info: TensorInfo, node: Node, names: Sequence[str], given: Mapping[str, ShapeDependences]
+    tensor_info: TensorInfo,
+    node: Node,
+    names: Sequence[str],
+    input_counts: Mapping[str, ShapeDependences],
 ) -> ShapeDependences | None:
     """Return the counts behind a node that only moves numbers; None for any other."""
     if node.op == "Concat":
         parts: list[ShapeDependence | None] = []
         for name in names:
             size = _length(tensor_info, name)
-            if name not in given and size is None:
+            if name not in input_counts and size is None:
                 return None
-            parts += given.get(name, (None,) * (size or 0))
+            parts += input_counts.get(name, (None,) * (size or 0))
         return tuple(parts)
-    if names[0] not in given or any(name in given for name in names[1:]):
+    if names[0] not in input_counts or any(name in input_counts for name in names[1:]):
         return None
-    counts = given[names[0]]
+    counts = input_counts[names[0]]
     if node.op in SAME_ORDER:
         return counts
     rest = [
@@ -119,13 +126,13 @@ def _moved(
 
 def _length(tensor_info: TensorInfo, name: str) -> int | None:
     shape = tensor_info.shape(name)
-    known = [d for d in shape or () if d is not None]
-    return None if shape is None or len(known) < len(shape) else math.prod(known)
+    dims = [d for d in shape or () if d is not None]
+    return None if shape is None or len(dims) < len(shape) else math.prod(dims)
 
 
 def _union(many: Iterable[ShapeDependences]) -> Labels:
-    found = [count.labels for counts in many for count in counts if count is not None]
-    return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
+    label_sets = [count.labels for counts in many for count in counts if count is not None]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *label_sets]))
 
 
 def counted(flow: LabelFlow, name: str) -> Labels:

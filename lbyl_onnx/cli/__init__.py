@@ -20,8 +20,8 @@ Examples:
 """
 
 
-def _print_versions(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:
+def _print_versions(context: click.Context, _: click.Parameter, requested: bool) -> None:
+    if requested and not context.resilient_parsing:
         for name, version in versions().items():
             click.echo(f"{name} {version}")
         context.exit()

@@ -82,8 +82,8 @@ def errors_in_one_line(debug: bool, model: str | None, output: str | None = None
         What is worked on; noted for the parent process, should this one not live to tell. None
         where there are several models: the errors of each name it themselves.
     """
-    given = {"model": model, "output": output}
-    note(**{name: path for name, path in given.items() if path is not None})
+    paths = {"model": model, "output": output}
+    note(**{name: path for name, path in paths.items() if path is not None})
     try:
         yield
     except KeyboardInterrupt:
@@ -124,18 +124,18 @@ def errors_in_one_line(debug: bool, model: str | None, output: str | None = None
 
 @contextmanager
 def failures_as_warnings() -> Iterator[None]:
-    """Tell what fails once the work is done: it is no less done for that."""
+    """Report as a warning what fails after the work is done."""
     try:
         yield
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # who read the tables has gone; rich would exit for that
         discard(sys.stdout)
     except OSError as error:
-        say(f"warning: the work is done, but not all could be told: {error.strerror or error}")
+        say(f"warning: the work is done, but its report is incomplete: {error.strerror or error}")
         discard(sys.stdout)
     except Exception as error:
         what = f"{type(error).__name__}: {first_line(error)}"
-        say(f"warning: the work is done, but not all could be told: {what}")
+        say(f"warning: the work is done, but its report is incomplete: {what}")
 
 
 def _named(model: str | None, text: str) -> str:

@@ -63,7 +63,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
     "--report",
     "report_path",
     metavar="FILE.html",
-    help="Write a page with pictures: layers, latency, fidelity, what was left alone.",
+    help="Write a page with pictures: layers, latency, fidelity, what was skipped.",
 )
 @common.json_option
 @common.debug_option

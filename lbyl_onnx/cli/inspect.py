@@ -9,7 +9,7 @@ from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.input_options.kinds import Choices
-from lbyl_onnx.input_options.shapes import Given
+from lbyl_onnx.input_options.shapes import SuppliedShapes
 from lbyl_onnx.option_types import Scope
 from lbyl_onnx.report.json import inspection_as_json
 from lbyl_onnx.report.terminal import print_inspection
@@ -40,15 +40,15 @@ def inspect(
     scope: Scope,
     sensitivity: bool,
     input: Choices,
-    input_shape: Given,
+    input_shape: SuppliedShapes,
     json_path: str | None,
     debug: bool,
 ) -> None:
     """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
     with common.errors_in_one_line(debug, model):
         common.check_json_path(json_path)
-        found = inspection.inspect(
+        result = inspection.inspect(
             model, scope=scope, sensitivity=sensitivity, input_shape=input_shape, input=input
         )
-        common.write_json_to(inspection_as_json(found, model, __version__), json_path)
-        print_inspection(found, model, common.console_for(json_path))
+        common.write_json_to(inspection_as_json(result, model, __version__), json_path)
+        print_inspection(result, model, common.console_for(json_path))

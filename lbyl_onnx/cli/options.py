@@ -14,7 +14,7 @@ from lbyl_onnx import option_types as types
 from lbyl_onnx.config import DEFAULTS, OPTIONS, SECTIONS
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.input_options.kinds import Choices, read_choices
-from lbyl_onnx.input_options.shapes import Given, read_shapes
+from lbyl_onnx.input_options.shapes import SuppliedShapes, read_shapes
 from lbyl_onnx.option_types import Option, OptionType, shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -96,40 +96,40 @@ def _whole_or_auto(context: click.Context, parameter: click.Parameter, value: st
 def _numbers(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[float, ...]:
-    """Read numbers that commas part."""
+    """Read numbers separated by commas."""
     try:
-        found = tuple(float(part) for part in value.split(",")) if value else ()
+        numbers = tuple(float(part) for part in value.split(",")) if value else ()
     except ValueError as error:
         raise click.BadParameter("give numbers with commas between, as 0.5,0.5,0.5") from error
-    if not all(map(math.isfinite, found)):
+    if not all(map(math.isfinite, numbers)):
         raise click.BadParameter("give finite numbers")
-    return found
+    return numbers
 
 
 def _pairs(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[tuple[str, float], ...]:
     """Read GLOB=NUMBER, as often as it is given."""
-    found = []
+    pairs = []
     for value in values:
         glob, equals, number = value.rpartition("=")
         try:
-            found.append((glob, float(number)))
+            pairs.append((glob, float(number)))
         except ValueError as error:
             raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER") from error
-        if not (glob and equals and math.isfinite(found[-1][1])):
+        if not (glob and equals and math.isfinite(pairs[-1][1])):
             raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER, a finite one")
-    return tuple(found)
+    return tuple(pairs)
 
 
 def _whole_pairs(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[tuple[str, int], ...]:
     """Read GLOB=WHOLE NUMBER, as often as it is given."""
-    found = _pairs(context, parameter, values)
-    if not all(number.is_integer() for _, number in found):
+    pairs = _pairs(context, parameter, values)
+    if not all(number.is_integer() for _, number in pairs):
         raise click.BadParameter("give GLOB=N with a whole number N")
-    return tuple((glob, int(number)) for glob, number in found)
+    return tuple((glob, int(number)) for glob, number in pairs)
 
 
 def _named_values(
@@ -143,7 +143,9 @@ def _named_values(
     return tuple((name, value) for name, _, value in parts)
 
 
-def _shapes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Given:
+def _shapes(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> SuppliedShapes:
     """Read NAME:1,3,48,320, as often as it is given."""
     try:
         return read_shapes(values)

@@ -22,7 +22,7 @@ from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.config import OPTIONS, Config
 from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.input_options.kinds import Choices
-from lbyl_onnx.input_options.shapes import Given
+from lbyl_onnx.input_options.shapes import SuppliedShapes
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.methods.registry import find_method, method_names
 from lbyl_onnx.option_types import Hardware, Provider, Scope
@@ -55,7 +55,7 @@ The same command again runs only what is not finished.
 
 
 def _ratios(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
-    """Read FIRST:LAST:STEP, both ends included, or numbers that commas part."""
+    """Read FIRST:LAST:STEP, both ends included, or numbers separated by commas."""
     try:
         if ":" not in value:
             return tuple(float(part) for part in value.split(","))
@@ -76,12 +76,12 @@ def _methods(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 
 def _options_of(
-    method: str, methods: Sequence[str], given: Sequence[tuple[str, str]]
+    method: str, methods: Sequence[str], supplied: Sequence[tuple[str, str]]
 ) -> tuple[tuple[str, str], ...]:
     """Return the options that a method has, with those that no method has: an error tells them."""
-    known = {name: {option.name for option in find_method(name).options} for name in methods}
-    others = set().union(*known.values()) - known[method]
-    return tuple((name, value) for name, value in given if name not in others)
+    option_names = {name: {option.name for option in find_method(name).options} for name in methods}
+    others = set().union(*option_names.values()) - option_names[method]
+    return tuple((name, value) for name, value in supplied if name not in others)
 
 
 @click.command("sweep", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
@@ -155,7 +155,7 @@ def sweep(
     scheduler: str | None,
     provider: Provider,
     input: Choices,
-    input_shape: Given,
+    input_shape: SuppliedShapes,
     folder: Path,
     quiet: bool,
     json_path: str | None,
@@ -192,28 +192,28 @@ def sweep(
         )
         make_folder(folder)
         with common.shown_progress(quiet) as progress:
-            found = run_sweep(
+            result = run_sweep(
                 cells, folder, where, lambda done, total: progress("measuring cells", done, total)
             )
-        _write(found, folder, quiet, json_path)
-    if found.failures:
-        sys.exit(found.failures[0].exit_code)
+        _write(result, folder, quiet, json_path)
+    if result.failures:
+        sys.exit(result.failures[0].exit_code)
 
 
-def _write(found: Sweep, folder: Path, quiet: bool, json_path: str | None) -> None:
-    if found.outcomes:
-        write_whole(as_csv(found), folder / "sweep.csv")
-        write_whole(as_svg(found), folder / "sweep.svg")
-    document = {"lbyl_onnx": __version__, **asdict(found)}
+def _write(result: Sweep, folder: Path, quiet: bool, json_path: str | None) -> None:
+    if result.outcomes:
+        write_whole(as_csv(result), folder / "sweep.csv")
+        write_whole(as_svg(result), folder / "sweep.svg")
+    document = {"lbyl_onnx": __version__, **asdict(result)}
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     if json_path != "-":
         common.write_json_to(text, json_path)
     with common.failures_as_warnings():
         if not quiet:
-            _print(found, folder, common.console_for(json_path))
+            _print(result, folder, common.console_for(json_path))
         if json_path == "-":
             common.write_json_to(text, json_path)
-    for failure in found.failures:
+    for failure in result.failures:
         common.say(f"error: {_cell_name(failure)}: {failure.reason}")
 
 
@@ -221,19 +221,19 @@ def _cell_name(cell: Outcome | Failure) -> str:
     return f"{cell.model}, {cell.method} at {cell.ratio:g}"
 
 
-def _print(found: Sweep, folder: Path, console: Console) -> None:
-    for model in dict.fromkeys(outcome.model for outcome in found.outcomes):
-        outcomes = [outcome for outcome in found.outcomes if outcome.model == model]
+def _print(result: Sweep, folder: Path, console: Console) -> None:
+    for model in dict.fromkeys(outcome.model for outcome in result.outcomes):
+        outcomes = [outcome for outcome in result.outcomes if outcome.model == model]
         first = outcomes[0]
         console.print(Text(printable(model), style="bold"))
         console.print(
             f"{first.metric} on {first.samples:,} samples, before {first.before.score:.4f}"
         )
         console.print(_table(outcomes))
-    if found.outcomes:
-        rest = f"; {found.reused} of {len(found.outcomes)} cells were there already"
+    if result.outcomes:
+        rest = f"; {result.reused} of {len(result.outcomes)} cells were there already"
         where = printable(f"{folder / 'sweep.csv'}, {folder / 'sweep.svg'}")
-        console.print(Text(f"wrote {where}{rest if found.reused else ''}"))
+        console.print(Text(f"wrote {where}{rest if result.reused else ''}"))
 
 
 def _table(outcomes: list[Outcome]) -> Table:

@@ -11,7 +11,7 @@ from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.errors import VerificationError
 from lbyl_onnx.evaluate.compare import Comparison, compare_models
 from lbyl_onnx.evaluate.metrics import EMPTY
-from lbyl_onnx.input_options.shapes import Given
+from lbyl_onnx.input_options.shapes import SuppliedShapes
 from lbyl_onnx.option_types import Provider
 from lbyl_onnx.report.json import comparison_as_json
 from lbyl_onnx.report.terminal import print_comparison
@@ -54,14 +54,14 @@ def verify(
     labels: str | None,
     min_agreement: float | None,
     provider: Provider,
-    input_shape: Given,
+    input_shape: SuppliedShapes,
     json_path: str | None,
     debug: bool,
 ) -> None:
     """Run both models on the same inputs: how near the outputs are, and how fast each is."""
     with common.errors_in_one_line(debug, compressed):
         common.check_json_path(json_path)
-        found = compare_models(
+        comparison = compare_models(
             original,
             compressed,
             inputs=inputs,
@@ -70,20 +70,20 @@ def verify(
             input_shape=input_shape,
         )
         common.write_json_to(
-            comparison_as_json(found, original, compressed, __version__), json_path
+            comparison_as_json(comparison, original, compressed, __version__), json_path
         )
-        print_comparison(found, original, compressed, common.console_for(json_path))
+        print_comparison(comparison, original, compressed, common.console_for(json_path))
         if min_agreement is not None:
-            _hold(found, min_agreement)
+            _hold(comparison, min_agreement)
 
 
-def _hold(found: Comparison, least: float) -> None:
+def _hold(comparison: Comparison, least: float) -> None:
     """Raise unless every output agrees well enough, and could be compared."""
-    differing = {n: why for n, why in found.fidelity.not_compared.items() if why != EMPTY}
+    differing = {n: why for n, why in comparison.fidelity.not_compared.items() if why != EMPTY}
     if differing:
         name, reason = next(iter(differing.items()))
         raise VerificationError(f"output {name} cannot be held against {least:g}: {reason}")
-    for output in found.fidelity.outputs:
+    for output in comparison.fidelity.outputs:
         if output.agreement is not None and not output.agreement >= least:
             raise VerificationError(
                 f"the agreement of output {output.name} is {output.agreement:.4f}, below {least:g}"

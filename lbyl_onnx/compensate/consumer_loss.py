@@ -16,23 +16,23 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.types import ConsumerLoss, Moments
 
 
-def joint_gram(readings: Sequence[ConsumerLoss]) -> NDArray[np.float64]:
+def joint_gram(losses: Sequence[ConsumerLoss]) -> NDArray[np.float64]:
     """Inner products of all consumers' weights, each relative to the variance of its outputs."""
-    return sum((r.gram / (r.total or 1.0) for r in readings), np.zeros_like(readings[0].gram))
+    return sum((r.gram / (r.total or 1.0) for r in losses), np.zeros_like(losses[0].gram))
 
 
 def consumer_losses(
     analyzed: AnalyzedModel, group: ChannelGroup, moments: Sequence[Moments]
 ) -> list[ConsumerLoss]:
     """How each layer reads a group: its consumers that read one weight are one."""
-    readings = []
+    losses = []
     for layer in analyzed.layers(group):
-        places = [group.consumers[i] for i in layer.consumers]
+        consumers = [group.consumers[i] for i in layer.consumers]
         here = moments[layer.consumers[0]]
-        readings.append(
-            consumer_loss(analyzed.graph, analyzed.tensor_info, places[0], here, places)
+        losses.append(
+            consumer_loss(analyzed.graph, analyzed.tensor_info, consumers[0], here, consumers)
         )
-    return readings
+    return losses
 
 
 def consumer_loss(
@@ -49,12 +49,12 @@ def consumer_loss(
     """
     layers = [layer_read(graph, tensor_info, place) for place in uses or (consumer,)]
     layer = layer_read(graph, tensor_info, consumer)
-    weight = layer.rows(tensor_info, consumer.positions)  # (n, places, outputs, window)
+    weight = layer.rows(tensor_info, consumer.positions)  # (n, positions, outputs, window)
     scales = [
         following_scale(graph.nodes[place.binding.node], other, tensor_info)
         for place, other in zip(uses or (consumer,), layers, strict=True)
     ]
     scale = scales[0] if len(scales) == 1 else np.sqrt(np.mean(np.square(scales), axis=0))
-    taps = by_window(weight * scale[:, None])  # (n, places, window, outputs)
+    taps = by_window(weight * scale[:, None])  # (n, positions, window, outputs)
     flat = taps.reshape(len(weight) * moments.taps, -1)  # told apart or not: -> (n * taps, ..)
     return ConsumerLoss(moments, flat @ flat.T)

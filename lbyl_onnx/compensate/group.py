@@ -126,7 +126,7 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class _Outcome:
-    """One group: the channels that stay, its fits (None where they cannot be had), and how."""
+    """One group: the channels that stay, its fits (None where they are not finite), and how."""
 
     entry: GroupPlan
     fits: tuple[ConsumerFit, ...] | None
@@ -142,8 +142,8 @@ def _gathered(
     done = [outcome for outcome in outcomes if outcome.fits is not None]
     unfit = [not_finite(outcome.entry.group) for outcome in outcomes if outcome.fits is None]
     parts: dict[int, list[OutputContribution]] = defaultdict(list)
-    for index, told in (entry for outcome in done for entry in outcome.parts):
-        parts[index].append(told)
+    for index, contribution in (entry for outcome in done for entry in outcome.parts):
+        parts[index].append(contribution)
     return Fitted(
         PruningPlan(tuple(outcome.entry for outcome in done)),
         tuple(fit for outcome in done for fit in outcome.fits or ()),
@@ -160,9 +160,9 @@ def _parted(analyzed: AnalyzedModel, outcome: _Outcome) -> str:
     """Say of a bias that layers with other weights read, too, that it is stored for each."""
     sharing = analyzed.channels.sharing
     for layer in analyzed.layers(outcome.entry.group):
-        places = [outcome.entry.group.consumers[i] for i in layer.consumers]
-        nodes = {place.binding.node for place in places}
-        shifted = any(np.any(f.offset) for f in outcome.fits or () if f.consumer in places)
+        consumers = [outcome.entry.group.consumers[i] for i in layer.consumers]
+        nodes = {place.binding.node for place in consumers}
+        shifted = any(np.any(f.offset) for f in outcome.fits or () if f.consumer in consumers)
         for bias in layer.biases if shifted else ():
             readers = {use.node for use in sharing.readers.get(bias, ())}
             if readers - nodes and not same_everywhere(analyzed.tensor_info, bias):
@@ -181,34 +181,34 @@ def ranking_of(
     moments = round_.moments(group)
     if isinstance(moments, str):
         return None
-    analyzed, readings = prepared.analyzed, consumer_losses(prepared.analyzed, group, moments)
+    analyzed, losses = prepared.analyzed, consumer_losses(prepared.analyzed, group, moments)
     if not prepared.config.by_loss:
-        return eliminate(readings, count).spread(_layer_of_each(round_, group))
-    found = _ranked(prepared, round_, group, readings, count)
+        return eliminate(losses, count).spread(_layer_of_each(round_, group))
+    ranking = _ranked(prepared, round_, group, losses, count)
     if not prepared.config.mixes or _path_to_mix(analyzed, group, moments) is None:
-        return found
-    lost = reduced_rank.losses(readings[0].moments, joint_gram(readings))
-    if lost is None or not found.has_losses:
-        return found
+        return ranking
+    lost = reduced_rank.losses(losses[0].moments, joint_gram(losses))
+    if lost is None or not ranking.has_losses:
+        return ranking
     # Of what all consumers lose, each is given the same part.
-    parts = np.tile(lost[: len(found.losses), None] / len(readings), len(moments))
-    return replace(found, losses=parts)
+    parts = np.tile(lost[: len(ranking.losses), None] / len(losses), len(moments))
+    return replace(ranking, losses=parts)
 
 
 def _ranked(
     prepared: Prepared,
     round_: ObservationRound,
     group: ChannelGroup,
-    readings: Sequence[ConsumerLoss],
+    losses: Sequence[ConsumerLoss],
     count: int,
 ) -> Ranking:
     """Rank a group's channels by the user's criterion, one that takes moments."""
     analyzed = prepared.analyzed
-    evidence = evidence_of(analyzed.graph, analyzed.tensor_info, group, readings)
+    evidence = evidence_of(analyzed.graph, analyzed.tensor_info, group, losses)
     number = [other.key for other in prepared.groups].index(group.key)
     seed = (prepared.config.seed, number)
-    found = rank(prepared.config.criterion_entry, evidence, count, seed)
-    return found.spread(_layer_of_each(round_, group))
+    ranking = rank(prepared.config.criterion_entry, evidence, count, seed)
+    return ranking.spread(_layer_of_each(round_, group))
 
 
 def _path_to_mix(
@@ -244,8 +244,8 @@ def _by_statistics(
             if outcome is not None:
                 return outcome
         if ranking is None:
-            readings = consumer_losses(analyzed, group, moments)
-            ranking = _ranked(prepared, round_, group, readings, len(entry.kept))
+            losses = consumer_losses(analyzed, group, moments)
+            ranking = _ranked(prepared, round_, group, losses, len(entry.kept))
         entry = GroupPlan(group, ranking.kept(len(entry.kept)))
         if ranking.has_losses:
             error = float(np.mean(np.clip(ranking.losses[len(entry.removed)], 0.0, 1.0)))
@@ -280,17 +280,17 @@ def _by_mixing(
     """Mix a group's channels in their producer; None where that cannot be done."""
     group = entry.group
     together = joint_gram(consumer_losses(analyzed, group, moments))
-    found = reduced_rank.reduce_rank(moments[0], together, len(entry.kept))
-    if found is None:
+    reduction = reduced_rank.reduce_rank(moments[0], together, len(entry.kept))
+    if reduction is None:
         return None
-    moved = mixture(analyzed.graph, analyzed.tensor_info, channel_path, found)
+    moved = mixture(analyzed.graph, analyzed.tensor_info, channel_path, reduction)
     if moved is None:
         return None
-    mixing = ConsumerMixing(found.mixing, found.shift)
-    fits = tuple(ConsumerFit(group, place, found.delivery, mixing) for place in group.consumers)
-    kept = GroupPlan(group, found.delivery.kept)
+    mixing = ConsumerMixing(reduction.mixing, reduction.shift)
+    fits = tuple(ConsumerFit(group, place, reduction.delivery, mixing) for place in group.consumers)
+    kept = GroupPlan(group, reduction.delivery.kept)
     # Of what all consumers lose, each is given the same part.
-    error = min(1.0, found.lost / len(moments))
+    error = min(1.0, reduction.lost / len(moments))
     return _Outcome(kept, fits, f"{method}, channels mixed", moved, error=error)
 
 
@@ -303,13 +303,13 @@ def _by_weights(
         method = find_method(method.fallback)
     fits = [_fit_one(analyzed, entry, place, config, method) for place in entry.group.consumers]
     restored = f"{method.name} ({why})" if why else method.name
-    known = [fit for fit in fits if fit is not None]
-    if len(known) < len(fits):
+    fitted = [fit for fit in fits if fit is not None]
+    if len(fitted) < len(fits):
         return _Outcome(entry, None, restored)
     if method.needs != "nothing":
-        shared = averaged([fit.delivery for fit in known], analyzed.layers(entry.group))
-        known = [replace(fit, delivery=d) for fit, d in zip(known, shared, strict=True)]
-    return _Outcome(entry, tuple(known), restored + _notes([fit.delivery for fit in known]))
+        shared = averaged([fit.delivery for fit in fitted], analyzed.layers(entry.group))
+        fitted = [replace(fit, delivery=d) for fit, d in zip(fitted, shared, strict=True)]
+    return _Outcome(entry, tuple(fitted), restored + _notes([fit.delivery for fit in fitted]))
 
 
 def _fit_one(
@@ -321,30 +321,34 @@ def _fit_one(
 ) -> ConsumerFit | None:
     """Fit one consumer; None where the group's weights are not finite."""
     if method.needs == "nothing":
-        found = _delivered(method, entry.group.size, entry, config)
-        return ConsumerFit(entry.group, consumer, found)
+        delivery = _delivered(method, entry.group.size, entry, config)
+        return ConsumerFit(entry.group, consumer, delivery)
     response = analyzed.respond(entry.group, consumer)
     if response is None:
         return None
-    found = _delivered(method, response.rows, entry, config)
-    return ConsumerFit(entry.group, consumer, response.at_consumer(found))
+    delivery = _delivered(method, response.rows, entry, config)
+    return ConsumerFit(entry.group, consumer, response.at_consumer(delivery))
 
 
 def _delivered(
     method: Method, evidence: int | FoldedRows | Moments, entry: GroupPlan, config: Config
 ) -> Delivery:
     """Let a method deliver, and check that what it gives is of these channels."""
-    found = method.deliver(evidence, entry.kept, **config.options_of(method))
+    delivery = method.deliver(evidence, entry.kept, **config.options_of(method))
     taps = (1, evidence.taps) if isinstance(evidence, Moments) else (1,)
-    given = isinstance(found, Delivery) and found.size == entry.group.size and found.taps in taps
-    if not given or not np.array_equal(found.kept, entry.kept):
+    valid = (
+        isinstance(delivery, Delivery)
+        and delivery.size == entry.group.size
+        and delivery.taps in taps
+    )
+    if not valid or not np.array_equal(delivery.kept, entry.kept):
         raise OptionError(
             f"method {method.name} gives no Delivery from {len(entry.kept)} kept channels to all "
             f"{entry.group.size}"
         )
-    return found
+    return delivery
 
 
-def _notes(found: Iterable[Delivery]) -> str:
+def _notes(deliveries: Iterable[Delivery]) -> str:
     """What the deliveries of a group say of themselves, each once."""
-    return "".join(f", {note}" for note in dict.fromkeys(d.note for d in found) if note)
+    return "".join(f", {note}" for note in dict.fromkeys(d.note for d in deliveries) if note)

@@ -1,4 +1,4 @@
-"""Where channels may be mixed: a layer whose outputs other layers read with no bend between."""
+"""Mixing of channels in a layer whose outputs other layers read linearly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lbyl_onnx.methods.reduced_rank import ReducedRank
 def mixture(
     graph: Graph, tensor_info: TensorInfo, channel_path: LinearPath, reduced_rank: ReducedRank
 ) -> ProducerMixing | None:
-    """Put a rotation into its producer; None where its BatchNormalization is not finite.
+    """Apply a reduced rank to its producer; None where its BatchNormalization is not finite.
 
     The BatchNormalization goes on telling what it does: gamma and beta become the mixtures'
     deviation and mean, and mean and var follow from those that were stored.
@@ -24,13 +24,13 @@ def mixture(
     if channel_path.norm is None:
         return ProducerMixing(producer, kept, reduced_rank.mixing, reduced_rank.shift, ())
     norm = graph.nodes[channel_path.norm]
-    places = {
+    norm_bindings = {
         p.binding.operand: p
         for p in channel_path.group.followers
         if p.binding.node == channel_path.norm
     }
     gamma, beta, mean, var = (
-        tensor_info.value(norm.inputs[i].name)[places[i].positions[:, 0]].astype(np.float64)
+        tensor_info.value(norm.inputs[i].name)[norm_bindings[i].positions[:, 0]].astype(np.float64)
         for i in range(1, 5)
     )
     eps = epsilon_of(norm)
@@ -44,5 +44,5 @@ def mixture(
     )
     if not all(np.all(np.isfinite(x)) for x in (weights, *values)):
         return None
-    followers = tuple((places[i], value) for i, value in enumerate(values, start=1))
+    followers = tuple((norm_bindings[i], value) for i, value in enumerate(values, start=1))
     return ProducerMixing(producer, kept, weights, np.zeros(len(kept)), followers)

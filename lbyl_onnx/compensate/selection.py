@@ -90,7 +90,7 @@ def choose_channels(
 def evidence_of(
     graph: Graph, tensor_info: TensorInfo, group: ChannelGroup, losses: Sequence[ConsumerLoss] = ()
 ) -> Evidence:
-    """Gather what a criterion is told of a group; `losses` where it needs moments."""
+    """Gather the evidence of a group for a criterion; `losses` where it needs moments."""
     weight = producer_matrix(graph, tensor_info, group)
     return Evidence(weight, tuple(_batch_norms(graph, tensor_info, group)), tuple(losses))
 
@@ -112,18 +112,18 @@ def rank(criterion: Criterion, evidence: Evidence, keep: int, seed: tuple[int, i
     OptionError
         Where it gives no ranking of this group down to so many channels.
     """
-    found = criterion.rank(evidence, keep, np.random.default_rng(seed))
+    ranking = criterion.rank(evidence, keep, np.random.default_rng(seed))
     size = len(evidence.weight)
-    if not isinstance(found, Ranking) or found.size != size or len(found.order) < size - keep:
+    if not isinstance(ranking, Ranking) or ranking.size != size or len(ranking.order) < size - keep:
         raise OptionError(
             f"criterion {criterion.name} gives no Ranking of {size} channels down to {keep}"
         )
-    if found.has_losses and len(found.totals) != len(evidence.losses):
+    if ranking.has_losses and len(ranking.totals) != len(evidence.losses):
         raise OptionError(
-            f"criterion {criterion.name} gives losses of {len(found.totals)} layers; give one "
+            f"criterion {criterion.name} gives losses of {len(ranking.totals)} layers; give one "
             f"column for each of the {len(evidence.losses)} of its evidence"
         )
-    return found
+    return ranking
 
 
 def _batch_norms(graph: Graph, tensor_info: TensorInfo, group: ChannelGroup) -> Iterator[BatchNorm]:
@@ -132,14 +132,14 @@ def _batch_norms(graph: Graph, tensor_info: TensorInfo, group: ChannelGroup) -> 
     outputs = {graph.nodes[place.binding.node].outputs[0].name for place in group.producers}
     for index in sorted({node for node, _ in followers}):
         node = graph.nodes[index]
-        places = [followers.get((index, operand)) for operand in range(1, 5)]
-        known = node.op == "BatchNormalization" and node.inputs[0].name in outputs
-        if not known or not all(tensor_info.is_constant(t.name) for t in node.inputs[1:5]):
+        bindings = [followers.get((index, operand)) for operand in range(1, 5)]
+        is_norm = node.op == "BatchNormalization" and node.inputs[0].name in outputs
+        if not is_norm or not all(tensor_info.is_constant(t.name) for t in node.inputs[1:5]):
             continue
         values = [
             tensor_info.value(node.inputs[operand].name)[place.positions].astype(np.float64)
-            for operand, place in enumerate(places, start=1)
+            for operand, place in enumerate(bindings, start=1)
             if place is not None
         ]
-        if len(values) == len(places):
+        if len(values) == len(bindings):
             yield BatchNorm(*values)

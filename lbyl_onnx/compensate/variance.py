@@ -60,7 +60,7 @@ class Statistics:
         return repairs(pooled_outputs(before, shared), pooled_outputs(after, shared))
 
 
-# A gain beyond this is a channel that the compensation has silenced: nothing is left to amplify.
+# A gain beyond this is a channel that the compensation has zeroed: nothing is left to amplify.
 LARGEST_GAIN = 4.0
 # Variances below this share of the layer's largest are rounding.
 _ROUNDING = 1e-12
@@ -131,8 +131,8 @@ def part(
     """
     layer, taps = layer_read(graph, tensor_info, fit.consumer), moments.taps
     rows = layer.rows(tensor_info, fit.consumer.positions)
-    n, places, out = rows.shape[:3]
-    # (n, places, window, out) -> (n, taps, what is not told apart, out) -> (n, taps, out)
+    n, per_channel, out = rows.shape[:3]
+    # (n, positions, window, out) -> (n, taps, what is not told apart, out) -> (n, taps, out)
     weight = by_window(rows).reshape(n, taps, -1, out).sum(axis=2)
     kept, removed = fit.delivery.kept, fit.delivery.removed
     left = weight[kept].reshape(-1, out)  # (k, taps, out) -> (k * taps, out)
@@ -144,14 +144,14 @@ def part(
         moments.mean @ whole,
         np.einsum("do,do->o", whole, c @ whole),
         np.einsum("do,do->o", left, c[np.ix_(columns, columns)] @ left),
-        n * places,
+        n * per_channel,
     )
 
 
 def modelled(
     graph: Graph, tensor_info: TensorInfo, parts: Mapping[int, Sequence[OutputContribution]]
 ) -> dict[int, Repair]:
-    """Scale and shift of outputs by what the moments tell of them.
+    """Scale and shift of outputs, modelled from the moments.
 
     Parameters
     ----------

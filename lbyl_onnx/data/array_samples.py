@@ -75,9 +75,9 @@ class _Arrays:
         part, row = self.part[rows], self.row[rows]
         cuts = np.flatnonzero(np.diff(part)) + 1
         runs = zip(np.split(part, cuts), np.split(row, cuts), strict=True)
-        found = [self.parts[numbers[0]].take(places) for numbers, places in runs]
+        parts = [self.parts[numbers[0]].take(indices) for numbers, indices in runs]
         return {
-            name: np.concatenate([cast(arrays[name], dtype) for arrays in found])
+            name: np.concatenate([cast(arrays[name], dtype) for arrays in parts])
             for name, dtype in self.dtypes.items()
         }
 
@@ -122,13 +122,13 @@ def open_array_files(
 
 
 def open_in_memory(
-    given: SamplesLike, inputs: Sequence[Input], limit: int, seed: int, most: int = HELD
+    samples: SamplesLike, inputs: Sequence[Input], limit: int, seed: int, most: int = HELD
 ) -> Samples:
     """Open samples that a caller holds; they are checked as those of a file are.
 
     Parameters
     ----------
-    given
+    samples
         An array for a model with one input, or arrays by the names of the inputs; the first axis of
         each counts samples. Or any number of such batches, which may differ in size along dynamic
         axes.
@@ -140,16 +140,18 @@ def open_in_memory(
     CalibrationError
         When they are no arrays of numbers, do not fit the inputs, or are not finite.
     """
-    if isinstance(given, str | os.PathLike):
-        raise CalibrationError(f"samples is {shown(given)}; give {_MEMORY}; a path is calibration")
-    if _is_batch(given):
-        parts = [_in_memory("samples", given, inputs)]
+    if isinstance(samples, str | os.PathLike):
+        raise CalibrationError(
+            f"samples is {shown(samples)}; give {_MEMORY}; a path is calibration"
+        )
+    if _is_batch(samples):
+        parts = [_in_memory("samples", samples, inputs)]
     else:
         parts, held = list[ArrayPart](), 0
         try:
-            batches = iter(given)
+            batches = iter(samples)
         except TypeError as error:
-            raise CalibrationError(f"samples is {shown(given)}; give {_MEMORY}") from error
+            raise CalibrationError(f"samples is {shown(samples)}; give {_MEMORY}") from error
         for number, batch in enumerate(batches):
             parts.append(_in_memory(f"batch {number} of samples", batch, inputs))
             held += sum(array.nbytes for array in parts[-1].arrays.values())
@@ -158,24 +160,26 @@ def open_in_memory(
                     f"samples holds more than {most:,} bytes; give fewer, or save .npy files, "
                     "which are not read as a whole"
                 )
-    found = open_parts(parts, "samples", inputs, limit, seed)
-    return replace(found, origin="samples from Python")
+    opened = open_parts(parts, "samples", inputs, limit, seed)
+    return replace(opened, origin="samples from Python")
 
 
 _MEMORY = "an array, arrays by the names of the model's inputs, or a list of such batches"
 
 
-def _is_batch(given: object) -> bool:
-    return isinstance(given, Mapping) or hasattr(given, "__array__")
+def _is_batch(value: object) -> bool:
+    return isinstance(value, Mapping) or hasattr(value, "__array__")
 
 
-def _in_memory(name: str, given: Any, inputs: Sequence[Input]) -> ArrayPart:
-    if not _is_batch(given):
-        raise CalibrationError(f"{name} is {shown(given)}; give {_MEMORY}")
-    held = given if isinstance(given, Mapping) else {"": given}
-    wanted = wanted_arrays(name, list(map(str, held)), inputs, "give arrays by the names of them")
+def _in_memory(name: str, batch: Any, inputs: Sequence[Input]) -> ArrayPart:
+    if not _is_batch(batch):
+        raise CalibrationError(f"{name} is {shown(batch)}; give {_MEMORY}")
+    held = batch if isinstance(batch, Mapping) else {"": batch}
+    array_names = wanted_arrays(
+        name, list(map(str, held)), inputs, "give arrays by the names of them"
+    )
     arrays = {}
-    for i, key in wanted.items():
+    for i, key in array_names.items():
         try:
             arrays[i] = np.asarray(held[key])
         except Exception as error:  # an array of another library converts itself
@@ -216,21 +220,21 @@ def open_parts(
             _check_array(part.name, i, part.arrays[i.name])
         counts = {n: len(array) for n, array in part.arrays.items()}
         if len(set(counts.values())) > 1:
-            told = ", ".join(f"{count} for {n}" for n, count in counts.items())
+            each = ", ".join(f"{count} for {n}" for n, count in counts.items())
             raise CalibrationError(
-                f"{part.name} holds unequal numbers of samples: {told}; give as many"
+                f"{part.name} holds unequal numbers of samples: {each}; give as many"
             )
     starts = np.cumsum([0, *(part.count for part in parts)])
     rows = choose(name, int(starts[-1]), inputs, limit, seed)
     number = np.searchsorted(starts, rows, "right") - 1
-    kept, places = list[ArrayPart](), rows - starts[number]
-    where = places.copy()
+    kept, indices = list[ArrayPart](), rows - starts[number]
+    where = indices.copy()
     for at, part in enumerate(parts):
         mine = number == at
         kept.append(_kept(part, where[mine]))
         if kept[-1] is not part:
-            places[mine] = np.arange(int(mine.sum()))
-    source = _Arrays(kept, number, places, {i.name: i.dtype for i in inputs})
+            indices[mine] = np.arange(int(mine.sum()))
+    source = _Arrays(kept, number, indices, {i.name: i.dtype for i in inputs})
     for i in inputs:
         _check_values(parts, i, source, where)
     shapes = [{n: array.shape[1:] for n, array in part.arrays.items()} for part in parts]
@@ -251,9 +255,9 @@ def _like(array: Array) -> Array:
 def _load(path: Path, inputs: Sequence[Input]) -> ArrayPart:
     """Return the arrays by the names of the inputs, whatever they are like."""
     file = open_arrays(path)
-    wanted = wanted_arrays(str(path), file.names, inputs)
-    found = file.read(set(wanted.values()))
-    return ArrayPart(str(path), {name: found[held] for name, held in wanted.items()})
+    array_names = wanted_arrays(str(path), file.names, inputs)
+    arrays = file.read(set(array_names.values()))
+    return ArrayPart(str(path), {name: arrays[held] for name, held in array_names.items()})
 
 
 def wanted_arrays(
@@ -282,22 +286,22 @@ def wanted_arrays(
 def _check_array(path: str, i: Input, array: Array) -> None:
     """Refuse an array whose shape or type is not what the input takes."""
     sides = zip(array.shape[1:], i.shape[1:], strict=False)
-    if array.ndim != len(i.shape) or any(s not in (None, given) for given, s in sides):
-        wanted = ", ".join(["samples", *("any" if s is None else str(s) for s in i.shape[1:])])
+    if array.ndim != len(i.shape) or any(s not in (None, own) for own, s in sides):
+        dims = ", ".join(["samples", *("any" if s is None else str(s) for s in i.shape[1:])])
         raise CalibrationError(
-            f"{path} has shape {array.shape} for input {i.name}, which takes ({wanted}); give "
+            f"{path} has shape {array.shape} for input {i.name}, which takes ({dims}); give "
             "samples of that shape, one along the first axis for each"
         )
-    given = array.dtype
-    if i.dtype.kind == "f" and given.kind in "iub":
+    own = array.dtype
+    if i.dtype.kind == "f" and own.kind in "iub":
         raise CalibrationError(
-            f"{path} holds {given} for input {i.name}, which takes {i.dtype}; normalise the values "
+            f"{path} holds {own} for input {i.name}, which takes {i.dtype}; normalise the values "
             f"as the model's inputs are, then save them as {i.dtype}"
         )
-    whole = i.dtype.kind in "iu" and given.kind in "iu"
-    if not (whole or given == i.dtype or (i.dtype.kind == given.kind == "f")):
+    whole = i.dtype.kind in "iu" and own.kind in "iu"
+    if not (whole or own == i.dtype or (i.dtype.kind == own.kind == "f")):
         raise CalibrationError(
-            f"{path} holds {given} for input {i.name}, which takes {i.dtype}; save it as {i.dtype}"
+            f"{path} holds {own} for input {i.name}, which takes {i.dtype}; save it as {i.dtype}"
         )
 
 

@@ -1,6 +1,6 @@
 """Arrays of NumPy's files, .npy and .npz: within bounds, no more unpacked than is asked for.
 
-The one reader of a stranger's arrays, for calibration, `verify` and `sweep`. The format is NumPy's
+The one reader of untrusted arrays, for calibration, `verify` and `sweep`. The format is NumPy's
 (numpy.lib.format, versions 1 to 3) in archives as `numpy.savez` and `numpy.savez_compressed` write
 them. Nothing is unpickled.
 """
@@ -138,11 +138,11 @@ class ArrayFile:
             When one is no array of plain values, is not whole, or all of them together unpack to
             more than `largest` bytes.
         """
-        wanted = dict.fromkeys(names)
+        requested = dict.fromkeys(names)
         with _explained(self.path), open_regular(self.path) as file:
             if self.mapped:
-                return dict.fromkeys(wanted, _map(file))
-            return _unpack(file, {name: self.members[name] for name in wanted}, largest)
+                return dict.fromkeys(requested, _map(file))
+            return _unpack(file, {name: self.members[name] for name in requested}, largest)
 
 
 def open_arrays(path: Path, largest_directory: int = LARGEST_DIRECTORY) -> ArrayFile:
@@ -285,12 +285,12 @@ def _parsed(text: str) -> ArrayHeader:
     """Tell type and shape from a header's text, the literal of a Python dictionary."""
     try:
         # Python 2 wrote whole numbers as 3L.
-        found = ast.literal_eval(re.sub(r"(?<=\d)L(?=[,)])", "", text))
+        header = ast.literal_eval(re.sub(r"(?<=\d)L(?=[,)])", "", text))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise _BadArrayError("a header is no dictionary of type and shape") from error
-    if not isinstance(found, dict) or found.keys() != {"descr", "fortran_order", "shape"}:
+    if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
         raise _BadArrayError("a header does not name type, order and shape")
-    kind, shape = found["descr"], found["shape"]
+    kind, shape = header["descr"], header["shape"]
     if not isinstance(kind, str) or not _PLAIN.fullmatch(kind):
         raise _BadArrayError(f"its values are of type {str(kind)[:40]!r}, no plain numbers")
     try:
@@ -306,9 +306,9 @@ def _parsed(text: str) -> ArrayHeader:
     whole = math.prod(max(1, side) for side in (*shape, dtype.itemsize))
     if len(shape) > _MOST_AXES or whole >= 1 << 62:
         raise _BadArrayError("a header promises more values than any file could hold")
-    if type(found["fortran_order"]) is not bool:
-        raise _BadArrayError("a header does not tell the order of the values")
-    return ArrayHeader(dtype, shape, found["fortran_order"])
+    if type(header["fortran_order"]) is not bool:
+        raise _BadArrayError("a header does not state the order of the values")
+    return ArrayHeader(dtype, shape, header["fortran_order"])
 
 
 def _read_values(stream: IO[bytes], header: ArrayHeader) -> Array:

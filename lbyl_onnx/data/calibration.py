@@ -46,7 +46,7 @@ class FrontEnd:
     accepts: Callable[[Shapes], bool] | None = None
     rate: int | None = None
 
-    def places(self, texts: Path) -> list[Path]:
+    def folders(self, texts: Path) -> list[Path]:
         """Where a tokenizer may lie, for texts in this folder."""
         if self.tokenizer is not None:
             return [self.tokenizer]
@@ -123,31 +123,37 @@ def read_calibration(
     if limit < 1:
         raise OptionError(f"the limit of samples is {limit}; give at least 1")
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else list(map(Path, path))
-    found = find_samples(paths)
-    if front.tokenizer is not None and found.kind != "texts":
-        raise OptionError(f"tokenizer is for texts, but {found.name} holds {found.kind}")
-    if front.rate is not None and found.kind != "sounds":
-        raise OptionError(f"sample_rate is for sounds, but {found.name} holds {found.kind}")
-    if found.kind == "images":
-        return _open_images(found, inputs, layout, mean, std, limit, seed)
+    sample_files = find_samples(paths)
+    if front.tokenizer is not None and sample_files.kind != "texts":
+        raise OptionError(
+            f"tokenizer is for texts, but {sample_files.name} holds {sample_files.kind}"
+        )
+    if front.rate is not None and sample_files.kind != "sounds":
+        raise OptionError(
+            f"sample_rate is for sounds, but {sample_files.name} holds {sample_files.kind}"
+        )
+    if sample_files.kind == "images":
+        return _open_images(sample_files, inputs, layout, mean, std, limit, seed)
     if mean is not None or std is not None:
         raise OptionError(
-            f"mean and std are for a folder of images, but {found.name} is none; normalise its "
+            f"mean and std are for a folder of images, but {sample_files.name} is none; normalise its "
             "values before saving them"
         )
-    size = sum(file.stat().st_size for file in found.files)
+    size = sum(file.stat().st_size for file in sample_files.files)
     with bounded(f"reading {paths[0].name}", seconds_for(size)):
-        if found.kind == "arrays":
-            return open_array_files(found.files, found.name, inputs, limit, seed)
-        if found.kind == "sounds":
+        if sample_files.kind == "arrays":
+            return open_array_files(sample_files.files, sample_files.name, inputs, limit, seed)
+        if sample_files.kind == "sounds":
             rate = front.rate or RATE
-            return open_sounds(found.files, found.name, inputs, rate, limit, seed)
-        places = front.places(paths[0] if paths[0].is_dir() else paths[0].parent)
-        return open_texts(found.files, found.name, inputs, places, front.accepts, limit, seed)
+            return open_sounds(sample_files.files, sample_files.name, inputs, rate, limit, seed)
+        folders = front.folders(paths[0] if paths[0].is_dir() else paths[0].parent)
+        return open_texts(
+            sample_files.files, sample_files.name, inputs, folders, front.accepts, limit, seed
+        )
 
 
 def _open_images(
-    found: SampleFiles,
+    sample_files: SampleFiles,
     inputs: Sequence[Input],
     layout: Layout,
     mean: Sequence[float] | None,
@@ -158,12 +164,12 @@ def _open_images(
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         listed = ", ".join(f"{i.name} of rank {len(i.shape)}" for i in inputs)
         raise CalibrationError(
-            f"{found.name} is a folder of images, for models with one input of rank 4, but this "
-            f"one has {listed}; give an .npz"
+            f"{sample_files.name} is a folder of images, for models with one input of rank 4, but "
+            f"this one has {listed}; give an .npz"
         )
-    known = inputs[0].given or inputs[0].shape
-    form = form_of(inputs[0].name, inputs[0].dtype, known, layout, mean, std)
-    rows = choose(found.name, len(found.files), inputs, limit, seed)
-    images = open_images([found.files[row] for row in rows], form)
+    taken = inputs[0].stated_shape or inputs[0].shape
+    form = form_of(inputs[0].name, inputs[0].dtype, taken, layout, mean, std)
+    rows = choose(sample_files.name, len(sample_files.files), inputs, limit, seed)
+    images = open_images([sample_files.files[row] for row in rows], form)
     shape = {form.name: images.form.shape}
     return Samples(np.arange(len(rows)), images, SampleShapes.alike(shape, len(rows)))

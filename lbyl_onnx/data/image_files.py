@@ -110,19 +110,19 @@ def form_of(
     CalibrationError
         When it does not take grey or RGB images of floats or bytes.
     OptionError
-        When its shape does not tell the layout, or `mean` or `std` are wrong or of no use.
+        When its shape does not determine the layout, or `mean` or `std` are wrong or of no use.
     """
-    found = image_layout(shape) if layout == "auto" else layout
-    if found is None:
+    order = image_layout(shape) if layout == "auto" else layout
+    if order is None:
         raise OptionError(
-            f"the shape of input {name}, {tuple(shape)}, does not tell where images have their "
-            "channels; give the layout, nchw or nhwc"
+            f"the shape of input {name}, {tuple(shape)}, does not determine the axis order "
+            "of images; give the layout, nchw or nhwc"
         )
-    channels, height, width = shape[1:] if found == "nchw" else (shape[3], *shape[1:3])
+    channels, height, width = shape[1:] if order == "nchw" else (shape[3], *shape[1:3])
     channels = 3 if channels is None else channels
     if channels not in (1, 3) or (dtype.kind != "f" and dtype != np.uint8):
         raise CalibrationError(
-            f"input {name} takes {channels} channels of {dtype} in the layout {found}, but images "
+            f"input {name} takes {channels} channels of {dtype} in the layout {order}, but images "
             "give 1 or 3 of floats or uint8; give an .npz, or the right layout"
         )
     if dtype == np.uint8 and not (mean is None and std is None):
@@ -135,7 +135,7 @@ def form_of(
         raise OptionError(f"mean is {mean}, but images are in [0, 1] before it; divide it by 255")
     if np.any(spread <= 0.0):
         raise OptionError(f"std is {std}; give numbers above 0")
-    return ImageForm(name, dtype, found, channels, height, width, centre, spread)
+    return ImageForm(name, dtype, order, channels, height, width, centre, spread)
 
 
 def _per_channel(
@@ -180,8 +180,8 @@ def open_images(files: Sequence[Path], form: ImageForm, most: int = MOST_IN_ALL)
             "--input-shape"
         )
     width, height = next(iter(sizes))
-    known = replace(form, height=form.height or height, width=form.width or width)
-    return ImageFiles(tuple(files), known)
+    resolved = replace(form, height=form.height or height, width=form.width or width)
+    return ImageFiles(tuple(files), resolved)
 
 
 def _pixels(file: Path, form: ImageForm) -> Array:

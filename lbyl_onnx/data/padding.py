@@ -40,13 +40,13 @@ class _Cut:
         return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
 
     def _one(self, row: int) -> dict[str, Array]:
-        found = self.source.read(self.rows[row : row + 1])
+        sample = self.source.read(self.rows[row : row + 1])
         for spans in self.spans:
             own = slice(int(spans.begin[row]), int(spans.end[row]))
             for name, axes in spans.axes.items():
-                where = [own if axis in axes else slice(None) for axis in range(found[name].ndim)]
-                found[name] = found[name][tuple(where)]
-        return found
+                where = [own if axis in axes else slice(None) for axis in range(sample[name].ndim)]
+                sample[name] = sample[name][tuple(where)]
+        return sample
 
 
 def without_padding(samples: Samples, inputs: Sequence[Input]) -> Samples:
@@ -71,24 +71,24 @@ def without_padding(samples: Samples, inputs: Sequence[Input]) -> Samples:
     """
     if samples.shapes is None:
         return samples
-    found = list[_Spans]()
+    cuts = list[_Spans]()
     for mask in inputs:
         if not _may_mask(mask):
             continue
         axes = _cut_axes(mask, inputs, [samples.shapes.each[k] for k in set(samples.shapes.kinds)])
         spans = None if axes is None else _spans(samples, mask.name, axes)
         if spans is not None:
-            found.append(spans)
-    if not found:
+            cuts.append(spans)
+    if not cuts:
         return samples
     shapes = [dict(samples.shapes.each[kind]) for kind in samples.shapes.kinds]
-    for spans in found:
+    for spans in cuts:
         lengths = (spans.end - spans.begin).tolist()
         for shape, length in zip(shapes, lengths, strict=True):
             shape.update(_resized(shape, spans.axes, length))
-    cut = _Cut(samples.source, samples.rows, found)
-    known = SampleShapes.of(shapes)
-    return replace(samples, rows=np.arange(samples.count), source=cut, shapes=known)
+    cut = _Cut(samples.source, samples.rows, cuts)
+    each_shape = SampleShapes.of(shapes)
+    return replace(samples, rows=np.arange(samples.count), source=cut, shapes=each_shape)
 
 
 def _may_mask(i: Input) -> bool:
@@ -111,13 +111,13 @@ def _cut_axes(mask: Input, inputs: Sequence[Input], shapes: Sequence[Shapes]) ->
 
 def _named_alike(mask: Input, inputs: Sequence[Input]) -> Axes:
     symbol = mask.symbols[1] if mask.symbols else None
-    found = {i.name: tuple(a for a, s in enumerate(i.symbols) if a and s == symbol) for i in inputs}
-    return {name: axes for name, axes in found.items() if axes and symbol is not None}
+    alike = {i.name: tuple(a for a, s in enumerate(i.symbols) if a and s == symbol) for i in inputs}
+    return {name: axes for name, axes in alike.items() if axes and symbol is not None}
 
 
 def _as_long(mask: Input, axes: Axes, shape: Shapes) -> bool:
     """Whether axes are as long as a mask, in samples of this shape."""
-    sizes = {shape[name][axis - 1] for name, places in axes.items() for axis in places}
+    sizes = {shape[name][axis - 1] for name, positions in axes.items() for axis in positions}
     return sizes == set(shape[mask.name])
 
 
@@ -145,6 +145,6 @@ def _each(samples: Samples, name: str) -> Iterator[Array]:
 
 def _resized(shape: Shapes, axes: Axes, length: int) -> Shapes:
     return {
-        name: tuple(length if at + 1 in places else d for at, d in enumerate(shape[name]))
-        for name, places in axes.items()
+        name: tuple(length if at + 1 in positions else d for at, d in enumerate(shape[name]))
+        for name, positions in axes.items()
     }

@@ -27,7 +27,7 @@ class Input:
         Of its elements.
     shape
         Its first axis counts samples; None for a dynamic dimension.
-    given
+    stated_shape
         The shape that the user gave for it, to which images are scaled; empty without.
     symbols
         Names of its dimensions: those of one name have one size; None for one without, and empty
@@ -37,7 +37,7 @@ class Input:
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
-    given: tuple[int, ...] = ()
+    stated_shape: tuple[int, ...] = ()
     symbols: tuple[str | None, ...] = ()
 
 
@@ -121,9 +121,9 @@ class Samples:
         CalibrationError
             When no batch is filled.
         """
-        parts = [places[: len(places) // size * size] for places in self._places()]
+        parts = [rows[: len(rows) // size * size] for rows in self._by_shape()]
         if not any(map(len, parts)):
-            most = max(map(len, self._places()), default=0)
+            most = max(map(len, self._by_shape()), default=0)
             raise CalibrationError(
                 f"the model takes {size} samples at a time, but of one shape calibration has "
                 f"{most} at most; give as many"
@@ -151,25 +151,25 @@ class Samples:
         """
         if size < 1:
             raise ValueError(f"size is {size}; give at least 1")
-        for places in self._places():
+        for rows in self._by_shape():
             step = size
-            if elements is not None and self.shapes is not None and len(places):
-                own = _elements(self.shapes.each[self.shapes.kinds[places[0]]])
+            if elements is not None and self.shapes is not None and len(rows):
+                own = _elements(self.shapes.each[self.shapes.kinds[rows[0]]])
                 step = max(1, min(size, size * elements // max(1, own)))
-            for start in range(0, len(places), step):
-                yield self.source.read(self.rows[places[start : start + step]])
+            for start in range(0, len(rows), step):
+                yield self.source.read(self.rows[rows[start : start + step]])
 
-    def _places(self) -> list[NDArray[np.intp]]:
+    def _by_shape(self) -> list[NDArray[np.intp]]:
         """Places in `rows` of the samples of each shape, the most frequent first."""
         if self.shapes is None:
             return [np.arange(self.count)]
-        found = [np.flatnonzero(self.shapes.kinds == k) for k in range(len(self.shapes.each))]
-        return sorted((places for places in found if len(places)), key=len, reverse=True)
+        by_kind = [np.flatnonzero(self.shapes.kinds == k) for k in range(len(self.shapes.each))]
+        return sorted((rows for rows in by_kind if len(rows)), key=len, reverse=True)
 
-    def _only(self, places: NDArray[np.intp]) -> Samples:
-        known = self.shapes
-        shapes = None if known is None else replace(known, kinds=known.kinds[places])
-        return replace(self, rows=self.rows[places], shapes=shapes)
+    def _only(self, rows: NDArray[np.intp]) -> Samples:
+        shapes = self.shapes
+        shapes = None if shapes is None else replace(shapes, kinds=shapes.kinds[rows])
+        return replace(self, rows=self.rows[rows], shapes=shapes)
 
 
 def choose(

@@ -42,7 +42,7 @@ class SampleSource:
         Of the synthetic samples.
     layout
         Where images have their channels.
-    given
+    supplied
         The user's own samples; None for synthetic ones.
     exact
         Whether the model takes no mini-batch of another size.
@@ -53,7 +53,7 @@ class SampleSource:
     size: int
     seed: int
     layout: Layout = "auto"
-    given: Samples | None = None
+    supplied: Samples | None = None
     exact: bool = False
 
     def batches(
@@ -69,20 +69,20 @@ class SampleSource:
         first
             How many mini-batches it keeps, from the first on; None for all.
         """
-        if self.given is not None:
+        if self.supplied is not None:
             if self.exact:
-                whole = self.given.batches(self.size)
+                whole = self.supplied.batches(self.size)
                 yield from itertools.islice(whole, math.ceil(self.count / self.size))
                 return
             each = sum(math.prod(spec.shape[1:]) for spec in self.inputs.values())
-            yield from self.given.first(self.count).batches(self.size, each)
+            yield from self.supplied.first(self.count).batches(self.size, each)
             return
         for number in range(self.count // self.size):
-            again = self._few and (first is None or number < first)
+            again = self._is_stored and (first is None or number < first)
             yield self._made(number) if store is None or not again else self._kept(store, number)
 
     @property
-    def _few(self) -> bool:
+    def _is_stored(self) -> bool:
         each = [math.prod(spec.shape) * spec.dtype.itemsize for spec in self.inputs.values()]
         return sum(each) * (self.count // self.size) <= STORED
 
@@ -100,16 +100,16 @@ class SampleSource:
             return {name: kept[f"arr_{i}"] for i, name in enumerate(self.inputs)}
 
 
-def batch_size(largest: int, wanted: int, effort: Effort) -> int:
+def batch_size(largest: int, requested: int, effort: Effort) -> int:
     """Samples in a mini-batch, for the elements of the largest activation of one sample."""
     fits = ACTIVATION // max(1, 4 * largest)
-    return max(1, min(fits, effort.largest_batch, wanted))
+    return max(1, min(fits, effort.largest_batch, requested))
 
 
-def sample_count(macs: int, wanted: int, effort: Effort) -> int:
-    """Synthetic samples to take: as many as are wanted, if one pass over them is affordable."""
+def sample_count(macs: int, requested: int, effort: Effort) -> int:
+    """Synthetic samples to take: as many as are requested, if one pass over them is affordable."""
     affordable = max(effort.fewest_samples, effort.pass_macs // max(1, macs))
-    return max(1, min(wanted, affordable, effort.most_samples))
+    return max(1, min(requested, affordable, effort.most_samples))
 
 
 def rounded(count: int, size: int) -> int:

@@ -73,8 +73,8 @@ def _ends(processor: Mapping[str, Any]) -> tuple[int | None, int | None]:
         return int(processor["cls"][1]), int(processor["sep"][1])
     pieces = processor.get("single", ())
     numbers = {name: entry["ids"] for name, entry in processor.get("special_tokens", {}).items()}
-    found: list[int | None] = [
+    numbers_of_ends: list[int | None] = [
         int(numbers[piece["SpecialToken"]["id"]][0]) if "SpecialToken" in piece else None
         for piece in (pieces[:1] and [pieces[0], pieces[-1]])
     ]
-    return (found[0], found[1]) if len(pieces) > 1 else (None, None)
+    return (numbers_of_ends[0], numbers_of_ends[1]) if len(pieces) > 1 else (None, None)

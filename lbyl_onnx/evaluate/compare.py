@@ -17,7 +17,7 @@ from lbyl_onnx.evaluate.metrics import Fidelity, fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.guard.bounds import bounded, seconds_for
-from lbyl_onnx.input_options.shapes import Given, shapes_given
+from lbyl_onnx.input_options.shapes import SuppliedShapes, checked_shapes
 from lbyl_onnx.option_types import Provider
 from lbyl_onnx.runtime import baseline, execute, providers, timing
 from lbyl_onnx.runtime.session import Feeds, Signature
@@ -69,7 +69,7 @@ def compare_models(
     labels: str | None = None,
     provider: Provider = "auto",
     seed: int = 0,
-    input_shape: Given = (),
+    input_shape: SuppliedShapes = (),
 ) -> Comparison:
     """Run two models on the same inputs.
 
@@ -104,8 +104,8 @@ def compare_models(
     VerificationError
         When the models' inputs or outputs differ, or nothing could be compared.
     """
-    given = shapes_given(input_shape)
-    if inputs is not None and given:
+    supplied_shapes = checked_shapes(input_shape)
+    if inputs is not None and supplied_shapes:
         raise OptionError("input shapes are of random inputs; leave them out beside a file")
     one, two = Path(original), Path(compressed)
     name = providers.provider_name(provider)
@@ -116,18 +116,21 @@ def compare_models(
     if inputs is None:
         if labels is not None:
             raise CalibrationError("labels need inputs; give --inputs DATA.npz")
-        feeds, wanted = list(baseline.run_baseline(one, name, seed, given=given).feeds), None
+        feeds, true_labels = (
+            list(baseline.run_baseline(one, name, seed, supplied_shapes=supplied_shapes).feeds),
+            None,
+        )
     else:
         file = Path(inputs)
         with bounded(f"reading {file.name}", seconds_for(0)):
-            arrays, wanted = _read(file, first, labels)
+            arrays, true_labels = _read(file, first, labels)
         feeds = list(_batches(arrays, first))
     outputs = [output for output, _, _ in first.outputs]
-    told = None if inputs is None else str(inputs)
-    found = _compared((one, two), name, outputs, (feeds, wanted), told)
+    described = None if inputs is None else str(inputs)
+    comparison = _compared((one, two), name, outputs, (feeds, true_labels), described)
     for source in sources:
         source.check_unchanged()
-    return found
+    return comparison
 
 
 def _compared(
@@ -138,11 +141,11 @@ def _compared(
     inputs: str | None,
 ) -> Comparison:
     """Run both models on samples with labels or none; `inputs` is the file that they are from."""
-    feeds, wanted = samples
+    feeds, true_labels = samples
     with same_randomness(*paths) as (files, random):
         before, after = (_outputs(path, provider, feeds) for path in files)
-    told = "random inputs" if inputs is None else f"inputs of {inputs}"
-    near = fidelity(outputs, before, after, told)
+    described = "random inputs" if inputs is None else f"inputs of {inputs}"
+    near = fidelity(outputs, before, after, described)
     _check(outputs, before, after)
     if near.agreement is None:
         raise VerificationError("no output value could be compared")
@@ -150,8 +153,8 @@ def _compared(
         provider,
         near,
         near.agreement,
-        None if wanted is None else _accuracy(before, wanted),
-        None if wanted is None else _accuracy(after, wanted),
+        None if true_labels is None else _accuracy(before, true_labels),
+        None if true_labels is None else _accuracy(after, true_labels),
         timing.paired(*paths, provider, feeds[0]),
         inputs,
         random,

@@ -1,4 +1,4 @@
-"""Models with nodes whose outputs jump: proven in front of each, and behind each.
+"""Discontinuous nodes: models are compared in front of each, and behind each.
 
 The compressed model and the one that it must equal compute the same sums in another order. Where a
 node is discontinuous (TopK, ArgMax, Round, ..) that may flip whole outputs, and says nothing of
@@ -40,19 +40,19 @@ class Cuts:
         Names of the discontinuous nodes.
     fronts
         What they read, in both models.
-    given
-        What they give and the compressed model is fed.
+    injected
+        Their outputs, which the compressed model is fed.
     outputs
         The graph's outputs that depend on them.
-    uncut
-        Names of such nodes at which the models are not cut: channels that go pass through them.
+    unproven
+        Names of such nodes at which the models are not cut, since removed channels pass them.
     """
 
     nodes: tuple[str, ...]
     fronts: tuple[str, ...]
-    given: tuple[str, ...]
+    injected: tuple[str, ...]
     outputs: frozenset[str]
-    uncut: tuple[str, ...]
+    unproven: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +84,13 @@ class _Model:
 
     def depending(self, names: Iterable[str]) -> frozenset[str]:
         """Outputs of the graph that depend on some tensors."""
-        found = set(names)
+        reached = set(names)
         for node in self.proto.graph.node:
-            if not found.isdisjoint((*node.input, *captured(node))):
-                found.update(node.output)
-        return frozenset(o.name for o in self.proto.graph.output) & found
+            if not reached.isdisjoint((*node.input, *captured(node))):
+                reached.update(node.output)
+        return frozenset(o.name for o in self.proto.graph.output) & reached
 
-    def write(self, target: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def write(self, output: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Write a copy that takes some tensors from outside, and gives some from its inside."""
         copy = onnx.ModelProto()
         copy.CopyFrom(self.proto)
@@ -111,21 +111,21 @@ class _Model:
         left = [ValueInfoProto.FromString(i.SerializeToString()) for i in infos]
         del graph.value_info[:]
         graph.value_info.extend(left)
-        write_draft(ModelDraft.of(copy), target, TensorReader(self.path), "auto")
+        write_draft(ModelDraft.of(copy), output, TensorReader(self.path), "auto")
 
 
 def cut(
-    compressed: Path, expected: Path, shapes: InputShapes, targets: tuple[Path, Path, Path]
+    compressed: Path, expected: Path, shapes: InputShapes, outputs: tuple[Path, Path, Path]
 ) -> Cuts | None:
     """Find discontinuous nodes, and write the copies in which the models are cut at them.
 
     Parameters
     ----------
     compressed, expected
-        The model, and the uncut one that it must equal.
+        The model, and the reference that it must equal.
     shapes
         Of the inputs.
-    targets
+    outputs
         Where copies are written: of the compressed model and of the expected one, which take what
         such nodes give, and give what they read; of the expected one, which gives both.
 
@@ -142,16 +142,18 @@ def cut(
         return None
     there = {name for node in two.proto.graph.node for name in node.output}
     plain = [node for node in jumps if _same(node, one, two, there)]
-    given = [name for node in plain for name in node.output if name]
-    fronts = dict.fromkeys(name for node in plain for name in one.read(node) if name not in given)
-    one.write(targets[0], given, [*fronts])
-    two.write(targets[1], given, [*fronts])
-    two.write(targets[2], [], [*fronts, *given])
+    injected = [name for node in plain for name in node.output if name]
+    fronts = dict.fromkeys(
+        name for node in plain for name in one.read(node) if name not in injected
+    )
+    one.write(outputs[0], injected, [*fronts])
+    two.write(outputs[1], injected, [*fronts])
+    two.write(outputs[2], [], [*fronts, *injected])
     after = one.depending(name for node in jumps for name in node.output if name)
     return Cuts(
         tuple(_name(node) for node in jumps),
         tuple(fronts),
-        tuple(given),
+        tuple(injected),
         after,
         tuple(_name(node) for node in jumps if node not in plain),
     )

@@ -25,7 +25,7 @@ OTHERWISE = 1e-3
 def check_written_out(source: Path, folder: Path, baseline: Baseline) -> None:
     """Run a file and what is pruned in its place on the same inputs; neither is optimised.
 
-    The proof that a compressed model is right is a comparison with the uncut one as it is written
+    The proof that a compressed model is right is a comparison with the reference as it is written
     out; this makes it one with the file. Nothing is compared where the model draws numbers.
 
     Parameters

@@ -105,7 +105,7 @@ class Fidelity:
 
 @dataclass
 class _Sums:
-    """What is known of one output so far."""
+    """Running sums of one output."""
 
     name: str
     values: int = 0

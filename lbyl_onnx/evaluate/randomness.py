@@ -40,32 +40,32 @@ def same_randomness(*paths: Path) -> Iterator[tuple[tuple[Path, ...], tuple[str,
         Files to run, the copies gone when it ends, and the nodes of the first that draws any.
     """
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
-        targets = [Path(folder) / f"{number}.onnx" for number in range(len(paths))]
-        found = [_settled_copy(*pair) for pair in zip(paths, targets, strict=True)]
+        outputs = [Path(folder) / f"{number}.onnx" for number in range(len(paths))]
+        settled = [_settled_copy(*pair) for pair in zip(paths, outputs, strict=True)]
         release()
-        chosen = zip(paths, targets, found, strict=True)
-        run = tuple(target if names else path for path, target, names in chosen)
-        yield run, next((names for names in found if names), ())
+        chosen = zip(paths, outputs, settled, strict=True)
+        run = tuple(output if names else path for path, output, names in chosen)
+        yield run, next((names for names in settled if names), ())
 
 
-def _settled_copy(path: Path, target: Path) -> tuple[str, ...]:
+def _settled_copy(path: Path, output: Path) -> tuple[str, ...]:
     """Write a copy of a model that draws random numbers; nothing for another."""
     model, _ = source.load_model(path)
     names = settle(model)
     if names:
-        write_draft(ModelDraft.of(model), target, TensorReader(path), "auto")
+        write_draft(ModelDraft.of(model), output, TensorReader(path), "auto")
     return names
 
 
 def settle(model: onnx.ModelProto) -> tuple[str, ...]:
     """Give a model's random operators seeds, in their order; return the names of the nodes."""
-    found: list[str] = []
+    names: list[str] = []
     for graph in _graphs(model.graph):
         for node in graph.node:
-            if node.domain not in ("", "ai.onnx") or not _settled(node, len(found) + 1):
+            if node.domain not in ("", "ai.onnx") or not _settled(node, len(names) + 1):
                 continue
-            found.append(node.name or f"{node.op_type}({node.output[0]})")
-    return tuple(found)
+            names.append(node.name or f"{node.op_type}({node.output[0]})")
+    return tuple(names)
 
 
 def _settled(node: NodeProto, number: int) -> bool:

@@ -23,7 +23,7 @@ from lbyl_onnx.graph import source
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.input_options.kinds import Choices
-from lbyl_onnx.input_options.shapes import Given, Shapes
+from lbyl_onnx.input_options.shapes import Shapes, SuppliedShapes
 from lbyl_onnx.inputs.choices import kinds_of, stated_sizes
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.runtime import baseline, execute
@@ -58,7 +58,7 @@ class ScoringData:
     inputs: Path | None = None
     labels: str | None = None
     seed: int = 0
-    input_shape: Given = ()
+    input_shape: SuppliedShapes = ()
     choices: Choices = ()
 
 
@@ -112,19 +112,21 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
         kinds = kinds_of(to_graph(model), tensor_info, Config(input=data.choices), original)
         feeds = list(_synthetic(inputs, shapes[0], kinds, data.seed))
         return _nearness(original, compressed, feeds, feeds, provider)
-    given = read_calibration(data.inputs, inputs, limit=_ALL)
+    samples = read_calibration(data.inputs, inputs, limit=_ALL)
     batch = max((i.shape[0] for i in inputs if i.shape and i.shape[0]), default=BATCH)
     if data.labels is None:
-        return _nearness(original, compressed, given.batches(batch), given.batches(batch), provider)
-    if given.shapes is not None and len(given.shapes.each) > 1:
+        return _nearness(
+            original, compressed, samples.batches(batch), samples.batches(batch), provider
+        )
+    if samples.shapes is not None and len(samples.shapes.each) > 1:
         raise CalibrationError(
             f"{data.inputs} holds samples of several sizes, which take no labels; leave them out"
         )
-    labels = read_labels(data.inputs, data.labels, given.count)
+    labels = read_labels(data.inputs, data.labels, samples.count)
     before, after = (
-        _accuracy(path, given, labels, batch, provider) for path in (original, compressed)
+        _accuracy(path, samples, labels, batch, provider) for path in (original, compressed)
     )
-    return Score("accuracy", before, after, given.count)
+    return Score("accuracy", before, after, samples.count)
 
 
 _ALL = 1 << 40
@@ -154,22 +156,22 @@ def read_labels(inputs: Path, labels: str, samples: int) -> Array:
     return file.read([name])[name]
 
 
-def _accuracy(path: Path, given: Samples, labels: Array, batch: int, provider: str) -> float:
+def _accuracy(path: Path, samples: Samples, labels: Array, batch: int, provider: str) -> float:
     right = total = start = 0
-    for outputs in execute.run_batches(path, provider, given.batches(batch)):
+    for outputs in execute.run_batches(path, provider, samples.batches(batch)):
         chosen = next((c for c in map(top1, outputs.values()) if c is not None), None)
         if chosen is None:
             raise CalibrationError(
                 f"{path} gives no classes; leave --labels out to compare outputs"
             )
-        wanted = labels[start : start + len(chosen)]
-        if chosen.shape != wanted.shape:
+        truth = labels[start : start + len(chosen)]
+        if chosen.shape != truth.shape:
             raise CalibrationError(
-                f"the labels of a batch have shape {wanted.shape}, the classes that {path} gives "
+                f"the labels of a batch have shape {truth.shape}, the classes that {path} gives "
                 f"{chosen.shape}; score a classifier on its own labels"
             )
         start += len(chosen)
-        right, total = right + int(np.sum(chosen == wanted)), total + wanted.size
+        right, total = right + int(np.sum(chosen == truth)), total + truth.size
     return right / total
 
 

@@ -22,7 +22,7 @@ from lbyl_onnx.runtime.execute import SAMPLES, Record, run_as_written, run_batch
 from lbyl_onnx.runtime.session import Feeds
 from lbyl_onnx.types import Array
 
-# The compressed model and the uncut one with zeroed channels compute the same sums in another
+# The compressed model and the reference with zeroed channels compute the same sums in another
 # order. Bounds on the largest difference, relative to the largest output, by output type: some
 # thousand roundings of float32 (6e-8 each), of float16 (5e-4 each) where weights are stored so.
 TOLERANCE = {"float64": 1e-3, "float32": 1e-3, "float16": 3e-2}
@@ -45,7 +45,7 @@ class Verification:
     provider
         Execution provider that ran the models.
     deviation
-        Largest difference from the uncut model with zeroed channels, relative to the largest
+        Largest difference from the reference with zeroed channels, relative to the largest
         value of the same output over all inputs.
     values
         How many output values were compared.
@@ -86,7 +86,7 @@ def verify(
     baseline
         The original as it runs.
     original, compressed, reference
-        Its file; the compressed model's; the uncut model's that it must equal.
+        Its file; the compressed model's; the reference's that it must equal.
     samples, inputs
         What the fidelity is measured on, and what that is.
 
@@ -99,8 +99,8 @@ def verify(
     """
     try:
         check_fully(compressed)
-        with same_randomness(compressed, reference) as ((made, wanted), random):
-            found = _proven(baseline, made, wanted)
+        with same_randomness(compressed, reference) as ((made, settled), random):
+            proof = _proven(baseline, made, settled)
         release()
         near = sampled_fidelity(original, compressed, baseline, samples, inputs)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -109,12 +109,12 @@ def verify(
         raise VerificationError(str(error)) from error
     return Verification(
         baseline.provider,
-        found.deviation,
-        found.values,
+        proof.deviation,
+        proof.values,
         baseline.shapes,
         near,
         baseline.optimise,
-        found.discontinuous,
+        proof.discontinuous,
         random,
     )
 
@@ -136,12 +136,14 @@ def _proven(baseline: Baseline, compressed: Path, reference: Path) -> _Proof:
         raise VerificationError(
             f"inputs or outputs changed: {before.signature} became {after.signature}"
         )
-    goal = run_as_written(reference, baseline.provider, baseline.feeds)
+    reference_run = run_as_written(reference, baseline.provider, baseline.feeds)
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
         files = Path(folder) / "cut.onnx", Path(folder) / "again.onnx", Path(folder) / "given.onnx"
         cuts = cut(compressed, reference, baseline.first, files)
         if cuts is None:
-            deviation, values = _compare_or_explain(baseline, before, after, goal, reference)
+            deviation, values = _compare_or_explain(
+                baseline, before, after, reference_run, reference
+            )
             return _Proof(deviation, values, ())
         _check_form(before, after, cuts.outputs)
         plain = [
@@ -149,7 +151,7 @@ def _proven(baseline: Baseline, compressed: Path, reference: Path) -> _Proof:
         ]
         deviation, values = 0.0, 0
         if plain:
-            old, new, want = (_only(record, plain) for record in (before, after, goal))
+            old, new, want = (_only(record, plain) for record in (before, after, reference_run))
             deviation, values = _compare_or_explain(baseline, old, new, want, reference)
         release()
         more = _proven_cut(baseline, cuts, files)
@@ -161,23 +163,23 @@ def _proven_cut(
 ) -> tuple[float, int]:
     """Compare what discontinuous nodes read, and what follows where both are given the same."""
     feeds = baseline.feeds[SAMPLES - 1 :]  # one at the first shapes, one at each of the others
-    given = run_as_written(files[2], baseline.provider, feeds)
-    names = [name for name, _, _ in given.signature.outputs]
+    prefix_run = run_as_written(files[2], baseline.provider, feeds)
+    names = [name for name, _, _ in prefix_run.signature.outputs]
     fed = tuple(
-        {**batch, **{n: v for n, v in zip(names, outputs, strict=True) if n in cuts.given}}
-        for batch, outputs in zip(feeds, given.outputs, strict=True)
+        {**batch, **{n: v for n, v in zip(names, outputs, strict=True) if n in cuts.injected}}
+        for batch, outputs in zip(feeds, prefix_run.outputs, strict=True)
     )
     after = run_model(files[0], baseline.provider, fed, baseline.optimise)
     kept = [name for name, _, _ in after.signature.outputs]
-    goal = _only(given, [names.index(name) for name in kept])
+    reference_run = _only(prefix_run, [names.index(name) for name in kept])
     again = replace(baseline, feeds=fed)
     try:
-        return _compare_or_explain(again, goal, after, goal, files[1])
+        return _compare_or_explain(again, reference_run, after, reference_run, files[1])
     except VerificationError as error:
-        if not cuts.uncut:
+        if not cuts.unproven:
             raise
         raise VerificationError(
-            f"the rewrite cannot be proven: {', '.join(cuts.uncut[:3])} may jump where rounding "
+            f"the rewrite cannot be proven: {', '.join(cuts.unproven[:3])} may jump where rounding "
             "differs, and channels that go pass through; leave the layers in front of them out "
             "with --exclude"
         ) from error
@@ -206,36 +208,38 @@ def _check_form(before: Record, after: Record, names: Collection[str]) -> None:
 
 
 def _compare_or_explain(
-    baseline: Baseline, before: Record, after: Record, goal: Record, reference: Path
+    baseline: Baseline, before: Record, after: Record, reference_run: Record, reference: Path
 ) -> tuple[float, int]:
-    """Compare; where the bound is passed, first ask how much the expected model differs by itself.
+    """Compare; where the bound is passed, first measure how much the reference differs by itself.
 
     Some models amplify rounding: the very same file gives other outputs with ONNX Runtime's
     optimisations than without. What it differs by then is the yardstick.
     """
     try:
-        return compare(before, after, goal, 0.0)
+        return compare(before, after, reference_run, 0.0)
     except VerificationError:
         release()
         again = run_model(reference, baseline.provider, baseline.feeds)
         names = [name for name, _, _ in again.signature.outputs]
-        again = _only(again, [names.index(name) for name, _, _ in goal.signature.outputs])
-        scales = _scales(before, goal)
+        again = _only(again, [names.index(name) for name, _, _ in reference_run.signature.outputs])
+        scales = _scales(before, reference_run)
         noises = [
             _deviation(*values)
-            for one, two in zip(again.outputs, goal.outputs, strict=True)
+            for one, two in zip(again.outputs, reference_run.outputs, strict=True)
             for values in zip(one, two, scales, strict=True)
         ]
-        return compare(before, after, goal, max(noises, default=0.0))
+        return compare(before, after, reference_run, max(noises, default=0.0))
 
 
-def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> tuple[float, int]:
+def compare(
+    before: Record, after: Record, reference: Record, noise: float = 0.0
+) -> tuple[float, int]:
     """Compare outputs with those expected; return the largest deviation and the values compared.
 
     Parameters
     ----------
-    before, after, goal
-        The original, the compressed model, the uncut one it must equal.
+    before, after, reference
+        The original, the compressed model, the reference that it must equal.
     noise
         What rounding alone changes in the outputs, relative to the largest.
 
@@ -246,9 +250,13 @@ def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> 
     """
     largest, values = 0.0, 0
     names = [name for name, _, _ in before.signature.outputs]
-    scales = _scales(before, goal)
-    for original, batch, wanted in zip(before.outputs, after.outputs, goal.outputs, strict=True):
-        for name, scale, old, new, want in zip(names, scales, original, batch, wanted, strict=True):
+    scales = _scales(before, reference)
+    for original, batch, reference_batch in zip(
+        before.outputs, after.outputs, reference.outputs, strict=True
+    ):
+        for name, scale, old, new, want in zip(
+            names, scales, original, batch, reference_batch, strict=True
+        ):
             if new.dtype != old.dtype or new.ndim != old.ndim or new.shape != want.shape:
                 raise VerificationError(
                     f"output {name} has shape {new.shape} and type {new.dtype}, "
@@ -273,14 +281,14 @@ def compare(before: Record, after: Record, goal: Record, noise: float = 0.0) -> 
     return largest, values
 
 
-def _scales(before: Record, goal: Record) -> list[float]:
+def _scales(before: Record, reference: Record) -> list[float]:
     """What differences of each output are relative to: its largest value over all inputs.
 
-    One input alone may give nothing but a probability near 0, and pruning may silence an output
+    One input alone may give nothing but a probability near 0, and pruning may zero an output
     down to the rounding of its last kernel (a sigmoid is right to about 1e-7, however small);
     `FLOOR` of the original's largest value is the least scale, 1 where all is zero.
     """
-    outputs = zip(*before.outputs, strict=True), zip(*goal.outputs, strict=True)
+    outputs = zip(*before.outputs, strict=True), zip(*reference.outputs, strict=True)
     largest = [[max(map(_largest, batches)) for batches in record] for record in outputs]
     return [max(want, FLOOR * old) or 1.0 for old, want in zip(*largest, strict=True)]
 
@@ -340,12 +348,12 @@ def _outputs(
     path: Path, baseline: Baseline, samples: Iterable[Feeds]
 ) -> Iterator[tuple[Feeds, tuple[Array, ...]]]:
     """Inputs and outputs of a model, batch by batch."""
-    given: list[Feeds] = []
+    fed: list[Feeds] = []
 
     def remembered() -> Iterator[Feeds]:
         for batch in samples:
-            given.append(batch)
+            fed.append(batch)
             yield batch
 
     for outputs in run_batches(path, baseline.provider, remembered(), baseline.optimise):
-        yield given.pop(), tuple(outputs.values())
+        yield fed.pop(), tuple(outputs.values())

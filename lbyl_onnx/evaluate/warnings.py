@@ -1,4 +1,4 @@
-"""What the user should know of a result first: it is slower, it grew, a layer lost nearly all."""
+"""Warnings of a result: it is slower, it grew, a layer lost nearly all."""
 
 from __future__ import annotations
 

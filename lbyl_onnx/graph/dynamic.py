@@ -159,10 +159,14 @@ def _differing(walks: Sequence[Facts], name: str) -> tuple[bool, ...] | None:
     """Axes whose sizes differ between the walks."""
     shapes = [walk.get(name, TensorFact()).shape for walk in walks]
     first = shapes[0]
-    known = [shape for shape in shapes if shape is not None]
-    if first is None or None in shapes[:2] or any(len(shape) != len(first) for shape in known):
+    known_shapes = [shape for shape in shapes if shape is not None]
+    if (
+        first is None
+        or None in shapes[:2]
+        or any(len(shape) != len(first) for shape in known_shapes)
+    ):
         return None
-    return tuple(len(set(sizes)) > 1 or None in sizes for sizes in zip(*known, strict=True))
+    return tuple(len(set(sizes)) > 1 or None in sizes for sizes in zip(*known_shapes, strict=True))
 
 
 def _axes(
@@ -178,10 +182,12 @@ def _axes(
     if differing is None:
         return None, ()
     rank = len(differing)
-    given = _given_sizes(node, rank, walks, marks)
-    given |= _passed_on(model, node, name, walks[0], marks, opset)
-    axes = tuple(differs or axis in given for axis, differs in enumerate(differing))
-    return axes, tuple(axis for axis in sorted(given) if axis < rank and not differing[axis])
+    supplied_axes = _given_sizes(node, rank, walks, marks)
+    supplied_axes |= _passed_on(model, node, name, walks[0], marks, opset)
+    axes = tuple(differs or axis in supplied_axes for axis, differs in enumerate(differing))
+    return axes, tuple(
+        axis for axis in sorted(supplied_axes) if axis < rank and not differing[axis]
+    )
 
 
 def _given_sizes(
@@ -194,12 +200,12 @@ def _given_sizes(
         return everywhere
     if node.op_type in SIZED:
         flags = marked(SIZED[node.op_type])
-        found = {axis + rank - len(flags) for axis, flag in enumerate(flags) if flag}
+        supplied = {axis + rank - len(flags) for axis, flag in enumerate(flags) if flag}
         accident = node.op_type == "Reshape" and _by_accident(node.input[1], walks, marks)
         target = walks[0].get(node.input[1], TensorFact()).value if accident else None
         if target is not None:  # what -1 stands for depends on the others
-            found |= {axis for axis, size in enumerate(target.reshape(-1)) if size == -1}
-        return found
+            supplied |= {axis for axis, size in enumerate(target.reshape(-1)) if size == -1}
+        return supplied
     if node.op_type == "Resize":
         named = next((list(a.ints) for a in node.attribute if a.name == "axes"), [*range(rank)])
         return _flagged([axis % rank for axis in named], marked(2), marked(3))
@@ -218,8 +224,8 @@ def _marked(node: NodeProto, marks: Mapping[str, Dynamic], operand: int) -> list
     """Marks of an operand's elements in their order; [] where it is missing or not known."""
     if operand >= len(node.input):
         return []
-    found = marks.get(node.input[operand], UNKNOWN).elements
-    return [] if found is None else [bool(x) for x in found.reshape(-1)]
+    elements = marks.get(node.input[operand], UNKNOWN).elements
+    return [] if elements is None else [bool(x) for x in elements.reshape(-1)]
 
 
 def _flagged(axes: Sequence[int], *many: Sequence[bool]) -> set[int]:
@@ -237,12 +243,12 @@ def _by_accident(name: str, walks: Sequence[Facts], marks: Mapping[str, Dynamic]
 
 def _unequal(name: str, walks: Sequence[Facts]) -> Marks:
     """Elements of a small value that differ between the walks; all where its shape does."""
-    found = [value for walk in walks if (value := walk.get(name, TensorFact()).value) is not None]
-    first = found[0]
-    if any(value.shape != first.shape for value in found):
+    values = [value for walk in walks if (value := walk.get(name, TensorFact()).value) is not None]
+    first = values[0]
+    if any(value.shape != first.shape for value in values):
         return np.ones(first.shape, np.bool_)
     unequal = np.zeros(first.shape, np.bool_)
-    for value in found[1:]:
+    for value in values[1:]:
         unequal |= np.asarray(value != first) & ~(np.asarray(value != value) & (first != first))
     return unequal
 
@@ -263,12 +269,12 @@ def _passed_on(
     if node.op_type in SEQUENCES:
         return set(range(len(shape)))
     inputs: list[TensorFact | None] = []
-    for given in node.input:
-        fact = first.get(given, TensorFact())
-        if given in accidental and fact.shape is not None:
-            sizes = (None if a in accidental[given] else d for a, d in enumerate(fact.shape))
+    for operand in node.input:
+        fact = first.get(operand, TensorFact())
+        if operand in accidental and fact.shape is not None:
+            sizes = (None if a in accidental[operand] else d for a, d in enumerate(fact.shape))
             fact = replace(fact, shape=tuple(sizes), value=None)
-        inputs.append(fact if given else None)
+        inputs.append(fact if operand else None)
     types = infer(model, node, inputs, opset)
     left = from_type(types[name]).shape if name in types else None
     if left is None or len(left) != len(shape):
@@ -293,7 +299,7 @@ def _elements(
     moved = _moved(node, first, operands, opset, evaluate)
     if moved is not None:
         return dict(zip(node.output, moved, strict=False))
-    found: dict[str, Marks] = {}
+    marks_by_name: dict[str, Marks] = {}
     for name, fact in outputs.items():
         shape = () if fact.value is None else fact.value.shape
         present = [x for x in operands if x is not None]
@@ -302,10 +308,10 @@ def _elements(
             and np.broadcast_shapes(*(x.shape for x in present)) == shape
         ):
             spread = [np.broadcast_to(x, shape) for x in present]
-            found[name] = np.logical_or.reduce(spread, axis=0)
+            marks_by_name[name] = np.logical_or.reduce(spread, axis=0)
         else:
-            found[name] = np.full(shape, any(bool(x.any()) for x in present))
-    return found
+            marks_by_name[name] = np.full(shape, any(bool(x.any()) for x in present))
+    return marks_by_name
 
 
 def _moved(
@@ -314,10 +320,10 @@ def _moved(
     """Move the marks as the elements are moved; None where that depends on marked ones."""
     if node.op_type not in MOVES or all(x is None or not x.any() for x in operands):
         return None
-    places = MOVES[node.op_type] or range(len(operands))
+    moved_operands = MOVES[node.op_type] or range(len(operands))
     inputs: list[Array | None] = []
     for operand, (name, marked) in enumerate(zip(node.input, operands, strict=True)):
-        if operand in places and marked is not None:
+        if operand in moved_operands and marked is not None:
             inputs.append(marked.astype(np.int64))
             continue
         # The shape that Reshape is to give does not say where an element goes.

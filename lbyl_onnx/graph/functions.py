@@ -93,8 +93,8 @@ def _complete_calls(model: ModelProto) -> None:
     """Give each call the attributes that its function has by default: the inliner forgets them."""
     defaults = {_key(f): f.attribute_proto for f in model.functions if f.attribute_proto}
     for node in _all_nodes((*(f.node for f in model.functions), model.graph.node), defaults):
-        given = {attribute.name for attribute in node.attribute}
-        added = [a for a in defaults[_called(node)] if a.name not in given]
+        present = {attribute.name for attribute in node.attribute}
+        added = [a for a in defaults[_called(node)] if a.name not in present]
         node.attribute.extend(added)
 
 
@@ -103,13 +103,13 @@ def _called(node: NodeProto) -> Key:
 
 
 def _all_nodes(
-    parts: Iterable[Iterable[NodeProto]], wanted: Mapping[Key, object]
+    parts: Iterable[Iterable[NodeProto]], keys: Mapping[Key, object]
 ) -> Iterator[NodeProto]:
-    """Yield the nodes that call what is wanted, those in bodies too."""
+    """Yield the nodes that call one of some functions, those in bodies too."""
     for nodes in parts:
         for node in nodes:
-            yield from _all_nodes((graph.node for graph in subgraphs(node)), wanted)
-            if _called(node) in wanted:
+            yield from _all_nodes((graph.node for graph in subgraphs(node)), keys)
+            if _called(node) in keys:
                 yield node
 
 
@@ -117,20 +117,20 @@ def _give_outputs_names(function: FunctionProto) -> None:
     """Let outputs that are inputs, or are given twice, come from an Identity of their own."""
     taken = {*function.input, *function.output}
     taken |= {name for node in function.node for name in (*node.input, *node.output)}
-    seen = set(function.input)
+    used = set(function.input)
     for number, name in enumerate(list(function.output)):
-        if name in seen:
+        if name in used:
             free = next(n for i in range(len(taken) + 1) if (n := f"{name}_{i}") not in taken)
             taken.add(free)
             function.node.append(helper.make_node("Identity", [name], [free]))
             function.output[number] = free
-        seen.add(name)
+        used.add(name)
 
 
 def _import_as(model: ModelProto, functions: Iterable[FunctionProto]) -> None:
     """Import the operator sets that functions alone brought."""
-    known = {entry.domain for entry in model.opset_import}
+    domains = {entry.domain for entry in model.opset_import}
     for entry in (entry for function in functions for entry in function.opset_import):
-        if entry.domain not in known:
-            known.add(entry.domain)
+        if entry.domain not in domains:
+            domains.add(entry.domain)
             model.opset_import.append(helper.make_opsetid(entry.domain, entry.version))

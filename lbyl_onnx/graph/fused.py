@@ -90,8 +90,8 @@ class _Writer:
 
     def value(self, name: str, default: Any) -> Any:
         """Return an attribute of the fused node."""
-        found = attribute(self.node, name)
-        return default if found is None else helper.get_attribute_value(found)
+        entry = attribute(self.node, name)
+        return default if entry is None else helper.get_attribute_value(entry)
 
     def attributes(self, *left_out: str) -> dict[str, Any]:
         """Return its attributes but for those whose names begin with one of `left_out`."""
@@ -103,8 +103,8 @@ class _Writer:
 
     def dtype(self) -> int:
         """Return the type of its first inputs; 0 where it is not known."""
-        known = (self.tensor_info.get(name, TensorFact()).dtype for name in self.node.input[:2])
-        return next((dtype for dtype in known if dtype), 0)
+        dtypes = (self.tensor_info.get(name, TensorFact()).dtype for name in self.node.input[:2])
+        return next((dtype for dtype in dtypes if dtype), 0)
 
     def constant(self, value: float) -> str:
         """Write a scalar of the node's type."""
@@ -152,16 +152,16 @@ def _conv(writer: _Writer) -> bool:
 def _gemm(writer: _Writer) -> bool:
     """FusedGemm: Y = activation(Gemm(A, B, C)); what the activation takes has a prefix."""
     kind, prefix = writer.value("activation", b"").decode(), "activation_"
-    given = {
+    parameters = {
         item.name.removeprefix(prefix): helper.get_attribute_value(item)
         for item in writer.node.attribute
         if item.name.startswith(prefix)
     }
-    if kind and (kind not in ACTIVATIONS or given.keys() - set(ACTIVATIONS[kind])):
+    if kind and (kind not in ACTIVATIONS or parameters.keys() - set(ACTIVATIONS[kind])):
         return False
     x = writer.write("Gemm", list(writer.node.input), writer.attributes("activation"))
     if kind:
-        _activate(writer, kind, x, given)
+        _activate(writer, kind, x, parameters)
     return writer.finish("Gemm")
 
 

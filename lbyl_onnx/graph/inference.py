@@ -21,7 +21,7 @@ LIKE_INPUT = ("GroupNormalization", "MeanVarianceNormalization")
 
 @dataclass(frozen=True)
 class TensorFact:
-    """What one walk knows of one tensor.
+    """Type, shape and value of one tensor in one walk.
 
     Parameters
     ----------

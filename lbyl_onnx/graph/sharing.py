@@ -132,8 +132,8 @@ class Sharing:
 
 
 @dataclass
-class _Found:
-    """What has been found of a graph's constants so far.
+class _SharingState:
+    """State of the trace of a graph's constants.
 
     Constants of which one is computed from the other, or both from a third, are kin: `parent`
     leads from each to the one that stands for all.
@@ -149,7 +149,7 @@ class _Found:
     plain: dict[str, bool] = field(default_factory=dict)
 
     def kin(self, name: str) -> str:
-        """Return the constant that stands for all kin of one."""
+        """Return the representative of all constants related to one."""
         while (above := self.parent.get(name, name)) != name:
             self.parent[name] = name = self.parent.get(above, above)
         return name
@@ -175,57 +175,57 @@ def find_sharing(graph: Graph, tensor_info: TensorInfo) -> Sharing:
     graph, tensor_info
         The graph, and which of its tensors are constant.
     """
-    found = _Found(tensor_info)
+    state = _SharingState(tensor_info)
     for index, node in enumerate(graph.nodes):
         for body in bodies(node):
             whole = Whole(index, f"the body of {node.op} reads it")
             names = sorted(names_read(body))
-            found.wholes += [(name, whole) for name in names if tensor_info.is_constant(name)]
+            state.wholes += [(name, whole) for name in names if tensor_info.is_constant(name)]
         read = _values_read(node, tensor_info)
         outputs = [t.name for t in node.outputs if t.name]
         if not outputs or not all(tensor_info.is_constant(name) for name in outputs):
             for operand in read:
                 name = node.inputs[operand].name
-                view = found.view(name)
+                view = state.view(name)
                 use = Use(index, operand, name, view.base, view.axes, view.path)
-                found.uses[index, operand] = use
+                state.uses[index, operand] = use
         elif node.inputs:
-            found.computed.update(outputs)
+            state.computed.update(outputs)
             for operand in read:
                 for name in outputs:
-                    found.unite(name, node.inputs[operand].name)
-            moved = _moved(found, index, node)
+                    state.unite(name, node.inputs[operand].name)
+            moved = _moved(state, index, node)
             if moved is None:
-                found.mixed.update(found.view(node.inputs[operand].name).base for operand in read)
+                state.mixed.update(state.view(node.inputs[operand].name).base for operand in read)
             else:
-                found.views[outputs[0]] = moved
-                found.parent[found.kin(outputs[0])] = found.kin(moved.base)
+                state.views[outputs[0]] = moved
+                state.parent[state.kin(outputs[0])] = state.kin(moved.base)
     whole = Whole(None, "it is an output of the graph")
-    found.wholes += [(t.name, whole) for t in graph.outputs if tensor_info.is_constant(t.name)]
-    return _sharing(found)
+    state.wholes += [(t.name, whole) for t in graph.outputs if tensor_info.is_constant(t.name)]
+    return _sharing(state)
 
 
-def _sharing(found: _Found) -> Sharing:
+def _sharing(state: _SharingState) -> Sharing:
     readers: dict[str, list[Use]] = defaultdict(list)
-    for use in found.uses.values():
+    for use in state.uses.values():
         readers[use.base].append(use)
     bases: dict[str, list[str]] = defaultdict(list)
     for base in readers:
-        bases[found.kin(base)].append(base)
+        bases[state.kin(base)].append(base)
     wholes: dict[str, dict[Whole, None]] = defaultdict(dict)
-    for name, whole in found.wholes:
-        wholes[found.kin(name)][whole] = None
+    for name, whole in state.wholes:
+        wholes[state.kin(name)][whole] = None
     apart: dict[str, tuple[Whole, ...]] = {}
     for base in readers:
-        here = list(wholes.get(found.kin(base), ()))
-        for other in bases[found.kin(base)][: NAMED + 1]:
+        here = list(wholes.get(state.kin(base), ()))
+        for other in bases[state.kin(base)][: NAMED + 1]:
             if other != base:
                 node = readers[other][0].node
                 here.append(Whole(node, "another node reads what is computed from it"))
         if here:
             apart[base] = tuple(here[:NAMED])
-    stored = frozenset(readers) - found.computed - found.mixed
-    return Sharing(found.uses, {b: tuple(u) for b, u in readers.items()}, stored, apart)
+    stored = frozenset(readers) - state.computed - state.mixed
+    return Sharing(state.uses, {b: tuple(u) for b, u in readers.items()}, stored, apart)
 
 
 def same_everywhere(tensor_info: TensorInfo, name: str) -> bool:
@@ -242,10 +242,10 @@ def same_everywhere(tensor_info: TensorInfo, name: str) -> bool:
         return True
     if math.prod(shape) > max(shape):
         return False  # no vector: a weight
-    known = tensor_info.traced_value(name)
-    if known is None and not tensor_info.is_stored(name):
+    traced = tensor_info.traced_value(name)
+    if traced is None and not tensor_info.is_stored(name):
         return False  # it would have to be computed
-    value = tensor_info.value(name) if known is None else known[0]
+    value = tensor_info.value(name) if traced is None else traced[0]
     return bool(np.all(value == value.reshape(-1)[0]))
 
 
@@ -259,13 +259,13 @@ def _values_read(node: Node, tensor_info: TensorInfo) -> list[int]:
     ]
 
 
-def _moved(found: _Found, index: int, node: Node) -> _View | None:
+def _moved(state: _SharingState, index: int, node: Node) -> _View | None:
     """The view that a node makes of its first input; None where it does more than move axes."""
     if (node.domain or "") not in DEFAULT_DOMAINS or not node.inputs or len(node.outputs) != 1:
         return None
     names = node.inputs[0].name, node.outputs[0].name
-    before, after = (found.tensor_info.shape(name) for name in names)
-    floats = all(found.tensor_info.dtype(name) in FLOATS for name in names)
+    before, after = (state.tensor_info.shape(name) for name in names)
+    floats = all(state.tensor_info.dtype(name) in FLOATS for name in names)
     if not floats or before is None or after is None or None in (*before, *after):
         return None
     rank = len(before)
@@ -282,7 +282,7 @@ def _moved(found: _Found, index: int, node: Node) -> _View | None:
         axes = tuple(None if d == 1 else next(rest) for d in after)
     else:
         return None
-    view = found.view(names[0])
+    view = state.view(names[0])
     if len(view.path) == LONGEST_PATH:
         return None
     composed = tuple(None if a is None else view.axes[a] for a in axes)

@@ -120,8 +120,8 @@ class TensorInfo:
         """Whether a tensor's value is the same in every run, whatever computes it."""
         if self._first.get(name, TensorFact()).constant:
             return True
-        known = self.traced_value(name)
-        return known is not None and not known[1].any()
+        traced = self.traced_value(name)
+        return traced is not None and not traced[1].any()
 
     def is_known(self, name: str) -> bool:
         """Whether a tensor's value follows from the constants and the shapes of the inputs."""
@@ -133,15 +133,15 @@ class TensorInfo:
 
     def overridable(self, name: str) -> str | None:
         """Return the input with a default from which a constant is computed, if there is one."""
-        seen, waiting = set[str](), [name]
+        visited, waiting = set[str](), [name]
         while self._overridable and waiting:
-            found = waiting.pop()
-            if found in self._overridable:
-                return found
-            node = self._producers.get(found)
-            if node is not None and found not in seen and self.is_constant(found):
+            candidate = waiting.pop()
+            if candidate in self._overridable:
+                return candidate
+            node = self._producers.get(candidate)
+            if node is not None and candidate not in visited and self.is_constant(candidate):
                 waiting += node.input
-            seen.add(found)
+            visited.add(candidate)
         return None
 
     def traced_value(self, name: str) -> tuple[Array, Marks] | None:
@@ -159,12 +159,12 @@ class TensorInfo:
 
     def contradicts(self, info: onnx.ValueInfoProto) -> bool:
         """Whether a declared shape is not the one that the tensor has."""
-        known, declared = self.static_shape(info.name), info.type.tensor_type
-        if known is None or not declared.HasField("shape"):
+        shape, declared = self.static_shape(info.name), info.type.tensor_type
+        if shape is None or not declared.HasField("shape"):
             return False
-        if len(known) != len(declared.shape.dim):
+        if len(shape) != len(declared.shape.dim):
             return True
-        pairs = zip(known, declared.shape.dim, strict=True)
+        pairs = zip(shape, declared.shape.dim, strict=True)
         return any(k is not None and d.HasField("dim_value") and d.dim_value != k for k, d in pairs)
 
     def value(self, name: str) -> Array:
@@ -177,13 +177,13 @@ class TensorInfo:
         """
         if name in self._initializers:
             return self._read(self._initializers[name])
-        known = self._first.get(name, TensorFact())
-        if known.value is not None:
-            return known.value
-        if not known.constant:
+        fact = self._first.get(name, TensorFact())
+        if fact.value is not None:
+            return fact.value
+        if not fact.constant:
             raise KeyError(name)
         with bounded(f"computing the constant {name}", seconds_for(0)):
-            return self._computed(name, known.dtype)
+            return self._computed(name, fact.dtype)
 
     def _computed(self, name: str, dtype: int) -> Array:
         node = self._producers[name]
@@ -212,12 +212,14 @@ def evaluate(node: NodeProto, inputs: Sequence[Array | None], opset: int) -> lis
         return [_constant_value(node)]
     feeds = {n: v for n, v in zip(node.input, inputs, strict=True) if n and v is not None}
     # A whole model, with types: operators like Gelu are functions that need to know them.
-    given = [
+    input_infos = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
         for n, v in feeds.items()
     ]
     names = [name for name in node.output if name]
-    graph = helper.make_graph([node], "node", given, [onnx.ValueInfoProto(name=n) for n in names])
+    graph = helper.make_graph(
+        [node], "node", input_infos, [onnx.ValueInfoProto(name=n) for n in names]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     with np.errstate(all="ignore"):  # the root of -1 is the model's own affair
         outputs = dict(zip(names, ReferenceEvaluator(model).run(names, feeds), strict=True))
@@ -310,12 +312,12 @@ def tensor_facts(
     if node.op_type in SEQUENCES:
         return {outputs[0]: sequence_fact(node, inputs)}
     types = infer(model, node, inputs, opset)
-    known = {n: from_type(types[n]) if n in types else TensorFact() for n in outputs}
-    return _with_values(node, inputs, known, opset)
+    facts = {n: from_type(types[n]) if n in types else TensorFact() for n in outputs}
+    return _with_values(node, inputs, facts, opset)
 
 
 def _with_values(
-    node: NodeProto, inputs: Sequence[TensorFact | None], known: dict[str, TensorFact], opset: int
+    node: NodeProto, inputs: Sequence[TensorFact | None], facts: dict[str, TensorFact], opset: int
 ) -> dict[str, TensorFact]:
     """Add the values of outputs that can be computed, and whether they are constant."""
     present = [fact for fact in inputs if fact is not None]
@@ -323,7 +325,7 @@ def _with_values(
         # The value depends on the input's shape alone: a stand-in of that shape will do.
         shape = present[0].shape
         if shape is None or None in shape:
-            return known
+            return facts
         sizes = tuple(d for d in shape if d is not None)
         stand_in: list[Array | None] = [np.broadcast_to(np.float32(0), sizes)]
         values = evaluate(node, stand_in, opset)
@@ -334,16 +336,16 @@ def _with_values(
         return _cast_like(node, present, opset)
     has_body = any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
     if not present or has_body or node.op_type in {*DRAWING, "Dropout"}:
-        return known
+        return facts
     constant = all(fact.constant for fact in present)
     values_in = [None if fact is None else fact.value for fact in inputs]
     missing = any(f is not None and v is None for f, v in zip(inputs, values_in, strict=True))
-    small = all(_is_small(fact.shape) for fact in known.values())
+    small = all(_is_small(fact.shape) for fact in facts.values())
     if missing or not small:
-        return {n: TensorFact(f.dtype, f.shape, None, constant) for n, f in known.items()}
+        return {n: TensorFact(f.dtype, f.shape, None, constant) for n, f in facts.items()}
     computed = dict(zip(node.output, evaluate(node, values_in, opset), strict=False))
     return {
-        n: TensorFact(f.dtype, computed[n].shape, computed[n], constant) for n, f in known.items()
+        n: TensorFact(f.dtype, computed[n].shape, computed[n], constant) for n, f in facts.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""How long a piece of work on a stranger's model may last, enforced from outside.
+"""Bounds on the time of work with an untrusted model, enforced from outside.
 
 Native code, and Python's own `re`, may hold the interpreter for ever: no thread of the process can
 stop them. So a process that works on models writes into a file what it has begun and how long that
@@ -34,7 +34,7 @@ _RECORD = struct.Struct("<Qd496s")
 _NUMBER = struct.Struct("<Q")
 _TEXT = 496
 # Pieces of work at once, those within others included; what finds no place is bounded by those.
-_PLACES = 64
+_RECORDS = 64
 # A look that comes later than this many seconds after the last one says that the parent itself was
 # stopped, as by Ctrl-Z, and most likely its child with it.
 _LONGEST_STEP = 1.0
@@ -98,7 +98,7 @@ def bounded(what: str, seconds: float) -> Iterator[None]:
 
 
 def end() -> None:
-    """Tell that this process ends by itself: native code may call `exit`, too."""
+    """Note that this process ends by itself: native code may call `exit`, too."""
     table = _table()
     if table is not None:
         table.end()
@@ -110,7 +110,7 @@ class _Table:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         # Both are safe between threads: each takes one step of the interpreter.
-        self._free = deque(range(_PLACES))
+        self._free = deque(range(_RECORDS))
         self._numbers = itertools.count(1)
 
     def enter(self, what: str, seconds: float) -> int | None:
@@ -128,7 +128,7 @@ class _Table:
             self._free.append(place)
 
     def end(self) -> None:
-        self._write(_PLACES, _NUMBER.pack(1))
+        self._write(_RECORDS, _NUMBER.pack(1))
 
     def _write(self, place: int, record: bytes) -> None:
         with contextlib.suppress(OSError):  # the room was taken before; no work fails for this
@@ -166,13 +166,13 @@ class Watch:
     def __init__(self, file: Path) -> None:
         self._file = _beside(file)
         try:
-            self._file.write_bytes(bytes((_PLACES + 1) * _RECORD.size))
+            self._file.write_bytes(bytes((_RECORDS + 1) * _RECORD.size))
         except OSError:
             self._file.unlink(missing_ok=True)
         self._looked = time.monotonic()
         self._spent = 0.0
         # For how long each piece of work has been seen, by its number.
-        self._seen: dict[int, float] = {}
+        self._durations: dict[int, float] = {}
 
     def overdue(self, spent: float | None = None) -> Overdue | None:
         """Look once; return a piece of work that is late.
@@ -188,21 +188,23 @@ class Watch:
         if spent is not None:
             passed = min(passed, max(spent - self._spent, _WAITING * passed))
             self._spent = spent
-        records = self._read()[: _PLACES * _RECORD.size]
-        seen: dict[int, float] = {}
+        records = self._read()[: _RECORDS * _RECORD.size]
+        durations: dict[int, float] = {}
         late = None
         for number, seconds, text in _RECORD.iter_unpack(records):
             if not number:
                 continue
-            seen[number] = self._seen[number] + passed if number in self._seen else 0.0
-            if seen[number] > seconds:
+            durations[number] = (
+                self._durations[number] + passed if number in self._durations else 0.0
+            )
+            if durations[number] > seconds:
                 late = Overdue(text.rstrip(b"\0").decode(errors="replace"), seconds)
-        self._seen = seen
+        self._durations = durations
         return late
 
     def has_ended(self) -> bool:
-        """Whether the process has told that it ends by itself; True where that is not known."""
-        return not self._file.exists() or any(self._read()[_PLACES * _RECORD.size :])
+        """Whether the process has noted that it ends by itself; True where that is not known."""
+        return not self._file.exists() or any(self._read()[_RECORDS * _RECORD.size :])
 
     def _read(self) -> bytes:
         return self._file.read_bytes() if self._file.exists() else b""

@@ -1,4 +1,4 @@
-"""What the child process notes of its work, for the parent to tell should it not live to."""
+"""Notes of the child process on its work, which the parent reports if the child dies."""
 
 from __future__ import annotations
 

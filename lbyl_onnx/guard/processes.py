@@ -1,4 +1,4 @@
-"""Processes that work on strangers' models: how each is started, and what its end means.
+"""Processes that work on untrusted models: how each is started, and what its end means.
 
 A rule for one holds for all: the child of the command line and the workers of a sweep import
 nothing from the current folder, die with whom they work for, compute with one thread of BLAS and
@@ -56,8 +56,8 @@ def settings() -> dict[str, str]:
 def environment(file: Path) -> dict[str, str]:
     """Return the environment of a process that keeps its notes in `file`, and scratch beside it."""
     scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(file.parent))
-    told = {breadcrumbs.VARIABLE: str(file), PARENT: str(os.getpid())}
-    return {**os.environ, **settings(), **scratch, **told}
+    variables = {breadcrumbs.VARIABLE: str(file), PARENT: str(os.getpid())}
+    return {**os.environ, **settings(), **scratch, **variables}
 
 
 def wait(child: subprocess.Popen[bytes], watch: Watch) -> Overdue | None:

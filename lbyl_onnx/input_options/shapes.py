@@ -10,17 +10,17 @@ import numpy as np
 from lbyl_onnx.errors import OptionError
 
 Shapes = Mapping[str, tuple[int, ...]]
-Given = tuple[tuple[str, tuple[int, ...]], ...]
+SuppliedShapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Shapes that the user gave, by input; the name may be empty where a model has one input."""
 _SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<dims>\d+(?:,\d+)*)", re.ASCII | re.DOTALL)
 # A name may hold spaces; what parts two shapes follows a size.
 _BETWEEN = re.compile(r"(?<=\d)\s+", re.ASCII)
-_WANTED = "[NAME:]1,3,48,320, or whole numbers by name"
+_FORM = "[NAME:]1,3,48,320, or whole numbers by name"
 # Digits of a size: more are no size of any tensor.
 _LONGEST = 18
 
 
-def read_shapes(value: object) -> Given:
+def read_shapes(value: object) -> SuppliedShapes:
     """Read shapes as a command line, a file of options or Python may give them.
 
     Parameters
@@ -39,7 +39,7 @@ def read_shapes(value: object) -> Given:
     if isinstance(value, Mapping):
         return tuple(map(_pair, value.items()))
     if not isinstance(value, list | tuple):
-        raise TypeError(_WANTED)
+        raise TypeError(_FORM)
     if all(isinstance(part, str) for part in value):
         return tuple(shape for part in value for shape in read_shapes(part))
     return tuple(map(_pair, value))
@@ -48,7 +48,7 @@ def read_shapes(value: object) -> Given:
 def _parsed(text: str) -> tuple[str, tuple[int, ...]]:
     match = _SHAPE.fullmatch(text)
     if match is None or any(len(d) > _LONGEST for d in match["dims"].split(",")):
-        raise TypeError(_WANTED)
+        raise TypeError(_FORM)
     return match["name"] or "", tuple(int(d) for d in match["dims"].split(","))
 
 
@@ -57,10 +57,10 @@ def _pair(value: object) -> tuple[str, tuple[int, ...]]:
         case [str(name), list() | tuple() as dims]:
             if all(isinstance(d, int | np.integer) and not isinstance(d, bool) for d in dims):
                 return name, tuple(map(int, dims))
-    raise TypeError(_WANTED)
+    raise TypeError(_FORM)
 
 
-def shapes_given(value: object) -> Given:
+def checked_shapes(value: object) -> SuppliedShapes:
     """Read shapes, and check them.
 
     Raises
@@ -69,19 +69,19 @@ def shapes_given(value: object) -> Given:
         For what are none.
     """
     try:
-        given = read_shapes(value)
+        shapes = read_shapes(value)
     except TypeError as error:
         raise OptionError(f"input_shape is {value!r}; give {error}") from error
-    check_shapes(given)
-    return given
+    check_shapes(shapes)
+    return shapes
 
 
-def check_shapes(given: Given) -> None:
+def check_shapes(shapes: SuppliedShapes) -> None:
     """Raise OptionError for shapes that no model could have."""
-    for name, dims in given:
+    for name, dims in shapes:
         if any(d < 1 for d in dims):
             raise OptionError(f"input_shape is {shape_text(name, dims)}; give sizes of at least 1")
-    names = [name for name, _ in given]
+    names = [name for name, _ in shapes]
     if len(names) != len(set(names)):
         raise OptionError("input_shape gives one input twice; give each once")
 

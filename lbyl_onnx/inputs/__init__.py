@@ -1,1 +1,1 @@
-"""What the graph of a model tells of its inputs."""
+"""Properties of a model's inputs that follow from its graph."""

@@ -159,10 +159,10 @@ def _reordered(node: Node, tensor_info: TensorInfo, chain: AffineChain) -> NDArr
 
 def _clip_limits(node: Node, tensor_info: TensorInfo) -> tuple[float, float] | None:
     limits = [node.attrs[name] for name in ("min", "max") if name in node.attrs]
-    given = [
+    operands = [
         tensor for tensor in node.inputs[1:] if tensor.name and tensor_info.is_constant(tensor.name)
     ]
-    limits = limits or [float(tensor_info.value(tensor.name).reshape(())) for tensor in given]
+    limits = limits or [float(tensor_info.value(tensor.name).reshape(())) for tensor in operands]
     if len(limits) != 2 or not np.all(np.isfinite(limits)) or limits[0] >= limits[1]:
         return None
     return float(limits[0]), float(limits[1])

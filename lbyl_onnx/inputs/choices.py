@@ -143,15 +143,15 @@ def _chosen(
     if choice.kind == "constant":
         return replace(base, mean=choice.value or 0.0)
     if choice.kind in ("tokens", "segments", "positions"):
-        known = kind.vocabulary or vocabulary
+        vocabulary_of_table = kind.vocabulary or vocabulary
         if choice.vocab is not None:
-            known = replace(known or Vocabulary(1), size=choice.vocab)
-        if choice.kind == "tokens" and known is None:
+            vocabulary_of_table = replace(vocabulary_of_table or Vocabulary(1), size=choice.vocab)
+        if choice.kind == "tokens" and vocabulary_of_table is None:
             raise OptionError(
                 f"--input {choice.name}: the graph does not tell how many tokens there are; give "
                 "vocab=N"
             )
-        return replace(base, vocabulary=known)
+        return replace(base, vocabulary=vocabulary_of_table)
     if choice.kind == "mask":
         return base
     low, high = choice.range or (None, None)

@@ -64,7 +64,7 @@ def input_kinds(
         Where images have their channels.
     """
     ranges = input_ranges(graph, tensor_info, layout)
-    found = dict[str, InputKind]()
+    kinds = dict[str, InputKind]()
     for tensor in graph.inputs:
         kind = _kind(tensor, tensor_info, layout)
         pixels = ranges.get(tensor.name)
@@ -72,8 +72,8 @@ def input_kinds(
             nodes = ", ".join(pixels.nodes)
             name = kind.name if kind.name in IMAGES else "image"
             kind = InputKind(name, f"{nodes} tell the range", "clear", pixels)
-        found[tensor.name] = kind
-    return _told_apart(found)
+        kinds[tensor.name] = kind
+    return _renamed(kinds)
 
 
 def is_folded(graph: Graph) -> bool:
@@ -202,12 +202,12 @@ def _from_one(use: _Use, tensor_info: TensorInfo) -> bool:
     return value.size == 1 and float(value.reshape(())) == 1.0
 
 
-def _told_apart(found: Mapping[str, InputKind]) -> dict[str, InputKind]:
+def _renamed(by_use: Mapping[str, InputKind]) -> dict[str, InputKind]:
     """Of several inputs that read tables, those that names tell from the tokens."""
-    readers = {name: kind for name, kind in found.items() if kind.vocabulary is not None}
+    readers = {name: kind for name, kind in by_use.items() if kind.vocabulary is not None}
     rows = {name: kind.vocabulary.size for name, kind in readers.items() if kind.vocabulary}
     largest = max(rows.values(), default=0)
-    kinds = dict(found)
+    kinds = dict(by_use)
     for name, kind in readers.items():
         if _SEGMENTS.search(name):
             kinds[name] = replace(kind, name="segments")

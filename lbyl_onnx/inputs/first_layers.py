@@ -40,15 +40,15 @@ def with_statistics(
     layout
         Where images have their channels.
     """
-    found = dict(kinds)
+    completed = dict(kinds)
     for tensor in graph.inputs:
         kind = kinds[tensor.name]
         stated = kind.pixels is not None and kind.sure == "stated"
         if kind.name in IMAGES and not stated:
             statistics = image_statistics(tensor, tensor_info, layout, subject_of(kind))
-            known = kind.sure if statistics is None or kind.sure != "guessed" else "likely"
-            found[tensor.name] = replace(kind, statistics=statistics, sure=known)
-    return found
+            sure = kind.sure if statistics is None or kind.sure != "guessed" else "likely"
+            completed[tensor.name] = replace(kind, statistics=statistics, sure=sure)
+    return completed
 
 
 def image_statistics(
@@ -78,8 +78,8 @@ def image_statistics(
     plane = tuple(
         side or 0 for axis, side in enumerate(shape) if axis not in (0, chain.source_axis)
     )
-    told = {node_name(node): _filters(node, tensor_info, chain) for node in _readers(end)}
-    layers = {name: filters for name, filters in told.items() if filters is not None}
+    by_node = {node_name(node): _filters(node, tensor_info, chain) for node in _readers(end)}
+    layers = {name: filters for name, filters in by_node.items() if filters is not None}
     if not layers or min(plane) < 1:
         return None
     sides = (plane[0], plane[1])
@@ -115,10 +115,10 @@ def _filters(node: Node, tensor_info: TensorInfo, chain: AffineChain) -> Filters
     if moments is None or bias is None or not whole or shape is None or None in shape:
         return None
     mean, var = moments
-    seen = layer.seen(tensor_info.value(layer.weight_name)).astype(np.float64)
+    logical = layer.logical(tensor_info.value(layer.weight_name)).astype(np.float64)
     weight = np.empty((layer.outputs, len(chain.order), *layer.window.kernel))
     # (c, outputs, kh * kw) as the layer reads it -> (outputs, c, kh, kw) as the input brings it
-    weight[:, chain.order] = np.moveaxis(seen, 0, 1).reshape(weight.shape)
+    weight[:, chain.order] = np.moveaxis(logical, 0, 1).reshape(weight.shape)
     rows, columns = (_inside(layer, axis, int(shape[axis + 2] or 0)) for axis in (0, 1))
     dilations = (layer.window.dilations[0], layer.window.dilations[1])
     return Filters(weight, mean - bias.astype(np.float64), var, rows, columns, dilations)

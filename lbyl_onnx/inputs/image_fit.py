@@ -221,8 +221,8 @@ def _part_variances(layer: Filters, lags: Floats, scale: Floats) -> Floats:
     taps = height * width
     pairs = between.reshape(*lags.shape[:2], taps, taps) * layer.both_inside
     flat = along.reshape(*along.shape[:2], taps)
-    found = np.einsum("oat,abts,oas->oab", flat, pairs, flat, optimize=True)
-    return np.asarray(found.reshape(len(found), -1))
+    variances = np.einsum("oat,abts,oas->oab", flat, pairs, flat, optimize=True)
+    return np.asarray(variances.reshape(len(variances), -1))
 
 
 def _gains(parts: Floats, var: Floats, channels: int) -> tuple[Floats | None, float, float]:

@@ -1,4 +1,4 @@
-"""What an image input takes, as the arithmetic between it and the first layer tells.
+"""Pixel range of an image input, from the arithmetic between it and the first layer.
 
 Exporters often put the normalisation of pixels into the graph: (x - 127) / 128, x / 255,
 (x - mean) / std for each channel. Where such a chain maps an affine function y = scale x + shift,
@@ -30,7 +30,7 @@ SPREAD, SPREADS = 1 / 4, (1 / 8, 1 / 3)
 
 
 def input_ranges(graph: Graph, tensor_info: TensorInfo, layout: Layout) -> dict[str, InputRange]:
-    """Return what the image inputs of a graph take, where the graph tells it, by name.
+    """Return the pixel ranges of the image inputs, where the graph determines them, by name.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def input_ranges(graph: Graph, tensor_info: TensorInfo, layout: Layout) -> dict[
         Where images have their channels.
     """
     ranges = {x.name: _input_range(x, tensor_info, layout) for x in graph.inputs}
-    return {name: found for name, found in ranges.items() if found is not None}
+    return {name: pixel_range for name, pixel_range in ranges.items() if pixel_range is not None}
 
 
 def _input_range(tensor: Tensor, tensor_info: TensorInfo, layout: Layout) -> InputRange | None:
@@ -57,7 +57,7 @@ def _input_range(tensor: Tensor, tensor_info: TensorInfo, layout: Layout) -> Inp
 
 
 def _limits(chain: AffineChain, is_bytes: bool) -> tuple[float, float] | None:
-    """Least and largest value of the input; None where the chain does not tell."""
+    """Least and largest value of the input; None where the chain does not determine them."""
     if is_bytes:
         return None if chain.unchanged else (0.0, HIGHEST[-1])
     if chain.clip is not None or chain.unchanged:

@@ -62,16 +62,16 @@ class LbylPruning(Pass):
 
 def package_config() -> dict[str, Any]:
     """Return Olive's list of passes with this one added, for `olive.run(..., package_config=)`."""
-    known: dict[str, Any] = json.loads(
+    config: dict[str, Any] = json.loads(
         Path(OlivePackageConfig.get_default_config_path()).read_text()
     )
-    known["passes"][NAME] = {
+    config["passes"][NAME] = {
         "module_path": f"lbyl_onnx.integrations.olive.{NAME}",
         "supported_providers": ["*"],
         "supported_accelerators": ["*"],
         "supported_precisions": ["*"],
     }
-    return known
+    return config
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def clear(path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(stage: Path, path: Path, patience: float = PATIENCE) -> None:
+def publish(staged: Path, path: Path, patience: float = PATIENCE) -> None:
     """Move a staged model to its place: its data first, itself in one step.
 
     Data files are named after their content, so that a model that is there already keeps its own
@@ -100,37 +100,37 @@ def publish(stage: Path, path: Path, patience: float = PATIENCE) -> None:
     OutputError
         When a move fails, or the disk refuses what was written.
     """
-    new = [file.name for file in stage.parent.iterdir() if file != stage]
+    new = [file.name for file in staged.parent.iterdir() if file != staged]
     try:
-        for name in [stage.name, *new]:
-            _settle(stage.with_name(name))
+        for name in [staged.name, *new]:
+            _settle(staged.with_name(name))
         with _locked(path.parent, patience):
             doubtful = [*new, *_data_files(path)]
-            (stage.parent / _JOURNAL).write_text("\n".join(doubtful), encoding="utf-8")
+            (staged.parent / _JOURNAL).write_text("\n".join(doubtful), encoding="utf-8")
             for name in new:
-                stage.with_name(name).replace(path.with_name(name))
-            breadcrumbs.note(published=_identity(stage))
-            stage.replace(path)
+                staged.with_name(name).replace(path.with_name(name))
+            breadcrumbs.note(published=_identity(staged))
+            staged.replace(path)
             _drop_unnamed(path, doubtful)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _identity(file: Path) -> str:
-    found = file.stat()
-    return f"{found.st_dev}:{found.st_ino}"
+    status = file.stat()
+    return f"{status.st_dev}:{status.st_ino}"
 
 
-def is_published(told: Mapping[str, str]) -> bool:
-    """Whether the output of a run that has ended is the one that its notes tell of."""
+def is_published(notes: Mapping[str, str]) -> bool:
+    """Whether the output of a run that has ended is the one that its notes name."""
     try:
-        return _identity(Path(told["output"])) == told["published"]
+        return _identity(Path(notes["output"])) == notes["published"]
     except (KeyError, OSError):
         return False
 
 
 def _settle(file: Path) -> None:
-    """Have a file on the disk and not only in its cache: what is not there a crash may lose."""
+    """Flush a file from the cache to the disk, so that a crash cannot lose it."""
     with file.open("rb+") as written:
         os.fsync(written.fileno())
 

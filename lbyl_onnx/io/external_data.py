@@ -33,13 +33,13 @@ State = tuple[int, ...]
 """What tells a file from another, and from itself before a change."""
 
 
-def file_state(found: os.stat_result) -> State:
+def file_state(status: os.stat_result) -> State:
     """Return what tells whether a file has been changed or replaced.
 
     The time of the last change of the inode is among it: nobody can set it, and it moves when a
     file is renamed, so that one which was put aside and back is noticed, too.
     """
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def changed(model: Path, file: Path) -> ModelError:
@@ -75,13 +75,13 @@ class TensorReader:
     ----------
     model
         Path of the model's file.
-    known
+    states
         What each file of external data was when the model was first read; a file that is another
         one now is not read. None to read whatever is there.
     """
 
     model: Path
-    known: Mapping[Path, State] | None = None
+    states: Mapping[Path, State] | None = None
 
     def __call__(self, tensor: TensorProto) -> Array:
         """Return a tensor's values; those of external data are mapped, not copied.
@@ -106,15 +106,15 @@ class TensorReader:
             return np.empty(shape, dtype)
         try:
             with open_regular(region.file) as stream:
-                self._check_known(region.file, file_state(os.fstat(stream.fileno())))
+                self._check_state(region.file, file_state(os.fstat(stream.fileno())))
                 return np.memmap(stream, dtype, "r", region.offset, shape)
         except OSError as error:
             raise self._wrong(tensor.name, f"cannot be read: {error.strerror}") from error
         except ValueError as error:  # what is mapped lies behind the end
             raise changed(self.model, region.file) from error
 
-    def _check_known(self, file: Path, state: State) -> None:
-        if self.known is not None and self.known.get(file) != state:
+    def _check_state(self, file: Path, state: State) -> None:
+        if self.states is not None and self.states.get(file) != state:
             raise changed(self.model, file)
 
     def region(self, tensor: TensorProto) -> Region:
@@ -127,9 +127,9 @@ class TensorReader:
         """
         entries = {entry.key: entry.value for entry in tensor.external_data}
         file = self._file(tensor.name, entries.get("location", ""))
-        found = file.stat()
-        self._check_known(file, file_state(found))
-        size = found.st_size
+        status = file.stat()
+        self._check_state(file, file_state(status))
+        size = status.st_size
         needed = self._bytes(tensor)
         offset = self._number(tensor.name, "offset", entries.get("offset", "0"))
         length = self._number(tensor.name, "length", entries.get("length", str(needed)))
@@ -233,14 +233,14 @@ def check_regions(model: Path, regions: Sequence[tuple[str, Region]]) -> set[Pat
     """
     end: dict[Path, tuple[int, str]] = {}
     ordered = sorted(regions, key=lambda item: (item[1].offset, item[1].length))
-    seen: set[Region] = set()
+    checked: set[Region] = set()
     for name, region in ordered:
         last, other = end.get(region.file, (0, ""))
-        if region.length and region not in seen and region.offset < last:
+        if region.length and region not in checked and region.offset < last:
             raise ModelError(
                 f"{model}: the external data of tensor {name} overlaps that of tensor {other}"
             )
-        seen.add(region)
+        checked.add(region)
         end[region.file] = max((last, other), (region.offset + region.length, name))
     held = sum(file.stat().st_size for file in end)
     taken = sum(region.length for _, region in regions)

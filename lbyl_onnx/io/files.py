@@ -1,4 +1,4 @@
-"""Files of strangers, opened: regular ones only, of bounded size."""
+"""Untrusted files: regular ones only are opened, of bounded size."""
 
 from __future__ import annotations
 

@@ -55,13 +55,13 @@ def check_name(path: Path, kind: type[LbylOnnxError]) -> None:
 
 
 def read_model(
-    path: Path, known: Mapping[Path, State] | None = None
+    path: Path, file_states: Mapping[Path, State] | None = None
 ) -> tuple[onnx.ModelProto, dict[Path, State]]:
     """Read a model; return it and the files that hold it, which must be those that are known."""
     with reading_explained(path):
         with open_regular(path) as file:
             state = file_state(os.fstat(file.fileno()))
-            if known is not None and known.get(path) != state:
+            if file_states is not None and file_states.get(path) != state:
                 raise changed(path, path)
             if os.fstat(file.fileno()).st_size > LARGEST_MESSAGE:
                 raise ModelError(
@@ -70,7 +70,7 @@ def read_model(
                 )
             model = onnx.ModelProto.FromString(file.read())
         check_count(path, model)
-        read = TensorReader(path, known)
+        read = TensorReader(path, file_states)
         external = [tensor for tensor in all_tensors(model) if is_external(tensor)]
         regions = [(tensor.name, read.region(tensor)) for tensor in external]
         states = {file: state_of(file) for file in check_regions(path, regions)} | {path: state}

@@ -73,23 +73,23 @@ class StagedText:
 
     Parameters
     ----------
-    stage, path
+    staged, path
         Where it is written, and where it goes.
     """
 
-    stage: Path
+    staged: Path
     path: Path
 
     def write(self, text: str) -> None:
         """Write it whole; raise OutputError where that fails."""
         with _explained(self.path):
             # A file's name may be no text of Unicode.
-            self.stage.write_text(text, encoding="utf-8", errors="backslashreplace")
+            self.staged.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def put(self) -> None:
         """Put it in its place in one step; raise OutputError where that fails."""
         with _explained(self.path):
-            self.stage.replace(self.path)
+            self.staged.replace(self.path)
 
 
 @contextmanager
@@ -112,8 +112,8 @@ def staged_text(path: Path) -> Iterator[StagedText]:
     OutputError
         When the folder cannot be made.
     """
-    with atomic.staged(path) as stage:
-        yield StagedText(stage, path)
+    with atomic.staged(path) as staged:
+        yield StagedText(staged, path)
 
 
 def write_whole(text: str, path: Path) -> None:

@@ -149,11 +149,11 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _write_data(draft: ModelDraft, path: Path, read: Reader) -> ModelDraft:
     """Write the large tensors to a data file; return the draft that refers to it."""
-    stage = path.with_name(f"{path.name}.data")
+    staged = path.with_name(f"{path.name}.data")
     offsets: dict[int, int] = {}
     references: dict[int, Callable[[str, int], _Reference]] = {}
     digest = hashlib.sha256()
-    with stage.open("wb") as file:
+    with staged.open("wb") as file:
         for index, tensor in enumerate(draft.initializers):
             value = _value(tensor, read)
             if value is None or isinstance(tensor, _Reference) or value.nbytes < SMALLEST_EXTERNAL:
@@ -166,7 +166,7 @@ def _write_data(draft: ModelDraft, path: Path, read: Reader) -> ModelDraft:
                 file.write(piece)
                 digest.update(piece)
     name = data_name(path.name, digest.hexdigest())
-    stage.replace(path.with_name(name))
+    staged.replace(path.with_name(name))
     tensors = list(draft.initializers)
     for index, offset in offsets.items():
         tensors[index] = references[index](name, offset)

@@ -209,7 +209,7 @@ def _products(problem: _Problem) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 
 def _solve(problem: _Problem) -> NDArray[np.float64]:
-    """Return the (m, k) minimisers of the problem, by the faster way that is accurate."""
+    """Return the (m, k) minimisers of the problem, by the faster method that is accurate."""
     gram, cross = _products(problem)
     power, basis = np.linalg.eigh(gram)
     if problem.ridge.min() > math.sqrt(_EPS) * power[-1]:
@@ -255,9 +255,9 @@ def _minimise(problem: _Problem, spectrum: _Spectrum) -> NDArray[np.float64]:
     weight, ridge = problem.bias_weight, problem.ridge
 
     denominator = spectrum.power[None, :] + ridge[:, None]  # (m, r)
-    seen = spectrum.moment / denominator
+    fitted = spectrum.moment / denominator
     bias_seen = bias / denominator
-    pull = weight * (problem.target_bias - seen @ bias)
+    pull = weight * (problem.target_bias - fitted @ bias)
     inner = 1.0 + weight * (bias_seen @ bias)
 
     # A rest at the rounding of the stacked system is no direction of its own, as in lstsq.
@@ -268,7 +268,7 @@ def _minimise(problem: _Problem, spectrum: _Spectrum) -> NDArray[np.float64]:
     gain = np.where(real, ridge * (pull / outer), pull / inner)
     rest_gain = np.where(real, pull / outer, 0.0)
     solution: NDArray[np.float64] = (
-        seen + gain[:, None] * bias_seen
+        fitted + gain[:, None] * bias_seen
     ) @ spectrum.basis.T + rest_gain[:, None] * rest
     return solution
 

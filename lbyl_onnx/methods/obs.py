@@ -1,4 +1,4 @@
-"""Which channels to keep when what is left makes up for what goes: backward elimination."""
+"""Backward elimination: which channels to keep when those that are left compensate."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class _State:
         return float(np.trace(own) / self.total)
 
     def coupling(self, channels: NDArray[np.intp]) -> Floats:
-        """How far channels make up for each other, 0 to 1: squared partial correlations."""
+        """Redundancy of pairs of channels, 0 to 1: squared partial correlations."""
         columns, p = columns_of(channels, self.taps), self.carried
         block = self.inverse[np.ix_(columns, columns)] - p[:, columns].T @ p[:, columns]
         parts = block.reshape(len(channels), self.taps, len(channels), self.taps)
@@ -102,12 +102,14 @@ class _State:
         self.blocks = inverse[channels], gram[channels]
 
 
-def eliminate(readings: Sequence[ConsumerLoss], count: int, largest: int = LARGEST) -> Ranking:
+def eliminate(
+    consumer_losses: Sequence[ConsumerLoss], count: int, largest: int = LARGEST
+) -> Ranking:
     """Take channels away, one or a few at a time, those first whose loss changes least.
 
     Parameters
     ----------
-    readings
+    consumer_losses
         One for each consumer of the group's n channels, with finite moments.
     count
         How many are left in the end, 1 to n.
@@ -127,9 +129,9 @@ def eliminate(readings: Sequence[ConsumerLoss], count: int, largest: int = LARGE
     cheapest go, B and Q are brought up to date, and so on. Each consumer counts relative to the
     variance of its output. O(D^3) time.
     """
-    readings = [reduced(reading, largest) for reading in readings]
-    n = len(readings[0].gram) // readings[0].moments.taps
-    states = [_begin(reading) for reading in readings]
+    consumer_losses = [reduced(loss, largest) for loss in consumer_losses]
+    n = len(consumer_losses[0].gram) // consumer_losses[0].moments.taps
+    states = [_begin(loss) for loss in consumer_losses]
     held, alive = np.arange(n), np.ones(n, dtype=np.bool_)
     order, lost = list[int](), [np.zeros((1, len(states)))]
     while (left := int(alive.sum())) > count:
@@ -152,14 +154,14 @@ def eliminate(readings: Sequence[ConsumerLoss], count: int, largest: int = LARGE
     return Ranking(n, np.asarray(order, np.intp), np.concatenate(lost), totals)
 
 
-def reduced(reading: ConsumerLoss, largest: int = LARGEST) -> ConsumerLoss:
+def reduced(loss: ConsumerLoss, largest: int = LARGEST) -> ConsumerLoss:
     """Return a reading by whole channels where it has more than so many columns."""
-    taps, size = reading.moments.taps, len(reading.gram)
+    taps, size = loss.moments.taps, len(loss.gram)
     if size <= largest or taps == 1:
-        return reading
+        return loss
     n = size // taps
-    gram = np.einsum("itjt->ij", reading.gram.reshape(n, taps, n, taps))
-    return ConsumerLoss(reading.moments.per_channel(), gram)
+    gram = np.einsum("itjt->ij", loss.gram.reshape(n, taps, n, taps))
+    return ConsumerLoss(loss.moments.per_channel(), gram)
 
 
 def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> NDArray[np.intp]:
@@ -180,8 +182,8 @@ def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> N
     return cheapest[going]
 
 
-def _begin(reading: ConsumerLoss) -> _State:
-    c, ridge = reading.moments.covariance, reading.moments.ridge
+def _begin(loss: ConsumerLoss) -> _State:
+    c, ridge = loss.moments.covariance, loss.moments.ridge
     system = c + ridge * np.eye(len(c))
     factor, failed = lapack.dpotrf(system, lower=True)
     if failed:
@@ -193,7 +195,7 @@ def _begin(reading: ConsumerLoss) -> _State:
     else:
         lower = np.tril(lapack.dpotri(factor, lower=True)[0])
         inverse = lower + np.tril(lower, -1).T
-    return _State.of(inverse, reading.gram, reading.moments.taps, reading.total or 1.0)
+    return _State.of(inverse, loss.gram, loss.moments.taps, loss.total or 1.0)
 
 
 def _rank(evidence: Evidence, keep: int, rng: np.random.Generator) -> Ranking:

@@ -55,16 +55,16 @@ class MethodOption:
             For another type, or a number out of its bounds.
         """
         kind = type(self.default)
-        found = _as(kind, value)
-        if found is None:
+        typed = _as(kind, value)
+        if typed is None:
             raise OptionError(f"{self.name} is {short(repr(value), 60)}; give {_KINDS[kind]}")
-        if isinstance(found, bool | str):
-            return found
-        if not (math.isfinite(found) and self.low <= found <= self.high):
+        if isinstance(typed, bool | str):
+            return typed
+        if not (math.isfinite(typed) and self.low <= typed <= self.high):
             raise OptionError(
-                f"{self.name} is {found}; give a finite number from {self.low:g} to {self.high:g}"
+                f"{self.name} is {typed}; give a finite number from {self.low:g} to {self.high:g}"
             )
-        return found
+        return typed
 
 
 _KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
@@ -197,8 +197,8 @@ def register_criterion(criterion: Criterion) -> None:
     CRITERIA[criterion.name] = criterion
 
 
-def _check_name(what: str, name: str, known: Mapping[str, object]) -> None:
-    if name in known:
+def _check_name(what: str, name: str, registered: Mapping[str, object]) -> None:
+    if name in registered:
         raise OptionError(f"{what} is there already; choose another name")
     if not _NAME.fullmatch(name):
         raise OptionError(f"{what}: a name has letters, digits, _ + . - and begins with a letter")

@@ -216,8 +216,8 @@ class ConsumerLoss:
 class BatchNorm:
     """Parameters of a BatchNormalization that follows a producer of the group.
 
-    Each is (n, places) float64; a channel has more than one place where a Reshape or the groups of
-    a Conv spread it over several of the producer's outputs.
+    Each is (n, positions) float64; a channel has more than one position where a Reshape or the
+    groups of a Conv spread it over several of the producer's outputs.
     """
 
     gamma: Floats
@@ -335,14 +335,14 @@ def checked_kept(n: int, kept: ArrayLike) -> NDArray[np.intp]:
         Unless ``kept`` is one-dimensional, of integers, not empty, strictly ascending and inside
         [0, n).
     """
-    given = np.asarray(kept)
-    if given.ndim != 1 or given.size == 0:
-        raise ValueError(f"kept has shape {given.shape}; name at least one channel: (k,), k >= 1")
-    if not np.issubdtype(given.dtype, np.integer):
-        raise ValueError(f"kept has dtype {given.dtype}; give integer indices, not a mask")
-    if given[0] < 0 or given[-1] >= n or np.any(given[1:] <= given[:-1]):
+    indices = np.asarray(kept)
+    if indices.ndim != 1 or indices.size == 0:
+        raise ValueError(f"kept has shape {indices.shape}; name at least one channel: (k,), k >= 1")
+    if not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(f"kept has dtype {indices.dtype}; give integer indices, not a mask")
+    if indices[0] < 0 or indices[-1] >= n or np.any(indices[1:] <= indices[:-1]):
         raise ValueError(f"kept must be strictly ascending channel indices from 0 to {n - 1}")
-    return given.astype(np.intp, copy=False)
+    return indices.astype(np.intp, copy=False)
 
 
 def removed_channels(n: int, kept: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -47,17 +47,19 @@ def normalised(
     batch_statistics: bool,
 ) -> dict[str, str]:
     """Tensors that batch statistics will be taken of, and the names that they are read by."""
-    found = dict[str, str]()
+    raw_names = dict[str, str]()
     for node in model.graph.node:
         if batch_statistics and can_take_batch(node, tensor_info):
-            found.setdefault(node.input[0], node.input[0])
-    found |= {
+            raw_names.setdefault(node.input[0], node.input[0])
+    raw_names |= {
         name: raw_name(name)
         for name, target in targets.items()
         if target.axis == 1 and isinstance(target, Renormalization)
     }
     return {
-        name: read for name, read in found.items() if tensor_info.dtype(name) == TensorProto.FLOAT
+        name: read
+        for name, read in raw_names.items()
+        if tensor_info.dtype(name) == TensorProto.FLOAT
     }
 
 
@@ -88,8 +90,8 @@ def normalise(
             "BatchNormalization", [x, *parameters, *private], outputs, **attributes
         )
         writer.nodes.append(node)
-        for told, columns in writer.awaited.pop(x, []):
-            _tell(writer, told, columns, x, outputs[1:])
+        for names, columns in writer.awaited.pop(x, []):
+            _emit_moments(writer, names, columns, x, outputs[1:])
         return
     axes = [0, *range(2, rank)]
     centred = writer.op("Sub", [x, writer.mean(x, axes, True)])
@@ -98,16 +100,16 @@ def normalise(
     writer.op("BatchNormalization", [x, *parameters, mean, var], {"epsilon": eps}, output)
 
 
-def _tell(
-    writer: Writer, told: Mapping[str, str], columns: int, x: str, moments: Sequence[str]
+def _emit_moments(
+    writer: Writer, names: Mapping[str, str], columns: int, x: str, moments: Sequence[str]
 ) -> None:
     """Emit moments (columns,) of a tensor with the channels on axis 1 as those of a view."""
     mean, var = moments
-    writer.op("Reshape", [mean, writer.ints(-1, 1)], output=told["mean"])
-    writer.op("Identity", [var], output=told["0"])
+    writer.op("Reshape", [mean, writer.ints(-1, 1)], output=names["mean"])
+    writer.op("Identity", [var], output=names["0"])
     size = writer.op("Reshape", [writer.op("Size", [x]), writer.ints(1)])
     rows = writer.op("Div", [size, writer.ints(columns)])
-    writer.op("Concat", [writer.ints(columns), rows], {"axis": 0}, told["shape"])
+    writer.op("Concat", [writer.ints(columns), rows], {"axis": 0}, names["shape"])
 
 
 def bring(writer: Writer, output: str, target: Target, dtype: int) -> None:

@@ -62,7 +62,7 @@ class Writer:
 
 
 def outputs_of(key: str, view: MomentSpec) -> dict[str, str]:
-    """Names of the outputs that tell a view's moments, by what they are.
+    """Names of the outputs that hold a view's moments, by what they are.
 
     They are ``mean`` (columns, 1), ``shape`` (columns, rows), and ``0``, ``1``, .. for the strips
     of the second moment.

@@ -80,10 +80,10 @@ def instrument(
     )
     targets = unsettled(model, tensor_info, targets) if batch_statistics else targets
     by_tensor: dict[str, list[str]] = {}
-    told = normalised(model, tensor_info, targets, batch_statistics) if writer.trains else {}
+    raw_names = normalised(model, tensor_info, targets, batch_statistics) if writer.trains else {}
     for key, view in views.items():
-        if view.tensor in told and each_alone(view):
-            writer.awaited.setdefault(told[view.tensor], []).append(
+        if view.tensor in raw_names and each_alone(view):
+            writer.awaited.setdefault(raw_names[view.tensor], []).append(
                 (outputs_of(key, view), view.columns)
             )
         else:
@@ -157,7 +157,7 @@ def _measure(
 
 def _columns(writer: Writer, x: str, view: MomentSpec, channels: int | None) -> str:
     """The (columns, rows) matrix of a view of a tensor with so many channels on its axis."""
-    index = view.positions.reshape(-1)  # (n, places) -> (n * places,)
+    index = view.positions.reshape(-1)  # (n, positions) -> (n * positions,)
     spatial = view.axis == 1 and view.rank > 2
     sparse = max(view.strides, default=1) > 1
     if spatial and view.window is None and sparse:
@@ -175,7 +175,7 @@ def _columns(writer: Writer, x: str, view: MomentSpec, channels: int | None) -> 
         x = _windows(writer, x, view)
     others = range(2, view.rank) if spatial else ()
     x = writer.op("Transpose", [x], {"perm": [1, 0, *others]})  # -> (channels, ..)
-    # (channels, ..) -> (columns, rows); places that are not told apart are more rows
+    # (channels, ..) -> (columns, rows); positions that are not told apart are more rows
     return writer.op("Reshape", [x, writer.ints(view.columns, -1)])
 
 
@@ -205,12 +205,12 @@ def _windows(writer: Writer, x: str, view: MomentSpec) -> str:
         "group": n,
     }
     pads = {"auto_pad": window.auto} if window.auto else {"pads": list(window.pads)}
-    seen = writer.op("Conv", [x, writer.constant(picks)], {**attributes, **pads})
+    windows = writer.op("Conv", [x, writer.constant(picks)], {**attributes, **pads})
     if strides == once:
-        return seen
+        return windows
     # The pads follow from the layer's own strides: places are left out behind it.
     ones = [1] * len(strides)
-    return writer.op("MaxPool", [seen], {"kernel_shape": ones, "strides": [*strides]})
+    return writer.op("MaxPool", [windows], {"kernel_shape": ones, "strides": [*strides]})
 
 
 def _noisy(writer: Writer, node: NodeProto, noise: Noise) -> NodeProto:
@@ -224,8 +224,8 @@ def _noisy(writer: Writer, node: NodeProto, noise: Noise) -> NodeProto:
     read = writer.op("Add", [x, added])
     if noise.power is not None:
         z = writer.op("MatMul", [writer.op("Add", [centred, added]), by_input])
-        wanted = writer.constant(np.asarray(noise.power, np.float64))
-        read = _scaled(writer, read, _ratio(writer, wanted, z))
+        power = writer.constant(np.asarray(noise.power, np.float64))
+        read = _scaled(writer, read, _ratio(writer, power, z))
     copy = NodeProto()
     copy.CopyFrom(node)
     copy.input[noise.operands[0]] = read
@@ -238,11 +238,11 @@ def _power(writer: Writer, x: str) -> str:
     return writer.mean(writer.op("Mul", [wide, wide]), [0, 1], True)
 
 
-def _ratio(writer: Writer, wanted: str, x: str) -> str:
+def _ratio(writer: Writer, power: str, x: str) -> str:
     """What scales a matrix to a power; 0 power stays."""
     least = writer.constant(np.asarray(np.finfo(np.float64).tiny, np.float64))
     own = writer.op("Max", [_power(writer, x), least])
-    return writer.op("Sqrt", [writer.op("Div", [wanted, own])])
+    return writer.op("Sqrt", [writer.op("Div", [power, own])])
 
 
 def _scaled(writer: Writer, x: str, ratio: str) -> str:

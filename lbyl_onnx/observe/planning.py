@@ -1,4 +1,4 @@
-"""How a group is seen where its consumers read it, and their outputs: what is to be measured."""
+"""Views of groups at their consumers' inputs and outputs: what is to be measured."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def input_spec(
     uses: Sequence[GroupBinding] = (),
     largest: int = LARGEST_WINDOW,
 ) -> MomentSpec | None:
-    """Choose how a group is seen at a consumer's input; None where that cannot be told.
+    """Choose the view of a group at a consumer's input; None where it has none.
 
     A window's columns are told apart where the samples give enough rows to do so. Consumers that
     read one weight are seen alike, and their rows are counted together.
@@ -130,13 +130,13 @@ def input_spec(
         windowed = _windowed(layer, layers, tensor_info, view, samples, largest)
         if windowed is not None:
             return windowed
-    places = positions.shape[1]
+    per_channel = positions.shape[1]
     flat = all(other.is_matrix and _is_flat(other, tensor_info) for other in layers)
-    if places > 1 and flat:
+    if per_channel > 1 and flat:
         joint, rows = replace(view, joint=True), samples * len(layers)
         if joint.columns <= largest and rows >= ROWS_PER_COLUMN * joint.columns:
             return joint
-    strides = _strides(plane, samples * places, view.columns, spatial)
+    strides = _strides(plane, samples * per_channel, view.columns, spatial)
     return replace(view, strides=strides)
 
 
@@ -152,9 +152,9 @@ def _can_be_viewed(axis: int, rank: int) -> bool:
 def _activation_positions(
     layer: LinearLayer, consumer: GroupBinding, channels: int
 ) -> NDArray[np.intp]:
-    """(n, places): where the channels lie in the input; each conv group has its own."""
+    """(n, positions): where the channels lie in the input; each conv group has its own."""
     start = np.arange(layer.groups) * (channels // layer.groups)
-    spread = consumer.positions[:, :, None] + start  # (n, places, groups)
+    spread = consumer.positions[:, :, None] + start  # (n, positions, groups)
     return np.asarray(spread.reshape(len(spread), -1), dtype=np.intp)
 
 
@@ -178,15 +178,15 @@ def _windowed(
     window, output = layer.window, tensor_info.shape(layer.node.outputs[0])
     if window is None or output is None or int(np.prod(window.kernel)) == 1:
         return None
-    seen = replace(view, window=window)
+    windowed = replace(view, window=window)
     plane = [d or 0 for d in output[2:]]
-    if seen.columns > largest or view.positions.shape[1] > 1:
+    if windowed.columns > largest or view.positions.shape[1] > 1:
         return None
     outputs = [tensor_info.shape(other.node.outputs[0]) or () for other in layers]
-    places = sum(math.prod(d or 0 for d in shape[2:]) for shape in outputs)
-    if samples * places < ROWS_PER_COLUMN * seen.columns:
+    output_positions = sum(math.prod(d or 0 for d in shape[2:]) for shape in outputs)
+    if samples * output_positions < ROWS_PER_COLUMN * windowed.columns:
         return None
-    return replace(seen, strides=_strides(plane, samples, seen.columns, spatial=True))
+    return replace(windowed, strides=_strides(plane, samples, windowed.columns, spatial=True))
 
 
 def _strides(plane: Sequence[int], samples: int, columns: int, spatial: bool) -> tuple[int, ...]:
@@ -232,7 +232,7 @@ def rows_wanted(views: Iterable[tuple[MomentSpec, int]]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class InputObservation:
-    """How the channels that a consumer sees are measured.
+    """Observation of a consumer's input: its view and the activation behind it.
 
     Parameters
     ----------
@@ -246,14 +246,14 @@ class InputObservation:
     view: MomentSpec
     activation: Activation | None = None
 
-    def few(self, rows: int) -> bool:
+    def is_scarce(self, rows: int) -> bool:
         """Whether there are fewer rows than a covariance of so many columns wants."""
         return rows < ENOUGH_ROWS * self.view.columns
 
     def moments(self, measured: SampleMoments) -> Moments:
         """Return the moments at the consumer's input."""
-        found = Moments(measured.mean, measured.second, measured.rows, self.view.taps)
-        return found if self.activation is None else behind(found, self.activation)
+        moments = Moments(measured.mean, measured.second, measured.rows, self.view.taps)
+        return moments if self.activation is None else behind(moments, self.activation)
 
 
 def observation(
@@ -264,7 +264,7 @@ def observation(
     samples: int,
     uses: Sequence[GroupBinding] = (),
 ) -> InputObservation | None:
-    """Choose how a group is measured at a consumer; None where that cannot be told.
+    """Choose the observation of a group at a consumer; None where it cannot be measured.
 
     Directly, where there are rows enough; else before the activation, as Gaussian, if the
     consumer sees nothing but that: fewer rows then tell as much. `uses` as for `input_spec`.

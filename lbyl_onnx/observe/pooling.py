@@ -66,25 +66,25 @@ def _pool(
     for number, bias in enumerate(biases):
         members[bias].append(number)
     shares = np.asarray(rows, dtype=np.float64) / sum(rows)
-    found: dict[Hashable, Floats] = {}
+    pooled: dict[Hashable, Floats] = {}
     second = np.zeros_like(seconds[0])
     with np.errstate(invalid="ignore", over="ignore"):  # `Moments.finite` tells of it
         for bias, uses in members.items():
-            found[bias] = shares[uses] @ np.stack([means[t] for t in uses]) / shares[uses].sum()
+            pooled[bias] = shares[uses] @ np.stack([means[t] for t in uses]) / shares[uses].sum()
             for t in uses:
-                step = means[t] - found[bias]
+                step = means[t] - pooled[bias]
                 apart = np.outer(step, step) if second.ndim == 2 else step**2
                 second += shares[t] * (seconds[t] + apart)
-    return found, second
+    return pooled, second
 
 
-def pooled_by_layer(moments: Sequence[Moments], found: Sequence[Layer]) -> list[Moments] | None:
+def pooled_by_layer(moments: Sequence[Moments], layers: Sequence[Layer]) -> list[Moments] | None:
     """Pool moments, one for each consumer, over the consumers of each layer.
 
     None where the consumers of one layer are seen in different columns.
     """
     result = list(moments)
-    for layer in found:
+    for layer in layers:
         if len(layer.consumers) == 1:
             continue
         here = [moments[i] for i in layer.consumers]
@@ -96,7 +96,7 @@ def pooled_by_layer(moments: Sequence[Moments], found: Sequence[Layer]) -> list[
 
 
 def deliveries(
-    deliver: Callable[[Moments], Delivery], moments: Sequence[Moments], found: Sequence[Layer]
+    deliver: Callable[[Moments], Delivery], moments: Sequence[Moments], layers: Sequence[Layer]
 ) -> list[Delivery]:
     """Fit each layer once; each consumer's shift is that of its moments.
 
@@ -104,7 +104,7 @@ def deliveries(
     ----------
     deliver
         A method that takes moments, for the channels that are kept.
-    moments, found
+    moments, layers
         At each consumer, and the layers that the consumers are.
 
     Returns
@@ -114,7 +114,7 @@ def deliveries(
         is ``m_P - S m_K`` of its mean.
     """
     fitted: dict[int, Delivery] = {}
-    for layer in found:
+    for layer in layers:
         first = deliver(moments[layer.consumers[0]])
         for place in layer.consumers:
             same = moments[place] is moments[layer.consumers[0]]
@@ -124,22 +124,22 @@ def deliveries(
 
 def _shifted(delivery: Delivery, moments: Moments) -> Delivery:
     """Return a delivery with the shift c = m_P - S m_K of these moments."""
-    seen = moments if delivery.taps == moments.taps else moments.per_channel()
-    by_channel = seen.mean.reshape(delivery.size, delivery.taps)  # (n * taps,) -> (n, taps)
+    reduced = moments if delivery.taps == moments.taps else moments.per_channel()
+    by_channel = reduced.mean.reshape(delivery.size, delivery.taps)  # (n * taps,) -> (n, taps)
     left, gone = (by_channel[at].reshape(-1) for at in (delivery.kept, delivery.removed))
     return replace(delivery, shift=gone - delivery.rows @ left)
 
 
-def averaged(given: Sequence[Delivery], found: Sequence[Layer]) -> list[Delivery]:
+def averaged(separate: Sequence[Delivery], layers: Sequence[Layer]) -> list[Delivery]:
     """Give the consumers of each layer one delivery, and those of each bias one shift.
 
     Of deliveries that weights alone tell, none counts more than another: the mean is taken.
     """
-    result = list(given)
-    for layer in found:
+    result = list(separate)
+    for layer in layers:
         if len(layer.consumers) == 1:
             continue
-        here = [given[i] for i in layer.consumers]
+        here = [separate[i] for i in layer.consumers]
         rows = np.mean([d.rows for d in here], axis=0)
         for place, bias in zip(layer.consumers, layer.biases, strict=True):
             alike = [d.shift for d, b in zip(here, layer.biases, strict=True) if b == bias]
@@ -151,20 +151,20 @@ def shared_layers(
     graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, nodes: Collection[int]
 ) -> list[tuple[list[int], list[str]]]:
     """Gather nodes that read one weight, with the bias of each."""
-    found: dict[str, list[int]] = defaultdict(list)
+    nodes_by_weight: dict[str, list[int]] = defaultdict(list)
     layers = {node: linear_layer(tensor_info, graph.nodes[node]) for node in nodes}
     weights = {(node, x.operand) for node, x in layers.items() if x is not None}
     sources = {
         s.node: s.source for s in channels.bindings if s.source and (s.node, s.operand) in weights
     }
     for node in sorted(sources):
-        found[sources[node]].append(node)
+        nodes_by_weight[sources[node]].append(node)
     biases = partial(bias_of, graph, tensor_info, channels.sharing)
-    return [(here, [biases(node) for node in here]) for here in found.values()]
+    return [(here, [biases(node) for node in here]) for here in nodes_by_weight.values()]
 
 
 def pooled_outputs(
-    measured: Mapping[int, SampleMoments], found: Sequence[tuple[Sequence[int], Sequence[str]]]
+    measured: Mapping[int, SampleMoments], layers: Sequence[tuple[Sequence[int], Sequence[str]]]
 ) -> dict[int, SampleMoments]:
     """Pool the means and variances of layers' outputs, by node, as `pooled` does those of inputs.
 
@@ -172,12 +172,12 @@ def pooled_outputs(
     ----------
     measured
         Of each node.
-    found
+    layers
         The nodes of each layer that is applied several times, all of them measured, and their
         biases.
     """
     result = dict(measured)
-    for nodes, biases in found:
+    for nodes, biases in layers:
         here = [measured[node] for node in nodes]
         rows = [m.rows for m in here]
         means, second = _pool(rows, [m.mean for m in here], [m.second for m in here], biases)

@@ -57,7 +57,7 @@ class ObservationRun:
     centred: Mapping[str, Centring] = field(default_factory=dict)
 
     @property
-    def few(self) -> int | None:
+    def batches_alone(self) -> int | None:
         """Mini-batches that hold the samples for columns alone; None for all."""
         return None if self.alone is None else math.ceil(self.alone / self.source.size)
 
@@ -105,7 +105,7 @@ def measure(
     """
     pairs = [key for key, view in views.items() if view.cross]
     total = {key: MomentAccumulator.of(view) for key, view in views.items()}
-    path = run.folder / "probe.onnx"
+    path = run.folder / "instrumented.onnx"
     instrumented = instrument(
         draft,
         tensor_info,
@@ -120,12 +120,12 @@ def measure(
         free_batch(instrumented.skeleton, name)
     write_draft(instrumented, path, read, "auto")
     batches = _run_batches(path, run, fed)
-    for number, outputs in enumerate(islice(batches, None if pairs else run.few)):
-        brief = run.few is not None and number >= run.few
+    for number, outputs in enumerate(islice(batches, None if pairs else run.batches_alone)):
+        brief = run.batches_alone is not None and number >= run.batches_alone
         for key in pairs if brief else views:
             add_outputs(total[key], outputs, key, views[key])
     batches.close()
-    for file in run.folder.glob("probe.onnx*"):
+    for file in run.folder.glob("instrumented.onnx*"):
         file.unlink()
     return {key: running.measured() for key, running in total.items()}
 
@@ -147,11 +147,11 @@ def _run_batches(
     except TooSlowError:
         raise
     except ModelError as error:
-        if run.source.given is None or not shapes:
+        if run.source.supplied is None or not shapes:
             raise
-        told = " ".join(f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items())
+        sizes = " ".join(f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items())
         raise ModelError(
-            f"{error}; so it was on calibration samples {told}: leave them out, or bring them to "
+            f"{error}; so it was on calibration samples {sizes}: leave them out, or bring them to "
             "what the model takes"
         ) from error
 
@@ -162,7 +162,7 @@ def feeds_of(run: ObservationRun, fed: Collection[str]) -> Iterator[Mapping[str,
         (noise for noise in run.noises.values() if noise.feed in fed), key=lambda noise: noise.feed
     )
     # Only what a repair is measured on is wanted again.
-    for number, feeds in enumerate(run.source.batches(run.folder, run.few)):
+    for number, feeds in enumerate(run.source.batches(run.folder, run.batches_alone)):
         rows = np.arange(run.source.size) // 2 % 2  # samples alternate in kind, noise in pairs
         more = {
             noise.feed: np.random.default_rng([run.source.seed, number, index])

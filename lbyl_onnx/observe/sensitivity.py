@@ -59,26 +59,26 @@ def sensitivities(
     """
     outputs = [o.name for o in model.graph.output if tensor_info.dtype(o.name) == TensorProto.FLOAT]
     views = {str(i): _view(tensor_info, name) for i, name in enumerate(outputs)}
-    known = {key: view for key, view in views.items() if view is not None}
-    if not known or not points or run.source.size < 2 or tensor_info.opset < BROADCAST_OPSET:
+    specs = {key: view for key, view in views.items() if view is not None}
+    if not specs or not points or run.source.size < 2 or tensor_info.opset < BROADCAST_OPSET:
         return {}
     draft = instrument(
         ModelDraft.of(model),
         tensor_info,
-        known,
+        specs,
         run.with_centred({}),
         run.batch_statistics,
         run.noises,
         run.provider,
     )
     skeleton = draft.skeleton
-    named = [view.tensor for view in known.values()]
+    named = [view.tensor for view in specs.values()]
     del skeleton.graph.output[:]
     skeleton.graph.output.extend(onnx.ValueInfoProto(name=name) for name in named)
     batch = next(iter(feeds_of(run, {i.name for i in skeleton.graph.input})))
     # Of the user's own samples there may be fewer than a mini-batch holds.
     own = min((len(value) for value in batch.values() if value.ndim), default=0)
-    there = run.source.size if run.source.given is None else own
+    there = run.source.size if run.source.supplied is None else own
     size = there if not run.batch_statistics else min(there, SAMPLES)
     if size < 2:
         return {}
@@ -90,12 +90,12 @@ def sensitivities(
     feeds = {name: value[:size] for name, value in batch.items()}
     results = execute.run_batches(path, run.provider, _switched(feeds, points))
     clean = next(results)
-    found = {
+    by_node = {
         key: _error(clean, wrong, named) / POWER for key, wrong in zip(points, results, strict=True)
     }
     for file in run.folder.glob("sensitivity.onnx*"):
         file.unlink()
-    return found
+    return by_node
 
 
 def _view(tensor_info: TensorInfo, tensor: str) -> MomentSpec | None:

@@ -160,17 +160,19 @@ def prepare(
         The user's own samples; None for synthetic ones.
     """
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
-    wanted = measured or config.needs_moments
-    seen = (
-        _sights(analyzed, groups, own is not None, baseline.effort.most_samples) if wanted else {}
+    needs_moments = measured or config.needs_moments
+    observations = (
+        _observations(analyzed, groups, own is not None, baseline.effort.most_samples)
+        if needs_moments
+        else {}
     )
     graph, tensor_info = analyzed.graph, analyzed.tensor_info
     kinds = kinds_of(graph, tensor_info, config, analyzed.read.model)
-    if seen:
+    if observations:
         kinds = with_statistics(kinds, graph, tensor_info, config.layout)
     run = prior = None
-    if seen:
-        views = [s.view for s in seen.values()]
+    if observations:
+        views = [s.view for s in observations.values()]
         run = _run(analyzed, baseline, config, folder, views, kinds, own)
         if run.batch_statistics:
             run = replace(run, centred=_centred(analyzed, run))
@@ -195,55 +197,57 @@ def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
     outputs = {str(i): view for i, view in prepared.outputs.items()}
     own, count = prepared.own is not None, run.source.count
     for groups in _rounds(analyzed, prepared.groups, own, count):
-        observations = _sights(analyzed, groups, own, count)
+        observations = _observations(analyzed, groups, own, count)
         asked = {key: s.view for key, s in observations.items()} | outputs
         outputs = {}  # they are all measured in the first round
-        found = measured(asked, {}, run)
-        told = {g.key: analyzed.layers(g) for g in groups}
-        few = {key: observations[key].view for key in _few(groups, told, observations, found)}
-        if prepared.prior is not None and few:
-            prior = measured(few, {}, prepared.prior)
-            found |= {key: found[key].with_prior(prior[key]) for key in few}
-        yield ObservationRound(tuple(groups), told, observations, found)
+        moments = measured(asked, {}, run)
+        layers = {g.key: analyzed.layers(g) for g in groups}
+        scarce = {
+            key: observations[key].view for key in _scarce(groups, layers, observations, moments)
+        }
+        if prepared.prior is not None and scarce:
+            prior = measured(scarce, {}, prepared.prior)
+            moments |= {key: moments[key].with_prior(prior[key]) for key in scarce}
+        yield ObservationRound(tuple(groups), layers, observations, moments)
 
 
-def _few(
+def _scarce(
     groups: Iterable[ChannelGroup],
-    told: Mapping[int, Sequence[Layer]],
+    layers: Mapping[int, Sequence[Layer]],
     observations: Mapping[str, InputObservation],
-    found: Mapping[str, SampleMoments],
+    moments: Mapping[str, SampleMoments],
 ) -> Iterator[str]:
     """Keys of what has fewer rows than it wants; those of one layer are counted together."""
     for group in groups:
-        for layer in told[group.key]:
+        for layer in layers[group.key]:
             keys = [key_of(group, group.consumers[i]) for i in layer.consumers]
-            known = [key for key in keys if key in observations]
-            rows = sum(found[key].rows for key in known)
-            yield from (key for key in known if observations[key].few(rows))
+            observed = [key for key in keys if key in observations]
+            rows = sum(moments[key].rows for key in observed)
+            yield from (key for key in observed if observations[key].is_scarce(rows))
 
 
 def _consumers(groups: Iterable[ChannelGroup]) -> set[int]:
     return {place.binding.node for group in groups for place in group.consumers}
 
 
-def _sights(
+def _observations(
     analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], own: bool, samples: int
 ) -> dict[str, InputObservation]:
-    """How groups are measured at all their consumers; groups of which one cannot be told lack."""
+    """Observations of groups at all their consumers; without groups of which one has none."""
     observations: dict[str, InputObservation] = {}
     for group in groups:
-        places = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
-        found = {
+        consumers = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
+        candidates = {
             key_of(group, place): observation(
                 analyzed.graph, analyzed.tensor_info, place, activation, samples, uses
             )
-            for uses in places
+            for uses in consumers
             for place in uses
             # The user's own samples are believed beyond their second moments.
             for activation in [None if own else analyzed.activation(group, place)]
         }
-        known = {key: seen for key, seen in found.items() if seen is not None}
-        observations |= known if len(known) == len(found) else {}
+        complete = {key: entry for key, entry in candidates.items() if entry is not None}
+        observations |= complete if len(complete) == len(candidates) else {}
     return observations
 
 
@@ -253,8 +257,8 @@ def _rounds(
     """Groups that are measured in one pass, so that their covariances fit into memory."""
     held, round_ = 0, list[ChannelGroup]()
     for group in groups:
-        seen = _sights(analyzed, [group], own, samples)
-        size = sum(16 * s.view.columns**2 for s in seen.values())
+        observations = _observations(analyzed, [group], own, samples)
+        size = sum(16 * s.view.columns**2 for s in observations.values())
         if round_ and held + size > HELD:
             yield round_
             held, round_ = 0, []
@@ -276,8 +280,8 @@ def _run(
     noises = {} if own is not None else layer_noises(analyzed.graph, analyzed.tensor_info)
     effort = baseline.effort
     rows = rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views)
-    wanted = effort.most_samples if noises else max(effort.enough_samples, rows)
-    count = sample_count(macs, wanted, effort)
+    needed = effort.most_samples if noises else max(effort.enough_samples, rows)
+    count = sample_count(macs, needed, effort)
     size = batch_size(analyzed.largest_activation // baseline.batch, count, effort)
     plain = (replace(view, cross=False, window=None) for view in views)
     everywhere = {view.tensor: view for view in plain}
@@ -285,8 +289,8 @@ def _run(
     any_batch = all(one[0] != two[0] for one, two in shapes if one)
     for free in (True, False):
         source = sample_source(kinds, baseline, config, count, size, free, own)
-        steady = source.given is None and source.size >= LEAST_BATCH
-        alone = ALONE if source.given is None else None  # the user's own may be in any order
+        steady = source.supplied is None and source.size >= LEAST_BATCH
+        alone = ALONE if source.supplied is None else None  # the user's own may be in any order
         run = ObservationRun(folder, baseline.provider, source, steady, noises, alone)
         if any_batch:
             return run
@@ -313,8 +317,8 @@ def _centred(analyzed: AnalyzedModel, run: ObservationRun) -> dict[str, Centring
     if not layers:
         return {}
     views = {view.tensor: view for _, view in layers}
-    found = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, views, {}, run)
-    left = [left_of_bias(bias, found[view.tensor]) for bias, view in layers]
+    moments = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, views, {}, run)
+    left = [left_of_bias(bias, moments[view.tensor]) for bias, view in layers]
     centred = np.median(left) <= LEFT
     return {name: Centring(v.axis, v.rank) for name, v in views.items()} if centred else {}
 
@@ -352,8 +356,8 @@ def sample_source(
     }
     if own is None:
         return SampleSource(inputs, rounded(count, size), size, config.seed, config.layout)
-    given = own if free else own.in_whole(size)
-    return SampleSource(inputs, given.count, size, config.seed, config.layout, given, not free)
+    samples = own if free else own.in_whole(size)
+    return SampleSource(inputs, samples.count, size, config.seed, config.layout, samples, not free)
 
 
 def open_own_samples(
@@ -384,9 +388,9 @@ def open_own_samples(
         As `read_calibration` does.
     """
     if in_memory is not None:
-        found = open_in_memory(in_memory, inputs, LIMIT, config.seed)
+        samples = open_in_memory(in_memory, inputs, LIMIT, config.seed)
     elif config.calibration is not None:
-        found = read_calibration(
+        samples = read_calibration(
             config.calibration,
             inputs,
             config.mean or None,
@@ -402,4 +406,4 @@ def open_own_samples(
         )
     else:
         return None
-    return without_padding(found, inputs)
+    return without_padding(samples, inputs)

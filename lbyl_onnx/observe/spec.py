@@ -26,9 +26,9 @@ class MomentSpec:
     axis, rank
         The axis of its channels, 1 or the last; its number of axes.
     positions
-        (n, places): where channel i lies along that axis.
+        (n, positions): where channel i lies along that axis.
     joint
-        Whether the places of a channel are columns of their own, and not more samples of it.
+        Whether the positions of a channel are columns of their own, and not more samples of it.
     window
         Makes each value that a Conv's window sees a column of its own.
     strides

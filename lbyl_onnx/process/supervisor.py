@@ -1,6 +1,6 @@
-"""The command as the user starts it: a parent that outlives what native code does to its child.
+"""The command as the user starts it: a parent process that survives crashes of its child.
 
-Models come from strangers, and onnx and ONNX Runtime parse and run them in native code, where a
+Models are untrusted, and onnx and ONNX Runtime parse and run them in native code, where a
 fault ends the process. So the work is done in a child: the parent tells its end in one line, ends
 it where it takes too long, takes away what it left, and passes signals on. Only the standard
 library is imported here, so that this costs some hundredths of a second.
@@ -75,29 +75,29 @@ def _supervise(folder: Path) -> int:
             if stopped.number == signal.SIGINT:
                 _say("interrupted; no output was left half written")
         return code
-    told, code = breadcrumbs.read(file), child.returncode
+    notes, code = breadcrumbs.read(file), child.returncode
     # Native code may call exit: then nothing has been said. Windows gives a crash as a large
     # number, others as a negative one.
     if late is None and 0 <= code <= 255 and watch.has_ended():
         return code
-    _clear(told)
+    _clear(notes)
     if late is not None:
         what = str(late)
     elif 0 <= code <= 255:
         what = f"the work ended in native code{_last_line(folder)}"
     else:
         what = processes.cause(code)
-    return _told(told, what, while_doing=late is None)
+    return _report_end(notes, what, while_doing=late is None)
 
 
-def _told(told: dict[str, str], what: str, while_doing: bool) -> int:
-    """Tell an end that the child did not tell; return the exit code."""
-    where = f"{told['model']}: " if "model" in told else ""
-    while_what = f" while {told['doing']}" if while_doing and "doing" in told else ""
-    if atomic.is_published(told):
+def _report_end(notes: dict[str, str], what: str, while_doing: bool) -> int:
+    """Report an end that the child did not report; return the exit code."""
+    where = f"{notes['model']}: " if "model" in notes else ""
+    while_what = f" while {notes['doing']}" if while_doing and "doing" in notes else ""
+    if atomic.is_published(notes):
         _say(f"warning: {where}{what} after the output was written; it is whole")
         return 0
-    nothing = "; no output was written" if "output" in told else ""
+    nothing = "; no output was written" if "output" in notes else ""
     _say(f"error: {where}{what}{while_what}{nothing}")
     return 1
 
@@ -110,10 +110,10 @@ def _last_line(folder: Path) -> str:
     return "".join(f" ({line.strip()})" for line in lines)
 
 
-def _clear(told: dict[str, str]) -> None:
-    if "output" in told:
+def _clear(notes: dict[str, str]) -> None:
+    if "output" in notes:
         with contextlib.suppress(OSError):
-            atomic.clear(Path(told["output"]))
+            atomic.clear(Path(notes["output"]))
 
 
 def _stop(child: subprocess.Popen[bytes], number: int) -> int:

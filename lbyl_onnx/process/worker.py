@@ -29,12 +29,12 @@ _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Prepare the process for strangers' models, then run the command line."""
+    """Prepare the process for untrusted models, then run the command line."""
     try:
         _prepare()
         signal.signal(signal.SIGINT, _interrupt_once)
         code = _run_command()
-        if not _flushed(told=bool(code)):
+        if not _flushed(reported=bool(code)):
             code = code or 1
     except KeyboardInterrupt:
         _say("interrupted; no output was left half written")
@@ -80,8 +80,8 @@ def _of_libraries(error: BaseException) -> str:
     )
 
 
-def _flushed(told: bool) -> bool:
-    """Send off what was printed; where that fails say so, unless an error was told already."""
+def _flushed(reported: bool) -> bool:
+    """Send off what was printed; where that fails say so, unless an error was reported."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -89,7 +89,8 @@ def _flushed(told: bool) -> bool:
     try:
         sys.stdout.flush()
     except OSError as error:
-        if not (told or isinstance(error, BrokenPipeError)):  # who read has gone, as `head` does
+        # A reader may have gone, as `head` does.
+        if not (reported or isinstance(error, BrokenPipeError)):
             _say(f"error: standard output cannot be written: {error.strerror}")
         discard(sys.stdout)
         return False
@@ -174,8 +175,8 @@ def _die_with_parent() -> None:
 def _limit() -> None:
     """No core dump beside the user's files, no more memory than there is."""
     _lower(resource.RLIMIT_CORE, 0)
-    told = os.environ.get(processes.MEMORY)
-    available = int(told) if told else available_memory()
+    setting = os.environ.get(processes.MEMORY)
+    available = int(setting) if setting else available_memory()
     # CUDA maps far more than it uses.
     if available is not None and not Path("/dev/nvidiactl").exists():
         _lower(resource.RLIMIT_DATA, available)

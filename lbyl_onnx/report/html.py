@@ -54,14 +54,14 @@ class Origin:
 class Figure:
     """A number before and after.
 
-    `told` says the ratio in words; `more` is whether it has grown, beyond what is measurable.
+    `ratio_text` says the ratio in words; `more` is whether it has grown, beyond what is measurable.
     """
 
     title: str
     before: str
     after: str
     ratio: float
-    told: str
+    ratio_text: str
     more: bool
 
     @property
@@ -131,7 +131,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         result=result,
         details=details,
         origin=origin,
-        target="dry run: nothing written" if result.output is None else str(result.output),
+        output="dry run: nothing written" if result.output is None else str(result.output),
         described=result.description,
         inputs=[entry.description for entry in result.inputs],
         proof=result.verification,
@@ -179,9 +179,9 @@ def _latency(before: float | None, after: float | None) -> Figure | None:
     if before is None or after is None:
         return None
     unit, factor = ("µs", 1000.0) if before < 1.0 else ("ms", 1.0)
-    told = f"{factor * before:.3g}", f"{factor * after:.3g} {unit}"
+    texts = f"{factor * before:.3g}", f"{factor * after:.3g} {unit}"
     ratio = after / before if before else 1.0
-    return Figure("latency", *told, ratio, f"{100 * ratio:.1f}\u202f%", False)
+    return Figure("latency", *texts, ratio, f"{100 * ratio:.1f}\u202f%", False)
 
 
 def _rows(result: CompressResult, details: Details) -> list[Row]:
@@ -206,16 +206,16 @@ def _rows(result: CompressResult, details: Details) -> list[Row]:
 
 def _states(result: CompressResult) -> dict[str, tuple[str, str]]:
     """State and note of each layer that is named by a group or a refusal, by its name."""
-    found: dict[str, tuple[str, str]] = {}
+    states: dict[str, tuple[str, str]] = {}
     dropped = result.config.method_entry.needs == "nothing"
     for group in result.groups:
         restored = "not restored" if dropped else f"by {group.restored}"
         for name in _producers(group.name):
-            found.setdefault(name, ("pruned", restored))
+            states.setdefault(name, ("pruned", restored))
     for refusal in result.refusals:
         for name in _producers(refusal.name):
-            found.setdefault(name, ("left", refusal.reason))
-    return found
+            states.setdefault(name, ("left", refusal.reason))
+    return states
 
 
 def _producers(names: str) -> tuple[str, ...]:
@@ -225,9 +225,9 @@ def _producers(names: str) -> tuple[str, ...]:
 
 def _predicted(groups: Sequence[GroupReport]) -> list[tuple[GroupReport, float]]:
     """Groups whose error is predicted, with its part of the largest, in percent."""
-    known = [(g, g.predicted_error) for g in groups if g.predicted_error is not None]
-    largest = max((error for _, error in known), default=0.0) or 1.0
-    return [(group, 100 * error / largest) for group, error in known]
+    errors = [(g, g.predicted_error) for g in groups if g.predicted_error is not None]
+    largest = max((error for _, error in errors), default=0.0) or 1.0
+    return [(group, 100 * error / largest) for group, error in errors]
 
 
 def _scatter(details: Details) -> Markup | None:

@@ -13,15 +13,15 @@ from lbyl_onnx.runtime.timing import Latency
 from lbyl_onnx.text import LONGEST_GROUP, short, shortened
 
 
-def inspection_as_json(found: Inspection, source: str, version: str) -> str:
+def inspection_as_json(inspection: Inspection, source: str, version: str) -> str:
     """Return an inspection as JSON, keys in a fixed order."""
-    document = {"lbyl_onnx": version, "input": source, **_bounded(asdict(found))}
+    document = {"lbyl_onnx": version, "input": source, **_bounded(asdict(inspection))}
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def comparison_as_json(found: Comparison, original: str, compressed: str, version: str) -> str:
+def comparison_as_json(comparison: Comparison, original: str, compressed: str, version: str) -> str:
     """Return a comparison as JSON, keys in a fixed order."""
-    document = {"lbyl_onnx": version, "models": [original, compressed], **asdict(found)}
+    document = {"lbyl_onnx": version, "models": [original, compressed], **asdict(comparison)}
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 

@@ -42,7 +42,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: what it shows, how its numbers are told, and its ends; None for the data's own."""
+    """An axis: what it shows, the format of its numbers, and its ends; None for the data's own."""
 
     title: str
     form: Callable[[float], str] = "{:g}".format
@@ -68,7 +68,7 @@ class _Scale:
     ticks: tuple[float, ...]
 
     def __call__(self, value: float) -> float:
-        """Return the place of a value, in pixels."""
+        """Return the position of a value, in pixels."""
         span = self.high - self.low
         return self.start + (value - self.low) / span * (self.end - self.start)
 
@@ -171,13 +171,13 @@ def _curves(parent: ET.Element, title: str, series: Sequence[Series], x: Axis, y
     ys = [point[1] for line in series for point in line.points]
     across, up = _frame(parent, title, x, y, xs, ys)
     for number, line in enumerate(series):
-        places = [(across(a), up(b)) for a, b in line.points]
+        pixels = [(across(a), up(b)) for a, b in line.points]
         colour = f"c{number % _COLOURS}"
-        _line(parent, places, f"line {colour}")
-        for (px, py), (a, b) in zip(places, line.points, strict=True):
+        _line(parent, pixels, f"line {colour}")
+        for (px, py), (a, b) in zip(pixels, line.points, strict=True):
             mark = ET.SubElement(parent, "path", {"class": colour, "d": _mark(number, px, py)})
-            told = f"{line.name}: {x.title} {x.form(a)}, {y.title} {y.form(b)}"
-            ET.SubElement(mark, "title").text = printable(told)
+            label = f"{line.name}: {x.title} {x.form(a)}, {y.title} {y.form(b)}"
+            ET.SubElement(mark, "title").text = printable(label)
 
 
 def _frame(
@@ -258,8 +258,8 @@ def _svg(width: float, height: float, title: str) -> ET.Element:
     )
 
 
-def _line(parent: ET.Element, places: Sequence[tuple[float, float]], kind: str) -> None:
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+def _line(parent: ET.Element, pixels: Sequence[tuple[float, float]], kind: str) -> None:
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
     ET.SubElement(parent, "polyline", {"class": kind, "points": points})
 
 

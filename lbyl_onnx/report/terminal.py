@@ -27,48 +27,49 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
     console
         Where to.
     """
-    target = "(dry run: nothing written)" if result.output is None else str(result.output)
-    console.print(Text(f"{printable(source)} -> {printable(target)}", style="bold"))
+    output = "(dry run: nothing written)" if result.output is None else str(result.output)
+    console.print(Text(f"{printable(source)} -> {printable(output)}", style="bold"))
     console.print(result)
 
 
-def print_inspection(found: Inspection, source: str, console: Console) -> None:
+def print_inspection(inspection: Inspection, source: str, console: Console) -> None:
     """Print what could be pruned in a model.
 
     Parameters
     ----------
-    found
+    inspection
         The inspection.
     source
         The model, as the user named it.
     console
         Where to.
     """
-    costs = found.costs
+    costs = inspection.costs
     console.print(Text(printable(source), style="bold"))
     console.print(f"{count(costs.parameters)} parameters, {count(costs.macs)} MACs")
     console.print(
-        f"within reach: {found.reach.parameters:.1%} of parameters, {found.reach.macs:.1%} of MACs "
+        f"within reach: {inspection.reach.parameters:.1%} of parameters, "
+        f"{inspection.reach.macs:.1%} of MACs "
         "(each group at one channel)"
     )
-    for entry in found.inputs:
+    for entry in inspection.inputs:
         console.print(Text(printable(entry.description)))
-    console.print(f"\n{rendering.many(len(found.groups), 'channel group')}", style="bold")
-    if found.groups:
-        console.print(_group_table(found))
-        _print(console, rendering.rest(len(found.groups)))
-    if any(group.predicted for group in found.groups):
-        _print_predicted(found, console)
-    _print(console, rendering.refusals_part(found.refusals))
+    console.print(f"\n{rendering.many(len(inspection.groups), 'channel group')}", style="bold")
+    if inspection.groups:
+        console.print(_group_table(inspection))
+        _print(console, rendering.rest(len(inspection.groups)))
+    if any(group.predicted for group in inspection.groups):
+        _print_predicted(inspection, console)
+    _print(console, rendering.refusals_part(inspection.refusals))
 
 
-def _group_table(found: Inspection) -> Table:
-    costs = found.costs
+def _group_table(inspection: Inspection) -> Table:
+    costs = inspection.costs
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("producers", "channels", "parameters", "MACs", "followers", "consumers"):
         numeric = title in ("channels", "parameters", "MACs")
         table.add_column(title, justify="right" if numeric else "left", overflow="fold")
-    for group in found.groups[: rendering.LONGEST_LIST]:
+    for group in inspection.groups[: rendering.LONGEST_LIST]:
         table.add_row(
             rendering.listed_text(group.producers),
             str(group.channels),
@@ -80,28 +81,30 @@ def _group_table(found: Inspection) -> Table:
     return table
 
 
-def _print_predicted(found: Inspection, console: Console) -> None:
+def _print_predicted(inspection: Inspection, console: Console) -> None:
     """Print what pruning one group alone is predicted to do, group by group."""
     title = "predicted error of the outputs, where one group loses this share of its channels"
     console.print(f"\n{title}", style="bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("producers", overflow="fold")
-    shares = next(group.predicted for group in found.groups if group.predicted)
+    shares = next(group.predicted for group in inspection.groups if group.predicted)
     for entry in shares:
         table.add_column(f"{entry.removed:.0%}", justify="right", no_wrap=True)
-    for group in found.groups[: rendering.LONGEST_LIST]:
+    for group in inspection.groups[: rendering.LONGEST_LIST]:
         cells = [f"{entry.output_error:.1%}" for entry in group.predicted]
         table.add_row(rendering.listed_text(group.producers), *cells)
     console.print(table)
-    _print(console, rendering.rest(len(found.groups)))
+    _print(console, rendering.rest(len(inspection.groups)))
 
 
-def print_comparison(found: Comparison, original: str, compressed: str, console: Console) -> None:
+def print_comparison(
+    comparison: Comparison, original: str, compressed: str, console: Console
+) -> None:
     """Print how two models compare.
 
     Parameters
     ----------
-    found
+    comparison
         The comparison.
     original, compressed
         The models, as the user named them.
@@ -111,23 +114,37 @@ def print_comparison(found: Comparison, original: str, compressed: str, console:
     console.print(
         Text(f"{printable(original)} and {printable(compressed)}", style="bold"), soft_wrap=True
     )
-    inputs = "random inputs" if found.inputs is None else f"inputs of {printable(found.inputs)}"
-    near = found.fidelity
+    inputs = (
+        "random inputs"
+        if comparison.inputs is None
+        else f"inputs of {printable(comparison.inputs)}"
+    )
+    near = comparison.fidelity
     console.print(Text(f"fidelity on {near.samples} {inputs}: {rendering.nearness(near)}"))
     for line in rendering.by_output(near):
         console.print(Text(f"  {line}"))
-    if found.random:
-        console.print(Text(rendering.random_numbers(found.random).removeprefix("; ")))
+    if comparison.random:
+        console.print(Text(rendering.random_numbers(comparison.random).removeprefix("; ")))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "original", "compressed", "ratio"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
-    if found.original_top1 is not None and found.compressed_top1 is not None:
-        kept = found.compressed_top1 / found.original_top1 if found.original_top1 else 0.0
-        shares = (f"{found.original_top1:.2%}", f"{found.compressed_top1:.2%}", f"{kept:.1%}")
+    if comparison.original_top1 is not None and comparison.compressed_top1 is not None:
+        kept = (
+            comparison.compressed_top1 / comparison.original_top1
+            if comparison.original_top1
+            else 0.0
+        )
+        shares = (
+            f"{comparison.original_top1:.2%}",
+            f"{comparison.compressed_top1:.2%}",
+            f"{kept:.1%}",
+        )
         table.add_row("top-1", *shares)
-    old, new = found.latency.before, found.latency.after
+    old, new = comparison.latency.before, comparison.latency.after
     sides = (milliseconds(old.median), milliseconds(new.median))
-    table.add_row("time", *sides, str(found.latency), style=rendering.style_of(found.latency))
+    table.add_row(
+        "time", *sides, str(comparison.latency), style=rendering.style_of(comparison.latency)
+    )
     console.print(table)
 
 

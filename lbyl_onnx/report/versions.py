@@ -17,9 +17,14 @@ def versions() -> dict[str, str]:
     >>> list(versions())[:2]
     ['lbyl-onnx', 'Python']
     """
-    found = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
-    tool = {name: found.pop(name) for name in ("lbyl-onnx",) if name in found}
-    return {**tool, "Python": platform.python_version(), **found, "platform": platform.platform()}
+    installed = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
+    tool = {name: installed.pop(name) for name in ("lbyl-onnx",) if name in installed}
+    return {
+        **tool,
+        "Python": platform.python_version(),
+        **installed,
+        "platform": platform.platform(),
+    }
 
 
 def _version(distribution: str) -> str | None:

@@ -49,7 +49,7 @@ class CompressResult:
     verification
         The proof.
     target
-        What was wanted, and what was reached.
+        The target, and what was reached.
     latency
         Times of the original and of the result, measured in turns.
     details
@@ -102,8 +102,8 @@ class CompressResult:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the parts of the summary."""
         yield Text(self.description)
-        for told in self.inputs:
-            yield Text(printable(told.description))
+        for entry in self.inputs:
+            yield Text(printable(entry.description))
         sizes = (self.size_before, self.size_after)
         optimised = self.verification.optimised
         yield costs_table((self.before, self.after), sizes, self.latency, optimised)
@@ -123,7 +123,7 @@ class CompressResult:
         )
 
     def _target(self) -> str:
-        """What was wanted, and what was reached."""
+        """The target, and what was reached."""
         target = self.target
         text = target.text
         if target.kind != "ratio":

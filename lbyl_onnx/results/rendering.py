@@ -78,9 +78,9 @@ def by_output(near: Fidelity) -> list[str]:
         return []
     lines = []
     for output in near.outputs[:LONGEST_LIST]:
-        told = [nearness(output)] if output.values else []
-        told += [] if output.not_compared is None else [f"not compared: {output.not_compared}"]
-        lines.append(f"{printable(output.name)}: {'; '.join(told)}")
+        messages = [nearness(output)] if output.values else []
+        messages += [] if output.not_compared is None else [f"not compared: {output.not_compared}"]
+        lines.append(f"{printable(output.name)}: {'; '.join(messages)}")
     if len(near.outputs) > LONGEST_LIST:
         lines.append(f"... and {len(near.outputs) - LONGEST_LIST} more; --json lists them all")
     return lines
@@ -89,8 +89,8 @@ def by_output(near: Fidelity) -> list[str]:
 def proven(proof: Verification) -> str:
     """Return in words what was proven, and how."""
     text = (
-        f"verified: {proof.values:,} output values on {proof.shapes} input shapes are those of "
-        f"the uncut model with the removed channels silenced, to {proof.deviation:.0e}"
+        f"verified: {proof.values:,} output values on {proof.shapes} input shapes equal those of "
+        f"the reference model (removed channels zeroed), to {proof.deviation:.0e}"
     )
     if proof.discontinuous:
         text += f"; compared in front of {_some(proof.discontinuous)} and behind, not across"
@@ -143,7 +143,7 @@ def refusals_part(refusals: tuple[Refusal, ...]) -> Iterator[RenderableType]:
     """Yield the title and the table of the groups that were skipped, where there are any."""
     if not refusals:
         return
-    yield Text(f"\nleft alone: {many(len(refusals), 'group')}", style="bold")
+    yield Text(f"\nskipped: {many(len(refusals), 'group')}", style="bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("producer", overflow="fold")
     table.add_column("channels", justify="right")

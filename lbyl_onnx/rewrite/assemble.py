@@ -186,11 +186,11 @@ def _node(node: gs.Node, original: onnx.NodeProto | None) -> onnx.NodeProto:
     copy.input[:] = [tensor.name for tensor in node.inputs]
     copy.output[:] = [tensor.name for tensor in node.outputs]
     kept = [a for a in copy.attribute if a.name in node.attrs]
-    known = {a.name: helper.get_attribute_value(a) for a in kept if a.type in _WHOLE_NUMBERS}
+    numbers = {a.name: helper.get_attribute_value(a) for a in kept if a.type in _WHOLE_NUMBERS}
     edited = [
         helper.make_attribute(name, value)
         for name, value in node.attrs.items()
-        if _is_whole(value) and known.get(name) != value
+        if _is_whole(value) and numbers.get(name) != value
     ]
     names = {a.name for a in edited}
     attributes = [a for a in kept if a.name not in names] + edited

@@ -1,4 +1,4 @@
-"""Write a compressed model for given counts, beside the uncut one that it must equal."""
+"""Write a compressed model for given counts, beside the reference that it must equal."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class ModelBuilder:
         What can be fitted, and the original as it runs.
     measured, rankings
         What is measured, and how channels go where that is known.
-    source, stage, reference
-        Files: the original, the compressed model, and the uncut one that it must equal.
+    source, staged, reference
+        Files: the original, the compressed model, and the reference that it must equal.
     progress
-        Told of each stage as it begins.
+        Called with each stage as it begins.
     """
 
     prepared: Prepared
@@ -55,7 +55,7 @@ class ModelBuilder:
     measured: Iterable[ObservationRound]
     rankings: Mapping[int, Ranking]
     source: Path
-    stage: Path
+    staged: Path
     reference: Path
     progress: Progress
 
@@ -68,14 +68,14 @@ class ModelBuilder:
             return fitted
         self.progress("rewriting", 0, 1)
         release()
-        found = fitted.modelled
+        repairs = fitted.modelled
         if fitted.statistics is not None:
             self.progress("repairing", 0, 1)
             plain = self._draft(self._compensated(fitted.fits, (), {}), {})
             restored = self._kept_statistics(plain, fitted.plan)
             changed = {f.consumer.binding.node for f in fitted.fits if f.delivery.removed.size}
-            found = fitted.statistics.repaired(analyzed, restored, changed)
-        edits = self._compensated(fitted.fits, fitted.producer_mixings, found)
+            repairs = fitted.statistics.repaired(analyzed, restored, changed)
+        edits = self._compensated(fitted.fits, fitted.producer_mixings, repairs)
         reference = self._kept_statistics(self._draft(edits, {}), fitted.plan)
         write_draft(reference, self.reference, analyzed.read, "auto")
         release()
@@ -107,7 +107,7 @@ class ModelBuilder:
         return with_kept_statistics(draft, masks, analyzed.tensor_info.opset)
 
     def cut(self, counts: KeptCounts) -> None:
-        """Write a model that only has the size of the compressed one: as fast, and not right."""
+        """Write a model of the compressed one's sizes, for timing: its values are not right."""
         analyzed = self.prepared.analyzed
         plan = choose_channels(
             analyzed.graph, analyzed.tensor_info, self.prepared.groups, counts, "random", 0
@@ -116,15 +116,15 @@ class ModelBuilder:
 
     def costs(self) -> tuple[Costs, int]:
         """Return the costs of what was written, and its bytes."""
-        model, size = graph_source.load_model(self.stage)
+        model, size = graph_source.load_model(self.staged)
         first = self.baseline.first
-        return count_costs(model, TensorInfo(model, first, first, TensorReader(self.stage))), size
+        return count_costs(model, TensorInfo(model, first, first, TensorReader(self.staged))), size
 
     def times(self) -> timing.PairedLatency:
         """Time the original and what was written, in turns."""
         provider, optimise = self.baseline.provider, self.baseline.optimise
         feeds, effort = self.baseline.feeds[0], self.baseline.effort
-        return timing.paired(self.source, self.stage, provider, feeds, optimise, effort)
+        return timing.paired(self.source, self.staged, provider, feeds, optimise, effort)
 
     def agreement(self) -> float:
         """Return how near what was written is to the original: the least over its outputs.
@@ -138,7 +138,7 @@ class ModelBuilder:
         """
         samples = ComparedSamples.of(self.prepared, self.baseline)
         near = sampled_fidelity(
-            self.source, self.stage, self.baseline, samples.batches(), samples.described
+            self.source, self.staged, self.baseline, samples.batches(), samples.described
         )
         if near.nearness is None:
             raise VerificationError("no output value could be compared")
@@ -150,7 +150,7 @@ class ModelBuilder:
         graph, tensor_info, channels = analyzed.graph, analyzed.tensor_info, analyzed.channels
         edits = shrunk(graph, tensor_info, channels, edits, plan.removed, held)
         draft = self._draft(edits, _new_shapes(analyzed, plan))
-        write_draft(draft, self.stage, analyzed.read, self.prepared.config.external_data)
+        write_draft(draft, self.staged, analyzed.read, self.prepared.config.external_data)
 
 
 def _new_shapes(analyzed: AnalyzedModel, plan: PruningPlan) -> dict[str, tuple[int | None, ...]]:
@@ -169,7 +169,7 @@ def _new_shapes(analyzed: AnalyzedModel, plan: PruningPlan) -> dict[str, tuple[i
     }
     for info in analyzed.model.graph.value_info:
         if analyzed.tensor_info.contradicts(info):
-            known = analyzed.tensor_info.static_shape(info.name) or ()
-            new = shapes.get(info.name, (None,) * len(known))
-            shapes[info.name] = tuple(a or b for a, b in zip(new, known, strict=True))
+            shape = analyzed.tensor_info.static_shape(info.name) or ()
+            new = shapes.get(info.name, (None,) * len(shape))
+            shapes[info.name] = tuple(a or b for a, b in zip(new, shape, strict=True))
     return shapes

@@ -34,7 +34,7 @@ class ComparedSamples:
         """Return the samples for a model and its options."""
         effort, macs = baseline.effort, prepared.analyzed.costs.macs // baseline.batch
         affordable = effort.pass_macs // max(1, macs)
-        wanted = max(effort.fewest_compared, min(effort.most_compared, affordable))
+        requested = max(effort.fewest_compared, min(effort.most_compared, affordable))
         measured = prepared.run is not None
         pairs = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
         # A state may have its batch on another axis: then all inputs keep the shapes that ran.
@@ -44,9 +44,9 @@ class ComparedSamples:
             source = prepared.run.source
         else:
             # Statistics may be taken in larger mini-batches than the model itself takes.
-            wanted = wanted if measured else min(wanted, effort.most_unmeasured)
-            source = _own_samples(prepared, baseline, wanted, free)
-        count = rounded(min(wanted, source.count), source.size)
+            requested = requested if measured else min(requested, effort.most_unmeasured)
+            source = _own_samples(prepared, baseline, requested, free)
+        count = rounded(min(requested, source.count), source.size)
         # Other synthetic samples than those that the statistics are of.
         drawn = replace(source, count=count, seed=source.seed + 1)
         return ComparedSamples(drawn, count, measured)
@@ -54,19 +54,21 @@ class ComparedSamples:
     @property
     def described(self) -> str:
         """What they are."""
-        if self.source.given is None:
+        if self.source.supplied is None:
             return "synthetic samples drawn anew" if self.measured else "synthetic samples"
-        return self.source.given.origin + (", as the statistics are" if self.measured else "")
+        return self.source.supplied.origin + (", as the statistics are" if self.measured else "")
 
     def batches(self) -> Iterator[Mapping[str, Array]]:
         """Yield the feeds of each mini-batch."""
         return self.source.batches()
 
 
-def _own_samples(prepared: Prepared, baseline: Baseline, wanted: int, free: bool) -> SampleSource:
+def _own_samples(
+    prepared: Prepared, baseline: Baseline, requested: int, free: bool
+) -> SampleSource:
     """Samples in mini-batches that the model takes as it is deployed."""
     largest = prepared.analyzed.largest_activation // baseline.batch
-    size = batch_size(largest, wanted, baseline.effort)
+    size = batch_size(largest, requested, baseline.effort)
     return sample_source(
-        prepared.kinds, baseline, prepared.config, wanted, size, free, prepared.own
+        prepared.kinds, baseline, prepared.config, requested, size, free, prepared.own
     )

@@ -1,8 +1,8 @@
-"""Mean and variance over the channels that stay, in the uncut model that a cut one must equal.
+"""Mean and variance over the channels that stay, in the reference that a cut model must equal.
 
 A normalisation over groups of channels takes its statistics over those that are there. In the uncut
-model a removed channel still is: it is given the mean of those that stay in its group, so that it
-adds nothing to the mean and nothing to the sum of squares. That sum is then divided by too many
+model a removed channel still is: it is given the mean of those that stay in its group, so that
+it adds nothing to the mean and nothing to the sum of squares. That sum is then divided by too many
 values, by 1 / r^2 where r^2 is the share that stays. So all are divided by r before, which gives
 the variance v of those that stay, and the scale gamma is multiplied by it:
 ``(x / r - m / r) / sqrt(v + eps) * (r * gamma) = (x - m) / sqrt(v + eps) * gamma``.
@@ -78,7 +78,7 @@ def norm_masks(
 
 
 def with_kept_statistics(draft: ModelDraft, masks: Sequence[NormMask], opset: int) -> ModelDraft:
-    """Return an uncut model whose normalisations see the channels that stay alone.
+    """Return a reference whose normalisations see the channels that stay alone.
 
     Parameters
     ----------

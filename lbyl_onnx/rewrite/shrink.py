@@ -152,8 +152,8 @@ def _like(
     """Numbers in the type of the input that they replace."""
     inputs, place = graph.nodes[sizes.node].inputs, int(sizes.place)
     name = inputs[place].name if place < len(inputs) else ""
-    known = tensor_info.traced_value(name) if name else None
-    return np.asarray(numbers, np.int64 if known is None else known[0].dtype)
+    traced = tensor_info.traced_value(name) if name else None
+    return np.asarray(numbers, np.int64 if traced is None else traced[0].dtype)
 
 
 def _stored_behind(

@@ -1,4 +1,4 @@
-"""Give each layer the weights that make up for what goes, in the shapes of the original model."""
+"""Compensated weights of each layer, in the shapes of the original model."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def _changed(stored: Array, change: Change, node: Node) -> Array:
 
     The sums are taken in float64, in blocks of columns: no second copy of the weight is held.
     """
-    weight = np.array(change.layer.seen(stored), order="C")  # -> (in, out, window)
+    weight = np.array(change.layer.logical(stored), order="C")  # -> (in, out, window)
     for fit in change.fits:
         positions, delivery = fit.consumer.positions, fit.delivery
         kept, removed = positions[delivery.kept], positions[delivery.removed]
@@ -235,24 +235,26 @@ def _changed(stored: Array, change: Change, node: Node) -> Array:
 
 
 def _by_tap(rows: Array, delivery: Delivery) -> Array:
-    """Rows of a weight, (n, places, out, window), as (n * taps, ..): what is delivered alike."""
+    """Rows of a weight, (n, positions, out, window), as (n * taps, ..): what is delivered alike."""
     if delivery.taps == 1:
-        return rows.reshape(len(rows), -1)  # -> (n, places * out * window)
-    return by_window(rows).reshape(-1, rows.shape[2])  # -> (n * places * window, out)
+        return rows.reshape(len(rows), -1)  # -> (n, positions * out * window)
+    return by_window(rows).reshape(-1, rows.shape[2])  # -> (n * positions * window, out)
 
 
 def _from_taps(values: Array, shape: tuple[int, ...], delivery: Delivery) -> Array:
     """Undo `_by_tap`."""
     if delivery.taps == 1:
         return values.reshape(shape)
-    n, places, out = shape[:3]
-    window = values.reshape(n, places, -1, out)  # (n * taps, out) -> (n, places, window, out)
+    n, per_channel, out = shape[:3]
+    window = values.reshape(
+        n, per_channel, -1, out
+    )  # (n * taps, out) -> (n, positions, window, out)
     return np.moveaxis(window, 3, 2).reshape(shape)
 
 
 def _shift(stored: Array, change: Change) -> Floats:
     """Growth of the output, shape (out channels,): the sum over taps of the weight times shifts."""
-    weight = change.layer.seen(stored)  # -> (in, out, window)
+    weight = change.layer.logical(stored)  # -> (in, out, window)
     shift = np.zeros(weight.shape[1])
     for fit in change.fits:
         delivery = fit.delivery
@@ -268,12 +270,12 @@ def _summed(
 ) -> Floats:
     """What constant channels add to the outputs, (out channels,)."""
     rows = weight[positions]
-    _, places, out = rows.shape[:3]
+    _, per_channel, out = rows.shape[:3]
     if not np.any(constant):
         return np.zeros(out)
     sums = constant @ _by_tap(rows, delivery).astype(np.float64)
-    # (places * out * window,) -> (places, out, window); with taps it is (out,) already
-    return sums if delivery.taps > 1 else sums.reshape(places, out, -1).sum(axis=(0, 2))
+    # (positions * out * window,) -> (positions, out, window); with taps it is (out,) already
+    return sums if delivery.taps > 1 else sums.reshape(per_channel, out, -1).sum(axis=(0, 2))
 
 
 def narrowed(value: Array, dtype: np.dtype[np.generic], node: Node) -> Array:

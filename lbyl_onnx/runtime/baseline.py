@@ -14,7 +14,7 @@ from lbyl_onnx.data.samples import Input
 from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
 from lbyl_onnx.graph.source import load_model
 from lbyl_onnx.guard.effort import USUAL, Effort
-from lbyl_onnx.input_options.shapes import Given, Shapes, shape_text
+from lbyl_onnx.input_options.shapes import Shapes, SuppliedShapes, shape_text
 from lbyl_onnx.runtime.execute import (
     LARGEST_INPUT,
     Record,
@@ -89,7 +89,7 @@ def run_baseline(
     provider: str,
     seed: int,
     optimise: bool = True,
-    given: Given = (),
+    supplied_shapes: SuppliedShapes = (),
     effort: Effort = USUAL,
     stated: Stated | None = None,
     sampled: Sizes | None = None,
@@ -106,7 +106,7 @@ def run_baseline(
         Of the random inputs.
     optimise
         Whether ONNX Runtime may optimise the graph, for which it copies the weights.
-    given
+    supplied_shapes
         Input shapes that the user gave, for the first set.
     effort
         What may be spent, here on runs at large shapes.
@@ -129,7 +129,7 @@ def run_baseline(
     """
     session = Session.of(path, provider, None if optimise else as_written())
     signature = session.signature
-    first, second = _runnable_shapes(session, given, stated, sampled)
+    first, second = _runnable_shapes(session, supplied_shapes, stated, sampled)
     for uniform in (False, True):
         feeds = random_feeds(signature, first, second, np.random.default_rng(seed), uniform)
         outputs = tuple(session.run(batch) for batch in feeds)
@@ -143,7 +143,7 @@ def run_baseline(
 
 
 def input_shapes(
-    path: Path, provider: str, given: Given = (), stated: Stated | None = None
+    path: Path, provider: str, supplied_shapes: SuppliedShapes = (), stated: Stated | None = None
 ) -> tuple[Shapes, Shapes]:
     """Two sets of input shapes that a model accepts; they differ in the dynamic dimensions.
 
@@ -155,18 +155,18 @@ def input_shapes(
         As `baseline` does.
     """
     session = Session.of(path, provider, as_written())
-    return _runnable_shapes(session, given, stated)
+    return _runnable_shapes(session, supplied_shapes, stated)
 
 
 def _others(
-    session: Session, known: tuple[Shapes, Shapes], seed: int, uniform: bool, slowest: float
+    session: Session, shapes_found: tuple[Shapes, Shapes], seed: int, uniform: bool, slowest: float
 ) -> list[tuple[Shapes, Feeds, tuple[Array, ...]]]:
     """Shapes of each kind that the model runs at soon enough, inputs of them, and its outputs.
 
     A size at which it fails, gives nothing, or what is not finite, is none to verify at.
     """
-    signature, found = session.signature, list[tuple[Shapes, Feeds, tuple[Array, ...]]]()
-    first, second = known
+    signature, runs = session.signature, list[tuple[Shapes, Feeds, tuple[Array, ...]]]()
+    first, second = shapes_found
     begun = time.monotonic()
     session.run(random_batch(signature, first, np.random.default_rng(seed), uniform))
     each = (time.monotonic() - begun) / max(1, elements(first))  # seconds for an element
@@ -184,12 +184,14 @@ def _others(
             except ModelError:  # it may declare more sizes than it takes, or take too long
                 continue
             if all(array.size and is_finite(array) for array in outputs):
-                found.append((shapes, batch, outputs))
+                runs.append((shapes, batch, outputs))
                 break
-    return found
+    return runs
 
 
-def calibration_inputs(path: Path, provider: str, given: Given = ()) -> tuple[Input, ...]:
+def calibration_inputs(
+    path: Path, provider: str, supplied_shapes: SuppliedShapes = ()
+) -> tuple[Input, ...]:
     """What samples a model takes, as many as there are; sizes that weights prescribe are fixed.
 
     Raises
@@ -200,7 +202,10 @@ def calibration_inputs(path: Path, provider: str, given: Given = ()) -> tuple[In
         When a given shape does not fit the model.
     """
     signature = checked_signature(Session.of(path, provider, as_written()).signature)
-    shapes, prescribed = checked_shapes(signature, given), needed_sizes(load_model(path)[0])
+    shapes, prescribed = (
+        checked_shapes(signature, supplied_shapes),
+        needed_sizes(load_model(path)[0]),
+    )
     return tuple(
         Input(
             name,
@@ -221,7 +226,7 @@ def sampled_sizes(inputs: Sequence[Input], shapes: Shapes) -> Sizes:
     return {
         (i.name, axis): size
         for i in inputs
-        if not i.given
+        if not i.stated_shape
         for axis, size in enumerate(shapes.get(i.name, ()), start=1)
         if i.shape[axis] is None
     }
@@ -248,7 +253,10 @@ def runs_at(path: Path, provider: str) -> Callable[[Shapes], bool]:
 
 
 def _runnable_shapes(
-    session: Session, given: Given, stated: Stated | None, sampled: Sizes | None = None
+    session: Session,
+    supplied_shapes: SuppliedShapes,
+    stated: Stated | None,
+    sampled: Sizes | None = None,
 ) -> tuple[Shapes, Shapes]:
     signature = checked_signature(session.signature)
     sizes = {} if stated is None else stated(signature)
@@ -259,7 +267,7 @@ def _runnable_shapes(
         ),
         session.seconds,
         lambda: needed_sizes(load_model(session.path)[0]),
-        given,
+        supplied_shapes,
         {**_likely(session.path, signature), **sizes},
         {**(sampled or {}), **sizes} if sampled else None,
     )

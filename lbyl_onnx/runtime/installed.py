@@ -1,4 +1,4 @@
-"""ONNX Runtime as it is installed, or one error that says how to mend it.
+"""ONNX Runtime as it is installed, or one error that says how to fix it.
 
 onnxruntime and onnxruntime-gpu hold the same modules: installed beside each other they overwrite
 one another, and when one is uninstalled the other lacks files. Python then imports what is left,

@@ -115,17 +115,17 @@ def layer_times(
     others
         Milliseconds of all kernels that are no layer's.
     """
-    nodes, wanted = model.graph.node, set(layers)
+    nodes, layer_nodes = model.graph.node, set(layers)
     by_name = {node.name: index for index, node in enumerate(nodes) if node.name}
     by_output = {name: index for index, node in enumerate(nodes) for name in node.output if name}
-    places: dict[str, int] = {}
+    node_of: dict[str, int] = {}
     for kernel in kernels:
         bare = _bare(kernel)
-        places[kernel] = by_name.get(bare, by_output.get(bare, -1))
+        node_of[kernel] = by_name.get(bare, by_output.get(bare, -1))
     times: dict[int, float] = {}
     # Kernels that bear a layer's own name come first; the others take what those leave.
-    for kernel in sorted(kernels, key=lambda k: (places[k] not in wanted, places[k])):
-        layer = _nearest(nodes, places[kernel], wanted, by_output, times)
+    for kernel in sorted(kernels, key=lambda k: (node_of[k] not in layer_nodes, node_of[k])):
+        layer = _nearest(nodes, node_of[kernel], layer_nodes, by_output, times)
         if layer is not None:
             times[layer] = kernels[kernel]
     return times, max(0.0, sum(kernels.values()) - sum(times.values()))
@@ -160,19 +160,19 @@ def _nearest(
     taken: Mapping[int, float],
 ) -> int | None:
     """Return the last layer before `start` from which only joinable nodes lead to it."""
-    found: list[int] = []
-    seen: set[int] = set()
+    candidates: list[int] = []
+    visited: set[int] = set()
     frontier = [start] if start >= 0 else []
     while frontier:
         index = frontier.pop()
-        if index in seen:
+        if index in visited:
             continue
-        seen.add(index)
+        visited.add(index)
         if index in layers:
-            found.append(index)
+            candidates.append(index)
         elif nodes[index].op_type in JOINED:
             frontier += [by_output[name] for name in nodes[index].input if name in by_output]
-    return max((index for index in found if index not in taken), default=None)
+    return max((index for index in candidates if index not in taken), default=None)
 
 
 # Operators that ONNX Runtime joins with the layer before them.

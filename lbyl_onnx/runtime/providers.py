@@ -18,7 +18,7 @@ from lbyl_onnx.runtime.installed import ort
 from lbyl_onnx.runtime.session import CPU, RUN_ERRORS, options
 
 
-def provider_name(wanted: Provider) -> str:
+def provider_name(provider: Provider) -> str:
     """Return the execution provider to use: CUDA only where a session really runs on it.
 
     Raises
@@ -27,10 +27,10 @@ def provider_name(wanted: Provider) -> str:
         When CUDA is asked for and does not initialise.
     """
     cuda = "CUDAExecutionProvider"
-    if wanted == "cpu":
+    if provider == "cpu":
         return CPU
     works = cuda in ort.get_available_providers() and cuda in _initialised(cuda)
-    if wanted == "cuda" and not works:
+    if provider == "cuda" and not works:
         raise OptionError("CUDA does not initialise in ONNX Runtime here; use --provider cpu")
     return cuda if works else CPU
 

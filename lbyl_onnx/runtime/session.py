@@ -1,4 +1,4 @@
-"""A model in ONNX Runtime: opened, run, and stopped where a run has no end."""
+"""Sessions of ONNX Runtime: opened, run, and stopped at a time limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lbyl_onnx.types import Array
 
 
 class Alarm:
-    """A thread that calls what is due; one thread for each run would take longer than most runs."""
+    """A timer thread shared by all runs: one for each would take longer than most runs."""
 
     def __init__(self) -> None:
         self._due: dict[int, tuple[float, Callable[[], None]]] = {}

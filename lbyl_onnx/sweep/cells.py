@@ -92,13 +92,13 @@ def run_cell(cell: Cell) -> Outcome | Failure:
             output = Path(folder) / "compressed.onnx"
             result = compress(cell.model, output, config=config)
             provider = providers.provider_name(config.provider)
-            found = score(cell.model, output, cell.data, provider)
+            scored = score(cell.model, output, cell.data, provider)
         files.check_unchanged()
     except LbylOnnxError as error:
         return Failure(*names, str(error), error.exit_code)
-    before = _measures(result.before, result.size_before, result.latency.before, found.before)
-    after = _measures(result.after, result.size_after, result.latency.after, found.after)
-    return Outcome(*names, found.metric, found.samples, before, after)
+    before = _measures(result.before, result.size_before, result.latency.before, scored.before)
+    after = _measures(result.after, result.size_after, result.latency.after, scored.after)
+    return Outcome(*names, scored.metric, scored.samples, before, after)
 
 
 def _measures(costs: Costs, size: int, latency: Latency, score: float) -> Measures:
@@ -128,7 +128,7 @@ def run_sweep(
     """
     # The same model may be there under two names: its cells have the same keys.
     unique = {cell.key: cell for cell in cells}
-    kept = {key: found for key, c in unique.items() if (found := _read(folder, c)) is not None}
+    kept = {key: outcome for key, c in unique.items() if (outcome := _read(folder, c)) is not None}
     missing = [cell for key, cell in unique.items() if key not in kept]
     failures: dict[str, Failure] = {}
     progress(len(kept), len(unique))
@@ -174,24 +174,24 @@ def _read(folder: Path, cell: Cell) -> Outcome | None:
     try:
         held = json.loads(read_bounded(_place(folder, cell.key), LARGEST_CELL))
         before, after = (Measures(**held.pop(side)) for side in ("before", "after"))
-        found = Outcome(**held, before=before, after=after)
+        outcome = Outcome(**held, before=before, after=after)
     except OSError:
         return None  # it is not there, or no regular file
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # damaged, or of another form: it is run again
-    return found if _sound(found, cell) else None
+    return outcome if _sound(outcome, cell) else None
 
 
-def _sound(found: Outcome, cell: Cell) -> bool:
+def _sound(outcome: Outcome, cell: Cell) -> bool:
     """Whether an outcome is one that `run_cell` could have given for a cell."""
     config = cell.config
     return (
-        (found.key, found.method, found.ratio) == (cell.key, config.method, config.ratio)
-        and isinstance(found.model, str)
-        and isinstance(found.metric, str)
-        and found.metric in METRICS
-        and _counts(found.samples)
-        and all(map(_measured, (found.before, found.after)))
+        (outcome.key, outcome.method, outcome.ratio) == (cell.key, config.method, config.ratio)
+        and isinstance(outcome.model, str)
+        and isinstance(outcome.metric, str)
+        and outcome.metric in METRICS
+        and _counts(outcome.samples)
+        and all(map(_measured, (outcome.before, outcome.after)))
     )
 
 

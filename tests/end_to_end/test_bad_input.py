@@ -154,9 +154,9 @@ def test_a_quantised_model_is_told_to_be_pruned_first() -> None:
 def test_inspect_says_of_a_quantised_model_what_compress_says(tmp_path: Path) -> None:
     path = tmp_path / "in.onnx"
     onnx.save(quantised(), path)
-    told = []
+    messages = []
     for arguments in (["inspect", str(path)], ["compress", str(path), "--dry-run"]):
         result = CliRunner().invoke(main, arguments)
         assert (result.exit_code, result.stdout) == (4, "")
-        told.append(result.stderr)
-    assert told[0] == told[1]
+        messages.append(result.stderr)
+    assert messages[0] == messages[1]

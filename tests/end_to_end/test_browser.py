@@ -54,9 +54,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        found = play.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield found
-        found.close()
+        chromium = play.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def is_wide(page: Any) -> bool:
 def widths(page: Any, selector: str) -> list[float]:
     """The width of each element on the screen."""
     script = "all => all.map(e => e.getBoundingClientRect().width)"
-    found: list[float] = page.locator(selector).evaluate_all(script)
-    return found
+    result: list[float] = page.locator(selector).evaluate_all(script)
+    return result
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ MACs        3,287,680  2,461,152                     74.9%
 file size    702.4 kB   511.6 kB                     72.8%
 time           0.5 ms     0.5 ms  no measurable difference
 fidelity on 128 synthetic samples drawn anew: <fidelity>
-verified: 340 output values on 5 input shapes are those of the uncut model with
-the removed channels silenced, to <rounding>
+verified: 340 output values on 5 input shapes equal those of the reference model
+(removed channels zeroed), to <rounding>
 
 pruned 64 channels in 4 groups
 producer                channels  kept  restored by      consumers
@@ -42,7 +42,7 @@ producer                channels  kept  restored by      consumers
 /top/conv/Conv                96    72  lbyl+            /hidden/Gemm
 /hidden/Gemm                  64    48  lbyl+            /classifier/Gemm
 
-left alone: 2 groups
+skipped: 2 groups
 producer                            channels  reason
 /widen/conv/Conv,                         64  they lie on a residual stream
 /block/unit2/conv/Conv                        (/block/Add)
@@ -51,7 +51,7 @@ producer                            channels  reason
 """
 
 
-def test_what_a_person_sees(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_sees(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     same = timing.summary([0.5] * 9, [0.5] * 9, 9)
@@ -60,11 +60,11 @@ def test_what_a_person_sees(sample: Path, tmp_path: Path, monkeypatch: pytest.Mo
     options = ("--ratio", "0.25", "--provider", "cpu", "--hardware", "avx2")
     result = run("compress", "digits.onnx", "small.onnx", *options)
     assert result.exit_code == 0
-    seen = "\n".join(line.rstrip() for line in result.stdout.splitlines()) + "\n"
-    seen = re.sub(r"to \de-\d\d", "to <rounding>", seen)  # the order of sums is the machine's
+    screen = "\n".join(line.rstrip() for line in result.stdout.splitlines()) + "\n"
+    screen = re.sub(r"to \de-\d\d", "to <rounding>", screen)  # the order of sums is the machine's
     # The fidelity figures wrap with their digits; they are checked against the JSON below.
-    seen = re.sub(r"drawn anew: (.|\n)*?\nverified", "drawn anew: <fidelity>\nverified", seen)
-    assert seen == GOLDEN
+    screen = re.sub(r"drawn anew: (.|\n)*?\nverified", "drawn anew: <fidelity>\nverified", screen)
+    assert screen == GOLDEN
 
 
 @pytest.mark.parametrize("method", ["none", "nm", "lbyl", "lbyl+"])

@@ -141,13 +141,13 @@ def test_it_verifies_and_shrinks(store: Path, name: str, case: Case) -> None:
 
 def check_masked(path: Path, compressed: ModelProto, ratio: float, scope: Scope) -> None:
     """Compare with the original whose consumers read zeros for the removed channels."""
-    found = interpreted(path, scope)
-    expected = masked(found.model, found.plan(ratio), found)
-    inputs, probabilities = feeds(path, found.model), scores(found.model)
-    names = [info.name for info in found.model.graph.output]
+    analysis = interpreted(path, scope)
+    expected = masked(analysis.model, analysis.plan(ratio), analysis)
+    inputs, probabilities = feeds(path, analysis.model), scores(analysis.model)
+    names = [info.name for info in analysis.model.graph.output]
     inner = list(probabilities.values())
-    actual, wanted = (run(tap(model, *inner), inputs) for model in (compressed, expected))
-    for name, new, want in zip((*names, *inner), actual, wanted, strict=True):
+    actual, masked_outputs = (run(tap(model, *inner), inputs) for model in (compressed, expected))
+    for name, new, want in zip((*names, *inner), actual, masked_outputs, strict=True):
         assert want.size > 0
         if name in probabilities:  # of 1; they may all be near 0, where Sigmoid is coarse
             np.testing.assert_allclose(new, want, rtol=0.0, atol=TOLERANCE)

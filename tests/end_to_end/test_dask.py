@@ -51,12 +51,14 @@ def started(
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """A scheduler and two workers; no nanny, so that a killed worker stays away."""
-    told = folder / "scheduler.json"
+    scheduler_file = folder / "scheduler.json"
     with contextlib.ExitStack() as stack:
         words = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file")
-        stack.enter_context(started(folder, "scheduler", "dask", "scheduler", *words, str(told)))
-        wait(lambda: told.exists() and told.stat().st_size, "the scheduler")
-        address = json.loads(told.read_text())["address"]
+        stack.enter_context(
+            started(folder, "scheduler", "dask", "scheduler", *words, str(scheduler_file))
+        )
+        wait(lambda: scheduler_file.exists() and scheduler_file.stat().st_size, "the scheduler")
+        address = json.loads(scheduler_file.read_text())["address"]
         options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
         workers = [
             stack.enter_context(started(folder, name, "dask", "worker", address, *options))
@@ -87,10 +89,10 @@ def test_nothing_is_lost_with_a_worker_killed_half_way(sample: Path, tmp_path: P
             finished = len(list(cells.iterdir()))
             assert sweep.wait(PATIENCE) == 0, (tmp_path / "sweep.log").read_text()
     assert finished < 2 * len(ratios), "all cells were done before the worker was killed"
-    told = json.loads((tmp_path / "s.json").read_text())
-    assert told["failures"] == []
-    found = [(o["method"], o["ratio"]) for o in told["outcomes"]]
-    assert found == [(method, ratio) for method in ("none", "lbyl") for ratio in ratios]
+    document = json.loads((tmp_path / "s.json").read_text())
+    assert document["failures"] == []
+    actual = [(o["method"], o["ratio"]) for o in document["outcomes"]]
+    assert actual == [(method, ratio) for method in ("none", "lbyl") for ratio in ratios]
 
     # What the cluster found is what this machine finds; latencies differ from run to run.
     one = [sys.executable, "-m", "lbyl_onnx", *words[:3], "none", *words[4:6], "--ratios", "0.4"]
@@ -99,7 +101,7 @@ def test_nothing_is_lost_with_a_worker_killed_half_way(sample: Path, tmp_path: P
         cwd=sample.parent, capture_output=True, text=True, check=True,
     )  # fmt: skip
     alone = json.loads(here.stdout)["outcomes"][0]
-    there = next(o for o in told["outcomes"] if o["key"] == alone["key"])
+    there = next(o for o in document["outcomes"] if o["key"] == alone["key"])
     for outcome in (alone, there):
         del outcome["before"]["latency"], outcome["after"]["latency"]
     assert alone == there

@@ -49,15 +49,15 @@ def test_what_a_page_shows_runs_in_its_order(page: str, clone: Path) -> None:
 @pytest.mark.extras
 def test_the_tutorial_s_score_is_what_it_says(clone: Path) -> None:
     text = (ROOT / "docs" / "tutorial.md").read_text()
-    told = re.search(r"Both print (0\.\d+): (\d+) of the (\d+)", text)
-    assert told is not None
+    points_of = re.search(r"Both print (0\.\d+): (\d+) of the (\d+)", text)
+    assert points_of is not None
     run_commands("lbyl-onnx compress samples/digits.onnx digits-small.onnx --ratio 0.3", "", clone)
     for model in ("samples/digits.onnx", "digits-small.onnx"):
         done = subprocess.run(
             [sys.executable, "samples/score.py", model],
             cwd=clone, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        assert done.stdout == f"top-1 {told[1]} ({told[2]}/{told[3]} images)\n"
+        assert done.stdout == f"top-1 {points_of[1]} ({points_of[2]}/{points_of[3]} images)\n"
 
 
 @pytest.mark.extras
@@ -88,8 +88,8 @@ def test_the_figures_are_drawn_by_their_scripts(figure: str) -> None:
 @pytest.mark.extras
 def test_the_curve_shows_what_the_methods_give() -> None:
     """One of its ratios is drawn anew; all of them would take a minute."""
-    kept = told((ROOT / "docs" / "figures" / "curve.svg").read_text())
-    drawn = told(curve.draw([0.3]))
+    kept = points_of((ROOT / "docs" / "figures" / "curve.svg").read_text())
+    drawn = points_of(curve.draw([0.3]))
     assert len(drawn) == 2 * len(curve.METHODS)  # with the original, where all lines begin
     for method, *place in drawn:
         # In percent; one image of the 540 more or less is the machine's.
@@ -97,10 +97,10 @@ def test_the_curve_shows_what_the_methods_give() -> None:
         assert near, f"{method} at {place} is not in the figure: draw it anew"
 
 
-def told(svg: str) -> list[tuple[str, float, float]]:
+def points_of(svg: str) -> list[tuple[str, float, float]]:
     """The method, the MACs and the accuracy that each mark of a curve tells of itself."""
-    found = re.findall(r"<title>(\S+): MACs left (\d+)%, accuracy (\d+)%", svg)
-    return [(method, float(macs), float(accuracy)) for method, macs, accuracy in found]
+    points = re.findall(r"<title>(\S+): MACs left (\d+)%, accuracy (\d+)%", svg)
+    return [(method, float(macs), float(accuracy)) for method, macs, accuracy in points]
 
 
 def test_the_olive_workflow_of_the_pages_is_json() -> None:

@@ -41,9 +41,9 @@ def test_the_channels_that_can_be_pruned(name: str) -> None:
 @every_model
 def test_none_equals_the_original_with_zeroed_inputs(name: str) -> None:
     original = built(name)
-    found, feeds = interpret(original), make_feeds(original)
+    analysis, feeds = interpret(original), make_feeds(original)
     config = Config(round_to=1, ratio=0.4, method="none", provider="cpu")
-    expected = masked(original, found.plan(0.4), found)
+    expected = masked(original, analysis.plan(0.4), analysis)
     assert_same(run(compressed(original, config), feeds), run(expected, feeds))
 
 
@@ -60,13 +60,13 @@ def test_each_method_is_verified(name: str, method: str) -> None:
 
 def numpy_macs(model: ModelProto) -> int:
     """Half of the operations that NumPy counts for all Einsums: each has a product and a sum."""
-    found = interpret(model).tensor_info
+    tensor_info = interpret(model).tensor_info
     total = 0.0
     for node in model.graph.node:
         equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
-        arrays = [np.zeros([d or 0 for d in found.shape(name) or ()]) for name in node.input]
-        told = np.einsum_path(equation, *arrays)[1]
-        count = re.search(r"Naive FLOP count:\s+(\S+)", str(told))
+        arrays = [np.zeros([d or 0 for d in tensor_info.shape(name) or ()]) for name in node.input]
+        description = np.einsum_path(equation, *arrays)[1]
+        count = re.search(r"Naive FLOP count:\s+(\S+)", str(description))
         assert count is not None
         total += float(count[1]) / 2
     return round(total)
@@ -77,13 +77,13 @@ def test_macs_are_those_of_numpy(name: str) -> None:
     for model in (built(name), compressed(built(name))):
         without_relus = ModelProto()
         without_relus.CopyFrom(model)
-        told = count_costs(model, interpret(model).tensor_info).macs
+        macs = count_costs(model, interpret(model).tensor_info).macs
         del without_relus.graph.node[:]
         without_relus.graph.node.extend(n for n in model.graph.node if n.op_type == "Einsum")
         relus = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Relu"}
         for node in without_relus.graph.node:
             node.input[:] = [relus.get(name, name) for name in node.input]
-        assert told == pytest.approx(numpy_macs(without_relus), rel=1e-3)
+        assert macs == pytest.approx(numpy_macs(without_relus), rel=1e-3)
 
 
 @every_model
@@ -93,9 +93,9 @@ def test_a_budget_of_macs_is_reached(name: str) -> None:
 
 
 def test_inspect_counts_them() -> None:
-    found = inspect(built("tokens"))
-    assert [group.channels for group in found.groups] == [10]
-    assert found.reach.macs == pytest.approx(0.9)
+    inspection = inspect(built("tokens"))
+    assert [group.channels for group in inspection.groups] == [10]
+    assert inspection.reach.macs == pytest.approx(0.9)
 
 
 def replaced(model: ModelProto, name: str, value: Array) -> ModelProto:
@@ -171,9 +171,9 @@ def test_what_is_no_layer_is_refused(equation: str, weight: Weight, reason: str)
     x = net.relu(einsum(net, "bsd,de->bse", "x", (6, 6)))
     output = einsum(net, equation, x, weight)
     model = net.declared(output, *("abc"[: len(equation.partition("->")[2])]))
-    found = interpret(model).channels
-    assert found.groups == ()
-    assert any(reason in refusal.reason for refusal in found.refusals)
+    channels = interpret(model).channels
+    assert channels.groups == ()
+    assert any(reason in refusal.reason for refusal in channels.refusals)
 
 
 def test_a_product_of_activations_is_refused() -> None:
@@ -190,5 +190,5 @@ def test_a_report_lists_them() -> None:
     config = Config(round_to=1, ratio=0.5, method="none", provider="cpu")
     result = compress(built("weight first"), config=config, detailed=True)
     assert result.details is not None
-    found = [(x.channels_before, x.channels_after, x.macs_after) for x in result.details.layers]
-    assert found == [(10, 5, 5 * 6 * 5), (4, 4, 5 * 5 * 4)]
+    layers = [(x.channels_before, x.channels_after, x.macs_after) for x in result.details.layers]
+    assert layers == [(10, 5, 5 * 6 * 5), (4, 4, 5 * 5 * 4)]

@@ -73,9 +73,9 @@ class TestEachExport:
     def test_none_equals_the_original_with_zeroed_inputs(
         self, monkeypatch: pytest.MonkeyPatch, name: str, scope: Scope
     ) -> None:
-        found = interpreted(name, scope)
-        inputs = feeds(found.model)
-        expected = run(masked(found.model, found.plan(0.25), found), inputs)
+        analysis = interpreted(name, scope)
+        inputs = feeds(analysis.model)
+        expected = run(masked(analysis.model, analysis.plan(0.25), analysis), inputs)
         actual = run(cut(monkeypatch, name, "none", scope), inputs)
         for new, want in zip(actual, expected, strict=True):
             assert want.size > 0

@@ -153,13 +153,13 @@ class TestInvariant4Objective:
 
 def fitted_rows(name: str) -> list[tuple[FoldedRows, Indices]]:
     """Folded rows and kept channels of every consumer of every group of a model."""
-    found = interpret(MODELS[name]())
-    graph = to_graph(found.model)
+    analysis = interpret(MODELS[name]())
+    graph = to_graph(analysis.model)
     fitted = []
-    for plan in found.plan(0.5):
+    for plan in analysis.plan(0.5):
         for place in plan.group.consumers:
             response = respond(
-                found.model, graph, found.tensor_info, found.channels, plan.group, place
+                analysis.model, graph, analysis.tensor_info, analysis.channels, plan.group, place
             )
             assert response is not None
             fitted.append((response.rows, plan.kept))
@@ -290,7 +290,7 @@ class TestInvariant8SharedInitializers:
     @every_method
     @pytest.mark.parametrize("name", ["shared_weight", "shared_weight_ir_version_3"])
     def test_what_is_shared_stays_one(self, name: str, method: str) -> None:
-        """The uncut model that verification compares with is checked by invariant 2."""
+        """The reference that verification compares with is checked by invariant 2."""
         original = MODELS[name]()
         result = outcome(name, method, 0.5).model
         assert result is not None
@@ -352,16 +352,16 @@ class TestInvariant9NothingUnverified:
     def test_the_output_appears_by_a_rename_after_verification(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        seen: list[list[str]] = []
+        listings: list[list[str]] = []
         original = evaluate_verify.verify
 
         def verify(*arguments: object) -> object:
-            seen.append([p.name for p in tmp_path.iterdir() if not p.name.startswith(".")])
+            listings.append([p.name for p in tmp_path.iterdir() if not p.name.startswith(".")])
             return original(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(pipeline, "verify", verify)
         compress(chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"))
-        assert seen == [[]]
+        assert listings == [[]]
         assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
 
     def test_a_failed_rename_leaves_no_file(

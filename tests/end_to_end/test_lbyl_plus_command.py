@@ -285,27 +285,29 @@ class TestDigits:
     def test_it_is_nearer_to_the_original_on_digits(self, other: str) -> None:
         """Images that it was not told of."""
         images = np.load(TEST_SET)["input"]
-        wanted = run(onnx.load(SAMPLE), {"input": images})[0].reshape(-1)
+        reference = run(onnx.load(SAMPLE), {"input": images})[0].reshape(-1)
         cosines = []
         for method in ("lbyl+", other):
             model = digits(method).model
             assert model is not None
-            given = run(model, {"input": images})[0].reshape(-1)
-            cosines.append(given @ wanted / np.linalg.norm(given) / np.linalg.norm(wanted))
+            outputs = run(model, {"input": images})[0].reshape(-1)
+            cosines.append(
+                outputs @ reference / np.linalg.norm(outputs) / np.linalg.norm(reference)
+            )
         assert cosines[0] > cosines[1]
 
-    def test_a_persons_own_samples_bring_it_nearer_on_their_like(self, tmp_path: Path) -> None:
+    def test_the_users_own_samples_bring_it_nearer_on_their_like(self, tmp_path: Path) -> None:
         images = np.load(TEST_SET)["input"]
         np.save(tmp_path / "some.npy", images[::2])
         config = Config(
             round_to=1, ratio=0.5, provider="cpu", calibration=str(tmp_path / "some.npy")
         )
-        wanted = run(onnx.load(SAMPLE), {"input": images[1::2]})[0]
+        reference = run(onnx.load(SAMPLE), {"input": images[1::2]})[0]
         errors = []
         for result in (compress(SAMPLE, config=config), digits("lbyl+")):
             assert result.model is not None
-            given = run(result.model, {"input": images[1::2]})[0]
-            errors.append(float(np.linalg.norm(given - wanted)))
+            outputs = run(result.model, {"input": images[1::2]})[0]
+            errors.append(float(np.linalg.norm(outputs - reference)))
         assert errors[0] < errors[1]
 
 

@@ -23,26 +23,26 @@ LONG = 20_000
 def texts(model: ModelProto) -> dict[str, str]:
     """All reports on a model."""
     options = Config(round_to=1, ratio=0.5, method="none", provider="cpu")
-    found: CompressResult = compress(model, config=options, detailed=True)
-    seen = inspect(model, provider="cpu")
+    result: CompressResult = compress(model, config=options, detailed=True)
+    inspection = inspect(model, provider="cpu")
     tables = io.StringIO()
     console = Console(file=tables, width=200)
-    print_result(found, "in.onnx", console)
-    print_inspection(seen, "in.onnx", console)
+    print_result(result, "in.onnx", console)
+    print_inspection(inspection, "in.onnx", console)
     return {
         "table": tables.getvalue(),
-        "json": as_json(found, "in.onnx", "1.0"),
-        "inspection": inspection_as_json(seen, "in.onnx", "1.0"),
-        "page": as_html(found, Origin("in.onnx", "lbyl-onnx", {})),
+        "json": as_json(result, "in.onnx", "1.0"),
+        "inspection": inspection_as_json(inspection, "in.onnx", "1.0"),
+        "page": as_html(result, Origin("in.onnx", "lbyl-onnx", {})),
     }
 
 
 def test_a_long_name_is_repeated_in_short() -> None:
-    found = texts(fan(12, 1, "n" * LONG))
-    for name, text in found.items():
+    by_format = texts(fan(12, 1, "n" * LONG))
+    for name, text in by_format.items():
         assert len(text) < 5 * LONG, name  # it stands in more than five places
         assert "n" * LONGEST_GROUP not in text, name
-    consumer = json.loads(found["json"])["groups"][0]["consumers"][0]
+    consumer = json.loads(by_format["json"])["groups"][0]["consumers"][0]
     assert len(consumer) == LONGEST_NAME
     assert consumer.startswith("r0nnn")
     assert "..." in consumer
@@ -50,18 +50,18 @@ def test_a_long_name_is_repeated_in_short() -> None:
 
 def test_a_long_list_ends_with_how_many_there_are_beyond() -> None:
     readers = MOST_NAMES + 36
-    found = texts(fan(4, readers, ""))
-    group = json.loads(found["json"])["groups"][0]
+    by_format = texts(fan(4, readers, ""))
+    group = json.loads(by_format["json"])["groups"][0]
     assert len(group["consumers"]) == MOST_NAMES
     assert group["consumers"][-1] == "... and 37 more"
-    for text in found.values():
+    for text in by_format.values():
         assert "... and 37 more" in " ".join(text.split())
 
 
 def test_reports_grow_with_the_model_and_not_with_its_square() -> None:
     def size(layers: int) -> int:
-        seen = inspect(fan(layers, layers, "name" * 20), provider="cpu")
-        return len(inspection_as_json(seen, "in.onnx", "1.0"))
+        inspection = inspect(fan(layers, layers, "name" * 20), provider="cpu")
+        return len(inspection_as_json(inspection, "in.onnx", "1.0"))
 
     assert size(2 * MOST_NAMES) < 2.2 * size(MOST_NAMES)
 

@@ -2,7 +2,7 @@
 
 Run with `pytest -m corpus`. Each model is inspected. Each operator whose tensors have channels is
 put between two layers, too, and the model that this gives is compressed; a pruned model is verified
-against the uncut one there, so that what crosses an operator is right for each of its attributes.
+against the reference there, so that what crosses an operator is right for each of its attributes.
 """
 
 from __future__ import annotations

@@ -46,13 +46,13 @@ def folder(tmp_path: Path, passes: str) -> Path:
 
 def workflow(folder: Path, sample: Path, passes: dict[str, object]) -> tuple[list[Path], str]:
     """Run a workflow; return the models it leaves, and what it says."""
-    told = {
+    config = {
         "input_model": {"type": "ONNXModel", "model_path": str(sample)},
         "passes": passes,
         "cache_dir": str(folder / "cache"),
         "output_dir": str(folder / "out"),
     }
-    (folder / "workflow.json").write_text(json.dumps(told))
+    (folder / "workflow.json").write_text(json.dumps(config))
     words = ("--config", "workflow.json", "--package-config", "passes.json")
     done = run(folder, "olive", "run", *words)
     return sorted((folder / "out").rglob("*.onnx")), done.stdout + done.stderr
@@ -60,23 +60,23 @@ def workflow(folder: Path, sample: Path, passes: dict[str, object]) -> tuple[lis
 
 def test_the_pass_gives_what_the_command_gives(folder: Path, sample: Path) -> None:
     options = {"ratio": 0.25, "method": "lbyl", "exclude": ["/top/*"], "provider": "cpu"}
-    found, _ = workflow(folder, sample, {"prune": {"type": "LbylPruning", **options}})
+    outputs, _ = workflow(folder, sample, {"prune": {"type": "LbylPruning", **options}})
     config = Config(ratio=0.25, method="lbyl", exclude=("/top/*",), provider="cpu")
     compress(sample, folder / "expected.onnx", config=config)
-    assert [sha256(path) for path in found] == [sha256(folder / "expected.onnx")]
+    assert [sha256(path) for path in outputs] == [sha256(folder / "expected.onnx")]
 
 
 def test_olive_s_own_passes_go_on_from_it(folder: Path, sample: Path) -> None:
     """The workflow that docs/deploying.md shows."""
     (shown,) = blocks("docs/deploying.md", "json")
-    found, _ = workflow(folder, sample, json.loads(shown)["passes"])
-    assert len(found) == 1
-    operators = {node.op_type for node in onnx.load(found[0]).graph.node}
+    outputs, _ = workflow(folder, sample, json.loads(shown)["passes"])
+    assert len(outputs) == 1
+    operators = {node.op_type for node in onnx.load(outputs[0]).graph.node}
     assert operators & {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
-    assert found[0].stat().st_size < 0.25 * sample.stat().st_size
+    assert outputs[0].stat().st_size < 0.25 * sample.stat().st_size
 
 
 def test_a_model_that_cannot_be_pruned_is_told_with_the_reason(folder: Path, sample: Path) -> None:
-    found, said = workflow(folder, sample, {"prune": {"type": "LbylPruning", "exclude": ["*"]}})
-    assert found == []  # Olive itself ends well: a pass that fails is pruned from its search
+    outputs, said = workflow(folder, sample, {"prune": {"type": "LbylPruning", "exclude": ["*"]}})
+    assert outputs == []  # Olive itself ends well: a pass that fails is pruned from its search
     assert "nothing could be pruned" in said

@@ -73,11 +73,11 @@ def test_a_caller_may_still_override_it(tmp_path: Path) -> None:
     assert infos[0] == infos[1]
     session = ort.InferenceSession(made.SerializeToString(), providers=[CPU])
     x = np.ones((1, 3, 8, 8), np.float32)
-    plain, silenced = (
+    plain, masked_outputs = (
         session.run(None, {"x": x, **more})[0]
         for more in ({}, {"gain": np.zeros((8, 1, 1), np.float32)})
     )
-    assert np.any(plain != silenced)
+    assert np.any(plain != masked_outputs)
 
 
 def test_a_lost_default_is_a_changed_input(tmp_path: Path) -> None:

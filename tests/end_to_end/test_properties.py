@@ -172,8 +172,8 @@ scopes = st.sampled_from(["inner", "all"])
 def test_dropping_equals_the_zero_masked_original(
     model: ModelProto, ratio: float, scope: Scope
 ) -> None:
-    found = interpret(model, Selection(scope=scope))
-    plans = found.plan(ratio)
+    analysis = interpret(model, Selection(scope=scope))
+    plans = analysis.plan(ratio)
     config = Config(round_to=1, ratio=ratio, method="none", scope=scope, provider="cpu")
     if not plans:
         with pytest.raises(NothingToPruneError, match="nothing could be pruned"):
@@ -185,7 +185,7 @@ def test_dropping_equals_the_zero_masked_original(
     assert result.after.macs < result.before.macs
     feeds = make_feeds(model)
     outputs = run(result.model, feeds)
-    assert_same(outputs, run(masked(model, plans, found), feeds))
+    assert_same(outputs, run(masked(model, plans, analysis), feeds))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -19,9 +19,9 @@ def test_commands_run(path: str, clone: Path) -> None:
 
 def test_python_examples_run(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clone)
-    found = blocks("README.md", "python")
-    assert found
-    for body in found:
+    code_blocks = blocks("README.md", "python")
+    assert code_blocks
+    for body in code_blocks:
         exec(compile(body, "README.md", "exec"), {})
     assert (clone / "digits-small.onnx").exists()
 

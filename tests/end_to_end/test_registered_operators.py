@@ -88,9 +88,9 @@ def product_shape(node: NodeProto, inputs: Sequence[TensorFact | None]) -> list[
 
 
 def same_as_masked(model: ModelProto) -> None:
-    found, feeds = interpret(model), make_feeds(model)
+    analysis, feeds = interpret(model), make_feeds(model)
     config = Config(round_to=1, ratio=0.4, method="none", provider="cpu")
-    expected = masked(model, found.plan(0.4), found)
+    expected = masked(model, analysis.plan(0.4), analysis)
     assert_same(run(compressed(model, config), feeds), run(expected, feeds))
 
 
@@ -119,9 +119,9 @@ def test_a_layer_is_prunable_only_once_it_is_registered() -> None:
     model = tokens()
     assert inspect(model).groups == ()
     register_operator("TransposeMatMul", domain=DOMAIN, layer=product, infer=product_shape)
-    found = inspect(model)
-    assert [group.channels for group in found.groups] == [12]
-    assert found.costs.macs == 5 * 6 * 12 + 5 * 12 * 4
+    inspection = inspect(model)
+    assert [group.channels for group in inspection.groups] == [12]
+    assert inspection.costs.macs == 5 * 6 * 12 + 5 * 12 * 4
     same_as_masked(model)
 
 
@@ -163,16 +163,16 @@ def test_a_registered_layer_may_have_groups(groups: int) -> None:
     ]
     x = net.node("Conv", operands, {"group": groups, "pads": [1] * 4})
     model = net.declared(net.head(net.relu(x), 8), "N", 10)
-    wanted = interpret(model).channels.groups
+    groups_of_conv = interpret(model).channels.groups
     renamed = ModelProto()
     renamed.CopyFrom(model)
     node = next(n for n in renamed.graph.node if n.output[0] == x)
     node.op_type, node.domain = "Convolution", "somewhere.else"
     assert len(interpret(renamed).channels.groups) == 0
     register_operator("Convolution", domain="somewhere.else", layer=conv, infer=same_plane)
-    found = interpret(renamed).channels.groups
-    assert [group.size for group in found] == [group.size for group in wanted]
-    for one, other in zip(found, wanted, strict=True):
+    groups_registered = interpret(renamed).channels.groups
+    assert [group.size for group in groups_registered] == [group.size for group in groups_of_conv]
+    for one, other in zip(groups_registered, groups_of_conv, strict=True):
         for role in ("producers", "followers", "consumers"):
             places = [
                 (p.binding.node, p.binding.operand, p.binding.axis) for p in getattr(one, role)

@@ -88,8 +88,8 @@ def output(model: ModelProto | None) -> NDArray[np.float32]:
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     x = np.random.default_rng(0).standard_normal((2, 3, 6, 6), dtype=np.float32)
-    found: NDArray[np.float32] = session.run(None, {"x": x})[0]
-    return found
+    result: NDArray[np.float32] = session.run(None, {"x": x})[0]
+    return result
 
 
 FIRST = Config(ratio=0.5, round_to=1, include=("conv_0",), provider="cpu", criterion="l2")
@@ -127,15 +127,15 @@ class TestMethod:
         """A mean alone in place of each removed channel: no method of the package does that."""
 
         def mean_only(moments: Moments, kept: Indices) -> Delivery:
-            seen = moments.per_channel()
-            removed = np.setdiff1d(np.arange(len(seen.mean)), kept)
+            per_channel = moments.per_channel()
+            removed = np.setdiff1d(np.arange(len(per_channel.mean)), kept)
             rows = np.zeros((len(removed), len(kept)))
-            return Delivery(kept, rows, seen.mean[removed], note="means alone")
+            return Delivery(kept, rows, per_channel.mean[removed], note="means alone")
 
         lbyl_onnx.register_method(Method("mean", "", "moments", mean_only, fallback="none"))
         result = compress(sample, config=Config(ratio=0.3, method="mean", provider="cpu"))
-        told = {group.restored for group in result.groups}
-        assert told <= {"mean, means alone", "mean by window, means alone"}
+        notes = {group.restored for group in result.groups}
+        assert notes <= {"mean, means alone", "mean by window, means alone"}
         assert result.verification.values > 0
 
     @pytest.mark.parametrize("wrong", ["channels", "type"])
@@ -169,8 +169,8 @@ class TestCriterion:
 
         def by_variance(evidence: Evidence, keep: int, rng: np.random.Generator) -> Ranking:
             assert evidence.losses
-            seen = [loss.moments.per_channel().covariance for loss in evidence.losses]
-            return Ranking.of_scores(np.sum([np.diag(c) for c in seen], axis=0), keep)
+            covariances = [loss.moments.per_channel().covariance for loss in evidence.losses]
+            return Ranking.of_scores(np.sum([np.diag(c) for c in covariances], axis=0), keep)
 
         lbyl_onnx.register_criterion(Criterion("variance", "", "moments", by_variance))
         result = compress(
@@ -200,7 +200,7 @@ class TestCriterion:
 def test_the_recipes_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     names: dict[str, object] = {}
-    found = blocks(page, "python")
-    assert found
-    for body in found:
+    code_blocks = blocks(page, "python")
+    assert code_blocks
+    for body in code_blocks:
         exec(compile(body, page, "exec"), names)

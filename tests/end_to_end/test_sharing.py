@@ -60,8 +60,8 @@ def delivered(kept: NDArray[np.intp]) -> Callable[[Moments], Delivery]:
 
 
 def groups_of(model: ModelProto, scope: Scope = "inner") -> dict[str, int]:
-    found = interpret(model, Selection(scope=scope)).channels
-    return {group.name: group.size for group in found.groups}
+    channels = interpret(model, Selection(scope=scope)).channels
+    return {group.name: group.size for group in channels.groups}
 
 
 def refusals_of(model: ModelProto) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -85,9 +85,9 @@ class TestCoupling:
     def test_uses_of_one_weight_are_one_layer(
         self, name: str, scope: Scope, groups: dict[str, int]
     ) -> None:
-        found = groups_of(SHARED[name](), scope)
-        assert {n: size for n, size in found.items() if n in groups} == groups
-        assert groups or not found
+        sizes = groups_of(SHARED[name](), scope)
+        assert {n: size for n, size in sizes.items() if n in groups} == groups
+        assert groups or not sizes
 
     def test_a_recurrence_loses_rows_and_columns_of_its_weight(self) -> None:
         result = outcome("recurrence", "lbyl+", "all")
@@ -154,8 +154,8 @@ class TestRefusals:
     def test_what_cannot_be_coupled_is_refused_with_the_reason(
         self, model: partial[ModelProto], name: str, reason: str, nodes: tuple[str, ...]
     ) -> None:
-        found, where = refusals_of(model())[name]
-        assert reason in found
+        message, where = refusals_of(model())[name]
+        assert reason in message
         assert set(nodes) <= set(where)
 
     @pytest.mark.parametrize("name", ["read_as_output", "read_by_a_node", "tied_embedding"])
@@ -237,20 +237,20 @@ class TestPooledMoments:
 
     def test_with_one_bias_they_are_those_of_all_rows(self) -> None:
         rows = [samples_of(n, 5, i) for i, n in enumerate(self.COUNTS)]
-        found = pooled([moments_of(r) for r in rows], [""] * 4)
+        pooled_moments = pooled([moments_of(r) for r in rows], [""] * 4)
         whole = moments_of(np.concatenate(rows))
-        for one in found:
+        for one in pooled_moments:
             np.testing.assert_allclose(one.mean, whole.mean, rtol=1e-12)
             np.testing.assert_allclose(one.covariance, whole.covariance, rtol=1e-11, atol=1e-12)
             assert one.rows == sum(self.COUNTS)
 
     def test_with_several_biases_each_has_its_mean(self) -> None:
         rows = [samples_of(n, 5, i) for i, n in enumerate(self.COUNTS)]
-        found = pooled([moments_of(r) for r in rows], ["a", "b", "a", "b"])
+        pooled_moments = pooled([moments_of(r) for r in rows], ["a", "b", "a", "b"])
         parts = [np.concatenate([rows[i] for i in at]) for at in ((0, 2), (1, 3))]
         centred = np.concatenate([part - part.mean(axis=0) for part in parts])
         covariance = centred.T @ centred / len(centred)
-        for number, one in enumerate(found):
+        for number, one in enumerate(pooled_moments):
             np.testing.assert_allclose(one.mean, parts[number % 2].mean(axis=0), rtol=1e-12)
             np.testing.assert_allclose(one.covariance, covariance, rtol=1e-11, atol=1e-12)
 
@@ -260,7 +260,7 @@ class TestPooledMoments:
         biases = ("a", "b", "a", "b")
         moments = pooled([moments_of(r) for r in rows], biases)
         kept, removed = np.asarray([0, 2, 3]), [1, 4]
-        found = deliveries(delivered(kept), moments, [Layer((0, 1, 2, 3), biases)])
+        actual = deliveries(delivered(kept), moments, [Layer((0, 1, 2, 3), biases)])
         design = np.concatenate([r[:, kept] for r in rows])
         indicator = np.concatenate(
             [np.tile(np.eye(2)[i % 2], (len(r), 1)) for i, r in enumerate(rows)]
@@ -270,8 +270,8 @@ class TestPooledMoments:
         left = np.block([[design, indicator], [weight * np.eye(3), np.zeros((3, 2))]])
         right = np.concatenate([*(r[:, removed] for r in rows), np.zeros((3, 2))])
         solved = np.linalg.lstsq(left, right, rcond=None)[0]
-        assert {d.note for d in found} == {""}
-        for number, delivery in enumerate(found):
+        assert {d.note for d in actual} == {""}
+        for number, delivery in enumerate(actual):
             np.testing.assert_allclose(delivery.rows, solved[:3].T, rtol=1e-8)
             np.testing.assert_allclose(delivery.shift, solved[3 + number % 2], rtol=1e-7)
 
@@ -287,18 +287,18 @@ class TestPooledMoments:
             assert prepared.run is not None
             batches = list(prepared.run.source.batches(tmp_path))
         group = next(g for g in prepared.groups if len(g.producers) == 3)
-        found = round_.moments(group)
-        assert not isinstance(found, str)
+        moments = round_.moments(group)
+        assert not isinstance(moments, str)
         places = [analyzed.graph.nodes[p.binding.node].inputs[0].name for p in group.consumers]
         assert all(
             round_.observations[key].view.strides in ((1, 1), ()) for key in round_.observations
         )
-        seen: list[Floats] = []
+        rows: list[Floats] = []
         for feeds in batches:
             outputs = run(tap(model, *places), feeds)[1:]
-            seen += [np.moveaxis(x, 1, -1).reshape(-1, 10).astype(np.float64) for x in outputs]
-        whole = moments_of(np.concatenate(seen))
-        for one in found:
+            rows += [np.moveaxis(x, 1, -1).reshape(-1, 10).astype(np.float64) for x in outputs]
+        whole = moments_of(np.concatenate(rows))
+        for one in moments:
             # ONNX Runtime's sums are in float32.
             np.testing.assert_allclose(one.mean, whole.mean, rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(one.covariance, whole.covariance, rtol=1e-3, atol=1e-4)
@@ -308,27 +308,27 @@ class TestPooledMoments:
         measured = {
             i: SampleMoments(len(r), r.mean(axis=0), r.var(axis=0)) for i, r in enumerate(rows)
         }
-        found = pooled_outputs(measured, [((0, 2), ("", ""))])
+        pooled_moments = pooled_outputs(measured, [((0, 2), ("", ""))])
         both = np.concatenate([rows[0], rows[2]])
         for node in (0, 2):
-            np.testing.assert_allclose(found[node].mean, both.mean(axis=0), rtol=1e-12)
-            np.testing.assert_allclose(found[node].second, both.var(axis=0), rtol=1e-11)
-        assert found[1] is measured[1]
+            np.testing.assert_allclose(pooled_moments[node].mean, both.mean(axis=0), rtol=1e-12)
+            np.testing.assert_allclose(pooled_moments[node].second, both.var(axis=0), rtol=1e-11)
+        assert pooled_moments[1] is measured[1]
 
 
 class TestOneCompensation:
     def test_weights_alone_give_the_mean_of_what_each_use_would_be_given(self) -> None:
         rng = np.random.default_rng(0)
         kept = np.asarray([0, 1])
-        given = [Delivery(kept, rng.normal(size=(3, 2)), rng.normal(size=3)) for _ in range(4)]
+        separate = [Delivery(kept, rng.normal(size=(3, 2)), rng.normal(size=3)) for _ in range(4)]
         layers = [Layer((0, 2, 3), ("a", "b", "a")), Layer((1,), ("",))]
-        found = averaged(given, layers)
-        mean = (given[0].rows + given[2].rows + given[3].rows) / 3
+        average = averaged(separate, layers)
+        mean = (separate[0].rows + separate[2].rows + separate[3].rows) / 3
         for place in (0, 2, 3):
-            np.testing.assert_allclose(found[place].rows, mean, rtol=1e-12)
-        np.testing.assert_allclose(found[0].shift, (given[0].shift + given[3].shift) / 2)
-        np.testing.assert_array_equal(found[2].shift, given[2].shift)
-        assert found[1] is given[1]
+            np.testing.assert_allclose(average[place].rows, mean, rtol=1e-12)
+        np.testing.assert_allclose(average[0].shift, (separate[0].shift + separate[3].shift) / 2)
+        np.testing.assert_array_equal(average[2].shift, separate[2].shift)
+        assert average[1] is separate[1]
 
     def test_exact_combinations_cost_nothing(self) -> None:
         """Invariant 3 on a layer that is applied three times."""
@@ -377,13 +377,17 @@ class TestOneCompensation:
         """Of one bias and two weights each layer needs a shift of its own."""
         model = MODELS["shared_bias"]()
         cases: list[tuple[str, bool]] = [("none", False), ("lbyl+", True)]
-        for method, told in cases:
+        for method, is_noted in cases:
             result = compress(
                 model, config=Config(round_to=1, ratio=0.3, method=method, provider="cpu")
             )
-            assert ("a bias of several layers stored for each" in result.groups[0].restored) is told
+            assert (
+                "a bias of several layers stored for each" in result.groups[0].restored
+            ) is is_noted
             assert result.model is not None
-            assert len([n for n in values(result.model) if n.startswith("b_pruned")]) == 2 * told
+            assert (
+                len([n for n in values(result.model) if n.startswith("b_pruned")]) == 2 * is_noted
+            )
 
     def test_a_layer_without_a_bias_is_given_one(self) -> None:
         result = outcome("pyramid", "lbyl+")
@@ -395,9 +399,9 @@ class TestOneCompensation:
 
     def test_a_singular_fit_is_told_for_the_layer(self) -> None:
         moments = [Moments(np.zeros(3), np.full((3, 3), -1.0), 10) for _ in range(2)]
-        found = deliveries(delivered(np.asarray([0, 1])), moments, [Layer((0, 1), ("", ""))])
-        assert [d.note for d in found] == ["singular: least squares"] * 2
-        assert found[0].rows is found[1].rows
+        actual = deliveries(delivered(np.asarray([0, 1])), moments, [Layer((0, 1), ("", ""))])
+        assert [d.note for d in actual] == ["singular: least squares"] * 2
+        assert actual[0].rows is actual[1].rows
         assert lbyl_plus.deliver(moments[0], [0, 1])[1] is False
 
 

@@ -125,11 +125,11 @@ class TestLatency:
         """A runtime that takes a millisecond for each parameter."""
 
         def time(original: Path, other: Path, *_: object) -> timing.PairedLatency:
-            found = []
+            times = []
             for path in (original, other):
                 weights = onnx.load(path).graph.initializer
-                found.append([float(sum(np.prod(t.dims) for t in weights if len(t.dims) > 1))])
-            return timing.summary(found[0], found[1], runs=1)
+                times.append([float(sum(np.prod(t.dims) for t in weights if len(t.dims) > 1))])
+            return timing.summary(times[0], times[1], runs=1)
 
         monkeypatch.setattr(timing, "paired", time)
 

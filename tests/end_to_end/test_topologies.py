@@ -45,20 +45,20 @@ def cut(name: str, method: str = "none", scope: Scope = "all", ratio: float = 0.
 
 @every_topology
 def test_the_channels_that_can_be_pruned(name: str) -> None:
-    found = [
+    groups = [
         sum(group.size for group in interpret(built(name), Selection(scope=scope)).channels.groups)
         for scope in SCOPES
     ]
-    assert found == list(BUILDERS[name][1:])
+    assert groups == list(BUILDERS[name][1:])
 
 
 @every_scope
 @every_topology
 def test_none_equals_the_original_with_zeroed_inputs(name: str, scope: Scope) -> None:
     original, ratio = built(name), 0.4
-    found = interpret(original, Selection(scope=scope))
+    analysis = interpret(original, Selection(scope=scope))
     feeds = make_feeds(original)
-    expected = masked(original, found.plan(ratio), found)
+    expected = masked(original, analysis.plan(ratio), analysis)
     assert_same(run(cut(name, "none", scope, ratio), feeds), run(expected, feeds))
 
 
@@ -80,8 +80,8 @@ def reads(model: ModelProto, op_type: str, operand: int) -> list[list[int]]:
 def attributes(model: ModelProto, op_type: str, name: str) -> list[object]:
     """An attribute of each node of a type."""
     nodes = [n for n in model.graph.node if n.op_type == op_type]
-    found = [{a.name: helper.get_attribute_value(a) for a in n.attribute} for n in nodes]
-    return [attribute[name] for attribute in found if name in attribute]
+    by_node = [{a.name: helper.get_attribute_value(a) for a in n.attribute} for n in nodes]
+    return [attribute[name] for attribute in by_node if name in attribute]
 
 
 class TestNumbersThatCountChannels:
@@ -167,8 +167,8 @@ def test_num_groups_follow_channels_that_are_normalised_each_by_itself() -> None
 
 @pytest.mark.parametrize("cut_by", ["split", "gather"])
 def test_queries_and_keys_of_attention_are_refused(cut_by: str) -> None:
-    found = interpret(built(f"attention_{cut_by}"), Selection(scope="all")).channels
-    reasons = {r.reason for r in found.refusals if r.name == "matmul_1"}
+    channels = interpret(built(f"attention_{cut_by}"), Selection(scope="all")).channels
+    reasons = {r.reason for r in channels.refusals if r.name == "matmul_1"}
     assert reasons == {"MatMul multiplies two activations"}
 
 

@@ -65,15 +65,15 @@ def heed_signals() -> None:
 
 def processes_in(folder: Path) -> list[str]:
     """The numbers of the processes that work in a folder, this one apart."""
-    found = []
+    numbers = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
         try:
             here = link.readlink() == folder
         except OSError:  # it has ended, or is another user's
             continue
         if here and link.parent.name != str(os.getpid()):
-            found.append(link.parent.name)
-    return found
+            numbers.append(link.parent.name)
+    return numbers
 
 
 def all_gone(folder: Path, seconds: float = 30.0) -> bool:
@@ -120,16 +120,16 @@ def run(arguments: Sequence[str | Path], folder: Path, seconds: float = 2 * SECO
 
 def contents(folder: Path) -> dict[str, str]:
     """What lies below a folder: kind and hash of each path."""
-    found = {}
+    by_path = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            found[str(path)] = f"-> {path.readlink()}"
+            by_path[str(path)] = f"-> {path.readlink()}"
         elif path.is_file():
             digest = hashlib.sha256()
             with path.open("rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
-            found[str(path)] = digest.hexdigest()
+            by_path[str(path)] = digest.hexdigest()
         else:
-            found[str(path)] = "folder"
-    return found
+            by_path[str(path)] = "folder"
+    return by_path

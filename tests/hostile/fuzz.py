@@ -35,7 +35,7 @@ METHODS: tuple[str, ...] = ("none", "none", "none", "nm", "lbyl", "none", "none"
 
 
 @dataclass(frozen=True)
-class Found:
+class Outcome:
     """How many mutants ended in which way, and those that ended badly.
 
     Parameters
@@ -128,20 +128,20 @@ def _share(first: int, last: int, step: int) -> Iterator[tuple[int, str]]:
             raise RuntimeError(f"the fuzzing process does not start: {done.returncode}")
 
 
-def hunt(count: int, workers: int = 2, first: int = 0) -> Found:
+def hunt(count: int, workers: int = 2, first: int = 0) -> Outcome:
     """Put `count` mutants through the pipeline."""
-    found = Found(Counter(), {}, {})
+    outcome = Outcome(Counter(), {}, {})
     shares = [(first + n, first + count, workers) for n in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
         for ends in pool.map(lambda share: list(_share(*share)), shares):
             for number, end in ends:
                 kind = end.split(" ")[0]
-                found.ends[kind] += 1
+                outcome.ends[kind] += 1
                 if kind == "BAD":
-                    found.bad[number] = end
+                    outcome.bad[number] = end
                 elif kind == "DIED":
-                    found.deaths[number] = int(end.split(" ")[1])
-    return found
+                    outcome.deaths[number] = int(end.split(" ")[1])
+    return outcome
 
 
 if __name__ == "__main__":

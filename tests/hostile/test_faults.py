@@ -53,7 +53,7 @@ def whole(folder: Path) -> dict[str, bytes]:
 
 
 @dataclass
-class Stage:
+class Workspace:
     """A folder with an input, and what the outputs of two ratios are there."""
 
     folder: Path
@@ -73,32 +73,32 @@ class Stage:
 
     def leftovers(self) -> list[str]:
         """What lies about beside the input and the output, here and among temporary files."""
-        known = {"in.onnx", *whole(self.folder)}
-        here = [file.name for file in self.folder.iterdir() if file.name not in known]
+        existing = {"in.onnx", *whole(self.folder)}
+        here = [file.name for file in self.folder.iterdir() if file.name not in existing]
         return here + [file.name for file in (self.folder.parent / "scratch").iterdir()]
 
 
-def prepared(folder: Path) -> Stage:
+def prepared(folder: Path) -> Workspace:
     folder.mkdir(parents=True)
     (folder / "in.onnx").write_bytes(MODELS["residual"]().SerializeToString())
-    stage = Stage(folder, {}, 0.0)
+    workspace = Workspace(folder, {}, 0.0)
     for ratio in ("0.5", "0.25"):
         begun = time.monotonic()
-        stage.run(ratio)
-        stage.seconds = time.monotonic() - begun
-        stage.outputs[ratio] = whole(folder)
-    assert stage.outputs["0.5"] != stage.outputs["0.25"]
-    assert stage.leftovers() == []
-    return stage
+        workspace.run(ratio)
+        workspace.seconds = time.monotonic() - begun
+        workspace.outputs[ratio] = whole(folder)
+    assert workspace.outputs["0.5"] != workspace.outputs["0.25"]
+    assert workspace.leftovers() == []
+    return workspace
 
 
 def kill_often(folder: Path, count: int, seed: int) -> int:
     """Kill `count` runs, each at a random moment; return how many had not ended before."""
-    stage, rng, killed = prepared(folder), np.random.default_rng(seed), 0
+    workspace, rng, killed = prepared(folder), np.random.default_rng(seed), 0
     for number in range(count):
         ratio = ("0.5", "0.25")[number % 2]
         process = subprocess.Popen(
-            stage.command(ratio),
+            workspace.command(ratio),
             cwd=folder,
             env=environment(folder.parent / "scratch"),
             stdout=subprocess.DEVNULL,
@@ -106,14 +106,14 @@ def kill_often(folder: Path, count: int, seed: int) -> int:
             start_new_session=True,
         )
         # The imports take the first half.
-        time.sleep(stage.seconds * rng.uniform(0.3, 1.1))
+        time.sleep(workspace.seconds * rng.uniform(0.3, 1.1))
         killed += process.poll() is None
         kill(process, ("parent", "child", "both")[number % 3])
-        assert whole(folder) in stage.outputs.values()
+        assert whole(folder) in workspace.outputs.values()
         if number % 20 == 19:
-            stage.run(ratio)
-            assert whole(folder) == stage.outputs[ratio]
-            assert stage.leftovers() == []
+            workspace.run(ratio)
+            assert whole(folder) == workspace.outputs[ratio]
+            assert workspace.leftovers() == []
     return killed
 
 
@@ -196,9 +196,9 @@ def test_killed_at_each_step_of_publishing(tmp_path: Path) -> None:
         for name, text in old.items():
             (folder / name).write_text(text)
         code = publish_and_die(folder, step)
-        found = {f.name: f.read_text() for f in folder.iterdir() if f.is_file()}
-        expected = new if found["out.onnx"] == new["out.onnx"] else old
-        assert expected.items() <= found.items()
+        files = {f.name: f.read_text() for f in folder.iterdir() if f.is_file()}
+        expected = new if files["out.onnx"] == new["out.onnx"] else old
+        assert expected.items() <= files.items()
         atomic.clear(folder / "out.onnx")
         assert {f.name: f.read_text() for f in folder.iterdir()} == expected
         step += 1
@@ -217,9 +217,9 @@ def test_data_that_another_model_names_stays(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_not_taken_away(tmp_path: Path) -> None:
-    with atomic.staged(tmp_path / "out.onnx") as stage:
+    with atomic.staged(tmp_path / "out.onnx") as staged:
         atomic.clear(tmp_path / "out.onnx")
-        assert stage.parent.is_dir()
+        assert staged.parent.is_dir()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,16 +229,16 @@ def test_a_folder_taken_before_it_is_locked_is_made_anew(
     """Another run may take it for abandoned in between."""
     made: list[str] = []
 
-    def making(suffix: str, prefix: str, parent: Path) -> str:
+    def make_folder(suffix: str, prefix: str, parent: Path) -> str:
         made.append(mkdtemp(suffix, prefix, parent))
         if len(made) == 1:
             Path(made[0]).rmdir()
         return made[-1]
 
-    monkeypatch.setattr("lbyl_onnx.io.atomic.tempfile.mkdtemp", making)
-    with atomic.staged(tmp_path / "out.onnx") as stage:
-        stage.write_bytes(b"whole")
-        assert str(stage.parent) == made[1]
+    monkeypatch.setattr("lbyl_onnx.io.atomic.tempfile.mkdtemp", make_folder)
+    with atomic.staged(tmp_path / "out.onnx") as staged:
+        staged.write_bytes(b"whole")
+        assert str(staged.parent) == made[1]
 
 
 @pytest.mark.parametrize(
@@ -263,9 +263,9 @@ def test_a_link_in_place_of_a_staging_folder_is_left_alone(tmp_path: Path) -> No
 def test_a_journal_of_a_stranger_names_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "weights.data").touch()
     (tmp_path / "folder").mkdir()
-    stage = tmp_path / "folder" / ".out.onnx.abcdefgh.tmp"
-    stage.mkdir()
-    (stage / "data-files").write_text("../weights.data\n/etc/passwd\nnotes.txt\n")
+    staged = tmp_path / "folder" / ".out.onnx.abcdefgh.tmp"
+    staged.mkdir()
+    (staged / "data-files").write_text("../weights.data\n/etc/passwd\nnotes.txt\n")
     (tmp_path / "folder" / "notes.txt").touch()
     atomic.clear(tmp_path / "folder" / "out.onnx")
     assert (tmp_path / "weights.data").exists()
@@ -286,32 +286,32 @@ def test_a_lock_that_is_never_given_back_does_not_hang(tmp_path: Path) -> None:
 
 
 def publish_and_die_here(folder: Path, patience: float) -> bytes:
-    with atomic.staged(folder / "out.onnx") as stage:
-        stage.write_bytes(b"new")
-        atomic.publish(stage, folder / "out.onnx", patience)
+    with atomic.staged(folder / "out.onnx") as staged:
+        staged.write_bytes(b"new")
+        atomic.publish(staged, folder / "out.onnx", patience)
     return (folder / "out.onnx").read_bytes()
 
 
 @pytest.mark.corpus
 def test_two_at_once_leave_one_of_both(tmp_path: Path) -> None:
-    stage = prepared(tmp_path / "models")
+    workspace = prepared(tmp_path / "models")
     env = environment(tmp_path / "scratch")
     for _ in range(5):
         both = [
             subprocess.Popen(
-                stage.command(ratio),
-                cwd=stage.folder,
+                workspace.command(ratio),
+                cwd=workspace.folder,
                 env=env,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
             )
-            for ratio in stage.outputs
+            for ratio in workspace.outputs
         ]
         for process in both:
             assert process.communicate(timeout=60)[1] == b""
             assert process.returncode == 0
-        assert whole(stage.folder) in stage.outputs.values()
-        assert stage.leftovers() == []
+        assert whole(workspace.folder) in workspace.outputs.values()
+        assert workspace.leftovers() == []
 
 
 def test_two_publish_at_once(tmp_path: Path) -> None:
@@ -320,11 +320,11 @@ def test_two_publish_at_once(tmp_path: Path) -> None:
 
     def put(digit: str) -> None:
         for _ in range(50):
-            with atomic.staged(path) as stage:
+            with atomic.staged(path) as staged:
                 name = f"out.onnx.{digit * 16}.data"
-                stage.write_text(f"see {name}")
-                stage.with_name(name).write_text(digit)
-                atomic.publish(stage, path)
+                staged.write_text(f"see {name}")
+                staged.with_name(name).write_text(digit)
+                atomic.publish(staged, path)
 
     threads = [threading.Thread(target=put, args=(digit,)) for digit in "12"]
     for thread in threads:
@@ -376,7 +376,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     except FileNotFoundError:
         pytest.skip("there is no mount here")
     if done.returncode:
-        pytest.skip("this person may not mount a file system")
+        pytest.skip("this user may not mount a file system")
     try:
         yield disk
     finally:

@@ -19,13 +19,13 @@ MUTANTS = 5000
 @pytest.mark.corpus
 def test_five_thousand_mutants(tmp_path: Path) -> None:
     """A native crash is allowed here, where the command then tells it in one line."""
-    found = hunt(MUTANTS)
-    print(dict(found.ends))
-    assert found.bad == {}
-    assert sum(found.ends.values()) == MUTANTS
+    outcome = hunt(MUTANTS)
+    print(dict(outcome.ends))
+    assert outcome.bad == {}
+    assert sum(outcome.ends.values()) == MUTANTS
     # The mutants must not all die at the door.
-    assert found.ends["passed"] > MUTANTS // 20
-    for number in found.deaths:
+    assert outcome.ends["passed"] > MUTANTS // 20
+    for number in outcome.deaths:
         (tmp_path / "models").mkdir(exist_ok=True)
         (tmp_path / "models" / "in.onnx").write_bytes(bytes_of(number))
         ran = run(["compress", "in.onnx", "out.onnx", *OPTIONS], tmp_path / "models")

@@ -120,11 +120,11 @@ def test_workers_have_the_limits_of_the_command(folder: Path) -> None:
         command, cwd=folder, env=patched(folder, _TELL), capture_output=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    told = [json.loads(file.read_text()) for file in folder.parent.glob("told-*")]
-    assert len(told) >= 1
+    limits = [json.loads(file.read_text()) for file in folder.parent.glob("told-*")]
+    assert len(limits) >= 1
     memory = Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0]
     swap = Path("/proc/meminfo").read_text().split("SwapTotal:")[1].split()[0]
-    for core, data, env in told:
+    for core, data, env in limits:
         assert core == 0
         if not Path("/dev/nvidiactl").exists():
             assert 0 < data <= 1024 * (int(memory) + int(swap)) // 2

@@ -107,11 +107,11 @@ SEVERAL += [("sweep", name) for name in ("an empty member", "a zip bomb", "a pip
 
 @pytest.mark.parametrize(("command", "name"), SEVERAL)
 def test_arrays(command: str, name: str, folder: Path) -> None:
-    given = ARRAYS[name](folder)
+    argument = ARRAYS[name](folder)
     before = contents(folder.parent)
-    ran = run([*READING[command], given], folder)
+    ran = run([*READING[command], argument], folder)
     refused(ran, before, folder)
-    assert given in ran.stderr
+    assert argument in ran.stderr
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +173,9 @@ def test_files_of_options(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("make", [pipe, device])
 def test_files_of_options_that_are_none(make: Make, folder: Path) -> None:
-    given = make(folder)
+    argument = make(folder)
     before = contents(folder.parent)
-    refused(run(["compress", "in.onnx", *DRY, "--config", given], folder), before, folder, 2)
+    refused(run(["compress", "in.onnx", *DRY, "--config", argument], folder), before, folder, 2)
 
 
 @pytest.mark.parametrize("option", ["--keep-for", "--ratio-for"])
@@ -207,10 +207,10 @@ def test_cells_of_a_sweep(folder: Path) -> None:
         ran = run(command, folder)
         assert (ran.code, ran.stdout, ran.stderr) == (0, "", ""), kind
         assert ran.seconds < SECONDS
-        found = json.loads(path.read_text())
-        assert {**found["after"], "latency": 0} == {**held["after"], "latency": 0}
+        cell = json.loads(path.read_text())
+        assert {**cell["after"], "latency": 0} == {**held["after"], "latency": 0}
     assert path.is_file()
-    assert found["key"] == json.loads(good)["key"]
+    assert cell["key"] == json.loads(good)["key"]
 
 
 def not_utf8(folder: Path) -> str:

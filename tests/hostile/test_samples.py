@@ -83,11 +83,11 @@ def test_one_line_of_error_and_nothing_touched(name: str, sample: Path, tmp_path
     folder.mkdir()
     (tmp_path / "scratch").mkdir()
     (folder / "in.onnx").write_bytes(sample.read_bytes())
-    given = make(folder)
+    argument = make(folder)
     before = contents(tmp_path)
-    ran = run(["compress", "in.onnx", "out.onnx", "--calibration", given, *OPTIONS], folder)
+    ran = run(["compress", "in.onnx", "out.onnx", "--calibration", argument, *OPTIONS], folder)
     assert (ran.code, ran.stdout) == (1, "")
-    assert re.fullmatch(rf"lbyl-onnx: error: [^\n]*{re.escape(given)}[^\n]*\n", ran.stderr)
+    assert re.fullmatch(rf"lbyl-onnx: error: [^\n]*{re.escape(argument)}[^\n]*\n", ran.stderr)
     assert says in ran.stderr
     assert contents(tmp_path) == before
     assert ran.peak < 1 << 30

@@ -49,7 +49,7 @@ def shell(folder: Path, line: str, **variables: str) -> subprocess.CompletedProc
     return subprocess.run(["sh", "-c", line], cwd=folder, env=env, capture_output=True, check=False)
 
 
-def told(done: subprocess.CompletedProcess[bytes], code: int, *says: str) -> None:
+def assert_reported(done: subprocess.CompletedProcess[bytes], code: int, *says: str) -> None:
     """The exit code, and on stderr one line that says so, or nothing."""
     error = done.stderr.decode()
     assert done.returncode == code, error
@@ -94,7 +94,7 @@ def test_a_file_name_that_is_no_text(folder: Path, words: str) -> None:
         (folder / "\udcff.onnx").write_bytes((folder / "in.onnx").read_bytes())
     before = contents(folder)
     done = shell(folder, f"LBYL {line}", LC_ALL="C.UTF-8")
-    told(done, 1, "error: ", r"\udcff", "not UTF-8")
+    assert_reported(done, 1, "error: ", r"\udcff", "not UTF-8")
     assert contents(folder) == before
 
 
@@ -105,7 +105,7 @@ def test_a_file_name_that_is_no_text(folder: Path, words: str) -> None:
 def test_closed_descriptors(folder: Path, command: str, closed: str) -> None:
     """The next file to be opened must not take their numbers: all that is printed goes there."""
     done = shell(folder, " ".join(("LBYL", *COMMANDS[command], closed)))
-    told(done, 0)
+    assert_reported(done, 0)
     if command == "compress":
         onnx.checker.check_model(folder / "out.onnx")
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_printed_does_not_undo_the_work(
     folder: Path, command: str, more: str
 ) -> None:
     done = shell(folder, " ".join(("LBYL", *COMMANDS[command], more, "> /dev/full")))
-    told(done, 0, "warning: the work is done, but", "No space left")
+    assert_reported(done, 0, "warning: the work is done, but", "No space left")
     assert (folder / ("out.onnx" if command == "compress" else "curve/sweep.csv")).exists()
     done = shell(folder, " ".join(("LBYL", *COMMANDS[command], more, "> /dev/full 2> /dev/full")))
     assert done.returncode == 0
@@ -128,7 +128,7 @@ def test_what_cannot_be_printed_does_not_undo_the_work(
     "line", ["--help", "--version", "compress --help", "inspect in.onnx", "verify in.onnx in.onnx"]
 )
 def test_output_that_is_all_there_is_and_cannot_be_written(folder: Path, line: str) -> None:
-    told(shell(folder, f"LBYL {line} > /dev/full"), 1, "error: ", "No space left")
+    assert_reported(shell(folder, f"LBYL {line} > /dev/full"), 1, "error: ", "No space left")
 
 
 @pytest.mark.parametrize("option", ["--json", "--report"])
@@ -160,7 +160,7 @@ def test_a_disk_that_is_full_at_any_moment(folder: Path, limit: int) -> None:
         env=environment(folder.parent / "scratch"), capture_output=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
-    told(done, 1, "in.onnx")
+    assert_reported(done, 1, "in.onnx")
     assert contents(folder) == before
 
 
@@ -213,6 +213,6 @@ def test_limits_of_the_shell_are_one_line(folder: Path, command: str, limit: str
     done = shell(folder, " ".join((f"{line};", "LBYL", *COMMANDS[command])))
     if done.returncode == 0 and limit == "few descriptors":
         return  # they are enough
-    told(done, 1, "error: ", says)
+    assert_reported(done, 1, "error: ", says)
     left = {name: what for name, what in contents(folder).items() if "curve" not in name}
     assert left == before

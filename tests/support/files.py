@@ -83,12 +83,12 @@ def shared_weight() -> ModelProto:
     net.weight("w", 8, 7, 3, 3)
     net.constant("b", net.cast(net.rng.normal(size=8)))
     net.weight("v", 5, 8, 1, 1)
-    found = []
+    pooled = []
     for _ in range(3):
         hidden = net.relu(net.node("Conv", [level, "w", "b"], {"pads": [1, 1, 1, 1]}))
-        found.append(net.node("GlobalAveragePool", [net.node("Conv", [hidden, "v"])]))
+        pooled.append(net.node("GlobalAveragePool", [net.node("Conv", [hidden, "v"])]))
         level = net.node("MaxPool", [level], {"kernel_shape": [2, 2], "strides": [2, 2]})
-    x = net.node("Flatten", [net.node("Concat", found, {"axis": 1})])
+    x = net.node("Flatten", [net.node("Concat", pooled, {"axis": 1})])
     return net.model(net.gemm(x, 15, 4))
 
 

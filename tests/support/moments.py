@@ -25,7 +25,7 @@ TOLERANCE = 2e-5
 
 @dataclass(frozen=True)
 class Moments:
-    """Means, second moments and the number of rows, as the probe gives them."""
+    """Means, second moments and the number of rows, as the instrumented model gives them."""
 
     mean: Floats
     moment: Floats
@@ -97,6 +97,6 @@ def expected(x: Array, view: MomentSpec) -> Moments:
     return Moments(rows.mean(axis=0), moment, len(rows))
 
 
-def assert_close(found: Floats, wanted: Floats, tolerance: float = TOLERANCE) -> None:
-    assert found.shape == wanted.shape
-    assert np.max(np.abs(found - wanted)) <= tolerance * max(np.max(np.abs(wanted)), 1e-30)
+def assert_close(actual: Floats, reference: Floats, tolerance: float = TOLERANCE) -> None:
+    assert actual.shape == reference.shape
+    assert np.max(np.abs(actual - reference)) <= tolerance * max(np.max(np.abs(reference)), 1e-30)

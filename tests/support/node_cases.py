@@ -57,8 +57,8 @@ def between_layers(case: NodeCase) -> ModelProto | None:
     Its first input comes from a layer, its others are stored. A layer reads its first output.
     """
     graph, version = case.model.graph, onnx.defs.onnx_opset_version()
-    known = [entry.version for entry in case.model.opset_import if entry.domain == ""]
-    if len(graph.node) != 1 or not known or known[0] > version or case.model.functions:
+    versions = [entry.version for entry in case.model.opset_import if entry.domain == ""]
+    if len(graph.node) != 1 or not versions or versions[0] > version or case.model.functions:
         return None
     if not case.inputs or not case.outputs or len(case.inputs) != len(graph.input):
         return None

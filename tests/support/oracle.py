@@ -98,7 +98,7 @@ def tap(model: ModelProto, *names: str) -> ModelProto:
 def masked(
     model: ModelProto, plans: tuple[GroupPlan, ...], interpreted: Interpreted | None = None
 ) -> ModelProto:
-    """The uncut model with the removed channels multiplied by zero where a consumer reads them.
+    """The original, its removed channels multiplied by zero where a consumer reads them.
 
     That is the same as zeros in the consumer's weight, and touches no weight.
     """
@@ -164,14 +164,14 @@ def _norms_of_the_kept(
     """Nodes that take statistics over several channels: the axis, and which of its places stay."""
     channels = interpreted.channels
     removed = np.concatenate([np.zeros(0, np.int64), *(plan.removed for plan in plans)])
-    found = {}
+    positions_of = {}
     for norm in channels.norms:
         stays = ~np.isin(channels.roots[norm.labels], removed)
         axis = 1 if norm.groups else stays.ndim - 1
         lines = np.moveaxis(stays, axis, 0).reshape(stays.shape[axis], -1)  # -> (axis, others)
         assert np.all(lines == lines[:, :1])
-        found[norm.node] = (axis, lines[:, 0])
-    return {node: place for node, place in found.items() if not np.all(place[1])}
+        positions_of[norm.node] = (axis, lines[:, 0])
+    return {node: place for node, place in positions_of.items() if not np.all(place[1])}
 
 
 def _normalised_apart(

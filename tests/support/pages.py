@@ -35,8 +35,8 @@ SKIPPED = re.compile(
 
 def run_commands(body: str, page: str, folder: Path) -> int:
     """Run the lines of a shell block in a folder; return how many."""
-    found = commands(body)
-    for line in found:
+    lines = commands(body)
+    for line in lines:
         words = [word.replace(".venv/bin/", "") for word in shlex.split(line)]
         if words[0] == "lbyl-onnx":
             words = ["-m", "lbyl_onnx", *words[1:]]
@@ -48,7 +48,7 @@ def run_commands(body: str, page: str, folder: Path) -> int:
             [sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{line}: {done.stderr}"
-    return len(found)
+    return len(lines)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def pyramid(norms: bool = False, biases: str = "none") -> ModelProto:
     net.weight("v", 4, 10, 1, 1)
     if biases == "one":
         net.weight("c", 4)
-    found = []
+    pooled = []
     for number in range(3):
         x = net.node("Conv", [level, "w"], {"pads": [1, 1, 1, 1]})
         x = net.relu(net.batch_norm(x, 10) if norms else x)
@@ -28,9 +28,9 @@ def pyramid(norms: bool = False, biases: str = "none") -> ModelProto:
         if biases == "own":
             net.constant(f"c{number}", net.cast(number + net.rng.normal(size=4)))
         x = net.node("Conv", [x, "v", *own])
-        found.append(net.node("GlobalAveragePool", [x]))
+        pooled.append(net.node("GlobalAveragePool", [x]))
         level = net.node("MaxPool", [level], {"kernel_shape": [2, 2], "strides": [2, 2]})
-    x = net.node("Flatten", [net.node("Concat", found, {"axis": 1})])
+    x = net.node("Flatten", [net.node("Concat", pooled, {"axis": 1})])
     return net.model(net.gemm(x, 12, 3))
 
 
@@ -192,12 +192,14 @@ def combined_pyramid() -> ModelProto:
     net.weight("w", 8, 3, 3, 3)
     combined(net, 8, 4)
     net.weight("v", 4, 8, 3, 3)
-    level, found = "x", []
+    level, pooled = "x", []
     for _ in range(3):
         x = net.node("Conv", [level, "w"], {"pads": [1, 1, 1, 1]})
-        found.append(net.node("GlobalAveragePool", [net.node("Conv", [x, "v"], {"pads": [1] * 4})]))
+        pooled.append(
+            net.node("GlobalAveragePool", [net.node("Conv", [x, "v"], {"pads": [1] * 4})])
+        )
         level = net.node("AveragePool", [level], {"kernel_shape": [2, 2], "strides": [2, 2]})
-    return net.model(net.node("Concat", found, {"axis": 1}))
+    return net.model(net.node("Concat", pooled, {"axis": 1}))
 
 
 SHARED: dict[str, Callable[[], ModelProto]] = {

@@ -19,7 +19,7 @@ ORDER = {
     "text": "messages of every package are made of it",
     "guard": "the parent process has the standard library alone",
     "methods": "mathematics on arrays, which knows no ONNX",
-    "target": "the user's words for a goal, which are an option",
+    "target": "targets as the user writes them, which are options",
     "input_options": "the user's words for inputs, which are options",
     "option_types": "the types of options, which Config checks",
     "config": "options are values: what acts on them comes later",
@@ -37,7 +37,7 @@ ORDER = {
     "results": "what a compression gives back, and its text",
     "pipeline": "the stages in order",
     "inspection": "the stages without a result",
-    "report": "results, told",
+    "report": "results, rendered",
     "integrations": "the pipeline in other tools",
     "sweep": "many compressions",
     "cli": "the command line",
@@ -108,8 +108,8 @@ ENTRANCES = ("__init__", "__main__")
 
 
 def test_every_package_has_its_place() -> None:
-    found = {own(module_of(path)) for path in PACKAGE.rglob("*.py")} - set(ENTRANCES)
-    assert found == set(ORDER)
+    packages = {own(module_of(path)) for path in PACKAGE.rglob("*.py")} - set(ENTRANCES)
+    assert packages == set(ORDER)
 
 
 def test_no_package_imports_a_later_one() -> None:
@@ -127,8 +127,8 @@ def test_no_package_imports_a_later_one() -> None:
 
 @pytest.mark.parametrize(("package", "apart"), APART.items())
 def test_packages_that_know_nothing_of_each_other(package: str, apart: tuple[str, ...]) -> None:
-    found = [x for x in INTERNAL if own(x.importer) == package and own(x.imported) in apart]
-    assert found == []
+    crossing = [x for x in INTERNAL if own(x.importer) == package and own(x.imported) in apart]
+    assert crossing == []
 
 
 @pytest.mark.parametrize(("library", "places"), RESERVED.items())

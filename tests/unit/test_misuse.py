@@ -41,11 +41,11 @@ OBVIOUS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("given", "meant"), OBVIOUS.values(), ids=OBVIOUS)
-def test_the_obvious_meaning(given: dict[str, Any], meant: dict[str, Any]) -> None:
-    assert config(**given) == config(**meant)
-    for name in given:
-        value = getattr(config(**given), name)
+@pytest.mark.parametrize(("options", "meant"), OBVIOUS.values(), ids=OBVIOUS)
+def test_the_obvious_meaning(options: dict[str, Any], meant: dict[str, Any]) -> None:
+    assert config(**options) == config(**meant)
+    for name in options:
+        value = getattr(config(**options), name)
         assert type(value) is type(meant[name])
 
 
@@ -113,8 +113,8 @@ def test_a_glob_that_matches_only_what_no_layer_produces() -> None:
 
 def test_one_glob_prunes_what_it_names_and_nothing_else() -> None:
     def pruned(**options: Any) -> list[str]:
-        found = compress(chain(), config=config(provider="cpu", method="none", **options))
-        return [group.name for group in found.groups]
+        result = compress(chain(), config=config(provider="cpu", method="none", **options))
+        return [group.name for group in result.groups]
 
     names = pruned()
     assert pruned(include=names[0]) == names[:1]

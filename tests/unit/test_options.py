@@ -33,25 +33,25 @@ def test_each_field_declares_its_option() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_command_has_each_option_as_it_is_declared(name: str) -> None:
     declared, command = OPTIONS[name], main.commands["compress"]
-    (found,) = [p for p in command.params if p.name == name]
-    assert isinstance(found, click.Option)
-    assert found.opts == [declared.flag]
-    assert found.help == declared.help.replace("`", "")
-    assert found.default == (DEFAULTS[name] if DEFAULTS[name] != () else None)
+    (option,) = [p for p in command.params if p.name == name]
+    assert isinstance(option, click.Option)
+    assert option.opts == [declared.flag]
+    assert option.help == declared.help.replace("`", "")
+    assert option.default == (DEFAULTS[name] if DEFAULTS[name] != () else None)
     if declared.choices is not None:
-        assert isinstance(found.type, click.Choice)
-        assert tuple(found.type.choices) == tuple(declared.choices())
-    told = CliRunner().invoke(main, ["compress", "--help"], terminal_width=300).stdout
-    section = told.split(f"\n{declared.section}:\n")[1].split("\n\n")[0]
+        assert isinstance(option.type, click.Choice)
+        assert tuple(option.type.choices) == tuple(declared.choices())
+    help_text = CliRunner().invoke(main, ["compress", "--help"], terminal_width=300).stdout
+    section = help_text.split(f"\n{declared.section}:\n")[1].split("\n\n")[0]
     assert declared.flag in section.split()
 
 
 @pytest.mark.parametrize("command", ["sweep", "inspect", "verify"])
 def test_other_commands_share_the_declarations(command: str) -> None:
-    for found in main.commands[command].params:
-        if found.name in OPTIONS:
-            assert isinstance(found, click.Option)
-            assert found.help == OPTIONS[found.name].help.replace("`", "")
+    for parameter in main.commands[command].params:
+        if parameter.name in OPTIONS:
+            assert isinstance(parameter, click.Option)
+            assert parameter.help == OPTIONS[parameter.name].help.replace("`", "")
 
 
 def test_each_type_can_be_read_from_a_command_line() -> None:
@@ -66,9 +66,9 @@ def test_keywords_have_the_types_of_the_fields() -> None:
 
 
 def test_help_in_python_tells_each_option() -> None:
-    told = inspect.getdoc(Config) or ""
+    help_text = inspect.getdoc(Config) or ""
     for name, declared in OPTIONS.items():
-        assert f"\n{name}\n    {declared.help}" in told
+        assert f"\n{name}\n    {declared.help}" in help_text
 
 
 @pytest.mark.parametrize("page", tables.PAGES)
@@ -91,22 +91,22 @@ BOUNDS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("given", "says"), BOUNDS.values(), ids=BOUNDS)
-def test_what_is_out_of_bounds(given: dict[str, Any], says: str) -> None:
+@pytest.mark.parametrize(("options", "says"), BOUNDS.values(), ids=BOUNDS)
+def test_what_is_out_of_bounds(options: dict[str, Any], says: str) -> None:
     with pytest.raises(OptionError) as caught:
-        Config(**given)
+        Config(**options)
     assert str(caught.value).startswith(says)
 
 
 class TestKeywords:
     def test_they_are_options(self) -> None:
-        found = compress(chain(), dry_run=True, ratio=0.5, method="nm", round_to=1)
-        assert found.config == Config(ratio=0.5, method="nm", round_to=1)
+        result = compress(chain(), dry_run=True, ratio=0.5, method="nm", round_to=1)
+        assert result.config == Config(ratio=0.5, method="nm", round_to=1)
 
     def test_they_replace_those_of_config(self) -> None:
         config = Config(ratio=0.5, method="nm", round_to=1)
-        found = compress(chain(), dry_run=True, config=config, method="none")
-        assert found.config == Config(ratio=0.5, method="none", round_to=1)
+        result = compress(chain(), dry_run=True, config=config, method="none")
+        assert result.config == Config(ratio=0.5, method="none", round_to=1)
 
     def test_a_target_replaces_a_ratio(self) -> None:
         config = {"ratio": 0.5, "seed": 3}
@@ -129,7 +129,7 @@ def test_a_flag_may_have_a_name_of_its_own() -> None:
         a_name: int = option(1, WHOLE, "Help.", SECTIONS[0])
         many: int = option(1, WHOLE, "Help.", SECTIONS[0], flag="--one")
 
-    assert [found.flag for found in options_of(Named).values()] == ["--a-name", "--one"]
+    assert [actual.flag for actual in options_of(Named).values()] == ["--a-name", "--one"]
 
 
 def test_neuron_mergings_options_reach_it_from_the_command_line() -> None:

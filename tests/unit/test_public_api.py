@@ -33,18 +33,18 @@ def classes(annotation: Any) -> Iterator[type]:
 
 def reachable() -> set[type]:
     """Each class that a result holds, at any depth."""
-    found: set[type] = set()
+    types: set[type] = set()
     waiting = [c for call in CALLS for c in classes(get_type_hints(call)["return"])]
     while waiting:
         kind = waiting.pop()
-        if kind in found:
+        if kind in types:
             continue
-        found.add(kind)
+        types.add(kind)
         assert is_dataclass(kind), kind
         module = vars(importlib.import_module(kind.__module__))
         hints = get_type_hints(kind, module)
         waiting += [c for field in fields(kind) for c in classes(hints[field.name])]
-    return found
+    return types
 
 
 REACHABLE: list[type] = sorted(reachable(), key=str)

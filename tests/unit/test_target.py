@@ -48,8 +48,8 @@ def test_what_is_no_amount(kind: Kind, text: str) -> None:
 
 
 def test_one_target() -> None:
-    assert Config().goal.kind == "ratio"
-    assert Config(size="5MB").goal.kind == "size"
+    assert Config().target.kind == "ratio"
+    assert Config(size="5MB").target.kind == "size"
     with pytest.raises(OptionError, match="macs and size"):
         Config(macs="50%", size="5MB")
     with pytest.raises(OptionError, match="ratio and macs"):

@@ -1,7 +1,7 @@
 """One row per operator: how channel labels cross it. `RULES` is the table.
 
 A rule reads the labels of a node's inputs and returns those of its outputs; on the way it tells
-the `LabelFlow` which constants carry labels (slots), which numbers count channels (sizes), which
+the `LabelFlow` which constants carry labels (bindings), which numbers count channels (sizes), which
 labels are coupled, which must stay. Semantics: https://onnx.ai/onnx/operators/.
 """
 

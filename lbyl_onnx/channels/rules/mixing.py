@@ -95,7 +95,7 @@ def reduce(view: NodeView) -> list[Labels | None]:
         return view.freeze_inputs(f"the shape that {view.op_type} reduces is not known")
     axes = view.ints(1, "axes")
     if axes is None:
-        if view.given(1, "axes"):
+        if view.has_parameter(1, "axes"):
             return view.freeze_inputs(f"the axes of {view.op_type} are not constant")
         axes = [] if view.int_attribute("noop_with_empty_axes", 0) else list(range(len(shape)))
     return _reduced(view, labels, {a % len(shape) for a in axes})

@@ -53,17 +53,19 @@ def _same_at_all_sizes(view: NodeView, before: Labels, after: Labels) -> bool:
         pairs = ((before, one), (after, two))
         if any(n not in (1, d) for x, sizes in pairs for n, d in zip(x.shape, sizes, strict=True)):
             return False
-        few = total <= SAMPLED
-        places = np.arange(total) if few else np.random.default_rng(0).integers(0, total, SAMPLED)
-        labels = [_labels_at(array, places, sizes) for array, sizes in pairs]
+        exhaustive = total <= SAMPLED
+        indices = (
+            np.arange(total) if exhaustive else np.random.default_rng(0).integers(0, total, SAMPLED)
+        )
+        labels = [_labels_at(array, indices, sizes) for array, sizes in pairs]
         if np.any(labels[0] != labels[1]):
             return False
     return True
 
 
-def _labels_at(labels: Labels, places: Labels, sizes: Sequence[int]) -> Labels:
-    """Labels at flat places of a tensor, shape (places,)."""
-    index = np.unravel_index(places, sizes)
+def _labels_at(labels: Labels, indices: Labels, sizes: Sequence[int]) -> Labels:
+    """Labels at flat indices of a tensor, shape (m,)."""
+    index = np.unravel_index(indices, sizes)
     along = zip(index, labels.shape, strict=True)
     return labels[tuple(i if size > 1 else np.zeros_like(i) for i, size in along)]
 
@@ -122,14 +124,14 @@ def concat(view: NodeView) -> list[Labels | None]:
     shapes = [view.shape(i) for i in range(len(view.labels))]
     if any(shape is None for shape in shapes):
         return view.freeze_inputs("an input of Concat has an unknown shape")
-    known = [shape for shape in shapes if shape is not None]
-    rank = len(known[0])
+    known_shapes = [shape for shape in shapes if shape is not None]
+    rank = len(known_shapes[0])
     axis = view.int_attribute("axis", 0) % rank
     parts = [np.zeros((1,) * rank, np.int64) if x is None else x for x in view.labels]
     common = np.broadcast_shapes(*((*x.shape[:axis], 1, *x.shape[axis + 1 :]) for x in parts))
     widened = [
         np.broadcast_to(x, (*common[:axis], shape[axis], *common[axis + 1 :]))
-        for x, shape in zip(parts, known, strict=True)
+        for x, shape in zip(parts, known_shapes, strict=True)
     ]
     joined = np.concatenate(widened, axis=axis)
     if any(size > 1 for size in common):
@@ -181,8 +183,8 @@ def sequence_at(view: NodeView) -> list[Labels | None]:
     labels, position = view.labels[0], view.ints_of(1)
     source = next(iter(view.node.inputs[0].inputs), None)
     parts = view.tensor_info.parts(view.node.inputs[0].name)
-    known = source is not None and source.op == "SplitToSequence"
-    if labels is None or position is None or parts is None or source is None or not known:
+    is_split = source is not None and source.op == "SplitToSequence"
+    if labels is None or position is None or parts is None or source is None or not is_split:
         return view.freeze_inputs("SequenceAt takes them from a sequence that is not known")
     axis = int(source.attrs.get("axis", 0)) % labels.ndim
     whole = len(parts[0]) == labels.ndim
@@ -201,16 +203,18 @@ def slice_(view: NodeView) -> list[Labels | None]:
         return view.freeze_inputs("Slice reads them as a bound or from an unknown shape")
     starts, ends = view.ints(1, "starts"), view.ints(2, "ends")
     axes, steps = view.ints(3, "axes"), view.ints(4, "steps")
-    if (view.given(3, "axes") and axes is None) or (view.given(4, "steps") and steps is None):
+    if (view.has_parameter(3, "axes") and axes is None) or (
+        view.has_parameter(4, "steps") and steps is None
+    ):
         return view.freeze_inputs("the axes or steps of Slice are not constant")
-    places = [a % len(shape) for a in axes] if axes is not None else list(range(len(shape)))
-    if all(labels.shape[a] == 1 for a in places):
+    sliced_axes = [a % len(shape) for a in axes] if axes is not None else list(range(len(shape)))
+    if all(labels.shape[a] == 1 for a in sliced_axes):
         return [labels]
     if starts is None or ends is None:
         return view.freeze_inputs("the bounds of Slice along them are not constant")
     bounds: tuple[list[int | Labels], list[int | Labels]] = (list(starts), list(ends))
     from_end: Labels | None = None
-    for i, axis in enumerate(places):
+    for i, axis in enumerate(sliced_axes):
         if labels.shape[axis] == 1:
             continue
         step = 1 if steps is None else steps[i]

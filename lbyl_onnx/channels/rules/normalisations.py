@@ -82,11 +82,11 @@ def _producer(tensor: Tensor) -> Node | None:
 
 def _consumers(node: Node, *op_types: str) -> list[Node]:
     """Return the nodes of some types that read a node's output, past what changes nothing."""
-    found, waiting = [], [node]
+    consumers, waiting = [], [node]
     while waiting:
         for consumer in waiting.pop().outputs[0].outputs:
             if consumer.op in _PASSED:
                 waiting.append(consumer)
             elif consumer.op in op_types:
-                found.append(consumer)
-    return found
+                consumers.append(consumer)
+    return consumers

@@ -1,4 +1,4 @@
-"""What a rule sees of a node, and where it notes what it has found."""
+"""The view of a node that a rule has, and the notes that it makes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class SharedNorm:
 
 @dataclass
 class LabelFlow:
-    """What the interpretation of a graph on labels has found so far."""
+    """State of the interpretation of a graph on labels."""
 
     coupling: Coupling = field(default_factory=Coupling)
     bindings: list[AxisBinding] = field(default_factory=list)
@@ -140,17 +140,17 @@ class NodeView:
 
     def shape(self, operand: int) -> tuple[int, ...] | None:
         """Shape of an input at the first input shapes; None where any of it is unknown."""
-        return _known(self.tensor_info.shape(self.node.inputs[operand].name))
+        return _static(self.tensor_info.shape(self.node.inputs[operand].name))
 
     def output_shape(self, output: int = 0) -> tuple[int, ...] | None:
         """Shape of an output at the first input shapes; None where unknown."""
-        return _known(self.tensor_info.shape(self.node.outputs[output].name))
+        return _static(self.tensor_info.shape(self.node.outputs[output].name))
 
     def has(self, operand: int) -> bool:
         """Whether an optional input is there."""
         return operand < len(self.node.inputs) and bool(self.node.inputs[operand].name)
 
-    def given(self, operand: int, attribute: str) -> bool:
+    def has_parameter(self, operand: int, attribute: str) -> bool:
         """Whether a parameter is there, as an input or, in older opsets, as an attribute."""
         return attribute in self.node.attrs or self.has(operand)
 
@@ -176,8 +176,8 @@ class NodeView:
         name = self.node.inputs[operand].name
         if self.tensor_info.is_constant(name):
             return None
-        found = [c.labels for c in self.flow.counts.get(name, ()) if c is not None]
-        return np.unique(np.concatenate(found)) if found else None
+        label_sets = [c.labels for c in self.flow.counts.get(name, ()) if c is not None]
+        return np.unique(np.concatenate(label_sets)) if label_sets else None
 
     def freeze(self, labels: Labels | None, reason: str) -> None:
         """Say that labels must stay."""
@@ -225,7 +225,7 @@ class NodeView:
 Rule = Callable[[NodeView], list[Labels | None]]
 
 
-def _known(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
+def _static(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
     if shape is None or None in shape:
         return None
     return tuple(d for d in shape if d is not None)

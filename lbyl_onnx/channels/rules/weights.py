@@ -114,8 +114,8 @@ def _grouped(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
 def matmul(view: NodeView) -> list[Labels | None]:
     """Y = A B, K the last axis of A and the one before the last of B."""
     weight, data = view.shape(1), view.shape(0)
-    known = weight is not None and data is not None and min(len(data), len(weight)) > 1
-    if known and not view.is_constant(1) and not view.is_constant(0):
+    has_shapes = weight is not None and data is not None and min(len(data), len(weight)) > 1
+    if has_shapes and not view.is_constant(1) and not view.is_constant(0):
         return _product(view, max(len(data or ()), len(weight or ())))
     layer = describe(view.tensor_info, view.node)
     return view.freeze_inputs(layer) if isinstance(layer, str) else linear(view)

@@ -67,8 +67,8 @@ class _Sounds:
         }
 
     def _one(self, window: _Window) -> Wave:
-        found = self.decoded(window.file)[window.start : window.stop]
-        return np.pad(found, (0, window.stop - window.start - len(found)))
+        values = self.decoded(window.file)[window.start : window.stop]
+        return np.pad(values, (0, window.stop - window.start - len(values)))
 
 
 def open_sounds(
@@ -109,7 +109,7 @@ def open_sounds(
         When the model takes no waveform, soundfile is missing, or a file cannot be decoded.
     """
     wave = _waveform_input(name, inputs)
-    length = next((d for d in (wave.shape[-1], *wave.given[-1:]) if d is not None), None)
+    length = next((d for d in (wave.shape[-1], *wave.stated_shape[-1:]) if d is not None), None)
     windows = [
         w
         for file in files
@@ -129,21 +129,21 @@ def _waveform_input(name: str, inputs: Sequence[Input]) -> Input:
     """The input that takes the waveform; any other has to be its mask."""
     waves = [i for i in inputs if "mask" not in i.name.lower()]
     others = [i for i in inputs if i not in waves]
-    found = waves[0] if len(waves) == 1 else None
-    if found is not None and found.dtype.kind == "f" and len(found.shape) in (2, 3):
-        length = found.shape[-1]
-        mono = len(found.shape) == 2 or found.shape[1] in (1, None)
+    wave = waves[0] if len(waves) == 1 else None
+    if wave is not None and wave.dtype.kind == "f" and len(wave.shape) in (2, 3):
+        length = wave.shape[-1]
+        mono = len(wave.shape) == 2 or wave.shape[1] in (1, None)
         alike = all(len(i.shape) == 2 and i.shape[1] == length for i in others)
         if mono and alike and (length is None or length >= LEAST_LENGTH):
-            return found
-    told = ", ".join(
+            return wave
+    taken = ", ".join(
         f"{i.name} takes {i.dtype} of shape "
         f"({', '.join('any' if d is None else str(d) for d in i.shape)})"
         for i in inputs
     )
     raise CalibrationError(
         f"{name} holds sounds, for models of one waveform of floats, (samples, length) or "
-        f"(samples, 1, length) with {LEAST_LENGTH} values or more, but {told}; give an .npz of "
+        f"(samples, 1, length) with {LEAST_LENGTH} values or more, but {taken}; give an .npz of "
         "what the model is fed"
     )
 

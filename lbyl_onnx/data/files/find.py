@@ -64,15 +64,15 @@ def find_samples(paths: Sequence[Path]) -> SampleFiles:
             f"calibration is the folder {folders[0]} and the file {file}; give folders or files, "
             "not both"
         )
-    found = [_in_folder(path) if path.is_dir() else _file(path) for path in paths]
-    kinds = [kind for kind, _ in found]
+    sets = [_in_folder(path) if path.is_dir() else _file(path) for path in paths]
+    kinds = [kind for kind, _ in sets]
     if len(set(kinds)) > 1:
         other = next(at for at, kind in enumerate(kinds) if kind != kinds[0])
         raise CalibrationError(
             f"{paths[0]} holds {kinds[0]}, but {paths[other]} {kinds[other]}; give samples of one "
             "kind"
         )
-    return SampleFiles(kinds[0], tuple(file for _, files in found for file in files), name)
+    return SampleFiles(kinds[0], tuple(file for _, files in sets for file in files), name)
 
 
 def _file(path: Path) -> tuple[Kind, tuple[Path, ...]]:

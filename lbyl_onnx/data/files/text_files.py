@@ -91,9 +91,9 @@ def token_kinds(inputs: Sequence[Input]) -> dict[str, TokenKind] | str:
         if i.dtype.kind not in ("iufb" if kind == "mask" else "iu"):
             return f"input {i.name} takes {i.dtype}"
         kinds[i.name] = kind
-    given = list(kinds.values())
-    if given.count("tokens") != 1:
-        return f"{given.count('tokens')} of its inputs ({listed([*kinds])}) take tokens, not one"
+    names = list(kinds.values())
+    if names.count("tokens") != 1:
+        return f"{names.count('tokens')} of its inputs ({listed([*kinds])}) take tokens, not one"
     return kinds
 
 
@@ -106,7 +106,7 @@ def open_texts(
     files: Sequence[Path],
     name: str,
     inputs: Sequence[Input],
-    places: Sequence[Path],
+    candidates: Sequence[Path],
     accepts: Callable[[Shapes], bool] | None,
     limit: int,
     seed: int,
@@ -126,7 +126,7 @@ def open_texts(
         What errors call them together.
     inputs
         What the model takes.
-    places
+    candidates
         The tokenizer's file, or folders where it may lie, in this order.
     accepts
         Tells whether the model runs on inputs of these shapes; None where that is not known.
@@ -148,18 +148,18 @@ def open_texts(
         )
     lines = [line for file in files for line in _lines(file)]
     chosen = [lines[row] for row in choose(name, len(lines), inputs, limit, seed)]
-    tokenizer = _tokenizer(_found(places, name))
+    tokenizer = _tokenizer(_tokenizer_file(candidates, name))
     longest, padding = fixed_length(inputs), tokenizer.padding or {}
     most = min(longest or most_tokens, _own_limit(tokenizer.truncation, most_tokens))
     encoded = list(_encoded(tokenizer, chosen, most))
-    most = max(len(found.ids) for found in encoded)
+    most = max(len(encoding.ids) for encoding in encoded)
     if longest is None and accepts is not None:
         taken = _longest_taken(accepts, inputs, most)
         if taken < most:
             encoded = list(_encoded(tokenizer, chosen, taken))
     texts = _Texts(
-        [np.asarray(found.ids, np.int64) for found in encoded],
-        [np.asarray(found.type_ids, np.int64) for found in encoded],
+        [np.asarray(encoding.ids, np.int64) for encoding in encoded],
+        [np.asarray(encoding.type_ids, np.int64) for encoding in encoded],
         kinds,
         inputs,
         int(padding.get("pad_id", 0)),
@@ -190,15 +190,15 @@ def _lines(file: Path) -> Iterator[_Line]:
             yield _Line(line.strip(), f"line {number} of {file}")
 
 
-def _found(places: Sequence[Path], name: str) -> Path:
+def _tokenizer_file(candidates: Sequence[Path], name: str) -> Path:
     """Return the first tokenizer of these places."""
-    if len(places) == 1 and not places[0].exists():
-        raise CalibrationError(f"{places[0]} does not exist; give a {TOKENIZER} as --tokenizer")
-    for place in places:
+    if len(candidates) == 1 and not candidates[0].exists():
+        raise CalibrationError(f"{candidates[0]} does not exist; give a {TOKENIZER} as --tokenizer")
+    for place in candidates:
         file = place / TOKENIZER if place.is_dir() else place
         if file.is_file():
             return file
-    looked = ", ".join(dict.fromkeys(map(str, places)))
+    looked = ", ".join(dict.fromkeys(map(str, candidates)))
     raise CalibrationError(
         f"{name} holds texts, but there is no {TOKENIZER} in {looked}; give it as --tokenizer"
     )
@@ -244,15 +244,15 @@ def _encoded(tokenizer: Tokenizer, lines: Sequence[_Line], most: int) -> Iterato
         what = f"{line.place} cannot be encoded in {most} tokens"
         with _explained(what, "mend it or leave it out"):
             tokenizer.enable_truncation(most, direction=str(own.get("direction", "right")))
-            found = tokenizer.encode(line.text)
-        if not found.ids:
+            encoding = tokenizer.encode(line.text)
+        if not encoding.ids:
             raise CalibrationError(f"{line.place} has no tokens; leave it out")
-        if len(found.ids) > most:
+        if len(encoding.ids) > most:
             raise CalibrationError(
-                f"{line.place} has {len(found.ids)} tokens when it is cut, of {most} that the "
+                f"{line.place} has {len(encoding.ids)} tokens when it is cut, of {most} that the "
                 "model takes: the special tokens alone are more; give a tokenizer that fits it"
             )
-        yield found
+        yield encoding
 
 
 def _longest_taken(accepts: Callable[[Shapes], bool], inputs: Sequence[Input], most: int) -> int:

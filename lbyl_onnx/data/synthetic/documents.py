@@ -27,7 +27,7 @@ TILT, SHADING, GRAIN = 0.03, 0.15, 0.05
 # Least distance of the two colours, as a share of their range.
 CONTRAST = 0.3
 # Lines and places in a line before the text repeats.
-ROWS, PLACES = 24, 48
+ROWS, COLUMNS = 24, 48
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def inked(b: int, plane: tuple[int, int], rng: np.random.Generator) -> Floats:
     angle = TILT * rng.standard_normal(b)
     shift = rng.random((b, 2))
     filled, wide = rng.uniform(*FILLED, b), rng.uniform(*WIDTHS, b)
-    text = rng.integers(0, SIGNS, (b, ROWS, PLACES))
+    text = rng.integers(0, SIGNS, (b, ROWS, COLUMNS))
     text[rng.random(text.shape) < BLANK] = SIGNS
     text[rng.random((b, ROWS)) < BLANK_LINES] = SIGNS
     y, x = np.meshgrid(
@@ -107,11 +107,11 @@ def inked(b: int, plane: tuple[int, int], rng: np.random.Generator) -> Floats:
     for i in range(b):
         cos, sin = math.cos(angle[i]), math.sin(angle[i])
         down = (cos * y - sin * x) / lines[i] + shift[i, 0] * ROWS
-        right = (sin * y + cos * x) / (lines[i] * filled[i] * wide[i]) + shift[i, 1] * PLACES
+        right = (sin * y + cos * x) / (lines[i] * filled[i] * wide[i]) + shift[i, 1] * COLUMNS
         row, place = np.floor(down).astype(np.intp), np.floor(right).astype(np.intp)
         level = signs.at_height(lines[i] * filled[i])
         inside = (down - row) / filled[i]
-        sign = text[i, row % ROWS, place % PLACES]
+        sign = text[i, row % ROWS, place % COLUMNS]
         sign = np.where(inside < 1.0, sign, SIGNS)
         at = np.minimum((inside * level.shape[1]).astype(np.intp), level.shape[1] - 1)
         across = ((right - place) * level.shape[2]).astype(np.intp)

@@ -105,11 +105,11 @@ def _pictures(spec: InputSpec, rng: np.random.Generator, layout: Layout, texts: 
 def _as_seen(values: Floats, statistics: ImageStatistics, spec: InputSpec) -> Array:
     """Images like those that the model has seen, within their range where that is known."""
     first = np.moveaxis(values, statistics.axis, 1)
-    seen = np.moveaxis(recoloured(first, statistics), 1, statistics.axis)
+    recolouring = np.moveaxis(recoloured(first, statistics), 1, statistics.axis)
     low, high = (0.0, 255.0) if spec.dtype.kind == "u" else (-np.inf, np.inf)
     if spec.kind.pixels is not None:
         low, high = spec.kind.pixels.low, spec.kind.pixels.high
-    return as_pixels(seen, low, high, spec.dtype)
+    return as_pixels(recolouring, low, high, spec.dtype)
 
 
 def _vectors(spec: InputSpec, rng: np.random.Generator, layout: Layout, texts: _Texts) -> Array:

@@ -55,10 +55,10 @@ def describe(tensor_info: TensorInfo, node: Node | NodeProto) -> LinearLayer | s
 
 def linear_layer(tensor_info: TensorInfo, node: Node | NodeProto) -> LinearLayer | None:
     """Describe a node as a linear layer with a constant weight; None where it is no such."""
-    found = describe(tensor_info, node)
-    if isinstance(found, str) or not tensor_info.is_constant(found.weight_name):
+    layer = describe(tensor_info, node)
+    if isinstance(layer, str) or not tensor_info.is_constant(layer.weight_name):
         return None
-    return found
+    return layer
 
 
 def data_input(tensor_info: TensorInfo, node: Node) -> Tensor:
@@ -74,5 +74,7 @@ def layout_of(tensor_info: TensorInfo, node: Node, operand: int) -> Layout:
 
 
 def layer_weight(tensor_info: TensorInfo, node: Node, operand: int) -> Array:
-    """Return a constant operand with the axes that slots name."""
-    return layout_of(tensor_info, node, operand).seen(tensor_info.value(node.inputs[operand].name))
+    """Return a constant operand with the axes that bindings name."""
+    return layout_of(tensor_info, node, operand).logical(
+        tensor_info.value(node.inputs[operand].name)
+    )

@@ -26,23 +26,23 @@ def einsum(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
     if len(node.inputs) != 2:
         return "Einsum does not read two operands"
     shapes = [node.shape(operand, tensor_info) for operand in (0, 1)]
-    known = [shape for shape in shapes if shape is not None]
-    if len(known) < 2:
+    known_shapes = [shape for shape in shapes if shape is not None]
+    if len(known_shapes) < 2:
         return "Einsum of unknown shapes"
     constant = [tensor_info.is_constant(name) for name in node.inputs]
     operand = 0 if constant == [True, False] else 1
-    terms = _terms(str(node.attributes.get("equation", "")), known, operand)
+    terms = _terms(str(node.attributes.get("equation", "")), known_shapes, operand)
     if isinstance(terms, str):
         return terms
     weight, data, output = terms[operand], terms[1 - operand], terms[2]
-    reason = _refused(weight, data, output, known[operand], known[1 - operand])
+    reason = _refused(weight, data, output, known_shapes[operand], known_shapes[1 - operand])
     if reason is not None:
         return reason
     summed = [letter for letter in data if letter in weight and letter not in output]
     made = [letter for letter in output if letter in weight and letter not in data]
     return LinearLayer(
         node,
-        known[operand],
+        known_shapes[operand],
         data_axes=_axes(weight, data),
         output_axes=_axes(weight, output),
         rank=len(output),

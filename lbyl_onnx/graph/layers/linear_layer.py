@@ -2,7 +2,7 @@
 
 A Conv in groups stores (out, in / group, ..): one axis for all outputs, one for the inputs of any
 group. A ConvTranspose in groups stores (in, out / group, ..), from which an output channel cannot
-be taken along an axis. It is taken for (in / group, out, ..), which is what slots on it mean.
+be taken along an axis. It is taken for (in / group, out, ..), which is what bindings of it mean.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Operation:
     def of(node: Node | NodeProto) -> Operation:
         """Return a node as an operation."""
         if isinstance(node, NodeProto):
-            found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-            text = {name: v.decode() for name, v in found.items() if isinstance(v, bytes)}
+            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            text = {name: v.decode() for name, v in attributes.items() if isinstance(v, bytes)}
             names = tuple(node.input), tuple(node.output)
-            return Operation(node.op_type, node.domain, *names, found | text)
+            return Operation(node.op_type, node.domain, *names, attributes | text)
         names = tuple(t.name for t in node.inputs), tuple(t.name for t in node.outputs)
         return Operation(str(node.op), node.domain or "", *names, node.attrs)
 
@@ -95,7 +95,7 @@ class Layout:
     groups: int = 1
     whole: bool = False
 
-    def seen(self, stored: Array) -> Array:
+    def logical(self, stored: Array) -> Array:
         """Return (in, out / groups, ..) as (in / groups, out, ..)."""
         if self.groups == 1:
             return stored
@@ -104,18 +104,18 @@ class Layout:
         # -> (in / groups, groups, out / groups, ..) -> (in / groups, out, ..)
         return np.moveaxis(split, 0, 1).reshape(split.shape[1], -1, *stored.shape[2:])
 
-    def stored(self, seen: Array) -> Array:
-        """Undo `seen`."""
+    def stored(self, logical: Array) -> Array:
+        """Undo `logical`."""
         if self.groups == 1:
-            return seen
+            return logical
         # (in / groups, out, ..) -> (in / groups, groups, out / groups, ..)
-        split = seen.reshape(len(seen), self.groups, -1, *seen.shape[2:])
+        split = logical.reshape(len(logical), self.groups, -1, *logical.shape[2:])
         # -> (groups, in / groups, out / groups, ..) -> (in, out / groups, ..)
         return np.moveaxis(split, 1, 0).reshape(-1, *split.shape[2:])
 
     def without(self, stored: Array, stays: NDArray[np.bool_], axis: int) -> Array:
-        """Drop the positions along an axis of `seen` that do not stay."""
-        left = np.compress(stays, self.seen(stored), axis=axis)
+        """Drop the positions along an axis of `logical` that do not stay."""
+        left = np.compress(stays, self.logical(stored), axis=axis)
         after = left.shape[1] // stored.shape[1] if self.whole else self.groups
         return Layout(after).stored(left)
 
@@ -137,9 +137,9 @@ class Layout:
 class LinearLayer:
     """A node whose output is linear in its activations, with a weight between the two.
 
-    The axes of the weight are those that slots name. One that meets an axis of the activations and
-    none of the output is summed over; one that meets an axis of the output alone makes it; one that
-    meets both has a matrix for each place; one that meets neither is a window's.
+    The axes of the weight are those that bindings name. One that meets an axis of the activations
+    and none of the output is summed over; one that meets an axis of the output alone makes it; one
+    that meets both has a matrix for each position; one that meets neither is a window's.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class LinearLayer:
     window
         What is seen at one place; None where that is not known, or only one position is.
     scattered
-        Whether each input is spread over places of the output, as in a ConvTranspose.
+        Whether each input is spread over positions of the output, as in a ConvTranspose.
     passed
         Pairs of an axis of the activations and one of the output: it is handed on as it is.
     """
@@ -250,20 +250,20 @@ class LinearLayer:
         """Return the layer with its input channels along another axis of its weight."""
         return replace(self, in_axis=in_axis)
 
-    def seen(self, stored: Array) -> Array:
+    def logical(self, stored: Array) -> Array:
         """Return a weight as (in, outputs, window), whatever the order that it is stored in."""
-        moved = np.transpose(self.layout.seen(stored), self._order)  # -> (in, out, .., window)
+        moved = np.transpose(self.layout.logical(stored), self._order)  # -> (in, out, .., window)
         return moved.reshape(len(moved), self.outputs, -1)
 
-    def stored(self, seen: Array) -> Array:
-        """Undo `seen`."""
+    def stored(self, logical: Array) -> Array:
+        """Undo `logical`."""
         order = self._order
-        moved = seen.reshape([self.shape[axis] for axis in order])
+        moved = logical.reshape([self.shape[axis] for axis in order])
         return self.layout.stored(np.transpose(moved, np.argsort(order)))
 
     def rows(self, tensor_info: TensorInfo, positions: NDArray[np.intp]) -> Floats:
-        """Return the weight of some input channels, (n, places): (n, places, outputs, window)."""
-        return self.seen(tensor_info.value(self.weight_name))[positions].astype(np.float64)
+        """Return the weight of input channels (n, positions): (n, positions, outputs, window)."""
+        return self.logical(tensor_info.value(self.weight_name))[positions].astype(np.float64)
 
     def bias(self, tensor_info: TensorInfo) -> Array | None:
         """Return the bias, zeros where there could be one; None where no constant one fits.
@@ -311,5 +311,5 @@ class LinearLayer:
 
 
 def by_window(rows: NDArray[T]) -> NDArray[T]:
-    """Return rows of a weight, (n, places, outputs, window), as (n, places, window, outputs)."""
+    """Move the window of a weight's rows, (n, positions, outputs, window), before the outputs."""
     return np.moveaxis(rows, 2, 3)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
 from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
-from lbyl_onnx.input_options.shapes import Given, Shapes, check_shapes, shape_text
+from lbyl_onnx.input_options.shapes import Shapes, SuppliedShapes, check_shapes, shape_text
 from lbyl_onnx.runtime.session import Signature
 
 Sizes = Mapping[tuple[str, int], int]
@@ -54,7 +54,7 @@ def runnable_shapes(
     run: Callable[[Shapes], object],
     seconds: float,
     needed: Callable[[], Sizes],
-    given: Given = (),
+    supplied_shapes: SuppliedShapes = (),
     likely: Sizes | None = None,
     sampled: Sizes | None = None,
 ) -> tuple[Shapes, Shapes]:
@@ -70,7 +70,7 @@ def runnable_shapes(
         After so many no more shapes are tried once one has failed.
     needed
         Tells the sizes that the weights prescribe; asked where the first try fails.
-    given
+    supplied_shapes
         Shapes that the first set has to have.
     likely
         Sizes that dynamic dimensions of the first set have where the model runs at them.
@@ -86,11 +86,11 @@ def runnable_shapes(
         Where the model runs at none of the shapes.
     """
     search = _Search(run, time.monotonic() + seconds)
-    if given or sampled:
-        return _at_given(signature, search, needed, given, sampled or {})
-    found = _at_likely(signature, search, needed, likely or {})
-    if found is not None:
-        return found
+    if supplied_shapes or sampled:
+        return _at_given(signature, search, needed, supplied_shapes, sampled or {})
+    at_likely = _at_likely(signature, search, needed, likely or {})
+    if at_likely is not None:
+        return at_likely
     tried: list[Shapes] = []
     for declared, (size, batch, together) in _candidates(signature, needed):
         first = _shapes(declared, batch, size, together)
@@ -172,7 +172,7 @@ def _shapes(signature: Signature, batch: int, size: int, together: bool) -> Shap
 
 
 def _nowhere(signature: Signature, failure: ModelError, tried: int) -> ModelError:
-    """The error of a model that ran at no shape that was tried."""
+    """Return the error for a model that ran at no shape that was tried."""
     example = [
         f"{name}:{','.join(str(d) if is_fixed(d) else '?' for d in dims)}"
         for name, _, dims in signature.inputs
@@ -190,16 +190,16 @@ def _at_given(
     signature: Signature,
     search: _Search,
     needed: Callable[[], Sizes],
-    given: Given,
+    supplied_shapes: SuppliedShapes,
     sampled: Sizes,
 ) -> tuple[Shapes, Shapes]:
-    """Shapes of which the first are those given; the second differ in what is dynamic."""
-    wanted = checked_shapes(signature, given)
-    sizes = {(name, axis): d for name, dims in wanted.items() for axis, d in enumerate(dims)}
+    """The supplied shapes, and second ones that differ in what is dynamic."""
+    checked = checked_shapes(signature, supplied_shapes)
+    sizes = {(name, axis): d for name, dims in checked.items() for axis, d in enumerate(dims)}
     symbols = {
         symbol: dims[axis]
         for name, _, declared in signature.inputs
-        for dims in [wanted.get(name, ())]
+        for dims in [checked.get(name, ())]
         for axis, symbol in enumerate(declared)
         if isinstance(symbol, str) and axis < len(dims)
     }
@@ -211,10 +211,10 @@ def _at_given(
     }
     prescribed = needed()
     filled = _with_sizes(signature, {**prescribed, **sampled, **bound, **sizes})
-    batches = dict.fromkeys([*(dims[0] for dims in wanted.values() if dims), 1, 2])
+    batches = dict.fromkeys([*(dims[0] for dims in checked.values() if dims), 1, 2])
     tried: list[Shapes] = []
     for size, batch, together in itertools.product(SIZES, batches, (True, False)):
-        first = {**_shapes(filled, batch, size, together), **wanted}
+        first = {**_shapes(filled, batch, size, together), **checked}
         if first in tried:
             continue
         if search.over:
@@ -233,11 +233,13 @@ def _at_given(
             "give samples of a size that the model takes, or --input-shape, to which images are "
             "scaled"
         )
-    asked = " ".join(shape_text(name, dims) for name, dims in wanted.items())
+    asked = " ".join(shape_text(name, dims) for name, dims in checked.items())
     raise ModelError(f"{search.failures[0]}; give another --input-shape than {asked}")
 
 
-def checked_shapes(signature: Signature, given: Given) -> dict[str, tuple[int, ...]]:
+def checked_shapes(
+    signature: Signature, supplied_shapes: SuppliedShapes
+) -> dict[str, tuple[int, ...]]:
     """Return the given shapes by the names of the inputs, once they fit what is declared.
 
     Raises
@@ -245,13 +247,13 @@ def checked_shapes(signature: Signature, given: Given) -> dict[str, tuple[int, .
     OptionError
         Where one names no input or does not fit.
     """
-    check_shapes(given)
+    check_shapes(supplied_shapes)
     declared = {name: dims for name, _, dims in signature.inputs}
     names = ", ".join(
         [*list(declared)[:_MOST_NAMES], *(["..."] if len(declared) > _MOST_NAMES else [])]
     )
-    wanted: dict[str, tuple[int, ...]] = {}
-    for name, dims in given:
+    checked: dict[str, tuple[int, ...]] = {}
+    for name, dims in supplied_shapes:
         asked = shape_text(name, dims)
         if not name and len(declared) != 1:
             raise OptionError(
@@ -262,7 +264,7 @@ def checked_shapes(signature: Signature, given: Given) -> dict[str, tuple[int, .
             raise OptionError(
                 f"--input-shape {asked}: the model has no input {name}, but {names or 'none'}"
             )
-        if input_name in wanted:
+        if input_name in checked:
             raise OptionError("--input-shape gives one input twice; give each once")
         own = declared[input_name]
         differs = any(is_fixed(d) and d != size for d, size in zip(own, dims, strict=False))
@@ -272,8 +274,8 @@ def checked_shapes(signature: Signature, given: Given) -> dict[str, tuple[int, .
                 f"--input-shape {asked} does not fit input {input_name}, which is "
                 f"declared as {shown}"
             )
-        wanted[input_name] = tuple(dims)
-    return wanted
+        checked[input_name] = tuple(dims)
+    return checked
 
 
 def _varied(signature: Signature, search: _Search, first: Shapes, prescribed: Sizes) -> Shapes:
@@ -288,21 +290,21 @@ def _varied(signature: Signature, search: _Search, first: Shapes, prescribed: Si
         second = _changed(first, groups, change)
         if second != first and search.accepts(second):
             return second
-    found = first
+    varied = first
     for group, change in itertools.product(groups, _CHANGES):  # one name after the other
         if search.over:
             break
-        second = _changed(found, [group], change)
-        done = any(found[name][axis] != first[name][axis] for name, axis in group)
-        if not done and second != found and search.accepts(second):
-            found = second
-    return found
+        second = _changed(varied, [group], change)
+        done = any(varied[name][axis] != first[name][axis] for name, axis in group)
+        if not done and second != varied and search.accepts(second):
+            varied = second
+    return varied
 
 
 def _changed(
     shapes: Shapes, groups: Sequence[Sequence[tuple[str, int]]], change: Callable[[int], int]
 ) -> Shapes:
-    """The shapes with the dimensions of some names changed: batches by one, others as told."""
+    """The shapes with the dimensions of some names changed: batches by one, others by `change`."""
     new = {
         place: size + 1 if any(axis == 0 for _, axis in group) else change(size)
         for group in groups

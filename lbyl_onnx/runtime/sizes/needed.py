@@ -31,12 +31,12 @@ Axes = tuple[Length | None, ...]
 
 @dataclass
 class _Trace:
-    """What is known so far, node by node in the order of the graph."""
+    """Facts traced so far, node by node in the order of the graph."""
 
     axes: dict[str, Axes] = field(default_factory=dict)
     dims: dict[str, Dims] = field(default_factory=dict)
     stored: dict[str, TensorProto] = field(default_factory=dict)
-    found: dict[tuple[str, int], int] = field(default_factory=dict)
+    sizes: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def store(self, name: str, tensor: TensorProto) -> None:
         self.dims[name], self.stored[name] = tuple(tensor.dims), tensor
@@ -59,7 +59,7 @@ class _Trace:
         """Note that an axis must have this length; what was noted first stays."""
         length = axes[axis] if -len(axes) <= axis < len(axes) else None
         if length is not None and size > 0 and size % length.times == 0:
-            self.found.setdefault((length.name, length.axis), size // length.times)
+            self.sizes.setdefault((length.name, length.axis), size // length.times)
 
 
 def needed_sizes(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
@@ -82,7 +82,7 @@ def needed_sizes(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
             trace.axes[value.name] = tuple(Length(value.name, axis) for axis in range(rank))
     for node in model.graph.node:
         _visit(trace, node)
-    return trace.found
+    return trace.sizes
 
 
 def _visit(trace: _Trace, node: NodeProto) -> None:
@@ -195,16 +195,16 @@ def _unsqueeze(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
     if new is None or axes is None:
         return None
     rank = len(axes) + len(new)
-    places, rest = {axis % rank for axis in new}, iter(axes)
-    return tuple(None if axis in places else next(rest, None) for axis in range(rank))
+    added, rest = {axis % rank for axis in new}, iter(axes)
+    return tuple(None if axis in added else next(rest, None) for axis in range(rank))
 
 
 def _squeeze(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
     gone, axes = trace.ints(node, "axes", 1), traced[0]
     if gone is None or not axes:
         return None
-    places = {axis % len(axes) for axis in gone}
-    return tuple(one for axis, one in enumerate(axes) if axis not in places)
+    dropped = {axis % len(axes) for axis in gone}
+    return tuple(one for axis, one in enumerate(axes) if axis not in dropped)
 
 
 def _concat(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
@@ -229,24 +229,24 @@ def _without(axes: Axes | None, changed: set[int]) -> Axes | None:
 
 def _pad(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
     pads, axes = trace.ints(node, "pads", 1), traced[0] or ()
-    places = trace.ints(node, "axes", 3)
-    if not axes or pads is None or (places is None and trace.operand(node, 3)):
+    padded = trace.ints(node, "axes", 3)
+    if not axes or pads is None or (padded is None and trace.operand(node, 3)):
         return None
-    named = range(len(axes)) if places is None else [axis % len(axes) for axis in places]
+    named = range(len(axes)) if padded is None else [axis % len(axes) for axis in padded]
     both = zip(named, pads[: len(named)], pads[len(named) :], strict=False)
     return _without(axes, {axis for axis, before, after in both if before or after})
 
 
 def _slice(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
-    axes, places = traced[0], trace.ints(node, "axes", 3)
+    axes, sliced = traced[0], trace.ints(node, "axes", 3)
     if not axes:
         return None
-    if places is None:
+    if sliced is None:
         starts = trace.ints(node, "starts", 1)
         if starts is None or trace.operand(node, 3):
             return None
-        places = list(range(len(starts)))
-    return _without(axes, {axis % len(axes) for axis in places})
+        sliced = list(range(len(starts)))
+    return _without(axes, {axis % len(axes) for axis in sliced})
 
 
 def _space_to_depth(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
@@ -259,7 +259,7 @@ def _space_to_depth(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | No
 
 
 def _gather(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
-    """Indices that name every channel once, as from BGR to RGB, tell how many there are."""
+    """Indices that name every channel once, as from BGR to RGB, give the number of channels."""
     axis = (trace.ints(node, "axis", len(node.input)) or [0])[0]
     if traced[0] is None:  # rows of a table
         table, axes = trace.dims.get(node.input[0]), traced[1] or ()

@@ -14,7 +14,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Declared = Sequence[tuple[str, str, tuple[object, ...]]]
 SMALL = (1, 2, 3, 5, 8, 16, 32, 64, 128)
 # Batches tried with small sizes, with odd ones, and where nothing but the batch is dynamic.
-MANY, FEW, ALONE = (4, 3), (3,), (17, 9, 5)
+MANY, FEWER, ALONE = (4, 3), (3,), (17, 9, 5)
 # A step that sizes keep to where a model halves them again and again.
 STEP = 32
 
@@ -62,7 +62,7 @@ class _Dimensions:
 
 
 def kinds(inputs: Declared, first: Shapes, second: Shapes) -> list[list[Shapes]]:
-    """Return lists of input shapes; of each list the first that a model runs at is wanted.
+    """Return lists of input shapes; of each list the first that a model runs at is used.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def _odd(dims: _Dimensions) -> Iterator[Shapes]:
         lambda was, _: was,
     )
     for size in sizes:
-        for batch in _batches(dims, FEW):
+        for batch in _batches(dims, FEWER):
             yield dims.filled(batch, size)
 
 

@@ -39,12 +39,12 @@ def smooth(size: int, scale: float, power: float = 2.0) -> Choices:
 
 def best(choices: list[Choices], cost: CountedCost, budget: float) -> float:
     """The least damage of all combinations within the budget."""
-    found = [
+    errors = [
         sum(float(c.damage[i]) for c, i in zip(choices, at, strict=True))
         for at in itertools.product(*(range(len(c.counts)) for c in choices))
         if cost.at(np.asarray([c.counts[i] for c, i in zip(choices, at, strict=True)])) <= budget
     ]
-    return min(found)
+    return min(errors)
 
 
 def damage(choices: list[Choices], counts: np.ndarray) -> float:

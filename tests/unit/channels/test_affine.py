@@ -22,9 +22,9 @@ Floats = NDArray[np.float64]
 RTOL, ATOL = 1e-4, 1e-5
 
 
-def response_of(found: Interpreted, group: ChannelGroup, place: GroupBinding) -> Response:
-    graph = to_graph(found.model)
-    response = respond(found.model, graph, found.tensor_info, found.channels, group, place)
+def response_of(analysis: Interpreted, group: ChannelGroup, place: GroupBinding) -> Response:
+    graph = to_graph(analysis.model)
+    response = respond(analysis.model, graph, analysis.tensor_info, analysis.channels, group, place)
     assert response is not None
     return response
 
@@ -70,12 +70,14 @@ class TestPrefix:
     def test_scale_and_shift_give_what_enters_the_activation(self, name: str) -> None:
         """The rows' own share, weight @ x, is the producer's output less its bias."""
         raw, before = input_before_activation(name, "Relu")
-        found = interpret(MODELS[name]())
-        group = found.channels.groups[0]
-        response = response_of(found, group, group.consumers[0])
+        analysis = interpret(MODELS[name]())
+        group = analysis.channels.groups[0]
+        response = response_of(analysis, group, group.consumers[0])
         rows = response.rows
-        weight, bias = producer_rows(to_graph(found.model), found.tensor_info, group.producers[0])
-        node = to_graph(found.model).nodes[group.producers[0].binding.node]
+        weight, bias = producer_rows(
+            to_graph(analysis.model), analysis.tensor_info, group.producers[0]
+        )
+        node = to_graph(analysis.model).nodes[group.producers[0].binding.node]
         beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
         linear = raw - (0.0 if bias is None else beta * bias)  # bias: (n, 1)
         np.testing.assert_allclose(
@@ -91,31 +93,31 @@ class TestPrefix:
     def test_normalized_where_batch_normalization_follows(
         self, name: str, normalized: bool
     ) -> None:
-        found = interpret(MODELS[name]())
-        group = found.channels.groups[0]
-        assert response_of(found, group, group.consumers[0]).rows.normalized == normalized
+        analysis = interpret(MODELS[name]())
+        group = analysis.channels.groups[0]
+        assert response_of(analysis, group, group.consumers[0]).rows.normalized == normalized
 
     def test_a_scale_for_each_position_is_no_prefix(self) -> None:
-        found = interpret(MODELS["bn_after_flatten"]())
-        group = found.channels.groups[0]
-        rows = response_of(found, group, group.consumers[0]).rows
+        analysis = interpret(MODELS["bn_after_flatten"]())
+        group = analysis.channels.groups[0]
+        rows = response_of(analysis, group, group.consumers[0]).rows
         assert not rows.normalized
         np.testing.assert_array_equal(rows.scale, np.ones(8))
 
     def test_each_consumer_has_its_own_way(self) -> None:
         """In a dense block every layer normalises the first layer's channels anew."""
-        found = interpret(MODELS["dense"]())
-        group = found.channels.groups[0]
-        shifts = [response_of(found, group, place).rows.shift for place in group.consumers]
+        analysis = interpret(MODELS["dense"]())
+        group = analysis.channels.groups[0]
+        shifts = [response_of(analysis, group, place).rows.shift for place in group.consumers]
         assert not np.allclose(shifts[0], shifts[1])
 
 
 class TestSuffix:
     def test_batch_norm_behind_the_activation(self) -> None:
         model = MODELS["bn_after_activation"]()
-        found = interpret(model)
-        group = found.channels.groups[0]
-        suffix = response_of(found, group, group.consumers[0]).suffix
+        analysis = interpret(model)
+        group = analysis.channels.groups[0]
+        suffix = response_of(analysis, group, group.consumers[0]).suffix
         tapped = tap(model, "relu_1_out", "batchnormalization_2_out")
         before, after = run(tapped, make_feeds(model))[1:]
         shape = (1, 8, 1, 1)
@@ -127,9 +129,9 @@ class TestSuffix:
         )
 
     def test_ways_that_meet_with_scales_of_their_own_end_it(self) -> None:
-        found = interpret(MODELS["forked_scales"]())
-        group = found.channels.groups[0]
-        suffix = response_of(found, group, group.consumers[0]).suffix
+        analysis = interpret(MODELS["forked_scales"]())
+        group = analysis.channels.groups[0]
+        suffix = response_of(analysis, group, group.consumers[0]).suffix
         np.testing.assert_array_equal(suffix.scale, np.ones(8))
         np.testing.assert_array_equal(suffix.shift, np.zeros(8))
 
@@ -140,9 +142,9 @@ class TestSuffix:
         matrix, offset = rng.normal(size=(4, 2)), rng.normal(size=4)
         matrix[kept], offset[kept] = np.eye(2), 0.0
         suffix = Affine(rng.uniform(1, 2, 4), rng.normal(size=4))
-        found = interpret(MODELS["folded"]())
-        group = found.channels.groups[0]
-        rows = response_of(found, group, group.consumers[0]).rows
+        analysis = interpret(MODELS["folded"]())
+        group = analysis.channels.groups[0]
+        rows = response_of(analysis, group, group.consumers[0]).rows
         carried = Response(rows, suffix).at_consumer(Delivery(kept, matrix[[1, 3]], offset[[1, 3]]))
         r_kept = rng.normal(size=2)
         a = suffix.scale * (matrix @ r_kept + offset) + suffix.shift
@@ -151,15 +153,15 @@ class TestSuffix:
     def test_a_kept_channel_scaled_to_zero_carries_nothing(self) -> None:
         kept = np.array([0, 1])
         matrix = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 3.0]])
-        found = interpret(MODELS["folded"]())
-        group = found.channels.groups[0]
-        rows = response_of(found, group, group.consumers[0]).rows
+        analysis = interpret(MODELS["folded"]())
+        group = analysis.channels.groups[0]
+        rows = response_of(analysis, group, group.consumers[0]).rows
         suffix = Affine(np.array([0.0, 1.0, 1.0]), np.zeros(3))
         carried = Response(rows, suffix).at_consumer(Delivery(kept, matrix[2:], np.zeros(1)))
         np.testing.assert_array_equal(carried.matrix[2], [0.0, 3.0])
 
 
-def silenced(op_type: str, operands: int) -> ModelProto:
+def with_constant_channel(op_type: str, operands: int) -> ModelProto:
     """Conv whose filters are zero, an operator, Conv: each channel is constant."""
     net = Net((2, 3, 4, 4), opset=20)
     x = net.conv("x", (3, 8))
@@ -190,10 +192,10 @@ class TestConstantChannels:
         ("op_type", "operands"), [(o, 1) for o in UNARY] + [(o, 2) for o in BINARY]
     )
     def test_the_value_at_the_consumer(self, op_type: str, operands: int) -> None:
-        model = silenced(op_type, operands)
-        found = interpret(model)
-        group = found.channels.groups[0]
-        response = response_of(found, group, group.consumers[0])
+        model = with_constant_channel(op_type, operands)
+        analysis = interpret(model)
+        group = analysis.channels.groups[0]
+        response = response_of(analysis, group, group.consumers[0])
         consumer = model.graph.node[group.consumers[0].binding.node]
         (value,) = run(tap(model, consumer.input[0]), make_feeds(model))[1:]
         rows, suffix = response.rows, response.suffix
@@ -211,9 +213,9 @@ class TestConstantChannels:
         zeros = np.zeros((8, 3, 3, 3), np.float32)
         net.initializers[0].CopyFrom(numpy_helper.from_array(zeros, "w0"))
         y = net.relu(net.node("LpPool", [x], attributes))
-        found = interpret(net.model(net.head(net.conv(y, (8, 5), (1, 1)), 5)))
-        group = found.channels.groups[0]
-        rows = response_of(found, group, group.consumers[0]).rows
+        analysis = interpret(net.model(net.head(net.conv(y, (8, 5), (1, 1)), 5)))
+        group = analysis.channels.groups[0]
+        rows = response_of(analysis, group, group.consumers[0]).rows
         np.testing.assert_array_equal(rows.constant_output, np.zeros(8))
 
     def test_a_channel_that_varies_does_not_refuse_the_group(self) -> None:
@@ -226,9 +228,9 @@ class TestConstantChannels:
         bias = np.full(8, -1.0, np.float32)
         bias[0] = 4.0
         net.initializers[1].CopyFrom(numpy_helper.from_array(bias, "b0"))
-        found = interpret(net.model(net.head(net.conv(net.node("Sqrt", [x]), (8, 5)), 5)))
-        group = found.channels.groups[0]
-        rows = response_of(found, group, group.consumers[0]).rows
+        analysis = interpret(net.model(net.head(net.conv(net.node("Sqrt", [x]), (8, 5)), 5)))
+        group = analysis.channels.groups[0]
+        rows = response_of(analysis, group, group.consumers[0]).rows
         np.testing.assert_array_equal(rows.constant_output, [2.0] + [0.0] * 7)
 
 
@@ -240,8 +242,8 @@ class TestNotFinite:
         broken = numpy_helper.to_array(tensor).copy()
         broken[0] = value
         tensor.CopyFrom(numpy_helper.from_array(broken, operand))
-        found = interpret(model)
-        group = found.channels.groups[0]
+        analysis = interpret(model)
+        group = analysis.channels.groups[0]
         graph = to_graph(model)
         place = group.consumers[0]
-        assert respond(model, graph, found.tensor_info, found.channels, group, place) is None
+        assert respond(model, graph, analysis.tensor_info, analysis.channels, group, place) is None

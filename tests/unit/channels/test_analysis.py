@@ -94,15 +94,15 @@ REFUSALS: dict[str, set[tuple[str, str, tuple[str, ...]]]] = {
 class TestGroups:
     @pytest.mark.parametrize("name", GROUPS)
     def test_groups(self, name: str) -> None:
-        found = interpret(MODELS[name]())
-        nodes = found.model.graph.node
+        analysis = interpret(MODELS[name]())
+        nodes = analysis.model.graph.node
         groups = {
             group.name: (
                 group.size,
                 [nodes[place.binding.node].name for place in group.consumers],
                 group.consumers[0].positions.shape[1],
             )
-            for group in found.channels.groups
+            for group in analysis.channels.groups
         }
         assert groups == GROUPS[name]
 
@@ -113,10 +113,10 @@ class TestGroups:
 
     @pytest.mark.parametrize("name", MODELS)
     def test_every_weighted_channel_is_in_one_group_or_one_refusal(self, name: str) -> None:
-        found = interpret(MODELS[name]())
-        weighted = [n for n in found.model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
-        names = [group.name for group in found.channels.groups]
-        names += [refusal.name for refusal in found.channels.refusals]
+        analysis = interpret(MODELS[name]())
+        weighted = [n for n in analysis.model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
+        names = [group.name for group in analysis.channels.groups]
+        names += [refusal.name for refusal in analysis.channels.refusals]
         producers = [producer for label in names for producer in label.split(", ")]
         expected = [n.name or f"{n.op_type}({n.output[0]})" for n in weighted]
         if name == "token_mixing":  # passes channels on: it mixes tokens

@@ -35,19 +35,19 @@ class TestHelp:
     def test_every_option_is_in_one_section(self, name: str) -> None:
         command = main.commands[name]
         assert isinstance(command, SectionedCommand)
-        told = CliRunner().invoke(main, [name, "--help"]).stdout
+        help_text = CliRunner().invoke(main, [name, "--help"]).stdout
         for parameter in command.params:
             if isinstance(parameter, click.Option):
-                lines = re.findall(rf"^  {parameter.opts[0]}(?![\w-])", told, re.MULTILINE)
+                lines = re.findall(rf"^  {parameter.opts[0]}(?![\w-])", help_text, re.MULTILINE)
                 assert len(lines) == 1, parameter.opts[0]
-        rest = told.split("\nOther:\n")[1].split("\n\n")[0]
+        rest = help_text.split("\nOther:\n")[1].split("\n\n")[0]
         assert rest.split() == "-h, --help Show this message and exit.".split(), (
             f"an option of {name} is in no section"
         )
 
     def test_it_shows_examples_that_parse(self, name: str) -> None:
-        told = CliRunner().invoke(main, [name, "--help"]).stdout
-        shown = re.findall(rf"^    lbyl-onnx ({name} .*)$", told, re.MULTILINE)
+        help_text = CliRunner().invoke(main, [name, "--help"]).stdout
+        shown = re.findall(rf"^    lbyl-onnx ({name} .*)$", help_text, re.MULTILINE)
         assert shown
         for line in shown:
             words = [word.strip("'") for word in line.split()[1:]]
@@ -79,6 +79,6 @@ def test_shells_can_complete(shell: str) -> None:
 
 
 def test_completion_knows_the_options() -> None:
-    given = {"COMP_WORDS": "lbyl-onnx sweep --ra", "COMP_CWORD": "2"}
-    found = start(_LBYL_ONNX_COMPLETE="bash_complete", **given)
-    assert found.splitlines() == ["plain,--ratios"]
+    variables = {"COMP_WORDS": "lbyl-onnx sweep --ra", "COMP_CWORD": "2"}
+    completed = start(_LBYL_ONNX_COMPLETE="bash_complete", **variables)
+    assert completed.splitlines() == ["plain,--ratios"]

@@ -31,14 +31,14 @@ def fitted_part(
     model: Any, samples: Floats, taps: int
 ) -> tuple[ConsumerFit, OutputContribution, dict[int, Any]]:
     """Prune the first group by moments of samples, and tell its part in its consumer."""
-    found = interpret(model)
-    group = found.channels.groups[0]
+    analysis = interpret(model)
+    group = analysis.channels.groups[0]
     consumer = group.consumers[0]
     delivery, _ = deliver(moments_of(samples, taps), np.arange(0, group.size, 2))
     here = ConsumerFit(group, consumer, delivery)
-    told = part(to_graph(model), found.tensor_info, here, moments_of(samples, taps))
-    parts = {consumer.binding.node: [told]}
-    return here, told, dict(modelled(to_graph(model), found.tensor_info, parts))
+    contribution = part(to_graph(model), analysis.tensor_info, here, moments_of(samples, taps))
+    parts = {consumer.binding.node: [contribution]}
+    return here, contribution, dict(modelled(to_graph(model), analysis.tensor_info, parts))
 
 
 class TestRepair:
@@ -65,27 +65,30 @@ class TestRepair:
         net = Net(("n", 3, 8, 8))
         model = net.model(net.head(net.block(net.block("x", (3, 6)), (6, 5)), 5))
         samples = correlated(800, 6 * 9)
-        here, told, _ = fitted_part(model, samples, 9)
-        found = interpret(model)
+        here, contribution, _ = fitted_part(model, samples, 9)
+        analysis = interpret(model)
         node = to_graph(model).nodes[here.consumer.binding.node]
-        weight = found.tensor_info.value(node.inputs[1].name).astype(float).reshape(5, -1)
+        weight = analysis.tensor_info.value(node.inputs[1].name).astype(float).reshape(5, -1)
         outputs = samples @ weight.T
-        np.testing.assert_allclose(told.mean, outputs.mean(axis=0), rtol=1e-9)
-        np.testing.assert_allclose(told.before, outputs.var(axis=0), rtol=1e-9)
+        np.testing.assert_allclose(contribution.mean, outputs.mean(axis=0), rtol=1e-9)
+        np.testing.assert_allclose(contribution.before, outputs.var(axis=0), rtol=1e-9)
         columns = (here.delivery.kept[:, None] * 9 + np.arange(9)).reshape(-1)
         restored = samples[:, columns] @ here.delivery.matrix.T
-        np.testing.assert_allclose(told.after, (restored @ weight.T).var(axis=0), rtol=1e-9)
+        np.testing.assert_allclose(contribution.after, (restored @ weight.T).var(axis=0), rtol=1e-9)
 
     def test_a_layer_that_reads_other_channels_too_is_left_alone(self) -> None:
         model = gemms()
-        here, told, _ = fitted_part(model, correlated(300, 12), 1)
-        found = interpret(model)
-        half = OutputContribution(told.mean, told.before, told.after, told.width // 2)
+        here, contribution, _ = fitted_part(model, correlated(300, 12), 1)
+        analysis = interpret(model)
+        half = OutputContribution(
+            contribution.mean, contribution.before, contribution.after, contribution.width // 2
+        )
         assert (
-            modelled(to_graph(model), found.tensor_info, {here.consumer.binding.node: [half]}) == {}
+            modelled(to_graph(model), analysis.tensor_info, {here.consumer.binding.node: [half]})
+            == {}
         )
         both = {here.consumer.binding.node: [half, half]}
-        assert modelled(to_graph(model), found.tensor_info, both).keys() == both.keys()
+        assert modelled(to_graph(model), analysis.tensor_info, both).keys() == both.keys()
 
     def test_models_that_begin_with_a_gemm_get_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fits: list[Fitted] = []
@@ -120,7 +123,7 @@ class TestPrior:
         assert own.with_prior(SampleMoments(9, np.zeros(3), np.full((3, 3), value))) is own
 
     @pytest.mark.parametrize(("count", "priors"), [(40, 1), (200, 0)])
-    def test_it_is_measured_where_a_persons_samples_are_few(
+    def test_it_is_measured_where_the_users_samples_are_few(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, priors: int
     ) -> None:
         """The widest layer has 12 columns: 96 rows are enough."""
@@ -135,4 +138,4 @@ class TestPrior:
         np.save(tmp_path / "x.npy", samples)
         config = Config(round_to=1, ratio=0.5, provider="cpu", calibration=str(tmp_path / "x.npy"))
         compress(gemms(), config=config)
-        assert sum(run.source.given is None for run in runs) == priors
+        assert sum(run.source.supplied is None for run in runs) == priors

@@ -43,10 +43,10 @@ COUNT = 100  # samples; one mini-batch holds them
 
 @dataclass(frozen=True)
 class Repaired:
-    """What `compress` has made, and the uncut model that it proves it equal to."""
+    """What `compress` has made, and the reference that it proves it equal to."""
 
     result: CompressResult
-    uncut: ModelProto
+    reference: ModelProto
 
 
 def repaired(
@@ -61,10 +61,10 @@ def repaired(
     kept: list[ModelProto] = []
 
     def keeping(
-        baseline: Baseline, source: Path, stage: Path, expected: Path, *samples: Any
+        baseline: Baseline, source: Path, staged: Path, expected: Path, *samples: Any
     ) -> Verification:
         kept.append(onnx.load(expected))
-        return verify(baseline, source, stage, expected, *samples)
+        return verify(baseline, source, staged, expected, *samples)
 
     feeds = feeds or feeds_of(model, COUNT)
     np.savez(folder / "samples.npz", **feeds)  # type: ignore[arg-type]  # arrays by name
@@ -193,8 +193,8 @@ class TestMeanAndVariance:
         model = REPAIRED[name]()
         names = names_of(model)
         assert names
-        uncut = repaired(model, tmp_path, monkeypatch).uncut
-        changed = check_equal(model, uncut, names, 1e-3)
+        reference = repaired(model, tmp_path, monkeypatch).reference
+        changed = check_equal(model, reference, names, 1e-3)
         assert changed  # by the pruning
 
     @pytest.mark.parametrize("name", ["batch_norm", "folded", "residual", "dense", "matmuls"])
@@ -203,17 +203,17 @@ class TestMeanAndVariance:
     ) -> None:
         """With the batch's own statistics in each BatchNormalization, and samples in one batch."""
         fits: list[Fitted] = []
-        uncut: list[ModelProto] = []
+        reference: list[ModelProto] = []
 
         def fitting(*arguments: Any) -> Fitted:
             fits.append(fit(*arguments))
             return fits[0]
 
         def keeping(
-            baseline: Baseline, source: Path, stage: Path, expected: Path, *samples: Any
+            baseline: Baseline, source: Path, staged: Path, expected: Path, *samples: Any
         ) -> Verification:
-            uncut.append(onnx.load(expected))
-            return verify(baseline, source, stage, expected, *samples)
+            reference.append(onnx.load(expected))
+            return verify(baseline, source, staged, expected, *samples)
 
         monkeypatch.setattr(rewrite_build, "fit", fitting)
         monkeypatch.setattr(pipeline, "verify", keeping)
@@ -221,20 +221,20 @@ class TestMeanAndVariance:
         at_once = replace(USUAL, largest_batch=USUAL.most_samples)
         config = Config(round_to=1, ratio=0.5, provider="cpu")
         compress(model, config=config, effort=at_once)
-        found = fits[0].statistics
-        assert found is not None
-        assert found.run.batch_statistics
-        assert found.run.source.count == found.run.source.size
-        here = replace(found.run, folder=tmp_path)
-        path = tmp_path / "uncut.onnx"
-        onnx.save(uncut[0], path)
-        views = {str(i): view for i, view in found.outputs.items()}
+        statistics = fits[0].statistics
+        assert statistics is not None
+        assert statistics.run.batch_statistics
+        assert statistics.run.source.count == statistics.run.source.size
+        here = replace(statistics.run, folder=tmp_path)
+        path = tmp_path / "reference.onnx"
+        onnx.save(reference[0], path)
+        views = {str(i): view for i, view in statistics.outputs.items()}
         after = measure(
-            ModelDraft.of(uncut[0]), tensor_facts(model), TensorReader(path), views, {}, here
+            ModelDraft.of(reference[0]), tensor_facts(model), TensorReader(path), views, {}, here
         )
-        assert set(after) == {str(i) for i in found.before} != set()
+        assert set(after) == {str(i) for i in statistics.before} != set()
         for key, now in after.items():
-            was = found.before[int(key)]
+            was = statistics.before[int(key)]
             spread = np.sqrt(was.second.max())
             np.testing.assert_allclose(now.mean, was.mean, atol=1e-3 * spread)
             np.testing.assert_allclose(now.second, was.second, atol=1e-3 * spread**2)
@@ -242,17 +242,17 @@ class TestMeanAndVariance:
     def test_in_half(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Weights are rounded to 5e-4."""
         model = deep(dtype=TensorProto.FLOAT16)
-        uncut = repaired(model, tmp_path, monkeypatch).uncut
-        assert check_equal(model, uncut, names_of(model), 2e-2)
+        reference = repaired(model, tmp_path, monkeypatch).reference
+        assert check_equal(model, reference, names_of(model), 2e-2)
 
     @pytest.mark.parametrize("build", [deep, gemms])
     def test_it_is_the_repair_that_does_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Callable[[], ModelProto]
     ) -> None:
         model = build()
-        uncut = repaired(model, tmp_path, monkeypatch, repair=False).uncut
+        reference = repaired(model, tmp_path, monkeypatch, repair=False).reference
         names, feeds = names_of(model), feeds_of(model, COUNT)
-        before, after = (run(tap(m, names[-1]), feeds)[-1] for m in (model, uncut))
+        before, after = (run(tap(m, names[-1]), feeds)[-1] for m in (model, reference))
         assert np.max(np.abs(1 - per_channel(after, 1)[1] / per_channel(before, 1)[1])) > 0.01
 
     def test_the_last_layer_keeps_its_least_error(
@@ -261,7 +261,7 @@ class TestMeanAndVariance:
         """The hidden layer's removed half is noise to the kept one: the outputs lose variance."""
         net = Net(("N", 6))
         model = net.model(net.gemm(net.relu(net.gemm("x", 6, 12)), 12, 5))
-        both = [repaired(model, tmp_path, monkeypatch, repair=r).uncut for r in (True, False)]
+        both = [repaired(model, tmp_path, monkeypatch, repair=r).reference for r in (True, False)]
         assert both[0].SerializeToString() == both[1].SerializeToString()
         feeds = feeds_of(model, COUNT)
         before, after = (run(m, feeds)[0] for m in (model, both[0]))
@@ -269,7 +269,7 @@ class TestMeanAndVariance:
 
 
 def check_equal(
-    model: ModelProto, uncut: ModelProto, names: Sequence[str], tolerance: float
+    model: ModelProto, reference: ModelProto, names: Sequence[str], tolerance: float
 ) -> bool:
     """Compare mean and variance of some tensors; say whether the tensors themselves changed."""
     feeds, changed = feeds_of(model, COUNT), False
@@ -279,7 +279,7 @@ def check_equal(
     for name in names:
         before, after = (
             run(m, feeds)[own.index(name)] if name in own else run(tap(m, name), feeds)[-1]
-            for m in (model, uncut)
+            for m in (model, reference)
         )
         axis = before.ndim - 1 if operators[name] == "MatMul" else 1
         (mean, variance), (new_mean, new_variance) = (per_channel(x, axis) for x in (before, after))
@@ -339,8 +339,8 @@ class TestWhichLayers:
     ) -> None:
         model = odd_bias(bias)
         assert "gemm_2_out" not in names_of(model)
-        uncut = repaired(model, tmp_path, monkeypatch, feeds=samples_of(model)).uncut
-        assert uncut.graph.node
+        reference = repaired(model, tmp_path, monkeypatch, feeds=samples_of(model)).reference
+        assert reference.graph.node
 
     def test_nor_is_one_that_does_not_count_its_bias(self) -> None:
         """With beta 0 a bias has no part in the output; what is added comes behind."""
@@ -394,12 +394,12 @@ class TestMatMul:
     ) -> None:
         """One Add for each of the three MatMuls that consume, before the model's own."""
         model = matmuls(bias)
-        uncut = repaired(model, tmp_path, monkeypatch).uncut
-        added = [n for n in uncut.graph.node if n.op_type == "Add"]
+        reference = repaired(model, tmp_path, monkeypatch).reference
+        added = [n for n in reference.graph.node if n.op_type == "Add"]
         assert len(added) == 3 + (4 if bias else 0)
-        for node in uncut.graph.node:
+        for node in reference.graph.node:
             if node.op_type == "MatMul" and node.name != "matmul_0":
-                reader = next(n for n in uncut.graph.node if node.output[0] in n.input)
+                reader = next(n for n in reference.graph.node if node.output[0] in n.input)
                 assert reader.op_type == "Add"
                 assert reader.name.startswith(node.name)
 
@@ -408,9 +408,9 @@ class TestMatMul:
     ) -> None:
         model = deep()
         assert all(len(n.input) == 2 for n in model.graph.node if n.op_type == "Conv")
-        uncut = repaired(model, tmp_path, monkeypatch).uncut
-        assert [n.op_type for n in uncut.graph.node] == [n.op_type for n in model.graph.node]
-        convs = [n for n in uncut.graph.node if n.op_type == "Conv"]
+        reference = repaired(model, tmp_path, monkeypatch).reference
+        assert [n.op_type for n in reference.graph.node] == [n.op_type for n in model.graph.node]
+        convs = [n for n in reference.graph.node if n.op_type == "Conv"]
         assert [len(n.input) for n in convs] == [2, 3, 3, 3]
 
 
@@ -421,35 +421,35 @@ def moments(mean: Sequence[float], variance: Sequence[float]) -> SampleMoments:
 class TestGain:
     def test_by_hand(self) -> None:
         """Variance 1 from 4 and 9 from 4; means 5 from 2 and 0 from -1."""
-        found = repairs({3: moments([5, 0], [1, 9])}, {3: moments([2, -1], [4, 4])})
-        np.testing.assert_allclose(found[3].gain, [0.5, 1.5])
-        np.testing.assert_allclose(found[3].shift, [4.0, 1.5])
+        repair = repairs({3: moments([5, 0], [1, 9])}, {3: moments([2, -1], [4, 4])})
+        np.testing.assert_allclose(repair[3].gain, [0.5, 1.5])
+        np.testing.assert_allclose(repair[3].shift, [4.0, 1.5])
 
     @pytest.mark.parametrize("ratio", [1e-9, 1e-3, 0.07, 0.5, 1.0, 15.0, 17.0, 1e9])
     def test_it_is_held_within_bounds(self, ratio: float) -> None:
-        found = repairs({0: moments([1.0], [ratio])}, {0: moments([2.0], [1.0])})[0]
+        repair = repairs({0: moments([1.0], [ratio])}, {0: moments([2.0], [1.0])})[0]
         expected = min(max(np.sqrt(ratio), 1 / LARGEST_GAIN), LARGEST_GAIN)
-        np.testing.assert_allclose(found.gain, [expected])
-        np.testing.assert_allclose(found.shift, [1.0 - 2.0 * expected])  # the mean is exact
+        np.testing.assert_allclose(repair.gain, [expected])
+        np.testing.assert_allclose(repair.shift, [1.0 - 2.0 * expected])  # the mean is exact
 
     @pytest.mark.parametrize("was", [0.0, 1.0, 1e6])
     def test_what_has_no_variance_is_not_scaled(self, was: float) -> None:
         """Variances of 1e-13 of the layer's largest are rounding."""
         before = moments([1, 2, 3], [was, was, 1.0])
-        found = repairs({0: before}, {0: moments([0, 0, 3], [0.0, 1e-13, 1.0])})[0]
-        np.testing.assert_array_equal(found.gain, [1.0, 1.0, 1.0])
-        np.testing.assert_array_equal(found.shift, [1.0, 2.0, 0.0])
+        repair = repairs({0: before}, {0: moments([0, 0, 3], [0.0, 1e-13, 1.0])})[0]
+        np.testing.assert_array_equal(repair.gain, [1.0, 1.0, 1.0])
+        np.testing.assert_array_equal(repair.shift, [1.0, 2.0, 0.0])
 
     def test_a_layer_without_any_variance_is_not_scaled(self) -> None:
-        found = repairs({0: moments([1, 2], [1, 1])}, {0: moments([0, 0], [0, 0])})[0]
-        np.testing.assert_array_equal(found.gain, [1.0, 1.0])
-        np.testing.assert_array_equal(found.shift, [1.0, 2.0])
+        repair = repairs({0: moments([1, 2], [1, 1])}, {0: moments([0, 0], [0, 0])})[0]
+        np.testing.assert_array_equal(repair.gain, [1.0, 1.0])
+        np.testing.assert_array_equal(repair.shift, [1.0, 2.0])
 
     def test_equal_moments_repair_nothing(self) -> None:
         same = moments([1, -2], [3, 4])
-        found = repairs({0: same}, {0: same})[0]
-        np.testing.assert_array_equal(found.gain, [1.0, 1.0])
-        np.testing.assert_array_equal(found.shift, [0.0, 0.0])
+        repair = repairs({0: same}, {0: same})[0]
+        np.testing.assert_array_equal(repair.gain, [1.0, 1.0])
+        np.testing.assert_array_equal(repair.shift, [0.0, 0.0])
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     @pytest.mark.parametrize("place", ["mean before", "before", "mean after", "after"])
@@ -463,10 +463,10 @@ class TestGain:
         model = deep()
         views = repairable(*found_of(model))
         before = {i: moments(range(v.columns), range(v.columns)) for i, v in views.items()}
-        found = targets(views, before)
-        assert set(found) == {view.tensor for view in views.values()}
+        by_tensor = targets(views, before)
+        assert set(by_tensor) == {view.tensor for view in views.values()}
         for view in views.values():
-            aim = found[view.tensor]
+            aim = by_tensor[view.tensor]
             assert (aim.axis, aim.rank) == (view.axis, view.rank)
             np.testing.assert_array_equal(aim.mean, np.arange(view.columns))
             np.testing.assert_allclose(aim.std**2, np.arange(view.columns), rtol=1e-12)
@@ -484,7 +484,7 @@ class TestDegenerate:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(low, "b2"))
         made = repaired(model, tmp_path, monkeypatch)
         feeds = feeds_of(model, 10)
-        before, after = (run(m, feeds)[0] for m in (model, made.uncut))
+        before, after = (run(m, feeds)[0] for m in (model, made.reference))
         # Constant in both, and the same: the mean of what is removed moves into the bias.
         assert deviation(after, before) < 1e-4
 
@@ -492,7 +492,9 @@ class TestDegenerate:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = deep()
-        uncut = repaired(model, tmp_path, monkeypatch, ratio=0.0).uncut
+        reference = repaired(model, tmp_path, monkeypatch, ratio=0.0).reference
         feeds = feeds_of(model, 10)
-        np.testing.assert_array_equal(run(uncut, feeds)[0], run(model, feeds)[0])
-        assert [len(n.input) for n in uncut.graph.node] == [len(n.input) for n in model.graph.node]
+        np.testing.assert_array_equal(run(reference, feeds)[0], run(model, feeds)[0])
+        assert [len(n.input) for n in reference.graph.node] == [
+            len(n.input) for n in model.graph.node
+        ]

@@ -47,9 +47,9 @@ def test_values_are_those_that_numpy_reads(
         file = open_arrays(tmp_path / name)
         assert file.names == (key,)
         assert file.header(key).shape == array.shape
-        found = file.read([key])[key]
-        assert found.dtype == array.dtype
-        np.testing.assert_array_equal(found, array)
+        actual = file.read([key])[key]
+        assert actual.dtype == array.dtype
+        np.testing.assert_array_equal(actual, array)
 
 
 def test_an_npy_is_mapped_and_a_member_that_is_not_asked_for_stays_packed(
@@ -106,8 +106,8 @@ def test_any_byte_may_be_wrong(tmp_path: Path) -> None:
             damaged[at] ^= int(rng.integers(1, 256))
             (tmp_path / name).write_bytes(damaged)
             try:
-                found = everything(tmp_path / name)
-                read += all(array.nbytes <= len(data) for array in found.values())
+                arrays = everything(tmp_path / name)
+                read += all(array.nbytes <= len(data) for array in arrays.values())
             except CalibrationError:
                 pass
     assert read > 50

@@ -106,7 +106,7 @@ def test_several_inputs_go_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "taken"),
+    ("dtype", "taken"),
     [
         (np.float64, np.float32),
         (np.float16, np.float32),
@@ -120,11 +120,11 @@ def test_several_inputs_go_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", [npy, lambda folder, array: npz(folder, x=array)])
 def test_types_that_hold_the_values_are_cast(
     tmp_path: Path,
-    given: DTypeLike,
+    dtype: DTypeLike,
     taken: DTypeLike,
     write: Callable[[Path, Values], Path],
 ) -> None:
-    values = np.abs(3 * normal(5, 4)).astype(given)
+    values = np.abs(3 * normal(5, 4)).astype(dtype)
     read = joined(read_calibration(write(tmp_path, values), [takes(None, 4, dtype=taken)]))
     assert read.dtype == taken
     assert np.array_equal(read, values.astype(taken))
@@ -394,7 +394,7 @@ def test_an_open_size_is_that_of_the_images(tmp_path: Path) -> None:
 def test_images_of_any_size_are_scaled_to_a_shape_that_is_given(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", flat(7, 9, [0, 0, 0]))
     picture(tmp_path / "b.png", flat(30, 20, [255] * 3))
-    wanted = replace(takes(None, 3, None, None), given=(1, 3, 6, 8))
+    wanted = replace(takes(None, 3, None, None), stated_shape=(1, 3, 6, 8))
     samples = read_calibration(tmp_path, [wanted])
     assert samples.most_frequent == {"x": (3, 6, 8)}
     assert joined(samples).shape == (2, 3, 6, 8)
@@ -481,8 +481,8 @@ def test_any_byte_of_an_image_may_be_wrong(suffix: str, tmp_path: Path) -> None:
             data[at] = rng.integers(0, 256)
         path.write_bytes(data)
         try:
-            found = joined(read_calibration(tmp_path, [PHOTOS]))
-            assert found.shape == (1, 3, 6, 8)
+            samples = joined(read_calibration(tmp_path, [PHOTOS]))
+            assert samples.shape == (1, 3, 6, 8)
         except CalibrationError:
             refused += 1
     assert refused > 5

@@ -66,7 +66,7 @@ def test_whole_batches_leave_out_what_fills_none() -> None:
 
 def test_a_source_uses_as_many_as_it_says() -> None:
     samples, spec = of_lengths(3, 3, 5, 3, 5, 3), {"x": plain_spec("f4", (2, 3))}
-    found = [b["x"][:, 0].tolist() for b in SampleSource(spec, 4, 2, 0, given=samples).batches()]
+    found = [b["x"][:, 0].tolist() for b in SampleSource(spec, 4, 2, 0, supplied=samples).batches()]
     assert found == [[0, 1], [3], [2]]
-    exact = SampleSource(spec, 4, 2, 0, given=samples.in_whole(2), exact=True)
+    exact = SampleSource(spec, 4, 2, 0, supplied=samples.in_whole(2), exact=True)
     assert [b["x"][:, 0].tolist() for b in exact.batches()] == [[0, 1], [3, 5]]

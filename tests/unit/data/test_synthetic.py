@@ -151,7 +151,7 @@ def test_blocks_do_not_show() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "layout", "found"),
+    ("shape", "layout", "order"),
     [
         ((None, 3, 224, 224), "auto", "nchw"),
         ((1, 3, None, None), "auto", "nchw"),
@@ -170,6 +170,6 @@ def test_blocks_do_not_show() -> None:
     ],
 )
 def test_the_shape_tells_where_channels_are(
-    shape: tuple[int | None, ...], layout: Layout, found: Layout | None
+    shape: tuple[int | None, ...], layout: Layout, order: Layout | None
 ) -> None:
-    assert image_layout(shape, layout) == found
+    assert image_layout(shape, layout) == order

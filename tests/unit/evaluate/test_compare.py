@@ -32,11 +32,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_and_itself(sample: Path) -> None:
-    found = compare_models(sample, sample, provider="cpu")
-    assert found.agreement == 1.0
-    assert found.fidelity.relative_error == 0.0
-    assert found.original_top1 is None
-    assert found.inputs is None
+    comparison = compare_models(sample, sample, provider="cpu")
+    assert comparison.agreement == 1.0
+    assert comparison.fidelity.relative_error == 0.0
+    assert comparison.original_top1 is None
+    assert comparison.inputs is None
 
 
 def test_labels_give_the_accuracy_of_both(sample: Path, small: Path) -> None:
@@ -69,9 +69,9 @@ def test_without_classes_the_cosine_counts(tmp_path: Path) -> None:
     model.graph.output[0].name = "sum"
     path = tmp_path / "sum.onnx"
     onnx.save(model, path)
-    found = compare_models(path, path, provider="cpu")
-    assert found.fidelity.top1_agreement is None
-    assert found.agreement == found.fidelity.cosine == 1.0
+    comparison = compare_models(path, path, provider="cpu")
+    assert comparison.fidelity.top1_agreement is None
+    assert comparison.agreement == comparison.fidelity.cosine == 1.0
 
 
 def two_outputs(path: Path, gain: float) -> Path:

@@ -13,9 +13,9 @@ from lbyl_onnx.evaluate.metrics import top1
 )
 def test_classes_lie_last_or_on_axis_1_of_an_image(shape: tuple[int, ...], axis: int) -> None:
     output = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    found = top1(output)
-    assert found is not None
-    np.testing.assert_array_equal(found, output.argmax(axis=axis))
+    actual = top1(output)
+    assert actual is not None
+    np.testing.assert_array_equal(actual, output.argmax(axis=axis))
 
 
 @pytest.mark.parametrize(

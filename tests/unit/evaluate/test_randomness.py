@@ -36,10 +36,10 @@ def sampled(op_type: str, seed: float | None = None) -> ModelProto:
 def test_a_model_is_near_itself(op_type: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(sampled(op_type), path)
-    found = compare_models(path, path, provider="cpu")
-    assert (found.fidelity.relative_error, found.fidelity.cosine) == (0.0, 1.0)
-    assert len(found.random) == 1
-    assert found.random[0].startswith(op_type.lower())
+    comparison = compare_models(path, path, provider="cpu")
+    assert (comparison.fidelity.relative_error, comparison.fidelity.cosine) == (0.0, 1.0)
+    assert len(comparison.random) == 1
+    assert comparison.random[0].startswith(op_type.lower())
 
 
 @pytest.mark.parametrize("op_type", ["RandomNormalLike", "Dropout"])

@@ -200,14 +200,14 @@ class TestCompare:
         ],
     )
     def test_rejects(self, changed: NDArray[np.generic], message: str) -> None:
-        wanted = record(self.good)
+        expected = record(self.good)
         with pytest.raises(VerificationError, match=message):
-            compare(wanted, record(changed), wanted)
+            compare(expected, record(changed), expected)
 
     def test_a_bad_value_in_a_later_batch_is_found(self) -> None:
-        wanted = record(self.good, self.good)
+        expected = record(self.good, self.good)
         with pytest.raises(VerificationError, match="differs"):
-            compare(wanted, record(self.good, 2.0 * self.good), wanted)
+            compare(expected, record(self.good, 2.0 * self.good), expected)
 
     @pytest.mark.parametrize("batches", [(), (np.zeros((0, 2), np.float32),)])
     def test_nothing_compared_is_a_failure(self, batches: tuple[NDArray[np.generic], ...]) -> None:
@@ -225,9 +225,7 @@ class TestCompare:
             compare(record(zero), record(zero + np.float32(0.1)), record(zero))
 
     @pytest.mark.parametrize(("wrong", "passes"), [(1e-7, True), (1e-6, False), (1e-4, False)])
-    def test_a_silenced_output_is_measured_by_the_original(
-        self, wrong: float, passes: bool
-    ) -> None:
+    def test_a_zeroed_output_is_measured_by_the_original(self, wrong: float, passes: bool) -> None:
         """Outputs of 1e-6 where the original's are 0.5: an error of 1e-7 is a kernel's rounding."""
         old, want = np.full((1, 2), 0.5, np.float32), np.full((1, 2), 1e-6, np.float32)
         new = want + np.float32(wrong)
@@ -240,11 +238,11 @@ class TestCompare:
     def test_an_input_that_gives_almost_nothing_is_measured_by_the_others(self) -> None:
         """A probability of 1e-5 may differ by the rounding of larger ones, and by no more."""
         small = np.array([[1e-5, 0.0]], np.float32)
-        wanted = record(small, self.good)
-        value, _ = compare(wanted, record(small + np.float32(1e-7), self.good), wanted)
+        expected = record(small, self.good)
+        value, _ = compare(expected, record(small + np.float32(1e-7), self.good), expected)
         assert value == pytest.approx(0.5e-7, rel=1e-3)
         with pytest.raises(VerificationError, match="differs"):
-            compare(wanted, record(small + np.float32(1e-2), self.good), wanted)
+            compare(expected, record(small + np.float32(1e-2), self.good), expected)
 
     def test_an_original_that_is_not_finite_is_named_as_the_cause(self) -> None:
         broken = record(self.good * np.float32(np.nan))

@@ -24,7 +24,7 @@ SAME = Timed(timing.summary([1.0] * 9, [1.0] * 9, 9), 8, 8)
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "sizes", "told"),
+    ("before", "after", "sizes", "messages"),
     [
         (SMALL, SMALL, (500, 500), []),
         (LARGE, SMALL, (500, 499), []),
@@ -34,16 +34,16 @@ SAME = Timed(timing.summary([1.0] * 9, [1.0] * 9, 9), 8, 8)
     ],
 )
 def test_a_result_that_grew_is_told(
-    before: Costs, after: Costs, sizes: tuple[int, int], told: list[str]
+    before: Costs, after: Costs, sizes: tuple[int, int], messages: list[str]
 ) -> None:
-    found = warnings_of(before, after, sizes, [], SAME)
-    assert len(found) == len(told)
-    for line, part in zip(found, told, strict=True):
+    warnings = warnings_of(before, after, sizes, [], SAME)
+    assert len(warnings) == len(messages)
+    for line, part in zip(warnings, messages, strict=True):
         assert line.startswith(f"the result is larger than the original: {part}; ")
 
 
 @pytest.mark.parametrize(
-    ("after", "step", "told"),
+    ("after", "step", "message"),
     [
         (1.0, 1, ""),
         (0.5, 1, ""),
@@ -53,19 +53,21 @@ def test_a_result_that_grew_is_told(
         (1.2, 16, "copying tensors .* prune more"),
     ],
 )
-def test_a_result_that_is_measurably_slower_is_told(after: float, step: int, told: str) -> None:
+def test_a_result_that_is_measurably_slower_is_told(after: float, step: int, message: str) -> None:
     timed = Timed(timing.summary([1.0] * 9, [after] * 9, 9), step, 8)
-    found = warnings_of(SMALL, SMALL, (1, 1), [], timed)
-    assert len(found) == bool(told)
-    if told:
-        assert re.match(rf"the result takes 1.20 \(1.20 to 1.20\) .*{told}", found[0])
+    warnings = warnings_of(SMALL, SMALL, (1, 1), [], timed)
+    assert len(warnings) == bool(message)
+    if message:
+        assert re.match(rf"the result takes 1.20 \(1.20 to 1.20\) .*{message}", warnings[0])
 
 
-@pytest.mark.parametrize(("kept", "told"), [(10, False), (3, False), (2, True)])
-def test_a_group_that_loses_more_than_seven_in_ten_is_told(kept: int, told: bool) -> None:
-    found = warnings_of(SMALL, SMALL, (1, 1), [("conv", 10, kept), ("other", 10, 9)], SAME)
-    assert bool(found) is told
-    assert not told or found[0].startswith("a channel group loses more than 70% of the channels (c")
+@pytest.mark.parametrize(("kept", "warned"), [(10, False), (3, False), (2, True)])
+def test_a_group_that_loses_more_than_seven_in_ten_is_told(kept: int, warned: bool) -> None:
+    warnings = warnings_of(SMALL, SMALL, (1, 1), [("conv", 10, kept), ("other", 10, 9)], SAME)
+    assert bool(warnings) is warned
+    assert not warned or warnings[0].startswith(
+        "a channel group loses more than 70% of the channels (c"
+    )
 
 
 def test_many_groups_make_one_line_of_bounded_length() -> None:

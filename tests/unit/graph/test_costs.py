@@ -34,10 +34,10 @@ def one_node(
 
 def macs(op_type: str, shapes: Sequence[Shape | None], **attributes: Any) -> int:
     model = one_node(op_type, shapes, attributes)
-    given = {
+    facts = {
         v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in model.graph.input
     }
-    return count_costs(model, TensorInfo(model, given, given)).macs
+    return count_costs(model, TensorInfo(model, facts, facts)).macs
 
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

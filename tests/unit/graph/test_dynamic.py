@@ -100,9 +100,9 @@ def test_marks_follow_their_elements() -> None:
     tensor_info = TensorInfo(model, first, second)
     for name in (front, parts, swapped, floats, size):
         assert tensor_info.is_constant(name)
-    known = tensor_info.traced_value(scaled)
-    assert known is not None
-    assert known[1].tolist() == [False, False, True, True]
+    existing = tensor_info.traced_value(scaled)
+    assert existing is not None
+    assert existing[1].tolist() == [False, False, True, True]
 
 
 def test_what_is_worked_out_of_static_sizes_stays_static() -> None:
@@ -176,6 +176,6 @@ def test_an_operand_that_broadcasts_only_at_some_sizes_keeps_the_channels() -> N
     sizes = net.node("Concat", [net.ints(1), remainder(net, "x"), net.ints(1, 1)], {"axis": 0})
     x = net.node("Add", [x, net.node("ConstantOfShape", [sizes])])
     model = net.model(net.conv(x, (8, 4)))
-    found = find_channels(to_graph(model), TensorInfo(model, FIRST, SECOND), Selection())
-    (refusal, *_) = found.refusals
+    channels = find_channels(to_graph(model), TensorInfo(model, FIRST, SECOND), Selection())
+    (refusal, *_) = channels.refusals
     assert "joins them to channels that stay" in refusal.reason

@@ -41,16 +41,16 @@ def alone(x: Array, stored: Array, groups: int) -> Array:
 class TestLayout:
     def test_each_place_of_what_is_seen(self) -> None:
         stored = weight()
-        seen = Layout(GROUPS).seen(stored)
-        assert seen.shape == (INPUTS, GROUPS * OUTPUTS, 2, 3)
+        logical = Layout(GROUPS).logical(stored)
+        assert logical.shape == (INPUTS, GROUPS * OUTPUTS, 2, 3)
         for group, i, o in np.ndindex(GROUPS, INPUTS, OUTPUTS):
             np.testing.assert_array_equal(
-                seen[i, group * OUTPUTS + o], stored[group * INPUTS + i, o]
+                logical[i, group * OUTPUTS + o], stored[group * INPUTS + i, o]
             )
 
     def test_it_is_undone(self) -> None:
         np.testing.assert_array_equal(
-            Layout(GROUPS).stored(Layout(GROUPS).seen(weight())), weight()
+            Layout(GROUPS).stored(Layout(GROUPS).logical(weight())), weight()
         )
 
     @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ class TestLayout:
         assert left.shape == layout.shape_without(weight().shape, np.asarray(stays), axis)
         if axis == 0:
             kept = np.tile(stays, GROUPS)
-            wanted = alone(x * kept[:, None, None], weight(), GROUPS)
-            np.testing.assert_allclose(alone(x[:, kept], left, GROUPS), wanted, atol=1e-12)
+            expected = alone(x * kept[:, None, None], weight(), GROUPS)
+            np.testing.assert_allclose(alone(x[:, kept], left, GROUPS), expected, atol=1e-12)
         else:
-            wanted = alone(x, weight(), GROUPS)[:, stays]
-            np.testing.assert_allclose(alone(x, left, GROUPS), wanted, atol=1e-12)
+            expected = alone(x, weight(), GROUPS)[:, stays]
+            np.testing.assert_allclose(alone(x, left, GROUPS), expected, atol=1e-12)
 
     def test_without_whole_groups(self) -> None:
         """One input to a group: its outputs go with it."""

@@ -62,9 +62,9 @@ def parts(name: str) -> tuple[LinearLayer, Array, ModelProto]:
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_seen_is_undone(name: str) -> None:
     layer, weight, _ = parts(name)
-    seen = layer.seen(weight)
-    assert seen.shape[:2] == (layer.shape[layer.in_axis], layer.outputs)
-    np.testing.assert_array_equal(layer.stored(seen), weight)
+    logical = layer.logical(weight)
+    assert logical.shape[:2] == (layer.shape[layer.in_axis], layer.outputs)
+    np.testing.assert_array_equal(layer.stored(logical), weight)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -76,7 +76,7 @@ def test_one_input_channel_reaches_the_outputs_that_its_row_says(name: str) -> N
         x = np.zeros(shape, np.float32)
         places = channel + np.arange(layer.groups) * layer.shape[layer.in_axis]
         np.moveaxis(x, layer.data_axis, 0)[places] = 1.0
-        rows = layer.seen(weight)[channel].astype(np.float64).sum(axis=1) * layer.alpha
+        rows = layer.logical(weight)[channel].astype(np.float64).sum(axis=1) * layer.alpha
         (y,) = run(model, {"x": x})
         np.testing.assert_allclose(y, np.broadcast_to(layer.spread(rows), y.shape), atol=1e-5)
 

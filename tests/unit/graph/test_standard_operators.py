@@ -333,10 +333,10 @@ def test_what_is_written_out_must_compute_the_same(
     load = source.load_model
 
     def wrong(path: Path) -> tuple[ModelProto, int]:
-        found, size = load(path)
-        node = next(n for n in found.graph.node if n.op_type == "LeakyRelu")
+        actual, size = load(path)
+        node = next(n for n in actual.graph.node if n.op_type == "LeakyRelu")
         node.attribute[0].f -= 3.0
-        return found, size
+        return actual, size
 
     monkeypatch.setattr(source, "load_model", wrong)
     with pytest.raises(VerificationError, match="written out in standard operators"):

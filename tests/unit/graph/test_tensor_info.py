@@ -79,12 +79,12 @@ class TestValues:
         cast = net.node("CastLike", [weight, "x"])
         x = net.relu(net.node("Conv", ["x", cast], {"pads": [1] * 4}))
         model = net.model(net.head(x, 200))
-        found = interpret(model)
-        assert found.tensor_info.is_constant(cast)
+        analysis = interpret(model)
+        assert analysis.tensor_info.is_constant(cast)
         np.testing.assert_array_equal(
-            found.tensor_info.value(cast), numpy_helper.to_array(net.initializers[0])
+            analysis.tensor_info.value(cast), numpy_helper.to_array(net.initializers[0])
         )
-        assert [group.size for group in found.channels.groups] == [200]
+        assert [group.size for group in analysis.channels.groups] == [200]
 
     @pytest.mark.parametrize(
         "name", ["constant_nodes", "identity_chains", "dynamo_batch_norm", "constant_of_shape"]
@@ -98,9 +98,9 @@ class TestValues:
             if node.op_type in ("Conv", "Gemm", "BatchNormalization")
             for name in node.input[1:]
         }
-        given = {model.graph.input[0].name: np.zeros((2, 3, 6, 6), np.float32)}
+        feeds = {model.graph.input[0].name: np.zeros((2, 3, 6, 6), np.float32)}
         names = sorted(weights - {t.name for t in model.graph.initializer})
-        expected = run(tap(model, *names), given)[1:]
+        expected = run(tap(model, *names), feeds)[1:]
         assert names
         for weight, value in zip(names, expected, strict=True):
             assert tensor_info.is_constant(weight)
@@ -159,8 +159,8 @@ class TestEvaluate:
     @pytest.mark.parametrize("op_type", ["Gelu", "Mish", "HardSwish", "Relu", "Sqrt"])
     def test_a_node_is_computed_without_warnings(self, op_type: str) -> None:
         node = helper.make_node(op_type, ["a"], ["b"])
-        given = np.array([-1.0, 0.0, 2.0], np.float32)
-        (result,) = evaluate(node, [given], 20)
+        values = np.array([-1.0, 0.0, 2.0], np.float32)
+        (result,) = evaluate(node, [values], 20)
         opsets = [helper.make_opsetid("", 20)]
         value = helper.make_tensor_value_info("a", TensorProto.FLOAT, [3])
         out = helper.make_tensor_value_info("b", TensorProto.FLOAT, [3])
@@ -168,7 +168,7 @@ class TestEvaluate:
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
         # Approximations of erf, exp and tanh in single precision.
         np.testing.assert_allclose(
-            np.asarray(result, np.float32), run(model, {"a": given})[0], atol=1e-6
+            np.asarray(result, np.float32), run(model, {"a": values})[0], atol=1e-6
         )
 
     def test_missing_inputs_and_outputs(self) -> None:

@@ -54,7 +54,7 @@ def behind(
     return net.model(net.conv(normalised(net, x, steps), (channels, 4)))
 
 
-def found(model: ModelProto) -> InputRange | None:
+def range_of(model: ModelProto) -> InputRange | None:
     tensor_info = TensorInfo(model, input_shapes(model, 1, 24), input_shapes(model, 2, 24))
     return input_ranges(to_graph(model), tensor_info, "auto").get("x")
 
@@ -81,13 +81,13 @@ def test_a_chain_tells_the_range(
     mean: float | Sequence[float],
     spread: float | Sequence[float],
 ) -> None:
-    told = found(behind(steps))
-    assert told is not None
-    assert (told.low, told.high) == (0.0, high)
+    pixel_range = range_of(behind(steps))
+    assert pixel_range is not None
+    assert (pixel_range.low, pixel_range.high) == (0.0, high)
     # The constants are float32.
-    np.testing.assert_allclose(told.mean, np.broadcast_to(mean, 3), rtol=1e-5)
-    np.testing.assert_allclose(told.spread, np.broadcast_to(spread, 3), rtol=1e-5)
-    assert len(told.nodes) == len(steps)
+    np.testing.assert_allclose(pixel_range.mean, np.broadcast_to(mean, 3), rtol=1e-5)
+    np.testing.assert_allclose(pixel_range.spread, np.broadcast_to(spread, 3), rtol=1e-5)
+    assert len(pixel_range.nodes) == len(steps)
 
 
 @pytest.mark.parametrize(
@@ -106,45 +106,45 @@ def test_a_chain_tells_the_range(
     ],
 )
 def test_what_tells_nothing(steps: Sequence[Step]) -> None:
-    assert found(behind(steps)) is None
+    assert range_of(behind(steps)) is None
 
 
 @pytest.mark.parametrize("shape", [("N", 16, 24, 24), ("N", 3, 24), (1, 3, 24, 24, 24), ("N", 3)])
 def test_only_images_are_asked(shape: Dims) -> None:
     net = Net(shape)
     net.nodes = []
-    assert found(net.model(net.relu(normalised(net, "x", PIXELS)))) is None
+    assert range_of(net.model(net.relu(normalised(net, "x", PIXELS)))) is None
 
 
 def test_an_image_that_two_layers_read_tells_nothing() -> None:
     net = Net(IMAGE)
     one = net.conv(normalised(net, "x", PIXELS), (3, 4))
-    assert found(net.model(net.node("Add", [one, net.conv("x", (3, 4))]))) is None
+    assert range_of(net.model(net.node("Add", [one, net.conv("x", (3, 4))]))) is None
 
 
 def test_a_shape_that_is_read_beside_does_not_matter() -> None:
     net = Net(IMAGE)
     shape = net.node("Shape", ["x"])
-    told = found(net.model(net.conv(normalised(net, "x", PIXELS), (3, 4)), shape))
-    assert told is not None
+    pixel_range = range_of(net.model(net.conv(normalised(net, "x", PIXELS), (3, 4)), shape))
+    assert pixel_range is not None
 
 
 def test_a_constant_less_the_image_counts_too() -> None:
     net = Net(IMAGE)
     x = normalised(net, normalised(net, "x", [("Sub", 127.0)], first=False), [("Mul", 1 / 128)])
-    told = found(net.model(net.conv(x, (3, 4))))
-    assert told is not None
-    assert (told.high, told.mean) == (255.0, (127.0,) * 3)
+    pixel_range = range_of(net.model(net.conv(x, (3, 4))))
+    assert pixel_range is not None
+    assert (pixel_range.high, pixel_range.mean) == (255.0, (127.0,) * 3)
 
 
 def test_channels_are_followed_through_a_transpose() -> None:
     net = Net(("N", 24, 24, 3))
     x = normalised(net, "x", [("Div", 255.0)])
     x = net.node("Transpose", [x], {"perm": [0, 3, 1, 2]})
-    told = found(net.model(net.conv(normalised(net, x, NORMALISED), (3, 4))))
-    assert told is not None
-    assert told.axis == 3
-    np.testing.assert_allclose(told.mean, np.multiply(MEAN, 255), rtol=1e-5)
+    pixel_range = range_of(net.model(net.conv(normalised(net, x, NORMALISED), (3, 4))))
+    assert pixel_range is not None
+    assert pixel_range.axis == 3
+    np.testing.assert_allclose(pixel_range.mean, np.multiply(MEAN, 255), rtol=1e-5)
 
 
 @pytest.mark.parametrize("by", ["Gather", "Slice"])
@@ -155,24 +155,26 @@ def test_channels_are_followed_where_their_order_changes(by: str) -> None:
         x = net.node("Gather", ["x", net.ints(2, 1, 0)], {"axis": 1})
     else:
         x = net.node("Slice", ["x", net.ints(-1), net.ints(-99), net.ints(1), net.ints(-1)])
-    told = found(net.model(net.conv(normalised(net, x, [("Sub", (103.9, 116.8, 123.7))]), (3, 4))))
-    assert told is not None
-    np.testing.assert_allclose(told.mean, (123.7, 116.8, 103.9), rtol=1e-6)
+    pixel_range = range_of(
+        net.model(net.conv(normalised(net, x, [("Sub", (103.9, 116.8, 123.7))]), (3, 4)))
+    )
+    assert pixel_range is not None
+    np.testing.assert_allclose(pixel_range.mean, (123.7, 116.8, 103.9), rtol=1e-6)
 
 
 def test_a_crop_ends_the_chain() -> None:
     net = Net(IMAGE)
     x = net.node("Slice", ["x", net.ints(1), net.ints(9), net.ints(2), net.ints(1)])
-    assert found(net.model(net.conv(normalised(net, x, PIXELS), (3, 4)))) is None
+    assert range_of(net.model(net.conv(normalised(net, x, PIXELS), (3, 4)))) is None
 
 
 def test_a_constant_for_each_row_ends_the_chain() -> None:
     net = Net(IMAGE)
     rows = net.constant("rows", np.linspace(0.5, 1.5, 24, dtype=np.float32).reshape(1, 1, 24, 1))
     x = net.node("Mul", [normalised(net, "x", PIXELS), rows])
-    told = found(net.model(net.conv(x, (3, 4))))
-    assert told is not None
-    assert len(told.nodes) == 2
+    pixel_range = range_of(net.model(net.conv(x, (3, 4))))
+    assert pixel_range is not None
+    assert len(pixel_range.nodes) == 2
 
 
 @pytest.mark.parametrize("opset", [10, 17])
@@ -183,16 +185,21 @@ def test_a_clip_tells_the_range_itself(opset: int) -> None:
     else:
         limits = [net.constant(f"c{v}", np.float32(v)) for v in (-1, 1)]
         x = net.node("Clip", ["x", *limits])
-    told = found(net.model(net.conv(x, (3, 4))))
-    assert told is not None
-    assert (told.low, told.high, told.mean, told.spread) == (-1.0, 1.0, (0.0,) * 3, (0.5,) * 3)
+    pixel_range = range_of(net.model(net.conv(x, (3, 4))))
+    assert pixel_range is not None
+    assert (pixel_range.low, pixel_range.high, pixel_range.mean, pixel_range.spread) == (
+        -1.0,
+        1.0,
+        (0.0,) * 3,
+        (0.5,) * 3,
+    )
 
 
 def test_bytes_take_their_mean_from_the_chain() -> None:
-    told = found(behind([("Div", 255.0), *NORMALISED], dtype=TensorProto.UINT8))
-    assert told is not None
-    assert (told.low, told.high) == (0.0, 255.0)
-    np.testing.assert_allclose(told.mean, np.multiply(MEAN, 255), rtol=1e-5)
+    pixel_range = range_of(behind([("Div", 255.0), *NORMALISED], dtype=TensorProto.UINT8))
+    assert pixel_range is not None
+    assert (pixel_range.low, pixel_range.high) == (0.0, 255.0)
+    np.testing.assert_allclose(pixel_range.mean, np.multiply(MEAN, 255), rtol=1e-5)
 
 
 def applied(steps: Sequence[Step], x: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -220,14 +227,14 @@ def applied(steps: Sequence[Step], x: NDArray[np.generic]) -> NDArray[np.float64
 def test_the_first_layer_reads_normalised_photographs(
     steps: Sequence[Step], dtype: int, deviation: float
 ) -> None:
-    told = found(behind(steps, dtype=dtype))
-    assert told is not None
+    pixel_range = range_of(behind(steps, dtype=dtype))
+    assert pixel_range is not None
     kind = helper.tensor_dtype_to_np_dtype(dtype)
-    spec = InputSpec(kind, (256, 3, 16, 16), InputKind("photo", pixels=told))
+    spec = InputSpec(kind, (256, 3, 16, 16), InputKind("photo", pixels=pixel_range))
     x = synthetic_input(spec, np.random.default_rng(0))
     assert (x.shape, x.dtype) == (spec.shape, kind)
     assert x.min() >= 0.0
-    assert x.max() <= told.high
+    assert x.max() <= pixel_range.high
     y = applied(steps, x)
     # 256 images, whose own means scatter by half a deviation: 0.03 of it is one standard error.
     np.testing.assert_allclose(y.mean(axis=(0, 2, 3)), 0.0, atol=0.1)
@@ -278,8 +285,8 @@ def test_a_model_of_pixels_keeps_what_it_computes_on_pixels(
 
 def test_it_is_told_once_and_only_where_it_was_found(tmp_path: Path, sample: Path) -> None:
     onnx.save(detector(), tmp_path / "m.onnx")
-    told = run_dry(tmp_path / "m.onnx", tmp_path / "report.json")
-    assert " ".join(told.split()).count("of 0 to 255 (sub_0, div_1 tell the range)") == 1
+    output = run_dry(tmp_path / "m.onnx", tmp_path / "report.json")
+    assert " ".join(output.split()).count("of 0 to 255 (sub_0, div_1 tell the range)") == 1
     inputs = json.loads((tmp_path / "report.json").read_text())["inputs"]
     pixels = [(i["name"], i["kind"]["pixels"]["low"], i["kind"]["pixels"]["high"]) for i in inputs]
     assert pixels == [("x", 0.0, 255.0)]

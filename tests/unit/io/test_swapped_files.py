@@ -34,11 +34,11 @@ def exchanged(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         target = tmp_path / name if name == "in.onnx" else tmp_path / "other" / name
         target.parent.mkdir(exist_ok=True)
         onnx.save(proto, target, save_as_external_data=outside, location=data, size_threshold=0)
-    found = tmp_path / str(request.param)
+    path = tmp_path / str(request.param)
     other = "other/w.bin" if outside else "other/other.onnx"
     (tmp_path / other).rename(tmp_path / "foreign")
-    assert (tmp_path / "foreign").stat().st_size == found.stat().st_size
-    return found
+    assert (tmp_path / "foreign").stat().st_size == path.stat().st_size
+    return path
 
 
 class Renamed:
@@ -84,12 +84,12 @@ WHEN = [
 def test_compress(
     way: Callable[[Path], Renamed], when: tuple[str, str | None], exchanged: Path
 ) -> None:
-    swap, seen = way(exchanged), list[str]()
+    swap, stages = way(exchanged), list[str]()
 
     def at(stage: str, done: int, total: int) -> None:
-        if stage in seen:
+        if stage in stages:
             return
-        seen.append(stage)
+        stages.append(stage)
         if stage == when[0]:
             swap.there()
         elif stage == when[1]:
@@ -98,7 +98,7 @@ def test_compress(
     folder = exchanged.parent
     with pytest.raises(ModelError, match=f"{exchanged.name} changed while it was read"):
         compress(folder / "in.onnx", folder / "out.onnx", config=QUICK, progress=at)
-    assert when[0] in seen
+    assert when[0] in stages
     assert not (folder / "out.onnx").exists()
 
 
@@ -111,9 +111,9 @@ def test_verify(exchanged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def outputs(*arguments: object) -> object:
         swap.there()
-        found = run(*arguments)  # type: ignore[arg-type]
+        outputs_found = run(*arguments)  # type: ignore[arg-type]
         swap.back()
-        return found
+        return outputs_found
 
     monkeypatch.setattr(comparison, "_outputs", outputs)
     with pytest.raises(ModelError, match="changed while it was read"):

@@ -38,53 +38,53 @@ def relu(x: Array) -> Array:
 )
 def test_it_equals_sampling(activation: Callable[[Array], Array]) -> None:
     before = moments(4)
-    found = behind(before, activation)
+    actual = behind(before, activation)
     rng = np.random.default_rng(1)
     drawn = activation(rng.multivariate_normal(before.mean, before.covariance, size=400_000))
     covariance = np.cov(drawn.T)
     # The standard error of a covariance of so many is below a hundredth of the largest one.
-    np.testing.assert_allclose(found.covariance, covariance, atol=0.02 * np.max(covariance))
-    np.testing.assert_allclose(found.mean, drawn.mean(axis=0), atol=0.01 * drawn.std())
+    np.testing.assert_allclose(actual.covariance, covariance, atol=0.02 * np.max(covariance))
+    np.testing.assert_allclose(actual.mean, drawn.mean(axis=0), atol=0.01 * drawn.std())
 
 
 def test_relu_has_its_closed_form() -> None:
     before = moments(6)
-    found = behind(before, relu)
+    actual = behind(before, relu)
     sigma = np.sqrt(np.diag(before.covariance))
     t = before.mean / sigma
     mean = before.mean * norm.cdf(t) + sigma * norm.pdf(t)
     square = (before.mean**2 + sigma**2) * norm.cdf(t) + before.mean * sigma * norm.pdf(t)
     # The grid is right to the square of its step at the kink.
-    np.testing.assert_allclose(found.mean, mean, atol=1e-4)
-    np.testing.assert_allclose(np.diag(found.covariance), square - mean**2, atol=1e-4)
+    np.testing.assert_allclose(actual.mean, mean, atol=1e-4)
+    np.testing.assert_allclose(np.diag(actual.covariance), square - mean**2, atol=1e-4)
 
 
 def test_a_linear_activation_scales() -> None:
     before = moments(5)
-    found = behind(before, lambda x: 2.0 * x + 1.0)
-    np.testing.assert_allclose(found.covariance, 4.0 * before.covariance, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(found.mean, 2.0 * before.mean + 1.0, rtol=1e-9)
+    actual = behind(before, lambda x: 2.0 * x + 1.0)
+    np.testing.assert_allclose(actual.covariance, 4.0 * before.covariance, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(actual.mean, 2.0 * before.mean + 1.0, rtol=1e-9)
 
 
 def test_it_is_positive_semidefinite_and_constant_channels_stay() -> None:
     before = moments(5)
     covariance = before.covariance.copy()
     covariance[2], covariance[:, 2] = 0.0, 0.0
-    found = behind(Moments(before.mean, covariance, 10), relu)
-    assert np.linalg.eigvalsh(found.covariance)[0] > -1e-9
-    np.testing.assert_allclose(found.covariance[2], 0.0, atol=1e-12)
-    np.testing.assert_allclose(found.mean[2], max(before.mean[2], 0.0), atol=1e-12)
+    actual = behind(Moments(before.mean, covariance, 10), relu)
+    assert np.linalg.eigvalsh(actual.covariance)[0] > -1e-9
+    np.testing.assert_allclose(actual.covariance[2], 0.0, atol=1e-12)
+    np.testing.assert_allclose(actual.mean[2], max(before.mean[2], 0.0), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["mlp", "matmul_chain"])
 def test_the_activation_of_a_graph_is_found_and_evaluated(name: str) -> None:
-    found = interpret(MODELS[name](), Selection())
-    group = found.channels.groups[0]
+    analysis = interpret(MODELS[name](), Selection())
+    group = analysis.channels.groups[0]
     activation = activation_between(
-        found.model,
-        to_graph(found.model),
-        found.tensor_info,
-        found.channels,
+        analysis.model,
+        to_graph(analysis.model),
+        analysis.tensor_info,
+        analysis.channels,
         group,
         group.consumers[0],
     )

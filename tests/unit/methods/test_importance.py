@@ -65,9 +65,9 @@ class TestScores:
 class TestCriteria:
     def kept(self, name: str, weight: Array, seed: int = 0) -> list[int]:
         rng = np.random.default_rng(seed)
-        found = find_criterion(name).rank(Evidence(weight), 2, rng).kept(2).tolist()
-        assert all(type(channel) is int for channel in found)
-        return list(found)
+        actual = find_criterion(name).rank(Evidence(weight), 2, rng).kept(2).tolist()
+        assert all(type(channel) is int for channel in actual)
+        return list(actual)
 
     @pytest.mark.parametrize(("name", "kept"), [("l2", [0, 2]), ("l1", [0, 2]), ("gm", [0, 2])])
     def test_by_hand(self, name: str, kept: list[int]) -> None:

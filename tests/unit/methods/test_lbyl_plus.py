@@ -157,11 +157,11 @@ class TestTaps:
         def error(guess: Floats) -> float:
             return float(np.mean((samples[:, 3:] - guess) ** 2))
 
-        told = error(samples[:, :3] @ apart.rows.T + apart.shift)
+        alone = error(samples[:, :3] @ apart.rows.T + apart.shift)
         blind = error(samples[:, :3] * alike.rows[0, 0] + alike.shift[0])
         assert blind > 0.9  # of a variance of 1
         # Two of the three taps lie under the window, the outermost one does not.
-        assert told == pytest.approx(1 / 3, abs=0.05)
+        assert alone == pytest.approx(1 / 3, abs=0.05)
 
     def test_a_combination_of_the_same_tap_is_restored_alike_at_all_taps(self) -> None:
         images = np.random.default_rng(0).standard_normal((20, 3, 8, 8))
@@ -179,10 +179,10 @@ class TestPerChannel:
         samples -= samples.mean(axis=0)
         samples += np.arange(4.0)[:, None]
         pooled = moments_of(np.moveaxis(samples, 2, 1).reshape(-1, 4))  # -> (400 * taps, 4)
-        found = moments_of(samples.reshape(400, -1), taps).per_channel()
-        assert (found.rows, found.taps) == (400 * taps, 1)
-        assert_close(found.mean, pooled.mean)
-        assert_close(found.covariance, pooled.covariance)
+        pooled_moments = moments_of(samples.reshape(400, -1), taps).per_channel()
+        assert (pooled_moments.rows, pooled_moments.taps) == (400 * taps, 1)
+        assert_close(pooled_moments.mean, pooled.mean)
+        assert_close(pooled_moments.covariance, pooled.covariance)
 
     def test_taps_of_several_means_count_by_their_own(self) -> None:
         taps = 3
@@ -190,9 +190,9 @@ class TestPerChannel:
         apart = samples.reshape(400, 4, taps)
         means = apart.mean(axis=(0, 2))
         each = [np.cov(apart[:, :, t].T, bias=True) for t in range(taps)]
-        found = moments_of(samples, taps).per_channel()
-        assert_close(found.mean, means)
-        assert_close(found.covariance, np.mean(each, axis=0))
+        pooled_moments = moments_of(samples, taps).per_channel()
+        assert_close(pooled_moments.mean, means)
+        assert_close(pooled_moments.covariance, np.mean(each, axis=0))
 
     def test_one_tap_is_left_as_it_is(self) -> None:
         moments = moments_of(correlated(20, 4))
@@ -322,8 +322,8 @@ class TestInvariance:
         kept = np.flatnonzero(np.isin(order, KEPT))
         one, two = deliver(moments, KEPT)[0], deliver(turned, kept)[0]
         back = np.argsort(order[kept])  # where each kept channel went
-        found = two.matrix[:, columns_of(back, taps)]
-        assert_close(found, one.matrix[index])
+        permuted = two.matrix[:, columns_of(back, taps)]
+        assert_close(permuted, one.matrix[index])
         assert_close(two.offset, one.offset[index])
 
     @pytest.mark.parametrize("scale", [1e-6, 0.5, 1e6])

@@ -23,7 +23,7 @@ def output(rows: FoldedRows, inputs: Array) -> Array:
     return value
 
 
-def silenced(rows: FoldedRows, cause: str, channels: list[int]) -> FoldedRows:
+def with_dead_channels(rows: FoldedRows, cause: str, channels: list[int]) -> FoldedRows:
     """Make channels constant, by a scale of zero or a row of zeros."""
     if cause == "scale":
         return replace(rows, scale=changed(rows.scale, channels, 0.0))
@@ -74,7 +74,7 @@ class TestEveryMethod:
     @pytest.mark.parametrize("name", ["nm", "lbyl"])
     def test_a_removed_constant_moves_into_the_offset(self, name: str, cause: str) -> None:
         rows = make_rows(6, 9)
-        rows = silenced(rows, cause, [3])
+        rows = with_dead_channels(rows, cause, [3])
         rows = replace(rows, constant_output=np.arange(6.0) + 1.0)
         delivery = METHODS[name](rows, [0, 2, 5])
         np.testing.assert_array_equal(delivery.matrix[3], np.zeros(3))
@@ -96,7 +96,7 @@ class TestEveryMethod:
     @pytest.mark.parametrize("name", ["nm", "lbyl"])
     def test_only_constants_kept_drops_the_rest(self, name: str, cause: str) -> None:
         rows = make_rows(4, 5)
-        rows = silenced(rows, cause, [0, 1])
+        rows = with_dead_channels(rows, cause, [0, 1])
         delivery = METHODS[name](replace(rows, shift=np.zeros(4)), [0, 1])
         np.testing.assert_array_equal(delivery.matrix, np.eye(4)[:, :2])
 

@@ -25,7 +25,7 @@ class Consumer:
     taps: int = 1
 
     @property
-    def reading(self) -> ConsumerLoss:
+    def consumer_loss(self) -> ConsumerLoss:
         centred = self.samples - self.samples.mean(axis=0)
         rows = len(centred)
         moments = Moments(self.samples.mean(axis=0), centred.T @ centred / rows, rows, self.taps)
@@ -40,17 +40,17 @@ class Consumer:
         The ridge is as many more samples, one for each column, of that variance.
         """
         centred = self.samples - self.samples.mean(axis=0)
-        root = np.sqrt(self.reading.moments.ridge) * np.eye(self.samples.shape[1])
+        root = np.sqrt(self.consumer_loss.moments.ridge) * np.eye(self.samples.shape[1])
         rows = np.concatenate([centred / np.sqrt(len(centred)), root])
-        goal = rows @ self.weight.T
+        target = rows @ self.weight.T
         own = rows[:, self.columns(left)]
-        error = goal - own @ np.linalg.lstsq(own, goal, rcond=None)[0]
+        error = target - own @ np.linalg.lstsq(own, target, rcond=None)[0]
         output = centred @ self.weight.T
         return float(np.sum(error**2) / (np.sum(output**2) / len(output)))
 
 
-def keep(readings: Sequence[ConsumerLoss], count: int) -> NDArray[np.intp]:
-    return eliminate(readings, count).kept(count)
+def keep(losses: Sequence[ConsumerLoss], count: int) -> NDArray[np.intp]:
+    return eliminate(losses, count).kept(count)
 
 
 def consumer(
@@ -76,7 +76,7 @@ def slow_keep(consumers: Sequence[Consumer], n: int, count: int, at_once: int = 
 
 
 def kept(consumers: Sequence[Consumer], count: int) -> list[int]:
-    return [int(i) for i in keep([c.reading for c in consumers], count)]
+    return [int(i) for i in keep([c.consumer_loss for c in consumers], count)]
 
 
 class TestAgainstTrying:
@@ -95,8 +95,8 @@ class TestAgainstTrying:
     def test_several_consumers_of_different_scale(self, seed: int) -> None:
         both = [consumer(8, seed=seed), consumer(8, outputs=5, seed=seed + 10)]
         both[1] = replace(both[1], weight=1e3 * both[1].weight)
-        found = kept(both, 3)
-        assert found == slow_keep(both, 8, 3)
+        kept_channels = kept(both, 3)
+        assert kept_channels == slow_keep(both, 8, 3)
         alone = [kept([one], 3) for one in both]
         assert alone[0] != alone[1]  # else they would not have to agree on anything
 
@@ -139,8 +139,8 @@ class TestWhatGoesFirst:
         one = consumer(10, rows=2000)
         samples = one.samples.copy()
         samples[:, 5:] = samples[:, :5]
-        found = kept([replace(one, samples=samples)], 5)
-        assert sorted(i % 5 for i in found) == list(range(5))
+        kept_channels = kept([replace(one, samples=samples)], 5)
+        assert sorted(i % 5 for i in kept_channels) == list(range(5))
 
     def test_a_duplicate_over_all_taps(self) -> None:
         one = consumer(6, taps=3, rows=2000)
@@ -179,12 +179,12 @@ class TestResult:
     @pytest.mark.parametrize("count", [1, 2, 7, 11, 12])
     @pytest.mark.parametrize("taps", [1, 2])
     def test_as_many_as_asked_for_ascending(self, count: int, taps: int) -> None:
-        found = keep([consumer(12, taps=taps).reading], count)
-        assert found.dtype == np.intp
-        assert len(found) == count
-        assert np.all(np.diff(found) > 0)
-        assert found[0] >= 0
-        assert found[-1] < 12
+        kept_channels = keep([consumer(12, taps=taps).consumer_loss], count)
+        assert kept_channels.dtype == np.intp
+        assert len(kept_channels) == count
+        assert np.all(np.diff(kept_channels) > 0)
+        assert kept_channels[0] >= 0
+        assert kept_channels[-1] < 12
 
     @pytest.mark.parametrize("count", [64, 100, 127, 199])
     def test_as_many_as_asked_for_where_several_go_at_a_time(self, count: int) -> None:
@@ -196,12 +196,12 @@ class TestResult:
         assert chosen[0] < chosen[1] < chosen[2]
 
     def test_it_is_the_same_each_time_and_changes_nothing(self) -> None:
-        reading = consumer(20, taps=2).reading
-        before = reading.moments.covariance.copy(), reading.gram.copy()
-        first, second = keep([reading], 7), keep([reading], 7)
+        consumer_loss = consumer(20, taps=2).consumer_loss
+        before = consumer_loss.moments.covariance.copy(), consumer_loss.gram.copy()
+        first, second = keep([consumer_loss], 7), keep([consumer_loss], 7)
         np.testing.assert_array_equal(first, second)
-        np.testing.assert_array_equal(reading.moments.covariance, before[0])
-        np.testing.assert_array_equal(reading.gram, before[1])
+        np.testing.assert_array_equal(consumer_loss.moments.covariance, before[0])
+        np.testing.assert_array_equal(consumer_loss.gram, before[1])
 
     def test_the_order_of_channels_does_not_matter(self) -> None:
         one = consumer(9)
@@ -216,8 +216,10 @@ class TestResult:
     @pytest.mark.parametrize("rank", [0, 1, 3])
     def test_a_singular_covariance_is_no_failure(self, rank: int) -> None:
         mix = np.random.default_rng(0).standard_normal((8, rank))
-        reading = ConsumerLoss(Moments(np.zeros(8), mix @ mix.T, 100), consumer(8).reading.gram)
-        assert len(keep([reading], 3)) == 3
+        consumer_loss = ConsumerLoss(
+            Moments(np.zeros(8), mix @ mix.T, 100), consumer(8).consumer_loss.gram
+        )
+        assert len(keep([consumer_loss], 3)) == 3
 
     @pytest.mark.parametrize("below", [1e-8, 1e-3, 0.5])
     def test_variances_below_zero_count_as_none(self, below: float) -> None:
@@ -225,10 +227,10 @@ class TestResult:
         turned = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
         values = np.array([1.0, 2.0, 3.0, 0.0, 0.0, -below, -below, -below])
         moments = Moments(np.zeros(8), (turned * values) @ turned.T, 10**9)
-        found = eliminate([ConsumerLoss(moments, consumer(8).reading.gram)], 3)
-        assert len(found.kept(3)) == 3
-        assert np.all(np.isfinite(found.losses))
-        assert found.losses[-1, 0] < 2e-3  # what the ridge costs
+        actual = eliminate([ConsumerLoss(moments, consumer(8).consumer_loss.gram)], 3)
+        assert len(actual.kept(3)) == 3
+        assert np.all(np.isfinite(actual.losses))
+        assert actual.losses[-1, 0] < 2e-3  # what the ridge costs
 
     def test_weights_of_zeros_are_no_failure(self) -> None:
         one = consumer(8)
@@ -250,30 +252,30 @@ class TestWideWindows:
 
     def test_one_that_is_too_large_is_read_by_whole_channels(self) -> None:
         one = consumer(6, taps=9)
-        reduced, expected = obs.reduced(one.reading, largest=53), self.by_channel(one)
+        reduced, expected = obs.reduced(one.consumer_loss, largest=53), self.by_channel(one)
         assert (reduced.moments.taps, reduced.moments.rows) == (1, expected.moments.rows)
         np.testing.assert_allclose(reduced.gram, expected.gram, rtol=1e-12)
         for name in ("mean", "covariance"):
-            found, wanted = getattr(reduced.moments, name), getattr(expected.moments, name)
-            np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+            actual, reference = getattr(reduced.moments, name), getattr(expected.moments, name)
+            np.testing.assert_allclose(actual, reference, rtol=1e-9, atol=1e-12)
 
     def test_one_that_is_not_is_left(self) -> None:
-        reading = consumer(6, taps=9).reading
-        assert obs.reduced(reading, largest=54) is reading
+        consumer_loss = consumer(6, taps=9).consumer_loss
+        assert obs.reduced(consumer_loss, largest=54) is consumer_loss
 
     def test_channels_of_one_tap_are_left_whatever_their_number(self) -> None:
-        reading = consumer(6).reading
-        assert obs.reduced(reading, largest=2) is reading
+        consumer_loss = consumer(6).consumer_loss
+        assert obs.reduced(consumer_loss, largest=2) is consumer_loss
 
     @pytest.mark.parametrize("seed", range(2))
     def test_the_choice_is_that_by_whole_channels(self, seed: int) -> None:
         wide, small = consumer(7, taps=4, seed=seed), consumer(7, seed=seed + 10)
         told_apart = [kept([wide, small], count) for count in range(1, 7)]
-        told = [wide.reading, small.reading]
-        found = [eliminate(told, count, largest=20).kept(count).tolist() for count in range(1, 7)]
-        readings = [self.by_channel(wide), small.reading]
-        assert found == [keep(readings, count).tolist() for count in range(1, 7)]
-        assert found != told_apart
+        told = [wide.consumer_loss, small.consumer_loss]
+        actual = [eliminate(told, count, largest=20).kept(count).tolist() for count in range(1, 7)]
+        losses = [self.by_channel(wide), small.consumer_loss]
+        assert actual == [keep(losses, count).tolist() for count in range(1, 7)]
+        assert actual != told_apart
 
     def test_a_window_beyond_the_bound(self) -> None:
         """134 channels of 9 taps: 1,206 columns, of which the last 34 channels are duplicates."""
@@ -283,8 +285,8 @@ class TestWideWindows:
         one = channels.T @ channels / len(channels)
         moments = Moments(np.zeros(1206), np.kron(one, np.eye(9)), 4000, 9)
         weight = rng.standard_normal((16, 1206))
-        found = keep([ConsumerLoss(moments, weight.T @ weight)], 100)
-        assert sorted(i % 100 for i in found) == list(range(100))
+        kept_channels = keep([ConsumerLoss(moments, weight.T @ weight)], 100)
+        assert sorted(i % 100 for i in kept_channels) == list(range(100))
 
 
 class TestTheWay:
@@ -293,7 +295,7 @@ class TestTheWay:
     @pytest.mark.parametrize("taps", [1, 3])
     def test_losses_are_those_of_trying(self, taps: int) -> None:
         one = consumer(9, taps=taps)
-        ranking = eliminate([one.reading], 2)
+        ranking = eliminate([one.consumer_loss], 2)
         assert ranking.losses.shape == (8, 1)
         gone = [one.loss(ranking.kept(9 - i).tolist()) for i in range(8)]
         # The ridge takes its share before any channel goes.
@@ -301,14 +303,14 @@ class TestTheWay:
 
     def test_of_chunks_the_ends_are_those_of_trying(self) -> None:
         one = consumer(130, outputs=4, rows=400)
-        ranking = eliminate([one.reading], 120)
+        ranking = eliminate([one.consumer_loss], 120)
         for kept in (126, 120):  # 4 of 130, 3 of 126 go at once
             gone = one.loss(ranking.kept(kept).tolist()) - one.loss(list(range(130)))
             assert ranking.losses[130 - kept, 0] == pytest.approx(gone, rel=0.05)
         assert np.all(np.diff(ranking.losses[:, 0]) >= 0)
 
     def test_a_shorter_way_is_its_beginning(self) -> None:
-        both = [consumer(12).reading, consumer(12, outputs=5, seed=1).reading]
+        both = [consumer(12).consumer_loss, consumer(12, outputs=5, seed=1).consumer_loss]
         long, short = eliminate(both, 3), eliminate(both, 8)
         assert long.order[:4].tolist() == short.order.tolist()
         assert long.losses[:5].tolist() == short.losses.tolist()

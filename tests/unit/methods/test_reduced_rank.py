@@ -27,11 +27,11 @@ def weights(outputs: int, channels: int, seed: int = 1) -> Floats:
     return np.random.default_rng(seed).standard_normal((outputs, channels))
 
 
-def rotation_of(moments: Moments, weight: Floats, count: int) -> ReducedRank:
-    """Rotate, where that can be done."""
-    found = reduce_rank(moments, weight.T @ weight, count)
-    assert found is not None
-    return found
+def reduced_rank_of(moments: Moments, weight: Floats, count: int) -> ReducedRank:
+    """Reduce the rank, where that can be done."""
+    reduction = reduce_rank(moments, weight.T @ weight, count)
+    assert reduction is not None
+    return reduction
 
 
 def whole(reduced_rank: ReducedRank) -> Floats:
@@ -49,19 +49,19 @@ class TestRotation:
     def test_losses_are_those_of_each_rotation(self) -> None:
         moments, weight = moments_of(correlated(400, 8)), weights(5, 8)
         ridged = moments.covariance + moments.ridge * np.eye(8)
-        told = losses(moments, weight.T @ weight)
-        assert told is not None
-        assert told[0] == 0.0
+        by_count = losses(moments, weight.T @ weight)
+        assert by_count is not None
+        assert by_count[0] == 0.0
         for count in range(1, 8):
-            found = whole(rotation_of(moments, weight, count))
-            assert told[8 - count] == pytest.approx(loss(weight, ridged, found), abs=1e-9)
+            rotation = whole(reduced_rank_of(moments, weight, count))
+            assert by_count[8 - count] == pytest.approx(loss(weight, ridged, rotation), abs=1e-9)
 
     @pytest.mark.parametrize("count", [1, 3, 6])
     def test_what_is_lost_is_what_the_smallest_singular_values_hold(self, count: int) -> None:
         moments, weight = moments_of(correlated(400, 8)), weights(5, 8)
         ridged = moments.covariance + moments.ridge * np.eye(8)
         singular = np.linalg.svd(weight @ np.linalg.cholesky(ridged), compute_uv=False)
-        reduced_rank = rotation_of(moments, weight, count)
+        reduced_rank = reduced_rank_of(moments, weight, count)
         expected = float(np.sum(singular[count:] ** 2))
         slack = 1e-9 * float(np.sum(singular**2))
         assert loss(weight, ridged, whole(reduced_rank)) == pytest.approx(
@@ -73,7 +73,7 @@ class TestRotation:
     def test_no_choice_of_channels_loses_less(self, seed: int) -> None:
         moments, weight = moments_of(correlated(400, 6, seed)), weights(6, 6, seed)
         ridged = moments.covariance + moments.ridge * np.eye(6)
-        mine = loss(weight, ridged, whole(rotation_of(moments, weight, 3)))
+        mine = loss(weight, ridged, whole(reduced_rank_of(moments, weight, 3)))
         for kept in combinations(range(6), 3):
             delivery, _ = deliver(moments, kept)
             chosen = np.zeros((6, 6))
@@ -82,14 +82,14 @@ class TestRotation:
 
     def test_the_mean_of_every_channel_is_restored(self) -> None:
         moments = moments_of(correlated(400, 7))
-        reduced_rank = rotation_of(moments, weights(5, 7), 3)
+        reduced_rank = reduced_rank_of(moments, weights(5, 7), 3)
         producer_mixings = reduced_rank.mixing @ moments.mean + reduced_rank.shift
         restored = reduced_rank.delivery.matrix @ producer_mixings + reduced_rank.delivery.offset
         np.testing.assert_allclose(restored, moments.mean, rtol=1e-9)
 
     def test_std_is_that_of_the_mixtures(self) -> None:
         samples = correlated(400, 7)
-        reduced_rank = rotation_of(moments_of(samples), weights(5, 7), 3)
+        reduced_rank = reduced_rank_of(moments_of(samples), weights(5, 7), 3)
         np.testing.assert_allclose(reduced_rank.std, (samples @ reduced_rank.mixing.T).std(axis=0))
 
     def test_dead_channels_give_nothing_to_mix(self) -> None:

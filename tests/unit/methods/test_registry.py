@@ -132,17 +132,17 @@ class TestEntries:
 
 
 class TestOptions:
-    @pytest.mark.parametrize("given", [{"threshold": 1}, [("threshold", "1.0")]])
-    def test_the_type_is_the_default_s(self, given: Any) -> None:
+    @pytest.mark.parametrize("value", [{"threshold": 1}, [("threshold", "1.0")]])
+    def test_the_type_is_the_default_s(self, value: Any) -> None:
         register_method(OWN)
-        config = Config(method="own", method_options=given)
+        config = Config(method="own", method_options=value)
         assert config.method_options == (("threshold", 1.0),)
         assert type(config.method_options[0][1]) is float
         assert config.options_of(OWN) == {"threshold": 1.0}
         assert Config(method="own").options_of(OWN) == {"threshold": 0.5}
 
     @pytest.mark.parametrize(
-        ("given", "says"),
+        ("value", "says"),
         [
             ({"limit": 1}, "limit.*no option of method own; its options: threshold"),
             ({"threshold": 2}, "threshold is 2.0; give a finite number from 0 to 1"),
@@ -154,10 +154,10 @@ class TestOptions:
             ({"threshold": [0.1]}, "a table"),
         ],
     )
-    def test_what_is_refused(self, given: Any, says: str) -> None:
+    def test_what_is_refused(self, value: Any, says: str) -> None:
         register_method(OWN)
         with pytest.raises(OptionError, match=says):
-            Config(method="own", method_options=given)
+            Config(method="own", method_options=value)
 
     def test_a_field_of_config_is_the_option_of_its_name(self) -> None:
         lbyl = find_method("lbyl")
@@ -166,18 +166,18 @@ class TestOptions:
             Config(method="lbyl", method_options=(("lambda1", 0.25),))
 
     @pytest.mark.parametrize(
-        ("default", "given", "read"),
+        ("default", "value", "read"),
         [(3, "4", 4), (3, 4, 4), (True, "false", False), ("a", "b", "b"), (0.5, np.float32(1), 1)],
     )
-    def test_types(self, default: Any, given: Any, read: Any) -> None:
-        assert MethodOption("x", default).read(given) == read
+    def test_types(self, default: Any, value: Any, read: Any) -> None:
+        assert MethodOption("x", default).read(value) == read
 
     @pytest.mark.parametrize(
-        ("default", "given"), [(3, 0.5), (3, "0.5"), (True, 1), ("a", 1), (0.5, None)]
+        ("default", "value"), [(3, 0.5), (3, "0.5"), (True, 1), ("a", 1), (0.5, None)]
     )
-    def test_other_types(self, default: Any, given: Any) -> None:
+    def test_other_types(self, default: Any, value: Any) -> None:
         with pytest.raises(OptionError, match="x is"):
-            MethodOption("x", default).read(given)
+            MethodOption("x", default).read(value)
 
     def test_a_fallback_has_its_options(self) -> None:
         register_method(OWN)
@@ -204,10 +204,10 @@ class TestOptions:
     def test_a_sweep_gives_each_method_its_options(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        given: list[Config] = []
+        supplied: list[Config] = []
 
         def planned(models: object, configs: Sequence[Config], *rest: object) -> tuple[Cell, ...]:
-            given.extend(configs)
+            supplied.extend(configs)
             return ()
 
         monkeypatch.setattr(import_module("lbyl_onnx.cli.sweep"), "plan_cells", planned)
@@ -215,4 +215,4 @@ class TestOptions:
         words = ["sweep", "a.onnx", "--out", str(tmp_path), "--methods", "none,own"]
         words += ["--ratios", "0.3", "--method-option", "threshold=0.25"]
         assert CliRunner().invoke(main, words).exit_code == 0
-        assert [c.method_options for c in given] == [(), (("threshold", 0.25),)]
+        assert [c.method_options for c in supplied] == [(), (("threshold", 0.25),)]

@@ -1,4 +1,4 @@
-"""The probe: what it measures is what numpy computes from the model's own activations."""
+"""The instrumented model measures what numpy computes from the model's own activations."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def raw_probe(
     targets: Mapping[str, Target] | None = None,
     batch_statistics: bool = False,
 ) -> dict[str, Array]:
-    """Outputs of the probe by name."""
+    """Outputs of the instrumented model by name."""
     draft = instrument(
         ModelDraft.of(model),
         tensor_facts(model),
@@ -56,13 +56,13 @@ def raw_probe(
         {},
         "CPUExecutionProvider",
     )
-    path = folder / "probe.onnx"
+    path = folder / "instrumented.onnx"
     write_draft(draft, path, numpy_helper.to_array, "never")
     outputs = next(iter(run_batches(path, "CPUExecutionProvider", [feeds])))
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 
-def probed(
+def observed_moments(
     model: ModelProto,
     views: Mapping[str, MomentSpec],
     feeds: Feeds,
@@ -71,7 +71,7 @@ def probed(
     batch_statistics: bool = False,
 ) -> dict[str, Moments]:
     outputs = raw_probe(model, views, feeds, folder, targets, batch_statistics)
-    found: dict[str, Moments] = {}
+    moments: dict[str, Moments] = {}
     for key in views:
         named = outputs_of(key, views[key])
         parts = [outputs[named[str(i)]] for i in range(len(views[key].strips))]
@@ -81,14 +81,14 @@ def probed(
         if moment.ndim == 2:
             moment = np.triu(moment) + np.triu(moment, 1).T
         mean = outputs[named["mean"]].reshape(-1).astype(float)
-        found[key] = Moments(mean, moment, int(outputs[named["shape"]][1]))
-    return found
+        moments[key] = Moments(mean, moment, int(outputs[named["shape"]][1]))
+    return moments
 
 
-def assert_same(found: Moments, wanted: Moments, tolerance: float = TOLERANCE) -> None:
-    assert found.rows == wanted.rows
-    assert_close(found.mean, wanted.mean, tolerance)
-    assert_close(found.moment, wanted.moment, tolerance)
+def assert_same(actual: Moments, reference: Moments, tolerance: float = TOLERANCE) -> None:
+    assert actual.rows == reference.rows
+    assert_close(actual.mean, reference.mean, tolerance)
+    assert_close(actual.moment, reference.moment, tolerance)
 
 
 def positions(*values: int, places: int = 1) -> NDArray[np.intp]:
@@ -190,10 +190,10 @@ def check(
         activation = feeds[view.tensor]
     else:
         activation = run(tap(model, view.tensor), feeds)[-1]
-    wanted = expected(activation, view)
-    assert wanted.rows > 1
-    assert view.columns == len(wanted.mean)
-    assert_same(probed(model, {"k": view}, feeds, folder)["k"], wanted, tolerance)
+    reference = expected(activation, view)
+    assert reference.rows > 1
+    assert view.columns == len(reference.mean)
+    assert_same(observed_moments(model, {"k": view}, feeds, folder)["k"], reference, tolerance)
 
 
 VIEWS = {
@@ -233,17 +233,17 @@ class TestModels:
         }
         feeds = feeds_of(model)
         activations = dict(zip(tensors, run(tap(model, *tensors), feeds)[1:], strict=True))
-        found = probed(model, views, feeds, tmp_path)
-        assert set(found) == set(views)
+        measured = observed_moments(model, views, feeds, tmp_path)
+        assert set(measured) == set(views)
         for key, view in views.items():
-            assert_same(found[key], expected(activations[view.tensor], view))
+            assert_same(measured[key], expected(activations[view.tensor], view))
 
     def test_initializers_among_the_inputs_as_of_ir_version_3(self, tmp_path: Path) -> None:
         model = initializers_as_inputs(lambda: finished(plain(opset=7)), 3)
         check(model, VIEWS["window"], tmp_path)
 
     def test_a_body_that_reads_from_outside(self, tmp_path: Path) -> None:
-        """Behind the If the probe needs what only its bodies read."""
+        """Behind the If the instrumented model needs what only its bodies read."""
         model = if_body()
         output = model.graph.node[-1].output[0]
         shape = run(model, feeds_of(model))[0].shape
@@ -252,7 +252,7 @@ class TestModels:
     def test_the_model_is_not_changed(self, tmp_path: Path) -> None:
         model = finished(plain())
         before = model.SerializeToString(deterministic=True)
-        probed(model, VIEWS, feeds_of(model), tmp_path, batch_statistics=True)
+        observed_moments(model, VIEWS, feeds_of(model), tmp_path, batch_statistics=True)
         assert model.SerializeToString(deterministic=True) == before
 
     def test_weights_in_another_file(self, tmp_path: Path) -> None:
@@ -279,14 +279,14 @@ class TestModels:
             {},
             "CPUExecutionProvider",
         )
-        write_draft(draft, tmp_path / "probe.onnx", read, "auto")
+        write_draft(draft, tmp_path / "instrumented.onnx", read, "auto")
         session = ort.InferenceSession(
-            str(tmp_path / "probe.onnx"), providers=["CPUExecutionProvider"]
+            str(tmp_path / "instrumented.onnx"), providers=["CPUExecutionProvider"]
         )
         feeds = feeds_of(model)
         mean, shape, moment = map(np.asarray, session.run(None, feeds))
-        found = Moments(mean.reshape(-1).astype(float), moment.astype(float), int(shape[1]))
-        assert_same(found, probed(model, {"k": VIEWS["plane"]}, feeds, tmp_path)["k"])
+        measured = Moments(mean.reshape(-1).astype(float), moment.astype(float), int(shape[1]))
+        assert_same(measured, observed_moments(model, {"k": VIEWS["plane"]}, feeds, tmp_path)["k"])
 
 
 class TestSize:
@@ -302,14 +302,14 @@ class TestSize:
         )
         shapes = {key: tuple(value.shape) for key, value in small.items()}
         assert shapes == {key: tuple(value.shape) for key, value in large.items()}
-        wanted = {
+        reference = {
             "plane": [(3, 1), (2,), (3, 3)],
             "window": [(18, 1), (2,), (18, 18)],
             "alone": [(6, 1), (2,), (6,)],
         }
         assert shapes == {
             name: shape
-            for key, each in wanted.items()
+            for key, each in reference.items()
             for name, shape in zip(outputs_of(key, views[key]).values(), each, strict=True)
         }
 
@@ -328,8 +328,8 @@ class TestSize:
             v.size for name, v in outputs.items() if name in [*outputs_of("k", view).values()][2:]
         ]
         assert sum(values) <= columns**2 * (strips + 1) / strips / 2 + columns
-        found = probed(model, {"k": view}, feeds, tmp_path)["k"]
-        assert_same(found, expected(run(tap(model, x), feeds)[-1], view))
+        measured = observed_moments(model, {"k": view}, feeds, tmp_path)["k"]
+        assert_same(measured, expected(run(tap(model, x), feeds)[-1], view))
 
     def test_only_the_nodes_that_it_needs_run(self) -> None:
         model = MODELS["chain_2d"]()
@@ -367,10 +367,10 @@ class TestBatchStatistics:
             for norm in norms
         }
         feeds = feeds_of(model, 20, mean=offset)
-        found = probed(model, views, feeds, tmp_path, batch_statistics=True)
+        measured = observed_moments(model, views, feeds, tmp_path, batch_statistics=True)
         for norm in norms:
             gamma, beta = (values[norm.input[i]].astype(float) for i in (1, 2))
-            here = found[norm.output[0]]
+            here = measured[norm.output[0]]
             # float32 rounding of the mean of inputs that are up to 30 deviations off.
             np.testing.assert_allclose(here.mean, beta, atol=1e-4)
             # eps, 1e-5, takes up to 1e-3 of variances of 1e-2 and more.
@@ -382,7 +382,7 @@ class TestBatchStatistics:
         check(model, view, tmp_path)
         feeds = feeds_of(model)
         one, two = (
-            probed(model, {"k": view}, feeds, tmp_path, batch_statistics=batch)["k"]
+            observed_moments(model, {"k": view}, feeds, tmp_path, batch_statistics=batch)["k"]
             for batch in (False, True)
         )
         assert np.max(np.abs(one.mean - two.mean)) > 0.1
@@ -393,9 +393,9 @@ class TestBatchStatistics:
         values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         view = MomentSpec(norm.output[0], 1, 2, np.arange(32)[:, None], cross=False)
         feeds = feeds_of(model, 50)
-        found = probed(model, {"k": view}, feeds, tmp_path, batch_statistics=True)["k"]
-        np.testing.assert_allclose(found.mean, values[norm.input[2]], atol=1e-5)
-        np.testing.assert_allclose(found.moment, values[norm.input[1]] ** 2.0, rtol=1e-3)
+        measured = observed_moments(model, {"k": view}, feeds, tmp_path, batch_statistics=True)["k"]
+        np.testing.assert_allclose(measured.mean, values[norm.input[2]], atol=1e-5)
+        np.testing.assert_allclose(measured.moment, values[norm.input[1]] ** 2.0, rtol=1e-3)
 
     @pytest.mark.parametrize("opset", [11, 17])
     def test_in_half(self, tmp_path: Path, opset: int) -> None:
@@ -404,10 +404,10 @@ class TestBatchStatistics:
         values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         view = MomentSpec("batchnormalization_1_out", 1, 4, positions(*range(8)), cross=False)
         feeds = feeds_of(model, 20)
-        found = probed(model, {"k": view}, feeds, tmp_path, batch_statistics=True)["k"]
+        measured = observed_moments(model, {"k": view}, feeds, tmp_path, batch_statistics=True)["k"]
         # Rounding of float16, 5e-4 a value, and of the mean of squares.
-        np.testing.assert_allclose(found.mean, values["beta1"].astype(float), atol=5e-3)
-        np.testing.assert_allclose(found.moment, values["gamma1"].astype(float) ** 2, rtol=5e-3)
+        np.testing.assert_allclose(measured.mean, values["beta1"].astype(float), atol=5e-3)
+        np.testing.assert_allclose(measured.moment, values["gamma1"].astype(float) ** 2, rtol=5e-3)
 
     @pytest.mark.parametrize("opset", [11, 17])
     def test_what_they_read_is_measured_along(self, tmp_path: Path, opset: int) -> None:
@@ -418,9 +418,9 @@ class TestBatchStatistics:
         values = run(tap(model, x), feeds)[-1]
         view = MomentSpec(x, 1, 4, np.arange(values.shape[1])[:, None], cross=False)
         outputs = raw_probe(model, {"k": view, "again": view}, feeds, tmp_path, {}, True)
-        found = probed(model, {"k": view, "again": view}, feeds, tmp_path, {}, True)
+        measured = observed_moments(model, {"k": view, "again": view}, feeds, tmp_path, {}, True)
         for key in ("k", "again"):
-            assert_same(found[key], expected(values, view))
+            assert_same(measured[key], expected(values, view))
         channels = values.shape[1]
         shapes = [outputs[name].shape for name in outputs_of("k", view).values()]
         assert shapes == [(channels, 1), (2,), (channels,)]
@@ -459,9 +459,11 @@ class TestBatchStatistics:
                 tensor.CopyFrom(numpy_helper.from_array(weight, "w0"))
         values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         view = MomentSpec("batchnormalization_1_out", 1, 4, positions(*range(8)), cross=False)
-        found = probed(model, {"k": view}, feeds_of(model), tmp_path, batch_statistics=True)["k"]
-        assert found.moment[2] < 1e-12  # beta's own rounding, squared
-        assert found.mean[2] == pytest.approx(values["beta1"][2], rel=1e-6)
+        measured = observed_moments(
+            model, {"k": view}, feeds_of(model), tmp_path, batch_statistics=True
+        )["k"]
+        assert measured.moment[2] < 1e-12  # beta's own rounding, squared
+        assert measured.mean[2] == pytest.approx(values["beta1"][2], rel=1e-6)
 
 
 def deep() -> ModelProto:
@@ -480,13 +482,13 @@ def brought(net: Net, x: str, behind: str, rank: int, last: bool, folder: Path) 
     views = {t: MomentSpec(t, axis, rank, ALL, cross=False) for t in (x, behind)}
     feeds = feeds_of(model, 30)
     raw = run(tap(model, x), feeds)[-1]
-    found = probed(model, views, feeds, folder, {x: target})
+    measured = observed_moments(model, views, feeds, folder, {x: target})
     half = raw.dtype == np.float16
-    assert_same(found[x], expected(raw, views[x]), 1e-3 if half else TOLERANCE)
+    assert_same(measured[x], expected(raw, views[x]), 1e-3 if half else TOLERANCE)
     # What follows is the Neg of it; float16 rounds each value to 5e-4 of up to ten deviations.
     tolerance = 1e-2 if half else 1e-5
-    np.testing.assert_allclose(found[behind].mean, -target.mean, atol=tolerance)
-    np.testing.assert_allclose(found[behind].moment, target.std**2, rtol=tolerance)
+    np.testing.assert_allclose(measured[behind].mean, -target.mean, atol=tolerance)
+    np.testing.assert_allclose(measured[behind].moment, target.std**2, rtol=tolerance)
 
 
 class TestTargets:
@@ -527,9 +529,9 @@ class TestTargets:
         model = net.model(net.node("Neg", [net.node("Neg", [x])]))
         target = Renormalization(1, 4, np.arange(6.0) + 10.0, np.zeros(6))
         view = MomentSpec("neg_1_out", 1, 4, ALL, cross=False)
-        found = probed(model, {"k": view}, feeds_of(model), tmp_path, {x: target})["k"]
-        np.testing.assert_allclose(found.mean, -target.mean, rtol=1e-6)
-        np.testing.assert_allclose(found.moment, 0.0, atol=1e-12)
+        measured = observed_moments(model, {"k": view}, feeds_of(model), tmp_path, {x: target})["k"]
+        np.testing.assert_allclose(measured.mean, -target.mean, rtol=1e-6)
+        np.testing.assert_allclose(measured.moment, 0.0, atol=1e-12)
 
 
 class TestCentring:
@@ -559,7 +561,7 @@ class TestCentring:
         centred = raw.astype(np.float64)
         centred -= centred.mean(axis=tuple(a for a in range(rank) if a != axis), keepdims=True)
         assert np.min(np.abs(expected(raw, views["alone"]).mean)) > 0.01
-        found = probed(model, views, feeds, tmp_path, {x: Centring(axis, rank)})
+        found = observed_moments(model, views, feeds, tmp_path, {x: Centring(axis, rank)})
         tolerance = 1e-2 if dtype == TensorProto.FLOAT16 else TOLERANCE
         assert_same(found["alone"], expected(raw, views["alone"]), tolerance)
         np.testing.assert_allclose(

@@ -54,19 +54,19 @@ class Stored:
         return {name: array[rows] for name, array in self.arrays.items()}
 
 
-def given(feeds: Mapping[str, Array], size: int) -> SampleSource:
+def source_of(feeds: Mapping[str, Array], size: int) -> SampleSource:
     """A source that gives these samples, `size` at a time."""
     count = len(next(iter(feeds.values())))
     specs = {name: plain_spec(a.dtype, (size, *a.shape[1:])) for name, a in feeds.items()}
     held = Samples(np.arange(count), Stored(feeds))
-    return SampleSource(specs, count, size, 0, given=held)
+    return SampleSource(specs, count, size, 0, supplied=held)
 
 
 EFFORTS = (USUAL, Effort(pass_macs=10**7, fewest_samples=2, most_samples=32, largest_batch=4))
 
 
 @dataclass(frozen=True)
-class Seen:
+class ConsumerCase:
     """A model, and where one of its groups enters a consumer."""
 
     model: ModelProto
@@ -85,10 +85,10 @@ class Seen:
         return self.graph.nodes[self.place.binding.node]
 
 
-def see(model: ModelProto, group: int = 0, consumer: int = 0) -> Seen:
+def consumer_case(model: ModelProto, group: int = 0, consumer: int = 0) -> ConsumerCase:
     tensor_info, graph = tensor_facts(model), to_graph(model)
-    found = find_channels(graph, tensor_info, Selection()).groups[group]
-    return Seen(model, graph, tensor_info, found, found.consumers[consumer])
+    actual = find_channels(graph, tensor_info, Selection()).groups[group]
+    return ConsumerCase(model, graph, tensor_info, actual, actual.consumers[consumer])
 
 
 def measured(
@@ -101,16 +101,16 @@ def measured(
 ) -> dict[str, SampleMoments]:
     path = folder / "model.onnx"
     onnx.save(model, path)
-    probe_folder = folder / "probe"
-    probe_folder.mkdir(exist_ok=True)
+    run_folder = folder / "run"
+    run_folder.mkdir(exist_ok=True)
     here = ObservationRun(
-        probe_folder, "CPUExecutionProvider", given(feeds, size), False, alone=alone
+        run_folder, "CPUExecutionProvider", source_of(feeds, size), False, alone=alone
     )
     return measure(ModelDraft.of(model), tensor_facts(model), TensorReader(path), views, {}, here)
 
 
-def moments(view: MomentSpec, found: SampleMoments) -> Moments:
-    return Moments(found.mean, found.second, found.rows, view.taps)
+def moments(view: MomentSpec, measurement: SampleMoments) -> Moments:
+    return Moments(measurement.mean, measurement.second, measurement.rows, view.taps)
 
 
 def conv_net(
@@ -158,33 +158,35 @@ WINDOWED: dict[str, Callable[[], ModelProto]] = {
 ENOUGH = 60
 
 
-def predicted(seen: Seen, view: MomentSpec, found: SampleMoments) -> tuple[Floats, Floats]:
+def predicted(
+    case: ConsumerCase, view: MomentSpec, measurement: SampleMoments
+) -> tuple[Floats, Floats]:
     """Mean and covariance of the consumer's output, if the moments are those of its input."""
-    node = seen.node
-    weight = np.moveaxis(seen.tensor_info.value(node.inputs[1].name), seen.place.binding.axis, 0)
-    rows = weight[seen.place.positions].astype(np.float64)  # (n, places, out, ..)
+    node = case.node
+    weight = np.moveaxis(case.tensor_info.value(node.inputs[1].name), case.place.binding.axis, 0)
+    rows = weight[case.place.positions].astype(np.float64)  # (n, places, out, ..)
     flat = np.moveaxis(rows.reshape(*rows.shape[:3], -1), 2, 3).reshape(-1, rows.shape[2])
     flat = flat * float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else flat
     bias: Floats = np.zeros(1)
     if len(node.inputs) > 2:
-        bias = seen.tensor_info.value(node.inputs[2].name).astype(np.float64).reshape(-1)
+        bias = case.tensor_info.value(node.inputs[2].name).astype(np.float64).reshape(-1)
         bias = bias * float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else bias
     assert len(flat) == view.columns
-    return found.mean @ flat + bias, flat.T @ found.second @ flat
+    return measurement.mean @ flat + bias, flat.T @ measurement.second @ flat
 
 
-def check_prediction(seen: Seen, view: MomentSpec, count: int, folder: Path) -> None:
+def check_prediction(case: ConsumerCase, view: MomentSpec, count: int, folder: Path) -> None:
     """Compare what follows from the moments with the outputs that the consumer really gives."""
-    feeds = feeds_of(seen.model, count)
-    found = measured(seen.model, {"k": view}, feeds, folder)["k"]
-    name = seen.node.outputs[0].name
-    names = [o.name for o in seen.model.graph.output]
-    outputs = run(seen.model, feeds)[0] if name in names else run(tap(seen.model, name), feeds)[-1]
-    axis = -1 if seen.node.op == "MatMul" else 1
+    feeds = feeds_of(case.model, count)
+    measurement = measured(case.model, {"k": view}, feeds, folder)["k"]
+    name = case.node.outputs[0].name
+    names = [o.name for o in case.model.graph.output]
+    outputs = run(case.model, feeds)[0] if name in names else run(tap(case.model, name), feeds)[-1]
+    axis = -1 if case.node.op == "MatMul" else 1
     channels = np.moveaxis(outputs.astype(np.float64), axis, -1)
     rows = channels.reshape(-1, channels.shape[-1])  # -> (rows, out)
-    assert found.rows == len(rows)
-    mean, covariance = predicted(seen, view, found)
+    assert measurement.rows == len(rows)
+    mean, covariance = predicted(case, view, measurement)
     centred = rows - rows.mean(axis=0)
     assert_close(mean, rows.mean(axis=0))
     assert_close(covariance, centred.T @ centred / len(rows))
@@ -193,37 +195,37 @@ def check_prediction(seen: Seen, view: MomentSpec, count: int, folder: Path) -> 
 class TestWindows:
     @pytest.mark.parametrize("name", WINDOWED)
     def test_the_consumers_output_follows_from_the_moments(self, tmp_path: Path, name: str) -> None:
-        seen = see(WINDOWED[name]())
-        view = seen.view(ENOUGH)
+        case = consumer_case(WINDOWED[name]())
+        view = case.view(ENOUGH)
         assert view.window is not None
         assert max(view.strides) == 1
-        check_prediction(seen, view, ENOUGH, tmp_path)
+        check_prediction(case, view, ENOUGH, tmp_path)
 
     def test_they_need_rows_for_their_columns(self) -> None:
         """36 columns, 9 places a sample: 16 samples are the fewest that do."""
-        seen = see(conv_net((3, 3), (3, 3), {"pads": [1, 1, 1, 1]}))
-        assert seen.view(16).window is not None
-        assert seen.view(15).window is None
+        case = consumer_case(conv_net((3, 3), (3, 3), {"pads": [1, 1, 1, 1]}))
+        assert case.view(16).window is not None
+        assert case.view(15).window is None
 
     def test_they_have_at_most_so_many_columns(self) -> None:
-        seen = see(conv_net((6, 6), (3, 3), {}))
-        assert seen.view(ENOUGH, largest=36).taps == 9
-        assert seen.view(ENOUGH, largest=35).taps == 1
+        case = consumer_case(conv_net((6, 6), (3, 3), {}))
+        assert case.view(ENOUGH, largest=36).taps == 9
+        assert case.view(ENOUGH, largest=35).taps == 1
 
     def test_of_one_number_it_is_none(self) -> None:
-        assert see(conv_net((6, 6), (1, 1), {})).view(ENOUGH).window is None
+        assert consumer_case(conv_net((6, 6), (1, 1), {})).view(ENOUGH).window is None
 
     def test_of_many_places_only_some_are_taken(self, tmp_path: Path) -> None:
         """32,768 rows are enough for a few columns; half of the places give them here."""
-        seen = see(conv_net((40, 41), (3, 3), {"pads": [1, 1, 1, 1]}))
-        view = seen.view(60)
+        case = consumer_case(conv_net((40, 41), (3, 3), {"pads": [1, 1, 1, 1]}))
+        view = case.view(60)
         assert view.strides == (2, 1)
         feeds = {"x": np.random.default_rng(0).standard_normal((60, 3, 40, 41), np.float32)}
-        found = measured(seen.model, {"k": view}, feeds, tmp_path)["k"]
-        assert planning.CHEAP_ROWS <= found.rows == 60 * 20 * 41
-        wanted = expected(run(tap(seen.model, view.tensor), feeds)[-1], view)
-        assert found.rows == wanted.rows
-        assert_close(found.second, wanted.moment / wanted.rows)
+        measurement = measured(case.model, {"k": view}, feeds, tmp_path)["k"]
+        assert planning.CHEAP_ROWS <= measurement.rows == 60 * 20 * 41
+        reference = expected(run(tap(case.model, view.tensor), feeds)[-1], view)
+        assert measurement.rows == reference.rows
+        assert_close(measurement.second, reference.moment / reference.rows)
 
 
 PLAIN: dict[str, Callable[[], ModelProto]] = {
@@ -241,38 +243,38 @@ PLAIN: dict[str, Callable[[], ModelProto]] = {
 class TestOtherConsumers:
     @pytest.mark.parametrize("name", PLAIN)
     def test_the_output_follows_from_the_moments(self, tmp_path: Path, name: str) -> None:
-        seen = see(PLAIN[name]())
-        view = seen.view(ENOUGH)
+        case = consumer_case(PLAIN[name]())
+        view = case.view(ENOUGH)
         assert (view.taps, max(view.strides, default=1)) == (1, 1)
-        check_prediction(seen, view, ENOUGH, tmp_path)
+        check_prediction(case, view, ENOUGH, tmp_path)
 
     @pytest.mark.parametrize("name", ["flatten_spatial", "reshape_from_shape"])
     def test_behind_flatten_each_place_is_a_column_of_its_own(
         self, tmp_path: Path, name: str
     ) -> None:
-        seen = see(MODELS[name]())
-        count = planning.ROWS_PER_COLUMN * seen.place.positions.size
-        view = seen.view(count)
+        case = consumer_case(MODELS[name]())
+        count = planning.ROWS_PER_COLUMN * case.place.positions.size
+        view = case.view(count)
         assert view.joint
-        assert view.taps == seen.place.positions.shape[1] > 1
-        check_prediction(seen, view, count, tmp_path)
+        assert view.taps == case.place.positions.shape[1] > 1
+        check_prediction(case, view, count, tmp_path)
 
     @pytest.mark.parametrize("name", ["flatten_spatial", "reshape_from_shape"])
     def test_with_too_few_samples_places_are_samples(self, tmp_path: Path, name: str) -> None:
-        seen = see(MODELS[name]())
-        few = planning.ROWS_PER_COLUMN * seen.place.positions.size - 1
-        assert not seen.view(few).joint
-        check_activation(seen, seen.view(few), tmp_path)
+        case = consumer_case(MODELS[name]())
+        few = planning.ROWS_PER_COLUMN * case.place.positions.size - 1
+        assert not case.view(few).joint
+        check_activation(case, case.view(few), tmp_path)
 
 
-def check_activation(seen: Seen, view: MomentSpec, folder: Path, count: int = 20) -> None:
+def check_activation(case: ConsumerCase, view: MomentSpec, folder: Path, count: int = 20) -> None:
     """Compare a view with the activation that the model gives."""
-    feeds = feeds_of(seen.model, count)
-    wanted = expected(run(tap(seen.model, view.tensor), feeds)[-1], view)
-    found = measured(seen.model, {"k": view}, feeds, folder)["k"]
-    assert found.rows == wanted.rows
-    assert_close(found.mean, wanted.mean)
-    assert_close(found.second, wanted.moment / wanted.rows)
+    feeds = feeds_of(case.model, count)
+    reference = expected(run(tap(case.model, view.tensor), feeds)[-1], view)
+    measurement = measured(case.model, {"k": view}, feeds, folder)["k"]
+    assert measurement.rows == reference.rows
+    assert_close(measurement.mean, reference.mean)
+    assert_close(measurement.second, reference.moment / reference.rows)
 
 
 def grouped(groups: int) -> ModelProto:
@@ -287,44 +289,44 @@ def grouped(groups: int) -> ModelProto:
 class TestPlaces:
     def test_a_branch_of_a_concat(self, tmp_path: Path) -> None:
         """The second branch, 7 channels, lies behind the first one's 5."""
-        seen = see(MODELS["inception"](), group=2)
-        view = seen.view(1)
+        case = consumer_case(MODELS["inception"](), group=2)
+        view = case.view(1)
         assert view.positions.reshape(-1).tolist() == list(range(5, 12))
-        check_activation(seen, view, tmp_path)
+        check_activation(case, view, tmp_path)
 
     def test_a_window_over_a_branch_of_a_concat(self, tmp_path: Path) -> None:
-        seen = see(MODELS["inception"](), group=1)
-        view = seen.view(ENOUGH)
+        case = consumer_case(MODELS["inception"](), group=1)
+        view = case.view(ENOUGH)
         assert view.taps == 9
         assert view.positions.reshape(-1).tolist() == list(range(5))
-        check_activation(seen, view, tmp_path)
+        check_activation(case, view, tmp_path)
 
     @pytest.mark.parametrize("count", [1, ENOUGH])
     def test_one_layer_in_both_halves_of_a_concat(self, tmp_path: Path, count: int) -> None:
         """Two numbers of each channel, which are scaled differently."""
-        seen = see(MODELS["forked_scales"]())
-        view = seen.view(count)
+        case = consumer_case(MODELS["forked_scales"]())
+        view = case.view(count)
         assert view.positions.tolist() == [[i, i + 8] for i in range(8)]
-        check_activation(seen, view, tmp_path)
+        check_activation(case, view, tmp_path)
 
     def test_a_conv_of_several_groups_shares_a_weight_among_channels(self, tmp_path: Path) -> None:
         """Channel i of each conv group takes the same place in the weight."""
-        seen = see(grouped(2))
-        view = seen.view(ENOUGH)
+        case = consumer_case(grouped(2))
+        view = case.view(ENOUGH)
         assert view.window is None
         assert view.positions.tolist() == [[i, i + 4] for i in range(4)]
-        check_activation(seen, view, tmp_path)
+        check_activation(case, view, tmp_path)
 
     def test_behind_a_depthwise_conv(self, tmp_path: Path) -> None:
         net = Net(("N", 3, 6, 6))
         x = net.block("x", (3, 8))
         inputs = [x, net.weight("w", 8, 1, 3, 3)]
         x = net.relu(net.node("Conv", inputs, {"group": 8, "pads": [1, 1, 1, 1]}))
-        seen = see(net.model(net.head(net.conv(x, (8, 6), (1, 1)), 6)))
-        view = seen.view(ENOUGH)
+        case = consumer_case(net.model(net.head(net.conv(x, (8, 6), (1, 1)), 6)))
+        view = case.view(ENOUGH)
         assert view.tensor == x  # and not the depthwise Conv's input
-        assert seen.node.op == "Conv"
-        check_activation(seen, view, tmp_path)
+        assert case.node.op == "Conv"
+        check_activation(case, view, tmp_path)
 
     @pytest.mark.parametrize("name", ["squeeze_excite", "dense", "nhwc", "token_mixing"])
     def test_every_consumer_of_every_group_is_seen(self, tmp_path: Path, name: str) -> None:
@@ -334,8 +336,8 @@ class TestPlaces:
         keys = set()
         for group in groups:
             for place in group.consumers:
-                seen = Seen(model, graph, tensor_info, group, place)
-                check_activation(seen, seen.view(20), tmp_path)
+                case = ConsumerCase(model, graph, tensor_info, group, place)
+                check_activation(case, case.view(20), tmp_path)
                 keys.add(key_of(group, place))
         assert len(keys) == sum(len(group.consumers) for group in groups) > 0
 
@@ -344,9 +346,9 @@ class TestStride:
     @pytest.mark.parametrize("samples", [1, 50, 3000, 50_000])
     @pytest.mark.parametrize("name", ["conv of one", "mlp", "tokens"])
     def test_no_larger_one_leaves_enough_rows(self, name: str, samples: int) -> None:
-        seen = see(PLAIN[name]())
-        view = seen.view(samples)
-        shape = seen.tensor_info.shape(view.tensor) or ()
+        case = consumer_case(PLAIN[name]())
+        view = case.view(samples)
+        shape = case.tensor_info.shape(view.tensor) or ()
         sides = [d or 0 for d in (shape[2:] if view.axis == 1 else shape[1:-1])]
         in_plane = view.axis == 1 and bool(sides)
 
@@ -374,17 +376,17 @@ class TestMerging:
     @pytest.mark.parametrize("name", ["chain_2d", "mlp", "matmul_chain"])
     def test_mini_batches_are_one_batch(self, tmp_path: Path, name: str, size: int) -> None:
         """Twenty samples; seven at a time leave six for the last mini-batch."""
-        seen = see(MODELS[name]())
-        output = output_spec(seen.graph, seen.tensor_info, seen.place.binding.node)
+        case = consumer_case(MODELS[name]())
+        output = output_spec(case.graph, case.tensor_info, case.place.binding.node)
         assert output is not None
-        views = {"in": seen.view(20), "out": output}
-        feeds = feeds_of(seen.model, 20, mean=3.0)
-        found = measured(seen.model, views, feeds, tmp_path, size)
-        whole = measured(seen.model, views, feeds, tmp_path)
+        views = {"in": case.view(20), "out": output}
+        feeds = feeds_of(case.model, 20, mean=3.0)
+        measurement = measured(case.model, views, feeds, tmp_path, size)
+        whole = measured(case.model, views, feeds, tmp_path)
         for key in views:
-            assert found[key].rows == whole[key].rows
-            assert_close(found[key].mean, whole[key].mean)
-            assert_close(found[key].second, whole[key].second)
+            assert measurement[key].rows == whole[key].rows
+            assert_close(measurement[key].mean, whole[key].mean)
+            assert_close(measurement[key].second, whole[key].second)
 
     @pytest.mark.parametrize("cross", [True, False])
     @pytest.mark.parametrize("sizes", [(1, 1), (3, 50), (7, 7, 7), (1, 100, 2, 9), (2, 3) * 99])
@@ -402,10 +404,10 @@ class TestMerging:
     def test_what_is_not_finite_stays_so(self) -> None:
         good, bad = np.ones((3, 2)), np.array([[np.nan, 1.0], [0.0, 2.0]])
         for parts in ([good, bad], [bad, good]):
-            found = running_of(parts, True).measured()
-            assert np.isnan(found.mean[0])
-            assert np.isnan(found.second[0, 0])
-            assert np.isfinite(found.second[1, 1])
+            measurement = running_of(parts, True).measured()
+            assert np.isnan(measurement.mean[0])
+            assert np.isnan(measurement.second[0, 0])
+            assert np.isfinite(measurement.second[1, 1])
 
     def test_the_means_of_many_blocks_are_not_all_kept(self) -> None:
         running = running_of([np.ones((2, 3))] * 1000, True)
@@ -424,39 +426,39 @@ def running_of(parts: Sequence[Floats], cross: bool) -> MomentAccumulator:
 
 class TestFewerSamples:
     def test_columns_that_count_alone_are_measured_on_the_first(self, tmp_path: Path) -> None:
-        seen = see(MODELS["chain_2d"]())
-        output = output_spec(seen.graph, seen.tensor_info, seen.place.binding.node)
+        case = consumer_case(MODELS["chain_2d"]())
+        output = output_spec(case.graph, case.tensor_info, case.place.binding.node)
         assert output is not None
-        feeds = feeds_of(seen.model, 20, mean=3.0)
-        views = {"in": seen.view(20), "out": output}
+        feeds = feeds_of(case.model, 20, mean=3.0)
+        views = {"in": case.view(20), "out": output}
         first = {name: value[:10] for name, value in feeds.items()}
-        few = measured(seen.model, views, feeds, tmp_path, size=5, alone=8)
+        few = measured(case.model, views, feeds, tmp_path, size=5, alone=8)
         for key, those in (("in", feeds), ("out", first)):
-            wanted = measured(seen.model, {key: views[key]}, those, tmp_path)[key]
-            assert few[key].rows == wanted.rows
-            assert_close(few[key].second, wanted.second)
-        only = measured(seen.model, {"out": output}, feeds, tmp_path, size=5, alone=8)["out"]
+            expected = measured(case.model, {key: views[key]}, those, tmp_path)[key]
+            assert few[key].rows == expected.rows
+            assert_close(few[key].second, expected.second)
+        only = measured(case.model, {"out": output}, feeds, tmp_path, size=5, alone=8)["out"]
         np.testing.assert_array_equal(only.second, few["out"].second)
 
 
 class TestFiles:
     def check(self, model: ModelProto, folder: Path) -> None:
-        seen = see(model)
-        check_activation(seen, seen.view(20), folder)
+        case = consumer_case(model)
+        check_activation(case, case.view(20), folder)
 
     def test_a_model_of_one_sample_takes_mini_batches(self, tmp_path: Path) -> None:
         net = Net((1, 3, 6, 6))
-        seen = see(net.model(net.head(net.block(net.block("x", (3, 8)), (8, 6)), 6)))
+        case = consumer_case(net.model(net.head(net.block(net.block("x", (3, 8)), (8, 6)), 6)))
         feeds = {"x": np.random.default_rng(0).standard_normal((20, 3, 6, 6), np.float32)}
-        view = seen.view(20)
-        found = measured(seen.model, {"k": view}, feeds, tmp_path, 10)["k"]
+        view = case.view(20)
+        measurement = measured(case.model, {"k": view}, feeds, tmp_path, 10)["k"]
         parts = [{"x": feeds["x"][i : i + 1]} for i in range(20)]
-        tapped = tap(seen.model, view.tensor)
+        tapped = tap(case.model, view.tensor)
         activation = np.concatenate([run(tapped, part)[-1] for part in parts])
-        wanted = expected(activation, view)
-        assert found.rows == wanted.rows
-        assert_close(found.second, wanted.moment / wanted.rows)
-        assert seen.model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+        reference = expected(activation, view)
+        assert measurement.rows == reference.rows
+        assert_close(measurement.second, reference.moment / reference.rows)
+        assert case.model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
 
     @pytest.mark.parametrize("opset", [7, 11, 13, 20, 22])
     def test_every_opset(self, tmp_path: Path, opset: int) -> None:
@@ -465,12 +467,12 @@ class TestFiles:
     def test_ir_version_3(self, tmp_path: Path) -> None:
         model = MODELS["ir_version_3"]()
         assert model.ir_version == 3
-        seen, plain = see(model), see(MODELS["opset_7"]())
-        view = seen.view(20)
+        case, plain = consumer_case(model), consumer_case(MODELS["opset_7"]())
+        view = case.view(20)
         feeds = feeds_of(plain.model, 20)
-        found = measured(model, {"k": view}, feeds, tmp_path)["k"]
-        wanted = expected(run(tap(plain.model, view.tensor), feeds)[-1], view)
-        assert_close(found.second, wanted.moment / wanted.rows)
+        measurement = measured(model, {"k": view}, feeds, tmp_path)["k"]
+        reference = expected(run(tap(plain.model, view.tensor), feeds)[-1], view)
+        assert_close(measurement.second, reference.moment / reference.rows)
 
     @pytest.mark.parametrize("name", ["constant_nodes", "identity_chains", "bfloat16_weights"])
     def test_weights_that_are_computed(self, tmp_path: Path, name: str) -> None:
@@ -479,10 +481,10 @@ class TestFiles:
     @pytest.mark.parametrize("build", [MODELS["chain_2d"], MODELS["ir_version_3"]])
     def test_external_data(self, tmp_path: Path, build: Callable[[], ModelProto]) -> None:
         model, folder = build(), tmp_path / "in"
-        seen = see(model)
-        view = seen.view(20)
+        case = consumer_case(model)
+        view = case.view(20)
         feeds = feeds_of(MODELS["chain_2d"](), 20)
-        wanted = measured(model, {"k": view}, feeds, tmp_path)["k"]
+        expected = measured(model, {"k": view}, feeds, tmp_path)["k"]
         folder.mkdir()
         onnx.save(
             build(),
@@ -495,11 +497,11 @@ class TestFiles:
         read = TensorReader(folder / "m.onnx")
         shapes = input_shapes(outside, 1, 8), input_shapes(outside, 2, 11)
         tensor_info = TensorInfo(outside, *shapes, read)
-        here = ObservationRun(folder, "CPUExecutionProvider", given(feeds, 20), False)
-        found = measure(ModelDraft.of(outside), tensor_info, read, {"k": view}, {}, here)["k"]
-        np.testing.assert_array_equal(found.second, wanted.second)
+        here = ObservationRun(folder, "CPUExecutionProvider", source_of(feeds, 20), False)
+        actual = measure(ModelDraft.of(outside), tensor_info, read, {"k": view}, {}, here)["k"]
+        np.testing.assert_array_equal(actual.second, expected.second)
         left = sorted(file.name for file in folder.iterdir())
-        assert left == ["m.onnx", "w.bin"]  # the probe's own files are gone
+        assert left == ["m.onnx", "w.bin"]  # the instrumented model's own files are gone
 
 
 class TestOutputs:
@@ -507,60 +509,60 @@ class TestOutputs:
         ("name", "axis", "channels"), [("chain_2d", 1, 12), ("mlp", 1, 9), ("matmul_chain", 2, 9)]
     )
     def test_each_channel_alone(self, tmp_path: Path, name: str, axis: int, channels: int) -> None:
-        seen = see(MODELS[name]())
-        view = output_spec(seen.graph, seen.tensor_info, seen.place.binding.node)
+        case = consumer_case(MODELS[name]())
+        view = output_spec(case.graph, case.tensor_info, case.place.binding.node)
         assert view is not None
         assert (view.axis, view.columns, view.cross) == (axis, channels, False)
-        assert view.tensor == seen.node.outputs[0].name
-        feeds = feeds_of(seen.model, 20)
-        wanted = expected(run(tap(seen.model, view.tensor), feeds)[-1], view)
-        found = measured(seen.model, {"k": view}, feeds, tmp_path)["k"]
-        assert found.second.shape == (channels,)
-        assert_close(found.mean, wanted.mean)
-        assert_close(found.second, wanted.moment)
+        assert view.tensor == case.node.outputs[0].name
+        feeds = feeds_of(case.model, 20)
+        reference = expected(run(tap(case.model, view.tensor), feeds)[-1], view)
+        measurement = measured(case.model, {"k": view}, feeds, tmp_path)["k"]
+        assert measurement.second.shape == (channels,)
+        assert_close(measurement.mean, reference.mean)
+        assert_close(measurement.second, reference.moment)
 
 
 class TestReading:
     @pytest.mark.parametrize("name", ["pads", "dilations", "line"])
     def test_the_gram_gives_the_variance_of_the_outputs(self, tmp_path: Path, name: str) -> None:
-        seen = see(WINDOWED[name]())
-        check_reading(seen, seen.node.outputs[0].name, ENOUGH, tmp_path)
+        case = consumer_case(WINDOWED[name]())
+        check_reading(case, case.node.outputs[0].name, ENOUGH, tmp_path)
 
     @pytest.mark.parametrize("name", PLAIN)
     def test_without_a_window(self, tmp_path: Path, name: str) -> None:
-        seen = see(PLAIN[name]())
+        case = consumer_case(PLAIN[name]())
         if name == "mlp_alpha_beta" or name == "mlp_row_bias":
-            alpha = float(seen.node.attrs["alpha"])
+            alpha = float(case.node.attrs["alpha"])
         else:
             alpha = 1.0  # what all outputs are multiplied by says nothing of the channels
-        check_reading(seen, seen.node.outputs[0].name, ENOUGH, tmp_path, alpha)
+        check_reading(case, case.node.outputs[0].name, ENOUGH, tmp_path, alpha)
 
     def test_joint_places(self, tmp_path: Path) -> None:
-        seen = see(MODELS["flatten_spatial"]())
-        check_reading(seen, seen.node.outputs[0].name, 384, tmp_path)
+        case = consumer_case(MODELS["flatten_spatial"]())
+        check_reading(case, case.node.outputs[0].name, 384, tmp_path)
 
     def test_outputs_count_as_the_batch_normalization_scales_them(self, tmp_path: Path) -> None:
-        seen = see(MODELS["chain_2d"]())
-        norm = seen.node.outputs[0].outputs[0]
+        case = consumer_case(MODELS["chain_2d"]())
+        norm = case.node.outputs[0].outputs[0]
         assert norm.op == "BatchNormalization"
-        check_reading(seen, norm.outputs[0].name, ENOUGH, tmp_path)
+        check_reading(case, norm.outputs[0].name, ENOUGH, tmp_path)
 
     @pytest.mark.parametrize("name", ["tokens", "weight first", "axis 1", "between gemms"])
     def test_an_einsum(self, name: str, tmp_path: Path) -> None:
-        seen = see(EINSUMS[name][0]())
-        output = seen.node.outputs[0].name
-        check_reading(seen, output, ENOUGH, tmp_path, axis=1 if name == "axis 1" else -1)
+        case = consumer_case(EINSUMS[name][0]())
+        output = case.node.outputs[0].name
+        check_reading(case, output, ENOUGH, tmp_path, axis=1 if name == "axis 1" else -1)
 
     def test_a_batch_normalization_of_another_axis_does_not_scale_outputs(self) -> None:
         """Tokens as many as outputs, and a BatchNormalization over the tokens."""
         net = Net(("N", 4, 6))
         x = net.relu(net.node("MatMul", ["x", net.weight("w0", 6, 8)]))
         x = net.batch_norm(net.node("MatMul", [x, net.weight("w1", 8, 4)]), 4)
-        seen = see(net.model(x))
+        case = consumer_case(net.model(x))
         plain = Moments(np.zeros(8), np.eye(8), 10)
-        found = consumer_loss(seen.graph, seen.tensor_info, seen.place, plain)
-        weight = seen.tensor_info.value("w1").astype(np.float64)
-        np.testing.assert_allclose(found.gram, weight @ weight.T)
+        loss = consumer_loss(case.graph, case.tensor_info, case.place, plain)
+        weight = case.tensor_info.value("w1").astype(np.float64)
+        np.testing.assert_allclose(loss.gram, weight @ weight.T)
 
     def test_a_scale_that_is_no_number_is_left_out(self) -> None:
         model = MODELS["chain_2d"]()
@@ -568,15 +570,15 @@ class TestReading:
         var = numpy_helper.to_array(stored["var4"]).copy()
         var[2] = -1.0
         stored["var4"].CopyFrom(numpy_helper.from_array(var, "var4"))
-        seen = see(model)
+        case = consumer_case(model)
         plain = Moments(np.zeros(8), np.eye(8), 10)
-        found = consumer_loss(seen.graph, seen.tensor_info, seen.place, plain)
-        weight = seen.tensor_info.value("w3").astype(np.float64)  # (12, 8, 3, 3)
-        np.testing.assert_allclose(found.gram, np.einsum("oikl,ojkl->ij", weight, weight))
+        loss = consumer_loss(case.graph, case.tensor_info, case.place, plain)
+        weight = case.tensor_info.value("w3").astype(np.float64)  # (12, 8, 3, 3)
+        np.testing.assert_allclose(loss.gram, np.einsum("oikl,ojkl->ij", weight, weight))
 
 
 def check_reading(
-    seen: Seen,
+    case: ConsumerCase,
     output: str,
     count: int,
     folder: Path,
@@ -584,15 +586,15 @@ def check_reading(
     axis: int | None = None,
 ) -> None:
     """tr(B^T B C) is the sum of the variances of the consumer's outputs."""
-    view, feeds = seen.view(count), feeds_of(seen.model, count)
-    found = measured(seen.model, {"k": view}, feeds, folder)["k"]
-    reading = consumer_loss(seen.graph, seen.tensor_info, seen.place, moments(view, found))
-    values = run(tap(seen.model, output), feeds)[-1].astype(np.float64)
+    view, feeds = case.view(count), feeds_of(case.model, count)
+    measurement = measured(case.model, {"k": view}, feeds, folder)["k"]
+    loss = consumer_loss(case.graph, case.tensor_info, case.place, moments(view, measurement))
+    values = run(tap(case.model, output), feeds)[-1].astype(np.float64)
     if axis is None:
-        axis = -1 if seen.node.op == "MatMul" else 1
+        axis = -1 if case.node.op == "MatMul" else 1
     rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])  # -> (rows, out)
     total = float(np.sum(np.var(rows, axis=0)))
-    assert alpha**2 * np.trace(reading.gram @ found.second) == pytest.approx(total, rel=1e-4)
+    assert alpha**2 * np.trace(loss.gram @ measurement.second) == pytest.approx(total, rel=1e-4)
 
 
 class TestSamples:
@@ -632,39 +634,39 @@ class TestSamples:
             return synthetic_feeds(inputs, *rest)
 
         monkeypatch.setattr(data_source, "synthetic_feeds", counted)
-        wanted = list(source.batches())
+        expected = list(source.batches())
         made.clear()
         for passed in (1, 2):
-            found = list(source.batches(tmp_path, first))
+            actual = list(source.batches(tmp_path, first))
             assert len(list(tmp_path.iterdir())) == files
             assert len(made) == len(self.SPECS) * (3 + (passed - 1) * (3 - files))
-            for one, two in zip(found, wanted, strict=True):
+            for one, two in zip(actual, expected, strict=True):
                 assert one.keys() == two.keys()
                 for name in one:
                     np.testing.assert_array_equal(one[name], two[name])
 
-    def test_a_persons_own_are_all_given(self) -> None:
+    def test_the_users_own_are_all_given(self) -> None:
         x = np.arange(22.0, dtype=np.float32).reshape(11, 2)
-        parts = [batch["x"] for batch in given({"x": x}, 4).batches()]
+        parts = [batch["x"] for batch in source_of({"x": x}, 4).batches()]
         assert [len(part) for part in parts] == [4, 4, 3]
         np.testing.assert_array_equal(np.concatenate(parts), x)
 
     @pytest.mark.parametrize("elements", [1, 10**4, 10**6, 10**8, 10**12])
-    @pytest.mark.parametrize("wanted", [1, 64, 10_000])
+    @pytest.mark.parametrize("requested", [1, 64, 10_000])
     @pytest.mark.parametrize("effort", EFFORTS)
     def test_a_mini_batch_fits_into_memory(
-        self, elements: int, wanted: int, effort: Effort
+        self, elements: int, requested: int, effort: Effort
     ) -> None:
-        size = batch_size(elements, wanted, effort)
-        assert 1 <= size <= min(wanted, effort.largest_batch)
+        size = batch_size(elements, requested, effort)
+        assert 1 <= size <= min(requested, effort.largest_batch)
         assert size == 1 or 4 * elements * size <= data_source.ACTIVATION
 
     @pytest.mark.parametrize("macs", [0, 1, 10**6, 10**9, 10**12])
-    @pytest.mark.parametrize("wanted", [1, 256, 10**6])
+    @pytest.mark.parametrize("requested", [1, 256, 10**6])
     @pytest.mark.parametrize("effort", EFFORTS)
-    def test_a_pass_is_affordable(self, macs: int, wanted: int, effort: Effort) -> None:
-        count = sample_count(macs, wanted, effort)
-        assert 1 <= count <= min(wanted, effort.most_samples)
+    def test_a_pass_is_affordable(self, macs: int, requested: int, effort: Effort) -> None:
+        count = sample_count(macs, requested, effort)
+        assert 1 <= count <= min(requested, effort.most_samples)
         assert count <= effort.fewest_samples or count * macs <= effort.pass_macs
 
     @pytest.mark.parametrize(("count", "size", "whole"), [(1, 8, 8), (8, 8, 8), (9, 8, 16)])
@@ -683,11 +685,11 @@ class TestSamples:
 def test_float16_is_measured_in_float32(tmp_path: Path) -> None:
     """A sum of squares beyond 65,504 would be infinite in float16."""
     net = Net(("N", 3, 8, 8), dtype=TensorProto.FLOAT16)
-    seen = see(net.model(net.head(net.relu(net.conv(net.conv("x", (3, 8)), (8, 6))), 6)))
-    view = seen.view(200)
-    feeds = feeds_of(seen.model, 200, mean=20.0)
-    found = measured(seen.model, {"k": view}, feeds, tmp_path)["k"]
-    wanted = expected(run(tap(seen.model, view.tensor), feeds)[-1], view)
-    assert wanted.moment.max() > 65_504
+    case = consumer_case(net.model(net.head(net.relu(net.conv(net.conv("x", (3, 8)), (8, 6))), 6)))
+    view = case.view(200)
+    feeds = feeds_of(case.model, 200, mean=20.0)
+    measurement = measured(case.model, {"k": view}, feeds, tmp_path)["k"]
+    reference = expected(run(tap(case.model, view.tensor), feeds)[-1], view)
+    assert reference.moment.max() > 65_504
     # Roundings of float16, 5e-4, fall to either side in the two runs.
-    assert_close(found.second, wanted.moment / wanted.rows, 2e-3)
+    assert_close(measurement.second, reference.moment / reference.rows, 2e-3)

@@ -60,11 +60,11 @@ def measured(model: ModelProto, folder: Path, size: int = 16) -> dict[int, float
 @pytest.mark.parametrize("scale", [0.1, 0.5, 2.0])
 def test_it_is_the_share_that_a_branch_has_in_the_output(scale: float, tmp_path: Path) -> None:
     # Both branches compute the same, so an error of share e in one is e (s / (1 + s))^2 behind.
-    found = measured(branches((1.0, scale)), tmp_path)
+    sensitivity = measured(branches((1.0, scale)), tmp_path)
     shares = [(1 / (1 + scale)) ** 2, (scale / (1 + scale)) ** 2]
     # An error that is another sample's difference has its own power on 16 samples, not the mean.
-    assert found[1] / found[0] == pytest.approx(scale**2, rel=1e-3)
-    assert [found[0], found[1]] == pytest.approx(shares, rel=0.5)
+    assert sensitivity[1] / sensitivity[0] == pytest.approx(scale**2, rel=1e-3)
+    assert [sensitivity[0], sensitivity[1]] == pytest.approx(shares, rel=0.5)
 
 
 def test_one_sample_tells_nothing(tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_it_leaves_no_file_behind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["chain_2d", "mlp", "inception", "residual", "half", "folded"])
 def test_predicted_errors_grow_with_what_goes(name: str) -> None:
-    found = inspect(MODELS[name](), provider="cpu", sensitivity=True)
-    assert found.groups
-    for group in found.groups:
+    inspection = inspect(MODELS[name](), provider="cpu", sensitivity=True)
+    assert inspection.groups
+    for group in inspection.groups:
         assert [entry.removed for entry in group.predicted] == list(SHARES)
         for key in ("layer_error", "output_error"):
             errors = [getattr(entry, key) for entry in group.predicted]
@@ -121,8 +121,8 @@ def test_it_is_not_predicted_unasked(sample: Path) -> None:
 @pytest.mark.parametrize("samples", [1, 3])
 def test_fewer_samples_than_a_mini_batch_holds(tmp_path: Path, samples: int) -> None:
     """Of one sample no error can be taken from another: nothing is known then."""
-    given = np.random.default_rng(0).standard_normal((samples, 3, 6, 6)).astype(np.float32)
-    np.savez(tmp_path / "few.npz", x=given)
+    values = np.random.default_rng(0).standard_normal((samples, 3, 6, 6)).astype(np.float32)
+    np.savez(tmp_path / "few.npz", x=values)
     config = Config(
         allocation="auto", calibration=str(tmp_path / "few.npz"), provider="cpu", round_to=1
     )

@@ -56,7 +56,7 @@ def measured(
     onnx.save(model, folder / "model.onnx")
     shape = next(samples.batches(1))
     specs = {name: plain_spec(a.dtype, (size, *a.shape[1:])) for name, a in shape.items()}
-    source = SampleSource(specs, samples.count, size, 0, given=samples)
+    source = SampleSource(specs, samples.count, size, 0, supplied=samples)
     here = ObservationRun(folder, "CPUExecutionProvider", source, False)
     read = TensorReader(folder / "model.onnx")
     return measure(ModelDraft.of(model), tensor_facts(model), read, {"k": view}, {}, here)["k"]

@@ -33,9 +33,9 @@ def tower(seed: int = 0) -> ModelProto:
 
 
 def run_of(folder: Path, model: ModelProto, noisy: bool) -> ObservationRun:
-    found = interpret(model)
+    analysis = interpret(model)
     source = SampleSource({"x": plain_spec(np.float32, (COUNT, 12))}, COUNT, COUNT, 0)
-    noises = layer_noises(to_graph(model), found.tensor_info) if noisy else {}
+    noises = layer_noises(to_graph(model), analysis.tensor_info) if noisy else {}
     return ObservationRun(folder, "CPUExecutionProvider", source, True, noises)
 
 
@@ -43,13 +43,13 @@ def first_outputs(folder: Path, model: ModelProto, noisy: bool) -> tuple[np.ndar
     """Mean and covariance of the first layer's outputs."""
     path = folder / "model.onnx"
     write_message(model, path)
-    found = interpret(model)
+    analysis = interpret(model)
     tensor = model.graph.node[0].output[0]
     views = {"z": MomentSpec(tensor, 1, 2, np.arange(20)[:, None])}
     run = run_of(folder, model, noisy)
-    measured = measure(ModelDraft.of(model), found.tensor_info, TensorReader(path), views, {}, run)[
-        "z"
-    ]
+    measured = measure(
+        ModelDraft.of(model), analysis.tensor_info, TensorReader(path), views, {}, run
+    )["z"]
     return measured.mean, measured.second
 
 
@@ -81,29 +81,29 @@ def test_an_einsum_of_samples_by_a_matrix_gets_noise(first: bool, tmp_path: Path
         if node.op_type == "Einsum":
             operands = sorted(node.input, key=lambda name: name in ("e0", "e2"))
             node.CopyFrom(helper.make_node("MatMul", operands, node.output, name=node.name))
-    found, wanted = (first_outputs(tmp_path, m, noisy=True) for m in (model, same))
-    np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4, atol=1e-5)
+    actual, expected = (first_outputs(tmp_path, m, noisy=True) for m in (model, same))
+    np.testing.assert_allclose(actual[1], expected[1], rtol=1e-4, atol=1e-5)
     plain = first_outputs(tmp_path, model, noisy=False)
-    assert not np.allclose(found[1], plain[1], rtol=0.1)
+    assert not np.allclose(actual[1], plain[1], rtol=0.1)
 
 
 def test_the_covariance_is_that_of_the_input_and_of_the_weights(tmp_path: Path) -> None:
     """Inputs are white here; half of the samples get as much again along W^T W."""
     model = tower()
-    found = interpret(model)
+    analysis = interpret(model)
     gemm = model.graph.node[0]
-    weight = found.tensor_info.value(gemm.input[1]).astype(np.float64)
+    weight = analysis.tensor_info.value(gemm.input[1]).astype(np.float64)
     transposed = any(a.name == "transB" and a.i for a in gemm.attribute)
     weight = weight if transposed else weight.T  # (outputs, inputs)
     shape = weight.T @ weight
     inputs = np.eye(12) + 0.5 * shape / np.mean(np.diag(shape)) * 2.0
-    wanted = weight @ inputs @ weight.T
-    wanted *= np.sum(weight**2) / np.trace(wanted)
+    expected = weight @ inputs @ weight.T
+    expected *= np.sum(weight**2) / np.trace(expected)
     _, covariance = first_outputs(tmp_path, model, noisy=True)
     # The standard error of each of 4,096 samples' moments is near 1 / sqrt(4096) of the largest.
-    np.testing.assert_allclose(covariance, wanted, atol=0.08 * np.max(wanted))
+    np.testing.assert_allclose(covariance, expected, atol=0.08 * np.max(expected))
     _, plain = first_outputs(tmp_path, model, noisy=False)
-    assert np.max(np.abs(plain - wanted)) > 0.2 * np.max(wanted)
+    assert np.max(np.abs(plain - expected)) > 0.2 * np.max(expected)
 
 
 def test_the_outputs_have_the_power_that_white_inputs_give(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ class Page(HTMLParser):
             self._section = dict(attrs).get("id") or tag
 
     def handle_data(self, data: str) -> None:
-        known = self.sections.get(self._section, "")
-        self.sections[self._section] = " ".join(f"{known} {data}".split())
+        existing = self.sections.get(self._section, "")
+        self.sections[self._section] = " ".join(f"{existing} {data}".split())
 
 
 @pytest.fixture(scope="module")

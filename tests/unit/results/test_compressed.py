@@ -19,12 +19,12 @@ def result() -> CompressResult:
 
 
 def test_repr_is_one_short_line(result: CompressResult) -> None:
-    told = repr(result)
+    text = repr(result)
     assert result.model is not None
-    assert "\n" not in told
-    assert len(told) < 300
-    assert "method none" in told
-    assert f"{result.after.parameters:,}" in told
+    assert "\n" not in text
+    assert len(text) < 300
+    assert "method none" in text
+    assert f"{result.after.parameters:,}" in text
 
 
 @pytest.mark.parametrize("width", [60, 100])

@@ -15,15 +15,17 @@ SHAPES: tuple[Dims, ...] = (("N", 3, 8, 8), (1, 3, 8, 8), (2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("method", "given"), [("none", False), ("lbyl+", False), ("lbyl+", True)])
+@pytest.mark.parametrize(
+    ("method", "calibrated"), [("none", False), ("lbyl+", False), ("lbyl+", True)]
+)
 def test_a_model_is_run_in_the_batches_that_it_takes(
-    shape: Dims, method: str, given: bool, tmp_path: Path
+    shape: Dims, method: str, calibrated: bool, tmp_path: Path
 ) -> None:
     """Statistics are taken in larger ones, of a copy without the declared batch."""
     net = Net(shape)
     model = net.model(net.conv(net.relu(net.conv("x", (3, 8))), (8, 4)))
     config = Config(round_to=1, ratio=0.5, method=method, provider="cpu")
-    if given:
+    if calibrated:
         np.savez(tmp_path / "own.npz", x=net.rng.standard_normal((40, 3, 8, 8), np.float32))
         config = Config(
             round_to=1,
@@ -33,9 +35,9 @@ def test_a_model_is_run_in_the_batches_that_it_takes(
             calibration=str(tmp_path / "own.npz"),
         )
     near = compress(model, config=config).verification.fidelity
-    assert near.samples == (40 if given else 64 if method == "none" else 128)
-    assert ("--calibration" in near.inputs) == given
-    assert ("drawn anew" in near.inputs) == (method == "lbyl+" and not given)
+    assert near.samples == (40 if calibrated else 64 if method == "none" else 128)
+    assert ("--calibration" in near.inputs) == calibrated
+    assert ("drawn anew" in near.inputs) == (method == "lbyl+" and not calibrated)
 
 
 def test_a_state_with_its_batch_on_another_axis_is_run_as_it_is() -> None:

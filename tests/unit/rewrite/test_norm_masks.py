@@ -82,7 +82,7 @@ def by_hand(x: Array, stays: NDArray[np.bool_], groups: int) -> Array:
 @pytest.mark.parametrize(
     ("whole", "opset"), [(True, 18), (True, 21), (False, 17), (False, 18), (False, 21)]
 )
-def test_the_uncut_model_sees_what_stays_alone(whole: bool, opset: int) -> None:
+def test_the_reference_sees_what_stays_alone(whole: bool, opset: int) -> None:
     groups, stays = 3, np.tile([True, False, True, True], 3)
     net = Net(("N", 12, 4, 5), opset=opset)
     length = 12 if opset > 20 else groups
@@ -104,13 +104,13 @@ def test_the_uncut_model_sees_what_stays_alone(whole: bool, opset: int) -> None:
     data = np.random.default_rng(0).normal(3.0, 2.0, (2, 12, 4, 5)).astype(np.float32)
     actual = run(masked, {"x": data})[0]
     each = np.repeat(scale, 12 // len(scale)).reshape(-1, 1, 1)
-    wanted = by_hand(data.astype(np.float64), stays, groups) * each - each
+    expected = by_hand(data.astype(np.float64), stays, groups) * each - each
     # float32 sums over 60 values each
-    np.testing.assert_allclose(actual[:, stays], wanted[:, stays], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(actual[:, stays], expected[:, stays], rtol=1e-4, atol=1e-4)
 
 
 def test_the_proof_tells_statistics_over_what_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were the uncut model normalised over all channels, it would not be the cut one."""
+    """Were the reference normalised over all channels, it would not be the cut one."""
     monkeypatch.setattr(build, "norm_masks", lambda *_: ())
     with pytest.raises(VerificationError, match="the rewrite is wrong"):
         compress(group_norm(2), config=Config(round_to=1, ratio=0.5, method="none", provider="cpu"))

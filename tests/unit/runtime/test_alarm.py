@@ -12,28 +12,28 @@ SOON, LATE = 0.05, 30.0
 
 
 def test_what_takes_too_long_is_told_so() -> None:
-    told = threading.Event()
+    fired = threading.Event()
     begun = time.monotonic()
-    with Alarm().after(SOON, told.set):
-        assert told.wait(LATE)
+    with Alarm().after(SOON, fired.set):
+        assert fired.wait(LATE)
     assert time.monotonic() - begun >= SOON
 
 
 def test_what_is_done_in_time_is_left_alone() -> None:
-    told, other = threading.Event(), threading.Event()
+    fired, other = threading.Event(), threading.Event()
     alarm = Alarm()
-    with alarm.after(SOON, told.set):
+    with alarm.after(SOON, fired.set):
         pass
     with alarm.after(4 * SOON, other.set):
         assert other.wait(LATE)
-    assert not told.is_set()
+    assert not fired.is_set()
 
 
 def test_an_earlier_end_is_not_missed_for_a_later_one() -> None:
-    told, never = threading.Event(), threading.Event()
+    fired, never = threading.Event(), threading.Event()
     alarm = Alarm()
     with alarm.after(10 * LATE, never.set):
         time.sleep(SOON)  # the thread now waits for the later one
-        with alarm.after(SOON, told.set):
-            assert told.wait(LATE)
+        with alarm.after(SOON, fired.set):
+            assert fired.wait(LATE)
     assert not never.is_set()

@@ -19,7 +19,7 @@ from lbyl_onnx.cli import main
 from lbyl_onnx.cli.config_file import read_options
 from lbyl_onnx.data.input_kind import InputSpec
 from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
-from lbyl_onnx.input_options.shapes import Given, read_shapes
+from lbyl_onnx.input_options.shapes import SuppliedShapes, read_shapes
 from lbyl_onnx.runtime import baseline
 from lbyl_onnx.runtime.sizes.needed import needed_sizes
 from tests.support.net import Dims, Net
@@ -217,7 +217,7 @@ def test_what_is_no_shape(value: object) -> None:
 
 class TestGiven:
     @pytest.mark.parametrize(
-        ("declared", "given", "second"),
+        ("declared", "supplied", "second"),
         [
             (ANY, (1, 3, 24, 40), (2, 3, 56, 72)),
             (("n", 3, 32, 32), (4, 3, 32, 32), (5, 3, 32, 32)),
@@ -227,11 +227,11 @@ class TestGiven:
         ],
     )
     def test_the_first_shapes_are_those(
-        self, declared: Dims, given: tuple[int, ...], second: tuple[int, ...], tmp_path: Path
+        self, declared: Dims, supplied: tuple[int, ...], second: tuple[int, ...], tmp_path: Path
     ) -> None:
         onnx.save(network(declared), tmp_path / "m.onnx")
-        shapes = baseline.input_shapes(tmp_path / "m.onnx", CPU, (("x", given),))
-        assert shapes == ({"x": given}, {"x": second})
+        shapes = baseline.input_shapes(tmp_path / "m.onnx", CPU, (("x", supplied),))
+        assert shapes == ({"x": supplied}, {"x": second})
 
     def test_what_cannot_change_stays_and_the_rest_changes(self, tmp_path: Path) -> None:
         # The width is the length of what a MatMul reads, through a Reshape that hides it.
@@ -268,7 +268,7 @@ class TestGiven:
         assert second == {"x": (4, 43), "mask": (4, 43)}
 
     @pytest.mark.parametrize(
-        ("given", "words"),
+        ("supplied", "words"),
         [
             ((("y", (1, 3, 32, 32)),), "the model has no input y, but x"),
             ((("x", (1, 4, 32, 32)),), "does not fit input x, which is declared as ?,3,?,?"),
@@ -278,11 +278,11 @@ class TestGiven:
         ],
     )
     def test_what_does_not_fit_is_an_option_error(
-        self, given: Given, words: str, tmp_path: Path
+        self, supplied: SuppliedShapes, words: str, tmp_path: Path
     ) -> None:
         onnx.save(network(("n", 3, "h", "w")), tmp_path / "m.onnx")
         with pytest.raises(OptionError) as caught:
-            baseline.input_shapes(tmp_path / "m.onnx", CPU, given)
+            baseline.input_shapes(tmp_path / "m.onnx", CPU, supplied)
         assert words in str(caught.value)
 
     def test_a_name_is_needed_among_several(self, tmp_path: Path) -> None:
@@ -292,11 +292,11 @@ class TestGiven:
         with pytest.raises(OptionError, match="names no input; the model has x, mask"):
             baseline.input_shapes(tmp_path / "m.onnx", CPU, (("", (1, 3)),))
 
-    @pytest.mark.parametrize("given", [(1, 5, 20, 20), (1, 3, 100_000, 100_000)])
-    def test_where_the_model_does_not_run(self, given: tuple[int, ...], tmp_path: Path) -> None:
+    @pytest.mark.parametrize("supplied", [(1, 5, 20, 20), (1, 3, 100_000, 100_000)])
+    def test_where_the_model_does_not_run(self, supplied: tuple[int, ...], tmp_path: Path) -> None:
         onnx.save(network(), tmp_path / "m.onnx")
         with pytest.raises(ModelError) as caught:
-            baseline.input_shapes(tmp_path / "m.onnx", CPU, (("x", given),))
+            baseline.input_shapes(tmp_path / "m.onnx", CPU, (("x", supplied),))
         assert "give another --input-shape than x:1," in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -318,12 +318,12 @@ class TestCommands:
     def test_compress_counts_and_measures_at_it(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        seen: list[tuple[int, ...]] = []
-        note_samples(monkeypatch, seen)
+        recorded: list[tuple[int, ...]] = []
+        note_samples(monkeypatch, recorded)
         result = run("compress", path, "--dry-run", "--input-shape", "1,3,20,24", "--json", "-")
         assert result.exit_code == 0
         assert json.loads(result.stdout)["before"]["macs"] == self.macs(20, 24)
-        assert {shape[1:] for shape in seen} == {(3, 20, 24)}
+        assert {shape[1:] for shape in recorded} == {(3, 20, 24)}
 
     def test_verify_runs_at_it(self, path: Path) -> None:
         result = run("verify", path, path, "--input-shape", "x:1,3,20,24")
@@ -375,11 +375,11 @@ class TestCommands:
             read_options(tmp_path / "options.json")
 
 
-def note_samples(monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, ...]]) -> None:
+def note_samples(monkeypatch: pytest.MonkeyPatch, recorded: list[tuple[int, ...]]) -> None:
     """Note the shape of every synthetic batch that is made."""
 
     def noted(inputs: Mapping[str, InputSpec], *rest: Any) -> object:
-        seen.extend(spec.shape for spec in inputs.values())
+        recorded.extend(spec.shape for spec in inputs.values())
         return synthetic_feeds(inputs, *rest)
 
     monkeypatch.setattr("lbyl_onnx.data.source.synthetic_feeds", noted)
@@ -395,12 +395,12 @@ def other_input(kind: str) -> ModelProto:
     }
     ops = {"sequence": "SequenceAt", "optional": "OptionalGetElement", "text": "Identity"}
     inputs = [helper.make_value_info("s", types[kind])]
-    given = ["s"]
+    supplied = ["s"]
     if kind == "sequence":
         inputs.append(helper.make_tensor_value_info("i", TensorProto.INT64, []))
-        given.append("i")
+        supplied.append("i")
     out = TensorProto.STRING if kind == "text" else TensorProto.FLOAT
-    node = helper.make_node(ops[kind], given, ["y"])
+    node = helper.make_node(ops[kind], supplied, ["y"])
     value = helper.make_tensor_value_info("y", out, [2] if kind == "text" else [2, 3])
     graph = helper.make_graph([node], "g", inputs, [value])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -424,8 +424,8 @@ def test_a_sequence_of_tensors_that_differ_is_compared(tmp_path: Path) -> None:
     graph = helper.make_graph([node], "g", net.inputs, [value], net.initializers)
     opsets = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
-    found = compare_models(tmp_path / "m.onnx", tmp_path / "m.onnx", provider="cpu")
-    assert found.fidelity.relative_error == 0.0
+    comparison = compare_models(tmp_path / "m.onnx", tmp_path / "m.onnx", provider="cpu")
+    assert comparison.fidelity.relative_error == 0.0
     assert inspect(tmp_path / "m.onnx", provider="cpu").groups == ()
 
 
@@ -444,19 +444,19 @@ class TestSampled:
         onnx.save(net.model(net.node("Mul", ["x", "mask"])), tmp_path / "m.onnx")
         given = (("mask", (3, 11)),)
         first = baseline.run_baseline(
-            tmp_path / "m.onnx", CPU, 0, given=given, sampled={("x", 1): 7}
+            tmp_path / "m.onnx", CPU, 0, supplied_shapes=given, sampled={("x", 1): 7}
         ).first
         assert first == {"x": (3, 11), "mask": (3, 11)}
 
     def test_what_samples_a_model_takes(self, tmp_path: Path) -> None:
         onnx.save(network(("n", "c", "h", 32)), tmp_path / "m.onnx")
         (found,) = baseline.calibration_inputs(tmp_path / "m.onnx", CPU)
-        assert (found.name, found.dtype, found.shape, found.given) == (
+        assert (found.name, found.dtype, found.shape, found.stated_shape) == (
             *("x", np.dtype(np.float32), (None, 3, None, 32), ()),
         )
         sizes = baseline.sampled_sizes([found], {"x": (3, 20, 32)})
         assert sizes == {("x", 2): 20}
         given = (("", (1, 3, 20, 32)),)
         (fixed,) = baseline.calibration_inputs(tmp_path / "m.onnx", CPU, given)
-        assert fixed.given == (1, 3, 20, 32)
+        assert fixed.stated_shape == (1, 3, 20, 32)
         assert baseline.sampled_sizes([fixed], {"x": (3, 24, 32)}) == {}

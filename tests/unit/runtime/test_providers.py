@@ -93,74 +93,74 @@ def product_cost(sizes: Sequence[int]) -> CountedCost:
 class TestNearest:
     sizes = (32, 64, 48, 16)
 
-    def counts(self, wanted: list[int], share: float = 1.0) -> tuple[Counts, float, float]:
+    def counts(self, requested: list[int], share: float = 1.0) -> tuple[Counts, float, float]:
         choices = [rounded_counts(size, 1, 8) for size in self.sizes]
         cost = product_cost(self.sizes)
-        budget = share * cost.at(np.asarray(wanted))
-        found = nearest(choices, self.sizes, np.asarray(wanted), cost, budget)
-        return found, cost.at(found), budget
+        budget = share * cost.at(np.asarray(requested))
+        counts = nearest(choices, self.sizes, np.asarray(requested), cost, budget)
+        return counts, cost.at(counts), budget
 
     @pytest.mark.parametrize("ratio", [0.1, 0.2, 0.3, 0.4, 0.5])
     def test_what_is_wanted_is_met_as_a_whole_and_near(self, ratio: float) -> None:
-        wanted = [int(size * (1 - ratio)) for size in self.sizes]
-        found, cost, budget = self.counts(wanted)
-        assert all(int(c) % 8 == 0 for c in found)
+        requested = [int(size * (1 - ratio)) for size in self.sizes]
+        counts, cost, budget = self.counts(requested)
+        assert all(int(c) % 8 == 0 for c in counts)
         assert cost <= budget * (1 + 1e-9)
         # No other choice of neighbouring multiples that meets it is nearer by more than a step.
         near = [
-            (w // 8 * 8, min(s, -(-w // 8) * 8)) for w, s in zip(wanted, self.sizes, strict=True)
+            (w // 8 * 8, min(s, -(-w // 8) * 8)) for w, s in zip(requested, self.sizes, strict=True)
         ]
         options = [c for c in itertools.product(*near) if min(c) > 0]
         allowed = [c for c in options if product_cost(self.sizes).at(np.asarray(c)) <= budget]
-        best = min((self.far(np.asarray(c), wanted) for c in allowed), default=np.inf)
-        assert self.far(found, wanted) <= best + (8 / min(self.sizes)) ** 2
+        best = min((self.far(np.asarray(c), requested) for c in allowed), default=np.inf)
+        assert self.far(counts, requested) <= best + (8 / min(self.sizes)) ** 2
 
-    def far(self, counts: Counts, wanted: list[int]) -> float:
-        return float(np.sum(((counts - wanted) / np.asarray(self.sizes)) ** 2))
+    def far(self, counts: Counts, requested: list[int]) -> float:
+        return float(np.sum(((counts - requested) / np.asarray(self.sizes)) ** 2))
 
     def test_multiples_stay_as_they_are(self) -> None:
-        found, _, _ = self.counts([16, 40, 24, 8])
-        assert found.tolist() == [16, 40, 24, 8]
+        actual, _, _ = self.counts([16, 40, 24, 8])
+        assert actual.tolist() == [16, 40, 24, 8]
 
     def test_no_group_keeps_more_than_its_next_multiple(self) -> None:
-        found, _, _ = self.counts([20, 41, 30, 9], share=4.0)
-        assert found.tolist() == [24, 48, 32, 16]
+        actual, _, _ = self.counts([20, 41, 30, 9], share=4.0)
+        assert actual.tolist() == [24, 48, 32, 16]
 
     def test_what_cannot_be_had_is_left_at_the_least(self) -> None:
-        found, _, _ = self.counts([20, 41, 30, 9], share=0.001)
-        assert found.tolist() == [8, 8, 8, 8]
+        actual, _, _ = self.counts([20, 41, 30, 9], share=0.001)
+        assert actual.tolist() == [8, 8, 8, 8]
 
 
 class TestDefault:
     def test_every_group_is_a_multiple_and_the_goal_is_met_as_a_whole(self) -> None:
         model = wide_chain(32, 64, 64)
         exact = compress(model, config=Config(ratio=0.3, round_to=1, provider="cpu"))
-        found = compress(model, config=Config(ratio=0.3, hardware="avx2", provider="cpu"))
-        assert all(group.kept % 8 == 0 for group in found.groups)
-        assert found.after.macs <= exact.after.macs
-        assert found.target.round_to == 8
+        result = compress(model, config=Config(ratio=0.3, hardware="avx2", provider="cpu"))
+        assert all(group.kept % 8 == 0 for group in result.groups)
+        assert result.after.macs <= exact.after.macs
+        assert result.target.round_to == 8
 
     @pytest.mark.parametrize(("hardware", "block"), [("avx2", 8), ("avx512", 16), ("neon", 16)])
     def test_by_hardware(self, hardware: Hardware, block: int) -> None:
         config = Config(ratio=0.5, hardware=hardware, method="none", provider="cpu")
-        found = compress(wide_chain(64, 64), config=config)
-        assert [group.kept % block for group in found.groups] == [0, 0]
-        assert found.target.round_to == block
+        result = compress(wide_chain(64, 64), config=config)
+        assert [group.kept % block for group in result.groups] == [0, 0]
+        assert result.target.round_to == block
 
-    @pytest.mark.parametrize("goal", [{"ratio": 0.9}, {"macs": "5%"}, {"params": "10%"}])
+    @pytest.mark.parametrize("target", [{"ratio": 0.9}, {"macs": "5%"}, {"params": "10%"}])
     def test_finer_steps_are_taken_where_blocks_cannot_reach_the_goal(
-        self, goal: dict[str, float | str]
+        self, target: dict[str, float | str]
     ) -> None:
-        config = Config(hardware="avx512", method="none", provider="cpu", **goal)  # type: ignore[arg-type]
-        found = compress(wide_chain(16, 32), config=config)
-        assert found.target.round_to < 16
-        assert found.target.kind == "ratio" or found.target.reached <= found.target.wanted
+        config = Config(hardware="avx512", method="none", provider="cpu", **target)  # type: ignore[arg-type]
+        result = compress(wide_chain(16, 32), config=config)
+        assert result.target.round_to < 16
+        assert result.target.kind == "ratio" or result.target.reached <= result.target.wanted
 
     def test_a_little_is_not_rounded_to_half(self) -> None:
         """One group of 16: with eight channels gone, half would go where a tenth was asked for."""
         config = Config(ratio=0.1, hardware="avx2", method="none", provider="cpu")
-        found = compress(wide_chain(16), config=config)
-        assert 1.6 <= 16 - found.groups[0].kept <= 4
+        result = compress(wide_chain(16), config=config)
+        assert 1.6 <= 16 - result.groups[0].kept <= 4
 
     def test_other_machines_processors_change_nothing(self) -> None:
         """With the hardware named, the same command gives the same bytes anywhere."""

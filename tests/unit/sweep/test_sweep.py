@@ -218,8 +218,8 @@ class TestTelling:
     def test_the_csv_has_a_row_for_each_cell(self, sample: Path, folder: Path) -> None:
         done = run_sweep(cells_of([sample]), folder, Recorder(), nothing)
         rows = list(csv.DictReader(as_csv(done).splitlines()))
-        told = [(r["method"], float(r["ratio"]), int(r["macs_after"])) for r in rows]
-        assert told == [("none", 0.1, 1800), ("none", 0.2, 1600),
+        cells = [(r["method"], float(r["ratio"]), int(r["macs_after"])) for r in rows]
+        assert cells == [("none", 0.1, 1800), ("none", 0.2, 1600),
                         ("lbyl+", 0.1, 1800), ("lbyl+", 0.2, 1600)]  # fmt: skip
 
     def test_the_picture_has_a_row_of_panels_for_each_model(
@@ -242,17 +242,17 @@ class TestScore:
         return sample.with_name("digits_test.npz")
 
     def test_accuracy_is_the_share_classified_right(self, sample: Path, digits: Path) -> None:
-        found = score(sample, sample, ScoringData(digits, "labels"), "CPUExecutionProvider")
+        scored = score(sample, sample, ScoringData(digits, "labels"), "CPUExecutionProvider")
         # samples/README gives 0.9907 for the 540 test images.
-        assert (found.metric, found.samples, round(found.after, 4)) == ("accuracy", 540, 0.9907)
-        assert found.before == found.after
+        assert (scored.metric, scored.samples, round(scored.after, 4)) == ("accuracy", 540, 0.9907)
+        assert scored.before == scored.after
 
     def test_labels_may_lie_in_a_file(self, sample: Path, digits: Path, tmp_path: Path) -> None:
         labels = tmp_path / "y.npy"
         with np.load(digits) as data:
             np.save(labels, (data["labels"] + 1) % 10)  # all wrong but where the model errs
-        found = score(sample, sample, ScoringData(digits, str(labels)), "CPUExecutionProvider")
-        assert found.before < 0.01
+        scored = score(sample, sample, ScoringData(digits, str(labels)), "CPUExecutionProvider")
+        assert scored.before < 0.01
 
     def test_samples_of_several_sizes_take_no_labels(self, tmp_path: Path) -> None:
         """They run a size at a time, in another order than that of the labels."""
@@ -271,12 +271,14 @@ class TestScore:
         found = score(path, path, replace(data, labels=None), "CPUExecutionProvider")
         assert (found.samples, found.after) == (4, 1.0)
 
-    @pytest.mark.parametrize("given", [True, False])
-    def test_a_model_agrees_with_itself(self, sample: Path, digits: Path, given: bool) -> None:
-        data = ScoringData(digits if given else None)
-        found = score(sample, sample, data, "CPUExecutionProvider")
-        assert (found.metric, found.after) == ("agreement", 1.0)
-        assert found.samples == (540 if given else 200)
+    @pytest.mark.parametrize("with_inputs", [True, False])
+    def test_a_model_agrees_with_itself(
+        self, sample: Path, digits: Path, with_inputs: bool
+    ) -> None:
+        data = ScoringData(digits if with_inputs else None)
+        scored = score(sample, sample, data, "CPUExecutionProvider")
+        assert (scored.metric, scored.after) == ("agreement", 1.0)
+        assert scored.samples == (540 if with_inputs else 200)
 
     @pytest.mark.parametrize(
         ("labels", "says"),
@@ -312,11 +314,11 @@ class TestCommand:
         assert first.exit_code == 0, first.stderr
         assert "accuracy on 540 samples, before 0.9907" in first.stderr
         assert (tmp_path / "out" / "sweep.svg").is_file()
-        told = json.loads((tmp_path / "s.json").read_text())
-        assert [o["method"] for o in told["outcomes"]] == ["none", "lbyl"]
+        document = json.loads((tmp_path / "s.json").read_text())
+        assert [o["method"] for o in document["outcomes"]] == ["none", "lbyl"]
         rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").read_text().splitlines()))
         assert [float(r["score_after"]) for r in rows] == [
-            o["after"]["score"] for o in told["outcomes"]
+            o["after"]["score"] for o in document["outcomes"]
         ]
 
         def forbid(workers: int) -> Scheduler:
