@@ -136,8 +136,8 @@ def read_calibration(
         return _open_images(sample_files, inputs, layout, mean, std, limit, seed)
     if mean is not None or std is not None:
         raise OptionError(
-            f"mean and std are for a folder of images, but {sample_files.name} is none; normalise its "
-            "values before saving them"
+            f"mean and std are for a folder of images, but {sample_files.name} is none; normalise "
+            "its values before saving them"
         )
     size = sum(file.stat().st_size for file in sample_files.files)
     with bounded(f"reading {paths[0].name}", seconds_for(size)):
