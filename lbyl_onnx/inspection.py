@@ -27,6 +27,7 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.input_options.kinds import Said, choices_given
 from lbyl_onnx.input_options.shapes import SuppliedShapes, checked_shapes
 from lbyl_onnx.inputs.choices import kinds_of, stated_sizes
+from lbyl_onnx.inputs.first_layers import with_statistics
 from lbyl_onnx.io import reader
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.observe.session import prepare, rounds
@@ -171,6 +172,7 @@ def inspect(
         views = tuple(_view(analyzed, group, predicted) for group in channels.groups)
         files.check_unchanged()
         kinds = kinds_of(graph, tensor_info, config, path)
+        kinds = with_statistics(kinds, graph, tensor_info, config.layout)
         inputs = input_reports(kinds, shapes[0], calibrated=False)
         return Inspection(analyzed.costs, _reach(analyzed), views, channels.refusals, inputs)
 

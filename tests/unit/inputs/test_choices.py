@@ -240,6 +240,13 @@ class TestTold:
         assert "32 filters tells it" in output
         assert not any("--input" in warning for warning in report["warnings"])
 
+    def test_inspect_says_the_same(self, tmp_path: Path, sample: Path) -> None:
+        output, _ = self.run(tmp_path, onnx.load(sample))
+        shown = CliRunner().invoke(main, ["inspect", str(sample)]).output
+        line = " ".join(shown[shown.index("input input:") :].split("\n\n")[0].split())
+        assert "32 filters tells it" in line
+        assert line in output
+
     def test_what_the_user_says_is_none(self, tmp_path: Path, sample: Path) -> None:
         output, report = self.run(tmp_path, onnx.load(sample), "--input", "photo,range=0..1")
         assert "photographs of 0 to 1" in output
