@@ -51,8 +51,9 @@ COVER: tuple[Case, ...] = (
     (0.5, "lbyl", "inner"),
 )
 CASES: dict[str, tuple[Case, ...]] = {
-    "small": tuple(product(RATIOS, METHODS, SCOPES)),
-    "medium": (*COVER, (0.25, "lbyl", "all"), (0.5, "none", "inner")),
+    # Each method in each scope, the ratios in turns.
+    "small": tuple((RATIOS[i % 3], m, s) for i, (m, s) in enumerate(product(METHODS, SCOPES))),
+    "medium": COVER,
     "large": COVER,
     "huge": COVER[:2],
 }
