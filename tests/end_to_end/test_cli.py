@@ -26,6 +26,9 @@ GOLDEN = """\
 digits.onnx -> small.onnx
 ratio 0.25, channels in steps of 8 (avx2), method lbyl+, criterion obs; ran on
 CPUExecutionProvider
+input input: 1 x 8 x 8, images (photographs and documents), mean 0.082,
+deviation 0.97 (the BatchNormalization behind 32 filters tells it, R2 0.87)
+(likely: 1 channel, as spectrograms may have, too)
                before      after                     ratio
 parameters    174,314    126,506                     72.6%
 MACs        3,287,680  2,461,152                     74.9%
