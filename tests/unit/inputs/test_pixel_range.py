@@ -236,8 +236,8 @@ def test_the_first_layer_reads_normalised_photographs(
     assert x.min() >= 0.0
     assert x.max() <= pixel_range.high
     y = applied(steps, x)
-    # 256 images, whose own means scatter by half a deviation: 0.03 of it is one standard error.
-    np.testing.assert_allclose(y.mean(axis=(0, 2, 3)), 0.0, atol=0.1)
+    # 256 images, whose own means scatter by 0.7 deviations: 0.044 of it is one standard error.
+    np.testing.assert_allclose(y.mean(axis=(0, 2, 3)), 0.0, atol=0.15)
     # What is beyond the range is cut off, a few percent of the deviation.
     np.testing.assert_allclose(y.std(axis=(0, 2, 3)), deviation, rtol=0.12)
 

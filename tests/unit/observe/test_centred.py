@@ -13,6 +13,8 @@ from onnx import ModelProto, numpy_helper
 from lbyl_onnx import Config
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Selection
+from lbyl_onnx.data.array_samples import open_in_memory
+from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.graph.source import check_source
 from lbyl_onnx.io.reader import on_disk
 from lbyl_onnx.observe.accumulate import SampleMoments
@@ -28,13 +30,13 @@ CPU = "CPUExecutionProvider"
 SHAPE = (3, 16, 16)
 
 
-def prepared(model: ModelProto, folder: Path, config: Config | None = None) -> Prepared:
-    config = config or Config(provider="cpu")
+def prepared(model: ModelProto, folder: Path, own: Samples | None = None) -> Prepared:
+    config = Config(provider="cpu")
     with on_disk(model) as source:
         files = check_source(source)
         baseline = run_baseline(files.path, CPU, 0)
         analyzed = AnalyzedModel.open(files, baseline.shape_sets, Selection())
-        return prepare(analyzed, baseline, config, folder)
+        return prepare(analyzed, baseline, config, folder, own=own)
 
 
 def running(model: ModelProto, folder: Path) -> ObservationRun:
@@ -120,9 +122,9 @@ class TestWhichOutputs:
     def test_none_on_the_users_own_samples(self, tmp_path: Path) -> None:
         model, linear = made()
         samples = np.random.default_rng(0).normal(size=(32, *SHAPE)).astype(np.float32)
-        np.save(tmp_path / "own.npy", samples)
-        config = Config(provider="cpu", calibration=str(tmp_path / "own.npy"))
-        found = prepared(trained(model, linear), tmp_path, config).run
+        takes = Input("x", np.dtype(np.float32), (None, *SHAPE))
+        own = open_in_memory(samples, [takes], 32, 0)
+        found = prepared(trained(model, linear), tmp_path, own).run
         assert found is not None
         assert found.centred == {}
 
