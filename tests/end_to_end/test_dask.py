@@ -17,7 +17,7 @@ import pytest
 from tests.support.extras import need
 
 pytestmark = pytest.mark.extras
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 def wait(until: Callable[[], object], what: str) -> None:
