@@ -5,6 +5,7 @@ The mean and variance that it stores are those of the filters' outputs on the tr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -29,7 +30,9 @@ def with_statistics(
 ) -> dict[str, InputKind]:
     """Return the kinds of inputs, images with the statistics of those that the model has seen.
 
-    Where these can be told, images are no mere guess any more.
+    Where these can be told, images are no mere guess any more. Where most layers have their
+    BatchNormalization folded nothing is added: no layer behind would bring the signal to what it
+    was trained on, and such models keep less with these statistics than without.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ def with_statistics(
         Where images have their channels.
     """
     completed = dict(kinds)
+    if not _mostly_normalised(graph):
+        return completed
     for tensor in graph.inputs:
         kind = kinds[tensor.name]
         stated = kind.pixels is not None and kind.sure == "stated"
@@ -49,6 +54,12 @@ def with_statistics(
             sure = kind.sure if statistics is None or kind.sure != "guessed" else "likely"
             completed[tensor.name] = replace(kind, statistics=statistics, sure=sure)
     return completed
+
+
+def _mostly_normalised(graph: Graph) -> bool:
+    """Whether at least half of the convolutions have a BatchNormalization."""
+    operators = Counter(node.op for node in graph.nodes)
+    return 2 * operators["BatchNormalization"] >= operators["Conv"]
 
 
 def image_statistics(

@@ -260,6 +260,18 @@ class TestKinds:
         assert kind.statistics is not None
         assert "deviation 0.49" in kind.description  # half of what they are made with
 
+    def test_nothing_is_added_where_most_layers_are_folded(self) -> None:
+        unit = natural_images(400, (3, SIDE, SIDE), np.random.default_rng(3)).astype(np.float64)
+        net = Net(("N", 3, SIDE, SIDE))
+        x = First.of(0.5 * unit, filters(14)).append(net, "x")
+        for channels in ((14, 8), (8, 8)):
+            x = net.relu(net.conv(x, channels))
+        model = net.model(x)
+        assert told(model) is not None
+        tensor_info = TensorInfo(model, input_shapes(model, 1, SIDE), input_shapes(model, 2, SIDE))
+        kinds = with_statistics({"x": InputKind("photo")}, to_graph(model), tensor_info, "auto")
+        assert kinds["x"].statistics is None
+
     def test_the_users_range_is_not_overruled(self) -> None:
         pixels = InputRange(0.0, 1.0, (0.5,) * 3, (0.25,) * 3, 1)
         assert self.kinds(sure="stated", pixels=pixels).statistics is None
