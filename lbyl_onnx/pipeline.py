@@ -19,6 +19,7 @@ from lbyl_onnx.channels.refusals import why_nothing
 from lbyl_onnx.compensate.selection import GroupPlan
 from lbyl_onnx.config import OPTIONS, Config, combined, hint
 from lbyl_onnx.data.array_samples import SamplesLike
+from lbyl_onnx.data.calibration import open_own_samples
 from lbyl_onnx.data.samples import Samples
 from lbyl_onnx.errors import ModelError, NothingToPruneError, OptionError, VerificationError
 from lbyl_onnx.evaluate.equivalence import check_written_out
@@ -33,7 +34,7 @@ from lbyl_onnx.guard.memory import new_objects_only, release
 from lbyl_onnx.inputs.choices import stated_sizes
 from lbyl_onnx.inputs.evidence import is_folded
 from lbyl_onnx.io import atomic, reader
-from lbyl_onnx.observe.session import open_own_samples, prepare
+from lbyl_onnx.observe.session import prepare
 from lbyl_onnx.option_types import Options
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
@@ -177,10 +178,8 @@ def compress(
         files = graph_source.check_source(source)
         if place is not None:
             files.check_apart(place)
-        job = _Job(
-            *(files, staged, scratch / "expected.onnx", config, provider, progress),
-            *(effort, samples, named),
-        )
+        reference = scratch / "expected.onnx"
+        job = _Job(files, staged, reference, config, provider, progress, effort, samples, named)
         result = replace(
             _compressed(job, detailed),
             output=place,
@@ -257,9 +256,15 @@ def _baseline(job: _Job, sampled: Sizes) -> Baseline:
     release()
     optimise = files.size <= LARGE
     stated = partial(stated_sizes, config.input, config.layout)
-    shapes = config.input_shape
     baseline = run_baseline(
-        *(files.path, job.provider, config.seed, optimise, shapes, job.effort, stated, sampled)
+        files.path,
+        job.provider,
+        config.seed,
+        optimise,
+        config.input_shape,
+        job.effort,
+        stated,
+        sampled,
     )
     release()
     if not files.standard:

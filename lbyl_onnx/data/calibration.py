@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lbyl_onnx.data.array_samples import open_array_files
+from lbyl_onnx.config import Config
+from lbyl_onnx.data.array_samples import SamplesLike, open_array_files, open_in_memory
 from lbyl_onnx.data.files.audio_files import RATE, open_sounds
 from lbyl_onnx.data.files.find import SampleFiles, find_samples
 from lbyl_onnx.data.files.text_files import open_texts
 from lbyl_onnx.data.image_files import form_of, open_images
+from lbyl_onnx.data.padding import without_padding
 from lbyl_onnx.data.samples import Input, Samples, SampleShapes, choose
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.guard.bounds import bounded, seconds_for
@@ -59,6 +61,55 @@ class FrontEnd:
 
 
 PLAIN = FrontEnd()
+
+
+def open_own_samples(
+    inputs: Sequence[Input],
+    config: Config,
+    in_memory: SamplesLike | None,
+    model: Path | None,
+    accepts: Callable[[Shapes], bool],
+) -> Samples | None:
+    """Open the user's own samples for a model, without padding; None where they gave none.
+
+    Parameters
+    ----------
+    inputs
+        What the model takes.
+    config
+        The options, which name the samples' files.
+    in_memory
+        The samples themselves; None without.
+    model
+        Its file, beside which a tokenizer may lie; None for a model in memory.
+    accepts
+        Tells whether it runs on inputs of these shapes.
+
+    Raises
+    ------
+    CalibrationError, OptionError
+        As `read_calibration` does.
+    """
+    if in_memory is not None:
+        samples = open_in_memory(in_memory, inputs, LIMIT, config.seed)
+    elif config.calibration is not None:
+        samples = read_calibration(
+            config.calibration,
+            inputs,
+            config.mean or None,
+            config.std or None,
+            config.layout,
+            seed=config.seed,
+            front=FrontEnd(
+                None if config.tokenizer is None else Path(config.tokenizer),
+                model,
+                accepts,
+                config.sample_rate,
+            ),
+        )
+    else:
+        return None
+    return without_padding(samples, inputs)
 
 
 def read_calibration(

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lbyl_onnx.data.files.decoding import decoding_explained
 from lbyl_onnx.data.synthetic.images import image_layout
-from lbyl_onnx.errors import CalibrationError, LbylOnnxError, OptionError, first_line
+from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.io.files import open_regular
 from lbyl_onnx.option_types import Layout
@@ -213,28 +214,22 @@ def _opened(file: Path) -> Iterator[Picture]:
 def _decoded(file: Path) -> Iterator[Picture]:
     """Open an image; what its decoder raises while it is open becomes one clear error."""
     library = _pillow()
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),  # of large images, of odd metadata
-            open_regular(file) as stream,
-            library.open(stream, formats=FORMATS) as picture,
-        ):
-            if picture.width * picture.height > MOST_PIXELS:
-                raise CalibrationError(
-                    f"{file} has {picture.width} x {picture.height} pixels, of {MOST_PIXELS:,} at "
-                    "most; make it smaller"
-                )
-            if picture.mode not in _MODES:
-                raise CalibrationError(
-                    f"{file} has pixels of mode {picture.mode}; save it with 8 bits a channel"
-                )
-            yield picture
-    except LbylOnnxError:
-        raise
-    except Exception as error:  # decoders raise what they like for a damaged file
-        raise CalibrationError(
-            f"{file} cannot be decoded: {first_line(error)}; mend it or take it away"
-        ) from error
+    with (
+        decoding_explained(file),
+        warnings.catch_warnings(action="ignore"),  # of large images, of odd metadata
+        open_regular(file) as stream,
+        library.open(stream, formats=FORMATS) as picture,
+    ):
+        if picture.width * picture.height > MOST_PIXELS:
+            raise CalibrationError(
+                f"{file} has {picture.width} x {picture.height} pixels, of {MOST_PIXELS:,} at "
+                "most; make it smaller"
+            )
+        if picture.mode not in _MODES:
+            raise CalibrationError(
+                f"{file} has pixels of mode {picture.mode}; save it with 8 bits a channel"
+            )
+        yield picture
 
 
 def _pillow() -> ModuleType:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lbyl_onnx.data.input_kind import Vocabulary
 from lbyl_onnx.errors import CalibrationError
+from lbyl_onnx.io.files import read_bounded
 
 NAME = "tokenizer.json"
 # Bytes of such a file; those of vocabularies of 256,000 tokens are a quarter of it.
@@ -43,9 +44,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         When it cannot be read.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise CalibrationError(f"{path} has more than {LARGEST:,} bytes; that is no tokenizer")
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(read_bounded(path, LARGEST).decode("utf-8"))
         tokens = {str(token["content"]): int(token["id"]) for token in document["added_tokens"]}
         special = {int(token["id"]) for token in document["added_tokens"] if token["special"]}
         vocab = document["model"]["vocab"]

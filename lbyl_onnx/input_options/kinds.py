@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from lbyl_onnx.errors import OptionError
+from lbyl_onnx.text import short
 
 KINDS: tuple[str, ...] = (
     "image",
@@ -117,8 +118,7 @@ def choices_given(value: object) -> Choices:
 
 
 def _shown(text: str) -> str:
-    """Return a text for an error, in quotes and without its end where it is long."""
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..")
+    return repr(short(text, _SHOWN))
 
 
 def _parsed(text: object) -> InputChoice:

@@ -17,12 +17,11 @@ from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.input_options.kinds import Choices, InputChoice
 from lbyl_onnx.inputs.evidence import input_kinds
+from lbyl_onnx.inputs.pixel_range import SPREAD, photographs_spread
 from lbyl_onnx.option_types import Layout
 from lbyl_onnx.runtime.session import Signature
 from lbyl_onnx.text import listed
 
-# Standard deviation of photographs, as a share of their range; and what else is believed to be one.
-SPREAD, SPREADS = 1 / 4, (1 / 8, 1 / 3)
 Shape = Sequence[int | None]
 
 
@@ -188,9 +187,8 @@ def _pixels(
         raise OptionError("std is not above 0; give the deviations that pixels are divided by")
     width = high - low
     inside = np.all((taken > low) & (taken < high))
-    usual = np.all((scale >= SPREADS[0] * width) & (scale <= SPREADS[1] * width))
     middle = taken if mean and inside else np.full(channels, (low + high) / 2)
-    spread = scale if std and usual else np.full(channels, SPREAD * width)
+    spread = photographs_spread(scale, width) if std else np.full(channels, SPREAD * width)
     return InputRange(
         float(np.min((low - taken) / scale)),
         float(np.max((high - taken) / scale)),

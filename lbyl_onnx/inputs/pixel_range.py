@@ -18,6 +18,7 @@ from lbyl_onnx.graph.model_graph import Graph, Tensor
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.affine_chain import AffineChain, image_chain
 from lbyl_onnx.option_types import Layout
+from lbyl_onnx.types import Floats
 
 # Largest values of pixels, where the least is 0.
 HIGHEST = (1.0, 255.0)
@@ -86,8 +87,24 @@ def _moments(
     mean: Sequence[float] = [(low + high) / 2] * channels
     if _inside(chain, low, high):
         mean = (-chain.shift / chain.scale).tolist()
-    spread = 1.0 / np.abs(chain.scale)
+    return tuple(mean), tuple(photographs_spread(1.0 / np.abs(chain.scale), width).tolist())
+
+
+def photographs_spread(divisors: Floats, width: float) -> Floats:
+    """Return what pixels are divided by, where photographs in a range so wide may deviate by that.
+
+    Parameters
+    ----------
+    divisors
+        (channels,).
+    width
+        Of the range of pixels.
+
+    Returns
+    -------
+    (channels,) float64
+        Else the same share of the range for all.
+    """
     least, most = (share * width for share in SPREADS)
-    if np.any(spread < least) or np.any(spread > most):
-        spread = np.full(channels, SPREAD * width)
-    return tuple(mean), tuple(spread.tolist())
+    usual = np.all((divisors >= least) & (divisors <= most))
+    return divisors if usual else np.full(len(divisors), SPREAD * width)

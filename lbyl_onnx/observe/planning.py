@@ -302,11 +302,11 @@ def linear_outputs(graph: Graph, tensor_info: TensorInfo) -> Iterator[tuple[Floa
     have mean zero on the images that it was trained on, and the bias is what takes the mean away.
     """
     for index, node in enumerate(graph.nodes):
-        layer, view = linear_layer(tensor_info, node), output_spec(graph, tensor_info, index)
-        if layer is None or view is None or node.op != "Conv" or not layer.has_bias:
+        layer = linear_layer(tensor_info, node) if node.op == "Conv" else None
+        if layer is None or not layer.has_bias or not only_convs_read(graph, tensor_info, node):
             continue
-        bias = layer.bias(tensor_info)
-        if bias is not None and only_convs_read(graph, tensor_info, node):
+        bias, view = layer.bias(tensor_info), output_spec(graph, tensor_info, index)
+        if bias is not None and view is not None:
             yield bias.astype(np.float64).reshape(-1), view
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,8 @@ from lbyl_onnx.channels.affine import finite_groups
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel, Layer
 from lbyl_onnx.channels.groups import ChannelGroup, Refusal
 from lbyl_onnx.config import Config
-from lbyl_onnx.data.array_samples import SamplesLike, open_in_memory
-from lbyl_onnx.data.calibration import LIMIT, FrontEnd, read_calibration
 from lbyl_onnx.data.input_kind import InputKind, InputSpec
-from lbyl_onnx.data.padding import without_padding
-from lbyl_onnx.data.samples import Input, Samples
+from lbyl_onnx.data.samples import Samples
 from lbyl_onnx.data.source import (
     LEAST_BATCH,
     SampleSource,
@@ -26,7 +23,6 @@ from lbyl_onnx.data.source import (
     sample_count,
 )
 from lbyl_onnx.errors import ModelError
-from lbyl_onnx.input_options.shapes import Shapes
 from lbyl_onnx.inputs.choices import kinds_of
 from lbyl_onnx.inputs.first_layers import with_statistics
 from lbyl_onnx.methods.types import Moments
@@ -168,10 +164,9 @@ def prepare(
     )
     graph, tensor_info = analyzed.graph, analyzed.tensor_info
     kinds = kinds_of(graph, tensor_info, config, analyzed.read.model)
-    if observations:
-        kinds = with_statistics(kinds, graph, tensor_info, config.layout)
     run = prior = None
     if observations:
+        kinds = with_statistics(kinds, graph, tensor_info, config.layout)
         views = [s.view for s in observations.values()]
         run = _run(analyzed, baseline, config, folder, views, kinds, own)
         if run.batch_statistics:
@@ -358,52 +353,3 @@ def sample_source(
         return SampleSource(inputs, rounded(count, size), size, config.seed, config.layout)
     samples = own if free else own.in_whole(size)
     return SampleSource(inputs, samples.count, size, config.seed, config.layout, samples, not free)
-
-
-def open_own_samples(
-    inputs: Sequence[Input],
-    config: Config,
-    in_memory: SamplesLike | None,
-    model: Path | None,
-    accepts: Callable[[Shapes], bool],
-) -> Samples | None:
-    """Open the user's own samples for a model, without padding; None where they gave none.
-
-    Parameters
-    ----------
-    inputs
-        What the model takes.
-    config
-        The options, which name the samples' files.
-    in_memory
-        The samples themselves; None without.
-    model
-        Its file, beside which a tokenizer may lie; None for a model in memory.
-    accepts
-        Tells whether it runs on inputs of these shapes.
-
-    Raises
-    ------
-    CalibrationError, OptionError
-        As `read_calibration` does.
-    """
-    if in_memory is not None:
-        samples = open_in_memory(in_memory, inputs, LIMIT, config.seed)
-    elif config.calibration is not None:
-        samples = read_calibration(
-            config.calibration,
-            inputs,
-            config.mean or None,
-            config.std or None,
-            config.layout,
-            seed=config.seed,
-            front=FrontEnd(
-                None if config.tokenizer is None else Path(config.tokenizer),
-                model,
-                accepts,
-                config.sample_rate,
-            ),
-        )
-    else:
-        return None
-    return without_padding(samples, inputs)

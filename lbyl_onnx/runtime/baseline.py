@@ -268,8 +268,8 @@ def _runnable_shapes(
         session.seconds,
         lambda: needed_sizes(load_model(session.path)[0]),
         supplied_shapes,
-        {**_likely(session.path, signature), **sizes},
-        {**(sampled or {}), **sizes} if sampled else None,
+        {} if supplied_shapes or sampled else {**_likely(session.path, signature), **sizes},
+        {**sampled, **sizes} if sampled else None,
     )
     for (name, axis), size in sizes.items():
         if first[name][axis] != size:
@@ -282,7 +282,5 @@ def _runnable_shapes(
 
 def _likely(path: Path, signature: Signature) -> Sizes:
     """Likely sizes of what is dynamic behind the batch."""
-    dynamic = any(
-        not (isinstance(d, int) and d >= 0) for _, _, dims in signature.inputs for d in dims[1:]
-    )
-    return likely_sizes(load_model(path)[0]) if dynamic else {}
+    fixed = all(is_fixed(d) for _, _, dims in signature.inputs for d in dims[1:])
+    return {} if fixed else likely_sizes(load_model(path)[0])

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lbyl_onnx.data.files.decoding import decoding_explained
 from lbyl_onnx.data.samples import Input, Samples, SampleShapes, choose
-from lbyl_onnx.errors import CalibrationError, LbylOnnxError, first_line
+from lbyl_onnx.errors import CalibrationError
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.io.files import open_regular
 from lbyl_onnx.types import Array
@@ -213,16 +214,10 @@ def _opened(file: Path) -> Iterator[SoundFile]:
         raise CalibrationError(
             "soundfile, which reads sounds, is not installed; pip install 'lbyl-onnx[audio]'"
         ) from error
-    try:
-        with (
-            bounded(f"decoding {file.name}", seconds_for(file.stat().st_size)),
-            open_regular(file) as stream,
-            SoundFile(stream) as sound,
-        ):
-            yield sound
-    except LbylOnnxError:
-        raise
-    except Exception as error:  # decoders raise what they like for a damaged file
-        raise CalibrationError(
-            f"{file} cannot be decoded: {first_line(error)}; mend it or take it away"
-        ) from error
+    with (
+        decoding_explained(file),
+        bounded(f"decoding {file.name}", seconds_for(file.stat().st_size)),
+        open_regular(file) as stream,
+        SoundFile(stream) as sound,
+    ):
+        yield sound

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.data.samples import Input, Samples, SampleShapes, choose
+from lbyl_onnx.data.tokenizer import NAME
 from lbyl_onnx.errors import CalibrationError, LbylOnnxError, first_line
 from lbyl_onnx.input_options.shapes import Shapes
 from lbyl_onnx.io.files import read_bounded
@@ -27,7 +28,6 @@ TokenKind = Literal["tokens", "mask", "segments", "positions"]
 LARGEST_TEXTS, LARGEST_TOKENIZER = 1 << 26, 1 << 26
 # Tokens of one text where the model takes more: attention takes memory by their square.
 MOST_TOKENS = 4096
-TOKENIZER = "tokenizer.json"
 # Texts that name a kind of input, in the order in which they are looked for.
 _NAMES: tuple[tuple[TokenKind, tuple[str, ...]], ...] = (
     ("mask", ("mask",)),
@@ -193,14 +193,14 @@ def _lines(file: Path) -> Iterator[_Line]:
 def _tokenizer_file(candidates: Sequence[Path], name: str) -> Path:
     """Return the first tokenizer of these places."""
     if len(candidates) == 1 and not candidates[0].exists():
-        raise CalibrationError(f"{candidates[0]} does not exist; give a {TOKENIZER} as --tokenizer")
+        raise CalibrationError(f"{candidates[0]} does not exist; give a {NAME} as --tokenizer")
     for place in candidates:
-        file = place / TOKENIZER if place.is_dir() else place
+        file = place / NAME if place.is_dir() else place
         if file.is_file():
             return file
     looked = ", ".join(dict.fromkeys(map(str, candidates)))
     raise CalibrationError(
-        f"{name} holds texts, but there is no {TOKENIZER} in {looked}; give it as --tokenizer"
+        f"{name} holds texts, but there is no {NAME} in {looked}; give it as --tokenizer"
     )
 
 
@@ -211,7 +211,7 @@ def _tokenizer(file: Path) -> Tokenizer:
         raise CalibrationError(
             "tokenizers, which encodes texts, is not installed; pip install 'lbyl-onnx[text]'"
         ) from error
-    mend = f"give a {TOKENIZER} of the library tokenizers"
+    mend = f"give a {NAME} of the library tokenizers"
     with _explained(f"{file} is no tokenizer", mend):
         stored = read_bounded(file, LARGEST_TOKENIZER).decode("utf-8")
         tokenizer: Tokenizer = Tokenizer.from_str(stored)

@@ -37,17 +37,6 @@ BLUR = 0.2
 IMAGE_CHANNELS, LEAST_SIDE = (1, 3, 4), 5
 
 
-def natural_images(
-    count: int,
-    shape: Sequence[int],
-    rng: np.random.Generator,
-    block: int = BLOCK,
-    threads: int = THREADS,
-) -> Floats:
-    """Make images whose statistics are those of photographs, without a photograph: `images`."""
-    return images(count, shape, rng, "photo", block, threads)
-
-
 def images(
     count: int,
     shape: Sequence[int],

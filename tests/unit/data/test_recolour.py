@@ -10,7 +10,8 @@ import pytest
 from lbyl_onnx.data.image_statistics import KNOTS, ImageStatistics, colour_axes, knot_weights
 from lbyl_onnx.data.input_kind import InputKind, InputRange, InputSpec
 from lbyl_onnx.data.synthetic.feeds import synthetic_input
-from lbyl_onnx.data.synthetic.images import Floats, natural_images
+from lbyl_onnx.data.synthetic.images import Floats
+from lbyl_onnx.data.synthetic.images import images as synthetic_images
 from lbyl_onnx.data.synthetic.recolour import recoloured
 
 GAINS = ((4.0, 2.0, 1.0, 0.25), (0.5, 0.3, 0.1, 0.0), (1.0, 1.0, 2.0, 3.0))
@@ -25,7 +26,7 @@ def statistics(
 
 
 def images(count: int = 6, side: tuple[int, int] = (32, 32), channels: int = 3) -> Floats:
-    return natural_images(count, (channels, *side), np.random.default_rng(1))
+    return synthetic_images(count, (channels, *side), np.random.default_rng(1), "photo")
 
 
 @pytest.mark.parametrize(("side", "knot"), [((32, 32), 2), ((32, 32), 4), ((32, 32), 8)])

@@ -13,8 +13,8 @@ import pytest
 from lbyl_onnx.data.synthetic.images import (
     Floats,
     image_layout,
-    natural_images,
 )
+from lbyl_onnx.data.synthetic.images import images as synthetic_images
 from lbyl_onnx.option_types import Layout
 
 KINDS = {"leaves": 0, "noise": 1}
@@ -33,7 +33,7 @@ PLANES = [
 
 
 def make(count: int, *shape: int, seed: int = 0) -> Floats:
-    return natural_images(count, shape, np.random.default_rng(seed))
+    return synthetic_images(count, shape, np.random.default_rng(seed), "photo")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_same_state_gives_the_same_bytes(shape: tuple[int, ...]) -> None:
 def test_threads_do_not_change_them() -> None:
     block = 3 * 20 * 24  # every image is a block of its own
     one, four = (
-        natural_images(9, (3, 20, 24), np.random.default_rng(0), block, threads)
+        synthetic_images(9, (3, 20, 24), np.random.default_rng(0), "photo", block, threads)
         for threads in (1, 4)
     )
     assert one.tobytes() == four.tobytes()
@@ -146,7 +146,7 @@ def test_every_pair_holds_both_kinds() -> None:
 
 
 def test_blocks_do_not_show() -> None:
-    images = natural_images(9, (3, 12, 12), np.random.default_rng(0), block=1)
+    images = synthetic_images(9, (3, 12, 12), np.random.default_rng(0), "photo", block=1)
     assert len({image.tobytes() for image in images}) == 9
 
 

@@ -16,7 +16,8 @@ from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.config import Config
 from lbyl_onnx.data.image_statistics import ImageStatistics
 from lbyl_onnx.data.input_kind import InputKind, InputRange
-from lbyl_onnx.data.synthetic.images import natural_images
+from lbyl_onnx.data.synthetic.images import Floats
+from lbyl_onnx.data.synthetic.images import images as synthetic_images
 from lbyl_onnx.data.synthetic.recolour import recoloured
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.source import check_source
@@ -33,6 +34,10 @@ SIDE = 24
 MEAN = np.array([0.3, -0.2, 0.1])
 # The square root of a covariance, with more colour than photographs have.
 MIX = 0.6 * np.array([[1.0, 0.5, 0.1], [1.0, 0.0, -0.2], [1.0, -0.5, 0.1]])
+
+
+def photographs(count: int, seed: int) -> Floats:
+    return synthetic_images(count, (3, SIDE, SIDE), np.random.default_rng(seed), "photo")
 
 
 def seen(count: int = 300) -> Doubles:
@@ -116,7 +121,7 @@ def check(statistics: ImageStatistics | None, images: Doubles) -> None:
     np.testing.assert_allclose(statistics.mean, images.mean(axis=(0, 2, 3)), atol=0.05 * deviation)
     channels = np.moveaxis(images, 1, 0).reshape(3, -1)
     assert abs(np.trace(statistics.covariance) / np.trace(np.cov(channels)) - 1.0) < 0.2
-    unit = natural_images(600, (3, SIDE, SIDE), np.random.default_rng(9)).astype(np.float64)
+    unit = photographs(600, 9).astype(np.float64)
     made = recoloured(unit.astype(np.float32), statistics).astype(np.float64)
     unseen = filters(48, seed=77)  # the fit has not had them
     want, get, flat = (outputs(x, unseen, 0).var(axis=(0, 2)) for x in (images, made, unit))
@@ -218,7 +223,7 @@ def test_what_tells_nothing() -> None:
 
 
 def test_photographs_of_less_contrast_are_known_by_fourteen_filters() -> None:
-    unit = natural_images(400, (3, SIDE, SIDE), np.random.default_rng(3)).astype(np.float64)
+    unit = photographs(400, 3).astype(np.float64)
     statistics = told(First.of(0.5 * unit, filters(14)).model())
     assert statistics is not None
     np.testing.assert_allclose(np.sqrt(np.diag(statistics.covariance)), 0.5, rtol=0.06)
@@ -249,7 +254,7 @@ class TestKinds:
 
     @staticmethod
     def kinds(**choice: Any) -> InputKind:
-        unit = natural_images(400, (3, SIDE, SIDE), np.random.default_rng(3)).astype(np.float64)
+        unit = photographs(400, 3).astype(np.float64)
         model = First.of(0.5 * unit, filters(14)).model()
         tensor_info = TensorInfo(model, input_shapes(model, 1, SIDE), input_shapes(model, 2, SIDE))
         kinds = {"x": InputKind("photo", **choice)}
@@ -261,7 +266,7 @@ class TestKinds:
         assert "deviation 0.49" in kind.description  # half of what they are made with
 
     def test_nothing_is_added_where_most_layers_are_folded(self) -> None:
-        unit = natural_images(400, (3, SIDE, SIDE), np.random.default_rng(3)).astype(np.float64)
+        unit = photographs(400, 3).astype(np.float64)
         net = Net(("N", 3, SIDE, SIDE))
         x = First.of(0.5 * unit, filters(14)).append(net, "x")
         for channels in ((14, 8), (8, 8)):

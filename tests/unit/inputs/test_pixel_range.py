@@ -18,7 +18,7 @@ from lbyl_onnx import Config, compress
 from lbyl_onnx.cli import main
 from lbyl_onnx.data.input_kind import InputKind, InputRange, InputSpec
 from lbyl_onnx.data.synthetic.feeds import synthetic_input
-from lbyl_onnx.data.synthetic.images import natural_images
+from lbyl_onnx.data.synthetic.images import images as synthetic_images
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.pixel_range import input_ranges
@@ -268,7 +268,7 @@ def test_a_model_of_pixels_keeps_what_it_computes_on_pixels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, config = detector(), Config(provider="cpu", round_to=1)
-    images = natural_images(48, (3, 32, 32), np.random.default_rng(9))
+    images = synthetic_images(48, (3, 32, 32), np.random.default_rng(9), "photo")
     pixels = np.clip(np.rint(127 + 64 * images), 0, 255).astype(np.float32)
     want = outputs(model, pixels)
 
