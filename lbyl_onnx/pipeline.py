@@ -319,7 +319,7 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
     samples = ComparedSamples.of(prepared, baseline)
-    inputs = input_reports(prepared.kinds, baseline.first, config.calibration is not None)
+    inputs = input_reports(prepared.kinds, baseline.first, prepared.own is not None)
     doubts = () if prepared.run is None else tuple(input_warnings(inputs, is_folded(graph)))
     return _Rewritten(before.costs, groups, refusals, reached, inputs, doubts, samples)
 

@@ -263,6 +263,24 @@ class TestTold:
         assert not any("--input" in warning for warning in report["warnings"])
 
 
+@pytest.mark.parametrize("where", ["a file", "memory"])
+def test_the_users_own_samples_need_no_guess(where: str, tmp_path: Path) -> None:
+    net = Net(("N", 1, 16, 16))
+    x = net.relu(net.conv("x", (1, 8)))
+    model = net.model(net.head(net.relu(net.conv(x, (8, 8))), 8))
+    own = np.random.default_rng(0).standard_normal((40, 1, 16, 16)).astype(np.float32)
+    if where == "memory":
+        result = compress(model, ratio=0.5, provider="cpu", round_to=1, samples=own)
+    else:
+        np.save(tmp_path / "own.npy", own)
+        path = str(tmp_path / "own.npy")
+        result = compress(model, ratio=0.5, provider="cpu", round_to=1, calibration=path)
+    assert [entry.description for entry in result.inputs] == [
+        "input x: 1 x 16 x 16, samples of the user's own"
+    ]
+    assert not any("--calibration" in warning for warning in result.warnings)
+
+
 def test_the_same_seed_gives_the_same_bytes() -> None:
     one, two = (
         compress(text_model(), ratio=0.5, provider="cpu", round_to=1, input="tokens,vocab=30").model
