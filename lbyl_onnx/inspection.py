@@ -195,14 +195,14 @@ def _predicted(
     """Predict what pruning does to each group with finite weights, by its key."""
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
         prepared = prepare(analyzed, baseline, config, Path(folder))
-        least = {g.key: kept_count(g.size, SHARES[-1]) for g in prepared.groups}
+        least = {g.key: g.rounded(kept_count(g.size, SHARES[-1])) for g in prepared.groups}
         orders = rankings(prepared, rounds(prepared), least, lambda done, total: None)
         by_group = curves(prepared, orders, least)
     return {
         key: tuple(
             Predicted(share, float(curve.errors[at]), float(-np.expm1(-curve.damage[at])))
             for share in SHARES
-            for at in [curve.group.size - kept_count(curve.group.size, share)]
+            for at in [curve.group.size - curve.group.rounded(kept_count(curve.group.size, share))]
         )
         for key, curve in by_group.items()
     }
@@ -219,7 +219,7 @@ def _view(
         group.size,
         _names(graph, group.producers),
         _names(graph, group.followers),
-        _names(graph, group.consumers),
+        tuple(dict.fromkeys(node_name(graph.nodes[index]) for index in group.readers)),
         sum(_share(p, _elements(graph, tensor_info, p)) for p in bindings),
         sum(_share(p, node_macs(nodes[p.binding.node], tensor_info)) for p in weighted),
         predicted.get(group.key, ()),

@@ -327,7 +327,7 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
 def _report(
     graph: Graph, entry: GroupPlan, restored: str, predicted: Mapping[int, float]
 ) -> GroupReport:
-    consumers = tuple(node_name(graph.nodes[p.binding.node]) for p in entry.group.consumers)
+    consumers = tuple(node_name(graph.nodes[index]) for index in entry.group.readers)
     size, kept = entry.group.size, len(entry.kept)
     error = predicted.get(entry.group.key)
     return GroupReport(entry.group.name, size, kept, 1 - kept / size, consumers, restored, error)

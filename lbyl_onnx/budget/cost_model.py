@@ -137,7 +137,9 @@ def _multiplied(
     analyzed: AnalyzedModel, node: NodeProto, index: int, weights: Mapping[Operand, AxisBinding]
 ) -> Iterable[Labels]:
     """Labels along each axis that a node's multiply-accumulates are the product of."""
-    tensors = analyzed.channels.tensors
+    roots = analyzed.channels.roots
+    names = [*node.input, *node.output[:1]]
+    tensors = {n: roots[x] for n in names if (x := analyzed.channels.tensors.get(n)) is not None}
     output = tensors.get(node.output[0])
     yield from [] if output is None else [along for _, along in _by_axis(output)]
     layer = linear_layer(analyzed.tensor_info, node)
@@ -153,7 +155,8 @@ def _multiplied(
 
 
 def _by_axis(labels: Labels) -> Iterable[tuple[int, Labels]]:
-    for axis in varying_axes(labels):
+    """Yield each axis along which labels lie; only the last of rows from which as many go."""
+    for axis in varying_axes(labels)[-1:]:
         yield axis, np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from lbyl_onnx.channels.affine import producer_matrix
@@ -45,10 +44,6 @@ class Curve:
     errors: Floats
     damage: Floats
     measured: bool
-
-    def damage_at(self, removed: NDArray[np.int64]) -> Floats:
-        """Return the damage for so many channels removed, each up to m."""
-        return np.asarray(self.damage[removed], dtype=np.float64)
 
 
 def rankings(

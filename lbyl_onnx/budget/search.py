@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVar
@@ -20,13 +20,14 @@ from lbyl_onnx.budget.allocation import (
     within,
 )
 from lbyl_onnx.budget.cost_model import CountedCost, Counts
-from lbyl_onnx.budget.damage import Curve
+from lbyl_onnx.budget.portions import Portion
 from lbyl_onnx.channels.groups import ChannelGroup
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import OptionError, TargetError
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.option_types import shown
 from lbyl_onnx.target import Kind, Target, amount
+from lbyl_onnx.types import Floats
 
 # Times that a budget is tightened by what the written model is above it.
 TRIES = 4
@@ -46,48 +47,49 @@ class Space:
 
     Parameters
     ----------
-    groups
-        The groups, in the order of all counts.
+    portions
+        What is counted, in the order of all counts.
     step
         What the numbers of channels are multiples of.
     choices
         The counts that each may keep, descending.
     exact
         The same in steps of one channel.
-    curves
-        Predicted damage by group; None where it is not known.
+    damages
+        Predicted damage by how many channels have gone, (m + 1,), by the key of each portion; None
+        where it is not known.
     even
         Whether each group loses the same share, but for rounding.
     macs
         Multiply-accumulates by counts.
     """
 
-    groups: tuple[ChannelGroup, ...]
+    portions: tuple[Portion, ...]
     step: int
     choices: tuple[Counts, ...]
     exact: tuple[Counts, ...]
-    curves: Mapping[int, Curve] | None
+    damages: Mapping[int, Floats] | None
     even: bool
     macs: CountedCost
 
     @property
     def sizes(self) -> list[int]:
-        """Channels of each group."""
-        return [group.size for group in self.groups]
+        """Channels of each portion."""
+        return [portion.size for portion in self.portions]
 
     @property
     def least(self) -> Counts:
-        """The fewest channels that each group may keep."""
+        """The fewest channels that each portion may keep."""
         return np.asarray([choice[-1] for choice in self.choices], dtype=np.int64)
 
     @property
     def most(self) -> Counts:
-        """The most channels that each group may keep."""
+        """The most channels that each portion may keep."""
         return np.asarray([choice[0] for choice in self.choices], dtype=np.int64)
 
     def keyed(self, counts: Counts) -> dict[int, int]:
         """Return counts by the groups' keys."""
-        return {g.key: int(count) for g, count in zip(self.groups, counts, strict=True)}
+        return by_group(self.portions, counts)
 
     def by_ratio(self, ratio: float) -> Counts:
         """Return the counts for a ratio, which have no more multiply-accumulates than it leaves.
@@ -123,16 +125,16 @@ class Space:
         """
         if self.step == 1:
             return requested
-        if self.curves is None:
+        if self.damages is None:
             return nearest(self.choices, self.sizes, requested, cost, budget)
         return self._spent(near_choices(self.choices, requested), cost, budget)
 
     def _spent(self, choices: Sequence[Counts], cost: CountedCost, budget: float) -> Counts:
         """Return the choices of least predicted damage within a budget."""
-        curves = self.curves or {}
+        damages = self.damages or {}
         priced = [
-            Choices(counts, curves[group.key].damage_at(group.size - counts))
-            for group, counts in zip(self.groups, choices, strict=True)
+            Choices(counts, damages[portion.key][portion.size - counts])
+            for portion, counts in zip(self.portions, choices, strict=True)
         ]
         return spend(priced, cost, budget)
 
@@ -149,13 +151,13 @@ def near_choices(choices: Sequence[Counts], requested: Counts) -> tuple[Counts, 
     )
 
 
-def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) -> list[Counts]:
-    """Return the counts that each group may keep, descending.
+def allowed_counts(wholes: Sequence[Portion], config: Config, step: int) -> list[Counts]:
+    """Return the counts that each portion may keep, descending.
 
     Parameters
     ----------
-    groups
-        The groups.
+    wholes
+        The groups, by portions.
     config
         The options: what is fixed for some groups, and the least for all.
     step
@@ -170,20 +172,26 @@ def allowed_counts(groups: Sequence[ChannelGroup], config: Config, step: int) ->
     fixed = [(glob, None, count) for glob, count in config.keep_for]
     fixed += [(glob, ratio, None) for glob, ratio in config.ratio_for]
     for glob, ratio, _ in fixed:
-        if not any(_matches(group, glob) for group in groups):
+        if not any(_matches(whole, glob) for whole in wholes):
             option = "keep-for" if ratio is None else "ratio-for"
             raise OptionError(
                 f"--{option} {shown(glob)} matches no group that can be pruned; "
                 "lbyl-onnx inspect lists their producers"
             )
     allowed = []
-    for group in groups:
-        least = min(config.min_channels, group.size)
-        counts = rounded_counts(group.size, least, _step(group, step, config.round_to == "auto"))
+    for whole in wholes:
+        least = whole.at_least([min(config.min_channels, g.size) for g in whole.groups])
+        halved = config.round_to == "auto"
+        counts = rounded_counts(
+            whole.size, least, whole.step([_step(group, step, halved) for group in whole.groups])
+        )
         for glob, ratio, count in fixed:
-            if _matches(group, glob):
-                kept = kept_count(group.size, ratio) if ratio is not None else count or 1
-                counts = np.asarray([min(group.size, kept)], dtype=np.int64)
+            if _matches(whole, glob):
+                each = [
+                    kept_count(g.size, ratio) if ratio is not None else count or 1
+                    for g in whole.groups
+                ]
+                counts = np.asarray([min(whole.size, whole.at_least(each))], dtype=np.int64)
                 break
         allowed.append(counts)
     return allowed
@@ -205,8 +213,9 @@ def _axes(group: ChannelGroup) -> Iterator[tuple[int, int]]:
         yield place.positions.size, place.positions.shape[1]
 
 
-def _matches(group: ChannelGroup, glob: str) -> bool:
-    return any(fnmatchcase(name, glob) for name in (group.name, *group.name.split(", ")))
+def _matches(whole: Portion, glob: str) -> bool:
+    names = [name for group in whole.groups for name in (group.name, *group.name.split(", "))]
+    return any(fnmatchcase(name, glob) for name in names)
 
 
 def reach_budget(
@@ -299,6 +308,12 @@ def search(
     return best
 
 
-def leasts(groups: Iterable[ChannelGroup], choices: Iterable[Counts]) -> dict[int, int]:
+def leasts(wholes: Sequence[Portion], choices: Sequence[Counts]) -> dict[int, int]:
     """Return the least that each group may keep, by its key."""
-    return {g.key: int(c[-1]) for g, c in zip(groups, choices, strict=True)}
+    return by_group(wholes, np.asarray([int(c[-1]) for c in choices]))
+
+
+def by_group(wholes: Sequence[Portion], counts: Counts) -> dict[int, int]:
+    """Return the counts of portions by the keys of their groups."""
+    shared = [w.shared(int(count)) for w, count in zip(wholes, counts, strict=True)]
+    return {key: count for each in shared for key, count in each.items()}

@@ -13,6 +13,7 @@ import numpy as np
 from lbyl_onnx.budget.allocation import uniform, within
 from lbyl_onnx.budget.cost_model import CountedCost, Counts, counted_macs, counted_parameters
 from lbyl_onnx.budget.damage import Curve, curves, rankings
+from lbyl_onnx.budget.portions import Portion, damages, of_portions, portions
 from lbyl_onnx.budget.search import (
     TRIES,
     Space,
@@ -123,27 +124,29 @@ def reach(
     config = prepared.config
     target = config.target
     steps = _steps(config, baseline.provider)
-    choices = {step: allowed_counts(prepared.groups, config, step) for step in {*steps, 1}}
+    wholes = portions(prepared.groups, prepared.analyzed.channels.ties)
+    choices = {step: allowed_counts(wholes, config, step) for step in {*steps, 1}}
     even = config.allotted == "uniform"
     weighed = not even or _coarse(prepared, steps[0])
     again = weighed or target.kind not in ("ratio", "macs")
     measured = Measurement(prepared) if again else rounds(prepared)
     orders: Mapping[int, Ranking] = {}
-    damage: Mapping[int, Curve] | None = None
+    predicted: Mapping[int, Curve] = {}
     if weighed:
-        lowest = _lowest(prepared, choices, steps)
+        lowest = _lowest(prepared, wholes, choices, steps)
         orders = rankings(prepared, measured, lowest, partial(progress, "looking for what can go"))
         progress("measuring sensitivities", 0, 1)
-        damage = curves(prepared, orders, lowest)
-    macs = counted_macs(prepared.analyzed, prepared.groups)
+        predicted = curves(prepared, orders, lowest)
+    damage = damages(predicted, wholes) if weighed else None
+    macs = of_portions(counted_macs(prepared.analyzed, prepared.groups), prepared.groups, wholes)
     spaces = [
-        Space(prepared.groups, step, tuple(choices[step]), tuple(choices[1]), damage, even, macs)
+        Space(wholes, step, tuple(choices[step]), tuple(choices[1]), damage, even, macs)
         for step in steps
     ]
     maker = ModelBuilder(prepared, baseline, measured, orders, *files, progress)
-    cost, budget = _budgeted(prepared, before, macs, target)
+    cost, budget = _budgeted(prepared, wholes, before, macs, target)
     space = _space(spaces, target, cost, budget)
-    return _Reaching(space, maker, target, before, cost, budget).run()
+    return _Reaching(space, maker, target, before, cost, budget, predicted).run()
 
 
 def _coarse(prepared: Prepared, step: int) -> bool:
@@ -157,16 +160,19 @@ def _coarse(prepared: Prepared, step: int) -> bool:
 
 
 def _lowest(
-    prepared: Prepared, choices: Mapping[int, Sequence[Counts]], steps: Sequence[int]
+    prepared: Prepared,
+    wholes: Sequence[Portion],
+    choices: Mapping[int, Sequence[Counts]],
+    steps: Sequence[int],
 ) -> dict[int, int]:
     """Return the least that each group may come to keep, by its key: where its curve ends."""
-    config, groups = prepared.config, prepared.groups
+    config = prepared.config
     if config.allotted == "auto" or config.target.kind != "ratio":
-        return leasts(groups, choices[min(steps)])
-    sizes = [group.size for group in groups]
+        return leasts(wholes, choices[min(steps)])
+    sizes = [whole.size for whole in wholes]
     requested = uniform(choices[1], sizes, config.target.value)
-    near = [leasts(groups, near_choices(choices[step], requested)) for step in steps]
-    return {group.key: min(least[group.key] for least in near) for group in groups}
+    near = [leasts(wholes, near_choices(choices[step], requested)) for step in steps]
+    return {group.key: min(least[group.key] for least in near) for group in prepared.groups}
 
 
 def _steps(config: Config, provider: str) -> list[int]:
@@ -190,17 +196,22 @@ def _space(spaces: Sequence[Space], target: Target, cost: CountedCost, budget: f
 
 
 def _budgeted(
-    prepared: Prepared, before: Before, macs: CountedCost, target: Target
+    prepared: Prepared,
+    wholes: Sequence[Portion],
+    before: Before,
+    macs: CountedCost,
+    target: Target,
 ) -> tuple[CountedCost, float]:
     """What a target counts, by kept channels, and the most of it that it allows."""
     costs = before.costs
     if target.kind not in ("params", "size"):
         return macs, target.budget(float(costs.macs)) if target.kind == "macs" else math.inf
     biases, groups = prepared.config.method_entry.adds_bias, prepared.groups
-    predicted = counted_parameters(prepared.analyzed, groups, biases, target.kind == "size")
+    counted = counted_parameters(prepared.analyzed, groups, biases, target.kind == "size")
+    predicted = of_portions(counted, groups, wholes)
     if target.kind == "params":
         return predicted, target.budget(float(costs.parameters))
-    whole = np.asarray([group.size for group in groups])
+    whole = np.asarray([portion.size for portion in wholes])
     # Names and the graph itself stay.
     rest = before.size - predicted.at(whole)
     return replace(predicted, fixed=predicted.fixed + rest), target.budget(float(before.size))
@@ -214,6 +225,7 @@ class _Reaching:
     before: Before
     cost: CountedCost
     budget: float
+    curves: Mapping[int, Curve]
 
     def run(self) -> Reached:
         kind = self.target.kind
@@ -238,11 +250,10 @@ class _Reaching:
         report = TargetReport(
             self.target.kind, limit, got, str(self.target), allocation, self.space.step, latency
         )
-        curves = self.space.curves or {}
         predicted = {
-            entry.group.key: float(curves[entry.group.key].errors[len(entry.removed)])
+            entry.group.key: float(self.curves[entry.group.key].errors[len(entry.removed)])
             for entry in fitted.plan.groups
-            if entry.group.key in curves
+            if entry.group.key in self.curves
         }
         predicted |= fitted.errors
         return Reached(fitted, costs, size, report, predicted)

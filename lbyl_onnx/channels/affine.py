@@ -9,7 +9,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal
+from lbyl_onnx.channels.groups import (
+    ChannelGroup,
+    ChannelMap,
+    GroupBinding,
+    Refusal,
+    tied_to,
+)
 from lbyl_onnx.channels.paths import KEEPS_CONSTANT, Affine, ChannelPath, apply, between
 from lbyl_onnx.graph.layers import data_input, layer_weight, linear_layer
 from lbyl_onnx.graph.model_graph import Graph
@@ -19,19 +25,22 @@ from lbyl_onnx.types import Floats
 
 
 def finite_groups(
-    graph: Graph, tensor_info: TensorInfo, groups: Sequence[ChannelGroup]
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap
 ) -> tuple[tuple[ChannelGroup, ...], tuple[Refusal, ...]]:
     """Part the groups whose producers' weights are all finite from the others, which are refused.
 
-    Both are in the order of `groups`.
+    Groups that keep as many channels as one of these are refused with it. Both are in the order
+    of the groups.
     """
-    finite = [
-        bool(np.all(np.isfinite(producer_matrix(graph, tensor_info, group)))) for group in groups
-    ]
-    pairs = list(zip(groups, finite, strict=True))
+    bad = {
+        group.key
+        for group in channels.groups
+        if not np.all(np.isfinite(producer_matrix(graph, tensor_info, group)))
+    }
+    bad = tied_to(channels.ties, bad)
     return (
-        tuple(group for group, good in pairs if good),
-        tuple(not_finite(group) for group, good in pairs if not good),
+        tuple(group for group in channels.groups if group.key not in bad),
+        tuple(not_finite(group) for group in channels.groups if group.key in bad),
     )
 
 

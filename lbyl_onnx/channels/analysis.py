@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from lbyl_onnx.channels.coupling import couple_shared
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal, Selection
-from lbyl_onnx.channels.labels import FIXED, AxisBinding, Freeze, Labels, Role
+from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, Role
+from lbyl_onnx.channels.lines import Lines, couple_slices, find_lines, freeze_kept_axes
 from lbyl_onnx.channels.rules import RULES, no_rule
 from lbyl_onnx.channels.rules.view import LabelFlow, NodeView
 from lbyl_onnx.channels.shape_arithmetic import count_channels, counted, freeze_unsized
@@ -61,10 +63,13 @@ def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -
             flow.freezes.append(Freeze(labels, "they are an output of the graph", producer))
     sharing = find_sharing(graph, tensor_info)
     couple_shared(graph, tensor_info, flow, sharing)
+    find_lines(flow, tensors)
     freeze_unsized(graph, flow, tensors)
     _check_globs(graph, flow, selection)
     _freeze_overridable(graph, flow, tensor_info)
-    groups, refusals = _gather(graph, flow, selection)
+    lines, sets = _unit_sets(flow, tensors)
+    groups, refused = _gather(graph, flow, selection, lines, sets)
+    groups, refusals, ties = _untied(groups, refused, lines)
     return ChannelMap(
         tuple(groups),
         tuple(refusals),
@@ -74,6 +79,8 @@ def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -
         flow.coupling.roots(),
         sharing,
         norms=tuple(flow.norms),
+        kept_attributes=tuple(flow.kept_attributes),
+        ties=ties,
     )
 
 
@@ -139,10 +146,35 @@ def _freeze_overridable(graph: Graph, flow: LabelFlow, tensor_info: TensorInfo) 
             flow.freezes.append(Freeze(touched, f"a caller may override {name}", index))
 
 
-def _gather(
-    graph: Graph, flow: LabelFlow, selection: Selection
-) -> tuple[list[ChannelGroup], list[Refusal]]:
-    """Units that occur on the same axes form a group; one that cannot be pruned is a refusal."""
+@dataclass(frozen=True)
+class _UnitSet:
+    """Units that occur on the same axes: indices of bindings, and the freezes of any unit."""
+
+    units: Labels
+    bindings: tuple[int, ...]
+    freezes: tuple[Freeze, ...]
+
+
+def _unit_sets(flow: LabelFlow, tensors: Mapping[str, Labels]) -> tuple[Lines, list[_UnitSet]]:
+    """Find the units that go together as a group, none of which takes part of a line."""
+    while True:
+        lines = find_lines(flow, tensors)
+        freeze_kept_axes(flow)
+        sets = _by_occurrences(flow)
+        number_of = np.full(len(lines.line_of), -1)
+        for number, unit_set in enumerate(sets):
+            number_of[unit_set.units] = number
+        on_lines = np.flatnonzero((lines.line_of >= 0) & (number_of >= 0))
+        pairs = np.unique(np.stack([lines.line_of[on_lines], number_of[on_lines]]), axis=1)
+        line, often = np.unique(pairs[0], return_counts=True)
+        parted = line[often > 1]
+        if not parted.size:
+            return lines, sets
+        couple_slices(flow, lines.grids[int(lines.tie_of[parted[0]])])
+
+
+def _by_occurrences(flow: LabelFlow) -> list[_UnitSet]:
+    """Gather the units by the axes on which they occur, frozen ones apart from others."""
     roots = flow.coupling.roots()
     frozen: dict[int, list[Freeze]] = {}
     for freeze in flow.freezes:
@@ -159,42 +191,87 @@ def _gather(
     by_occurrences: dict[tuple[tuple[tuple[int, int], ...], bool], list[int]] = defaultdict(list)
     for root in sorted(occurrences):
         by_occurrences[tuple(occurrences[root]), root in frozen].append(root)
+    return [
+        _UnitSet(
+            np.asarray(units, np.int64),
+            tuple(index for index, _ in places if index < len(flow.bindings)),
+            tuple(freeze for root in units for freeze in frozen.get(root, ())),
+        )
+        for (places, _), units in by_occurrences.items()
+    ]
+
+
+def _gather(
+    graph: Graph,
+    flow: LabelFlow,
+    selection: Selection,
+    lines: Lines,
+    sets: Iterable[_UnitSet],
+) -> tuple[list[ChannelGroup], list[tuple[ChannelGroup, Refusal]]]:
+    """Make each set of units a group; one that cannot be pruned comes with its refusal."""
     groups: list[ChannelGroup] = []
-    refusals: list[Refusal] = []
-    for (place, is_frozen), units in by_occurrences.items():
-        bindings = [flow.bindings[index] for index, _ in place if index < len(flow.bindings)]
-        group = _group(graph, bindings, np.asarray(units, np.int64), roots)
-        if is_frozen:
-            freezes = [f for root in units for f in frozen[root]]
-            refusals.append(_frozen(graph, group, freezes))
-            continue
-        refusal = _out_of_scope(graph, flow, group, selection)
+    refused: list[tuple[ChannelGroup, Refusal]] = []
+    for unit_set in sets:
+        group = _group(graph, flow, lines, unit_set)
+        if unit_set.freezes:
+            refusal: Refusal | None = _frozen(graph, group, unit_set.freezes)
+        else:
+            refusal = _out_of_scope(graph, flow, group, selection)
         if refusal is None:
             groups.append(group)
         else:
-            refusals.append(refusal)
-    return groups, refusals
+            refused.append((group, refusal))
+    return groups, refused
 
 
-def _group(
-    graph: Graph, bindings: Sequence[AxisBinding], units: Labels, roots: Labels
-) -> ChannelGroup:
+def _group(graph: Graph, flow: LabelFlow, lines: Lines, unit_set: _UnitSet) -> ChannelGroup:
     placements: dict[Role, list[GroupBinding]] = {role: [] for role in Role}
-    for binding in bindings:
+    roots, units = flow.coupling.roots(), unit_set.units
+    for binding in (flow.bindings[index] for index in unit_set.bindings):
         along = roots[binding.labels]
         indices = np.flatnonzero(np.isin(along, units))
         order = np.argsort(along[indices], kind="stable")  # ascending within each unit
         positions = indices[order].reshape(len(units), -1)  # (n * taps,) -> (n, taps)
         placements[binding.role].append(GroupBinding(binding, positions))
     producers = placements[Role.PRODUCER]
-    name = ", ".join(node_name(graph.nodes[p.binding.node]) for p in producers)
     return ChannelGroup(
-        name,
+        ", ".join(node_name(graph.nodes[p.binding.node]) for p in producers),
         units,
         tuple(producers),
         tuple(placements[Role.FOLLOWER]),
         tuple(placements[Role.CONSUMER]),
+        np.unique(lines.line_of[units], return_inverse=True)[1].reshape(-1),  # (n,)
+        tuple(p for p in flow.products if np.any(np.isin(roots[p.labels], units))),
     )
+
+
+def _untied(
+    groups: Sequence[ChannelGroup],
+    refused: Sequence[tuple[ChannelGroup, Refusal]],
+    lines: Lines,
+) -> tuple[list[ChannelGroup], list[Refusal], tuple[frozenset[int], ...]]:
+    """Refuse groups that keep as many channels as one that stays; return the ties of the others."""
+
+    def ties_of(group: ChannelGroup) -> set[int]:
+        on = lines.line_of[group.units]
+        return set(lines.tie_of[on[on >= 0]].tolist())
+
+    stay = {tie: r.reason for group, r in refused for tie in ties_of(group)}
+    free: list[ChannelGroup] = []
+    refusals = [refusal for _, refusal in refused]
+    members: dict[int, set[int]] = defaultdict(set)
+    for group in groups:
+        held = [stay[tie] for tie in ties_of(group) if tie in stay]
+        if held:
+            reason = (
+                f"as many go as of others that lie on an axis with theirs, which stay: {held[0]}"
+            )
+            refusals.append(Refusal(group.name, group.size, reason, ()))
+            continue
+        free.append(group)
+        for tie in ties_of(group):
+            members[tie].add(group.key)
+    return free, refusals, tuple(frozenset(keys) for keys in members.values() if len(keys) > 1)
 
 
 def _frozen(graph: Graph, group: ChannelGroup, freezes: Iterable[Freeze]) -> Refusal:
@@ -224,7 +301,7 @@ def _out_of_scope(
             reason, nodes = "layers that share a constant produce them", tuple(producers)
     if reason is None and not group.producers:
         reason = "no layer with weights produces them"
-    if reason is None and not group.consumers:
+    if reason is None and not (group.consumers or group.products):
         reason = "no layer with weights reads them"
     if reason is None and group.size < 2:
         reason = "there is no other to leave its information to"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.channels.labels import AxisBinding, Labels
-from lbyl_onnx.channels.rules.view import ShapeParameter, SharedNorm
+from lbyl_onnx.channels.rules.view import KeptAttribute, Product, ShapeParameter, SharedNorm
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
@@ -54,6 +54,10 @@ class ChannelGroup:
         Root label of each channel, shape (n,), in the order of the first producer's output.
     producers, followers, consumers
         Where the channels lie.
+    blocks
+        Shape (n,): number of the block of each channel, such as its head. Of each go as many.
+    products
+        The products in which the channels meet others and end, as queries and keys do.
     """
 
     name: str
@@ -61,11 +65,28 @@ class ChannelGroup:
     producers: tuple[GroupBinding, ...]
     followers: tuple[GroupBinding, ...]
     consumers: tuple[GroupBinding, ...]
+    blocks: NDArray[np.intp]
+    products: tuple[Product, ...] = ()
 
     @property
     def size(self) -> int:
         """Number of channels."""
         return len(self.units)
+
+    @property
+    def readers(self) -> tuple[int, ...]:
+        """Nodes that read the channels: consumers, then products."""
+        consumers = (place.binding.node for place in self.consumers)
+        return (*consumers, *(product.node for product in self.products))
+
+    @property
+    def block_count(self) -> int:
+        """Number of blocks: counts of channels are multiples of it."""
+        return int(self.blocks.max(initial=0)) + 1
+
+    def rounded(self, count: int) -> int:
+        """Return a number of channels, or the next larger one that is as many of each block."""
+        return -(-count // self.block_count) * self.block_count
 
     @property
     def key(self) -> int:
@@ -115,6 +136,10 @@ class ChannelMap:
         Who reads which constant.
     norms
         Normalisations over several channels.
+    kept_attributes
+        Numbers of nodes that have to stay what they are.
+    ties
+        Keys of the groups, of two or more, whose blocks all keep as many channels.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -125,6 +150,13 @@ class ChannelMap:
     roots: Labels
     sharing: Sharing
     norms: tuple[SharedNorm, ...] = ()
+    kept_attributes: tuple[KeptAttribute, ...] = ()
+    ties: tuple[frozenset[int], ...] = ()
+
+
+def tied_to(ties: Iterable[frozenset[int]], keys: Collection[int]) -> set[int]:
+    """Return the keys of groups, and of all that keep as many channels as one of them."""
+    return {*keys}.union(*(tie for tie in ties if not tie.isdisjoint(keys)))
 
 
 @dataclass(frozen=True)

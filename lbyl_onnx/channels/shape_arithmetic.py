@@ -13,8 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from lbyl_onnx.channels.labels import Freeze, Labels
-from lbyl_onnx.channels.rules.view import LabelFlow, ShapeDependence, ShapeDependences
+from lbyl_onnx.channels.labels import Freeze, Labels, varying_axes
+from lbyl_onnx.channels.rules.view import (
+    KeptAxis,
+    LabelFlow,
+    ShapeDependence,
+    ShapeDependences,
+)
 from lbyl_onnx.graph.model_graph import Graph, Node
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import DEFAULT_DOMAINS
@@ -44,7 +49,7 @@ def count_channels(
     if node.op in ("Shape", "Size") and (node.domain or "") in DEFAULT_DOMAINS:
         labels = tensors.get(names[0])
         if labels is not None:
-            flow.counts[node.outputs[0].name] = _of_shape(flow, labels, node)
+            flow.counts[node.outputs[0].name] = _of_shape(flow, labels, index, node)
         return
     constant = all(tensor_info.is_constant(tensor.name) for tensor in node.outputs if tensor.name)
     # Constants are pinned where they enter what is not constant, and so do not change there.
@@ -71,18 +76,23 @@ def count_channels(
         ]
 
 
-def _of_shape(flow: LabelFlow, labels: Labels, node: Node) -> ShapeDependences:
+def _of_shape(flow: LabelFlow, labels: Labels, index: int, node: Node) -> ShapeDependences:
     if node.op == "Size":
         return (ShapeDependence(np.unique(labels), False),)
     counts: list[ShapeDependence | None] = []
+    axes = varying_axes(flow.coupling.canonical(labels))
     for axis in range(labels.ndim):
         lines = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)  # -> (axis, others)
-        along = lines[:, 0]
-        if np.all(flow.coupling.canonical(lines) == flow.coupling.canonical(lines[:, :1])):
+        if len(lines) < 2 or (len(axes) > 1 and axis != axes[-1]):
             # The number of one channel does not say that there is one: Concat may have fixed it.
-            counts.append(ShapeDependence(along, True) if len(along) > 1 else None)
+            # Of channels that lie on several axes those along the last go, of each row as many.
+            counts.append(None)
+            if axis in axes:
+                flow.kept_axes.append(KeptAxis(index, labels, axis))
+        elif axis in axes or not axes:
+            counts.append(ShapeDependence(lines[:, 0], True))
         else:
-            counts.append(ShapeDependence(np.unique(labels), False) if len(along) > 1 else None)
+            counts.append(ShapeDependence(np.unique(labels), False))
     end = node.attrs.get("end", len(counts))
     return tuple(counts[node.attrs.get("start", 0) : end])
 
@@ -181,6 +191,7 @@ def _sizes_its_axes(
     if len(axes) != len(counts):
         return False
     by_axis = dict(zip(axes, counts, strict=True))
+    varying = () if labels is None else varying_axes(roots[labels])
     for axis in range(rank):
         count = by_axis.get(axis)
         if labels is None or labels.shape[axis] == 1:
@@ -188,10 +199,10 @@ def _sizes_its_axes(
                 return False
             continue
         lines = roots[np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)]
-        if np.all(lines == lines[:1]) and count is None:
-            continue  # channels that lie on another axis
+        if count is None and (np.all(lines == lines[:1]) or axis in varying[:-1]):
+            continue  # channels that lie on another axis, or go along another
         same = count is not None and count.exact and len(count.labels) == len(lines)
-        if count is None or not same or np.any(lines != lines[:, :1]):
+        if count is None or not same or (varying or (axis,))[-1] != axis:
             return False
         if np.any(roots[count.labels] != lines[:, 0]):
             return False

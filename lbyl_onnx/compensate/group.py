@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.channels.affine import not_finite
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
-from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal
+from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal, tied_to
 from lbyl_onnx.channels.paths import LinearPath, linear_path
 from lbyl_onnx.compensate.consumer_loss import consumer_losses, joint_gram
 from lbyl_onnx.compensate.fits import ConsumerFit, ConsumerMixing, ProducerMixing, Repairs
@@ -139,8 +139,10 @@ class _Outcome:
 def _gathered(
     prepared: Prepared, outcomes: Sequence[_Outcome], statistics: Statistics | None
 ) -> Fitted:
-    done = [outcome for outcome in outcomes if outcome.fits is not None]
-    unfit = [not_finite(outcome.entry.group) for outcome in outcomes if outcome.fits is None]
+    bad = [outcome.entry.group.key for outcome in outcomes if outcome.fits is None]
+    left_out = tied_to(prepared.analyzed.channels.ties, bad)
+    done = [outcome for outcome in outcomes if outcome.entry.group.key not in left_out]
+    unfit = [not_finite(o.entry.group) for o in outcomes if o.entry.group.key in left_out]
     parts: dict[int, list[OutputContribution]] = defaultdict(list)
     for index, contribution in (entry for outcome in done for entry in outcome.parts):
         parts[index].append(contribution)

@@ -92,7 +92,9 @@ def evidence_of(
 ) -> Evidence:
     """Gather the evidence of a group for a criterion; `losses` where it needs moments."""
     weight = producer_matrix(graph, tensor_info, group)
-    return Evidence(weight, tuple(_batch_norms(graph, tensor_info, group)), tuple(losses))
+    blocks = group.blocks if group.block_count > 1 else None
+    norms = tuple(_batch_norms(graph, tensor_info, group))
+    return Evidence(weight, norms, tuple(losses), blocks)
 
 
 def rank(criterion: Criterion, evidence: Evidence, keep: int, seed: tuple[int, int]) -> Ranking:
@@ -103,7 +105,7 @@ def rank(criterion: Criterion, evidence: Evidence, keep: int, seed: tuple[int, i
     criterion, evidence
         Who ranks, and by what.
     keep
-        How many channels are left in the end.
+        How many channels are left in the end, of each block as many.
     seed
         The user's, and the number of the group.
 
@@ -112,6 +114,17 @@ def rank(criterion: Criterion, evidence: Evidence, keep: int, seed: tuple[int, i
     OptionError
         Where it gives no ranking of this group down to so many channels.
     """
+    ranking = _checked(criterion, evidence, keep, seed)
+    blocks = evidence.blocks
+    if blocks is None or ranking.takes_in_turn(blocks):
+        return ranking
+    # Whose order is not by blocks is asked for all of it.
+    whole = _checked(criterion, evidence, 1, seed)
+    left = np.setdiff1d(np.arange(whole.size), whole.order)
+    return Ranking(whole.size, np.concatenate([whole.order, left])).balanced(blocks)
+
+
+def _checked(criterion: Criterion, evidence: Evidence, keep: int, seed: tuple[int, int]) -> Ranking:
     ranking = criterion.rank(evidence, keep, np.random.default_rng(seed))
     size = len(evidence.weight)
     if not isinstance(ranking, Ranking) or ranking.size != size or len(ranking.order) < size - keep:

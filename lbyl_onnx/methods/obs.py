@@ -103,7 +103,10 @@ class _State:
 
 
 def eliminate(
-    consumer_losses: Sequence[ConsumerLoss], count: int, largest: int = LARGEST
+    consumer_losses: Sequence[ConsumerLoss],
+    count: int,
+    largest: int = LARGEST,
+    blocks: NDArray[np.intp] | None = None,
 ) -> Ranking:
     """Take channels away, one or a few at a time, those first whose loss changes least.
 
@@ -115,6 +118,8 @@ def eliminate(
         How many are left in the end, 1 to n.
     largest
         Columns of a consumer above which its taps are not told apart.
+    blocks
+        Number of each channel's block, (n,): one of each block goes before a second one of any.
 
     Returns
     -------
@@ -134,11 +139,17 @@ def eliminate(
     states = [_begin(loss) for loss in consumer_losses]
     held, alive = np.arange(n), np.ones(n, dtype=np.bool_)
     order, lost = list[int](), [np.zeros((1, len(states)))]
+    gone = None if blocks is None else np.zeros(int(blocks.max()) + 1, dtype=np.intp)
     while (left := int(alive.sum())) > count:
         at = np.flatnonzero(alive)
         losses = np.sum([state.losses(at) for state in states], axis=0)
         many = min(left - count, max(1, left // _AT_A_TIME))
-        picked = _apart(states, at[np.argsort(losses, kind="stable")], many)
+        cheapest = at[np.argsort(losses, kind="stable")]
+        if blocks is not None and gone is not None:
+            cheapest = _in_turn(cheapest, blocks[held], gone)
+        picked = _apart(states, cheapest, many)
+        if blocks is not None and gone is not None:
+            gone[blocks[held[picked]]] += 1
         order += held[picked].tolist()
         going = np.sort(picked)
         together = np.asarray([state.remove(going) for state in states])
@@ -152,6 +163,16 @@ def eliminate(
             held, alive = held[alive], np.ones(left - len(going), dtype=np.bool_)
     totals = np.asarray([state.total for state in states])
     return Ranking(n, np.asarray(order, np.intp), np.concatenate(lost), totals)
+
+
+def _in_turn(
+    cheapest: NDArray[np.intp], blocks: NDArray[np.intp], gone: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Of channels, cheapest first, the first of each block of which fewest have gone."""
+    first = np.unique(blocks[cheapest], return_index=True)[1]
+    next_ones = cheapest[np.sort(first)]
+    in_turn: NDArray[np.intp] = next_ones[gone[blocks[next_ones]] == gone.min()]
+    return in_turn
 
 
 def reduced(loss: ConsumerLoss, largest: int = LARGEST) -> ConsumerLoss:
@@ -199,7 +220,7 @@ def _begin(loss: ConsumerLoss) -> _State:
 
 
 def _rank(evidence: Evidence, keep: int, rng: np.random.Generator) -> Ranking:
-    return eliminate(evidence.losses, keep)
+    return eliminate(evidence.losses, keep, blocks=evidence.blocks)
 
 
 register_criterion(

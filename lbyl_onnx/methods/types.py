@@ -239,11 +239,15 @@ class Evidence:
     losses : tuple of ConsumerLoss
         How each layer reads the channels, with finite moments; empty unless the criterion needs
         moments.
+    blocks : (n,) intp or None
+        Number of the block of each channel, such as its head: of each go as many. None where all
+        are one. A ranking that does not keep to it is brought into such an order.
     """
 
     weight: Floats
     batch_norms: tuple[BatchNorm, ...] = ()
     losses: tuple[ConsumerLoss, ...] = ()
+    blocks: NDArray[np.intp] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,6 +322,29 @@ class Ranking:
     def kept(self, count: int) -> NDArray[np.intp]:
         """Return the (count,) channels that are left, ascending."""
         return np.setdiff1d(np.arange(self.size), self.order[: self.size - count])
+
+    def balanced(self, blocks: NDArray[np.intp]) -> Ranking:
+        """Return the order in which one channel of each block, (n,), goes after the other.
+
+        The j-th that goes of each block goes in round j; within a round they go as they did. What
+        the losses were of was another order.
+        """
+        return Ranking(self.size, self.order[np.argsort(self._turns(blocks), kind="stable")])
+
+    def takes_in_turn(self, blocks: NDArray[np.intp]) -> bool:
+        """Whether one of each block, (n,), goes before a second one of any."""
+        count, size = len(np.unique(blocks)), len(self.order)
+        turns = np.arange(size) // count
+        return size % count == 0 and np.array_equal(self._turns(blocks), turns)
+
+    def _turns(self, blocks: NDArray[np.intp]) -> NDArray[np.intp]:
+        """For each channel of the order how many of its block go before it."""
+        order_blocks = blocks[self.order]
+        turns = np.zeros(len(self.order), dtype=np.intp)
+        for block in np.unique(order_blocks):
+            members = np.flatnonzero(order_blocks == block)
+            turns[members] = np.arange(len(members))
+        return turns
 
     def spread(self, layers: NDArray[np.intp]) -> Ranking:
         """Give each consumer the losses and the total of its layer, (consumers,)."""

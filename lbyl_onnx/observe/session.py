@@ -155,7 +155,7 @@ def prepare(
     own
         The user's own samples; None for synthetic ones.
     """
-    groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels.groups)
+    groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels)
     needs_moments = measured or config.needs_moments
     observations = (
         _observations(analyzed, groups, own is not None, baseline.effort.most_samples)

@@ -24,7 +24,7 @@ from lbyl_onnx.rewrite.weights import Edits
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 Protos = Mapping[int, onnx.NodeProto]  # id of a graphsurgeon node -> the message it came from
-_WHOLE_NUMBERS = (onnx.AttributeProto.INT, onnx.AttributeProto.INTS)
+_NUMBERS = (onnx.AttributeProto.INT, onnx.AttributeProto.INTS, onnx.AttributeProto.FLOAT)
 # Before this IR version every initializer had to be listed among the graph's inputs, too.
 LISTED_UNTIL = 4
 
@@ -186,11 +186,11 @@ def _node(node: gs.Node, original: onnx.NodeProto | None) -> onnx.NodeProto:
     copy.input[:] = [tensor.name for tensor in node.inputs]
     copy.output[:] = [tensor.name for tensor in node.outputs]
     kept = [a for a in copy.attribute if a.name in node.attrs]
-    numbers = {a.name: helper.get_attribute_value(a) for a in kept if a.type in _WHOLE_NUMBERS}
+    numbers = {a.name: helper.get_attribute_value(a) for a in kept if a.type in _NUMBERS}
     edited = [
         helper.make_attribute(name, value)
         for name, value in node.attrs.items()
-        if _is_whole(value) and numbers.get(name) != value
+        if _is_number(value) and numbers.get(name) != value
     ]
     names = {a.name for a in edited}
     attributes = [a for a in kept if a.name not in names] + edited
@@ -200,9 +200,9 @@ def _node(node: gs.Node, original: onnx.NodeProto | None) -> onnx.NodeProto:
     return copy
 
 
-def _is_whole(value: object) -> bool:
-    """Whether an attribute is of the kind that counts channels."""
-    return isinstance(value, int) or (
+def _is_number(value: object) -> bool:
+    """Whether an attribute is of a kind that edits set."""
+    return isinstance(value, int | float) or (
         isinstance(value, list) and value != [] and all(isinstance(v, int) for v in value)
     )
 

@@ -26,6 +26,7 @@ from lbyl_onnx.observe.session import ObservationRound, Prepared
 from lbyl_onnx.rewrite.assemble import Shapes, apply_edits
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.rewrite.norm_masks import norm_masks, with_kept_statistics
+from lbyl_onnx.rewrite.product_masks import product_masks, with_masked_products
 from lbyl_onnx.rewrite.shrink import new_shape, shrunk
 from lbyl_onnx.rewrite.storing import as_stored, stored
 from lbyl_onnx.rewrite.weights import Edits, compensated
@@ -72,11 +73,11 @@ class ModelBuilder:
         if fitted.statistics is not None:
             self.progress("repairing", 0, 1)
             plain = self._draft(self._compensated(fitted.fits, (), {}), {})
-            restored = self._kept_statistics(plain, fitted.plan)
+            restored = self._staying_alone(plain, fitted.plan)
             changed = {f.consumer.binding.node for f in fitted.fits if f.delivery.removed.size}
             repairs = fitted.statistics.repaired(analyzed, restored, changed)
         edits = self._compensated(fitted.fits, fitted.producer_mixings, repairs)
-        reference = self._kept_statistics(self._draft(edits, {}), fitted.plan)
+        reference = self._staying_alone(self._draft(edits, {}), fitted.plan)
         write_draft(reference, self.reference, analyzed.read, "auto")
         release()
         self._write(edits, fitted.plan)
@@ -100,11 +101,12 @@ class ModelBuilder:
         edits, moved = stored(analyzed.tensor_info, analyzed.channels.sharing, edits)
         return apply_edits(analyzed.model, edits, {**shapes, **moved})
 
-    def _kept_statistics(self, draft: ModelDraft, plan: PruningPlan) -> ModelDraft:
-        """Let normalisations over groups of channels see those that stay alone."""
+    def _staying_alone(self, draft: ModelDraft, plan: PruningPlan) -> ModelDraft:
+        """Let what takes several channels together see those that stay alone."""
         analyzed = self.prepared.analyzed
-        masks = norm_masks(analyzed.model, analyzed.tensor_info, analyzed.channels, plan.removed)
-        return with_kept_statistics(draft, masks, analyzed.tensor_info.opset)
+        known = analyzed.model, analyzed.tensor_info, analyzed.channels, plan.removed
+        masked = with_masked_products(draft, product_masks(*known))
+        return with_kept_statistics(masked, norm_masks(*known), analyzed.tensor_info.opset)
 
     def cut(self, counts: KeptCounts) -> None:
         """Write a model of the compressed one's sizes, for timing: its values are not right."""

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.channels.groups import ChannelMap
-from lbyl_onnx.channels.labels import AxisBinding, Labels, Role
+from lbyl_onnx.channels.labels import AxisBinding, Labels, Role, varying_axes
 from lbyl_onnx.channels.rules.view import ShapeParameter
 from lbyl_onnx.graph.layers import layout_of, linear_layer
 from lbyl_onnx.graph.layers.linear_layer import Layout, Operand
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.lazy_array import Deferred, Value, identity, load
-from lbyl_onnx.rewrite.weights import Edits
+from lbyl_onnx.rewrite.weights import AttributeValue, Edits
 from lbyl_onnx.types import Array
 
 
@@ -57,7 +57,7 @@ def shrunk(
     alive = ~np.isin(channels.roots, removed)
     outputs = {s.node: s for s in channels.bindings if s.role is Role.PRODUCER}
     operands = _cut(graph, tensor_info, channels, edits, alive, held)
-    attributes: dict[tuple[int, str], list[int] | int | None] = {}
+    attributes: dict[tuple[int, str], AttributeValue] = {}
     for sizes in channels.sizes:
         also = [] if sizes.also is None else [sizes.also]
         if all(np.all(alive[x]) for x in (*sizes.counted, *also)):
@@ -69,6 +69,9 @@ def shrunk(
             operands[sizes.node, sizes.place] = _like(graph, tensor_info, sizes, numbers)
         if sizes.replaces in graph.nodes[sizes.node].attrs:
             attributes[sizes.node, str(sizes.replaces)] = None
+    for kept in channels.kept_attributes:
+        if not np.all(alive[kept.labels]):
+            attributes[kept.node, kept.name] = kept.value
     added = dict(edits.added)
     for index in added.keys() & outputs.keys():
         layer = linear_layer(tensor_info, graph.nodes[index])
@@ -133,17 +136,27 @@ def _compressed(value: Value, stays: NDArray[np.bool_], axis: int, layout: Layou
 
 
 def new_shape(labels: Labels, alive: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Return the shape of a label array once its dead positions are dropped."""
-    left = alive[labels]
-    return tuple(int(left.sum(axis=axis).max()) for axis in range(left.ndim))
+    """Return the shape of a label array once its dead positions are dropped.
+
+    Of channels that lie on several axes those along the last go, of each row as many.
+    """
+    left, axes = alive[labels], varying_axes(labels)
+    whole = [left.any(axis=tuple(b for b in axes if b != axis)) for axis in axes[:-1]]
+    kept = {axis: int(np.count_nonzero(x)) for axis, x in zip(axes, whole, strict=False)}
+    return tuple(kept.get(axis, int(left.sum(axis=axis).max())) for axis in range(left.ndim))
 
 
 def _count(sizes: ShapeParameter, alive: NDArray[np.bool_]) -> list[int]:
     """Return the numbers once the removed channels are gone."""
-    numbers = [x if isinstance(x, int) else int(alive[x].sum()) for x in sizes.elements]
+    numbers = [x if isinstance(x, int) else _left(x, alive) for x in sizes.elements]
     if sizes.of is None:
         return numbers
     return [n for n, stays in zip(numbers, alive[sizes.of], strict=True) if stays]
+
+
+def _left(labels: Labels, alive: NDArray[np.bool_]) -> int:
+    """Return how many labels are left, (n,); of (rows, n) how many of each row that is there."""
+    return int(alive[labels].sum(axis=-1).max(initial=0))
 
 
 def _like(

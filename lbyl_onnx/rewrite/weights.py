@@ -21,6 +21,7 @@ from lbyl_onnx.io.lazy_array import Deferred, Value
 from lbyl_onnx.methods.types import Delivery
 from lbyl_onnx.types import Array, Floats
 
+AttributeValue = list[int] | int | float | None
 # Columns of a weight that are in float64 at a time.
 BLOCK = 4096
 
@@ -87,7 +88,7 @@ class Edits:
 
     operands: Mapping[Operand, Value]
     added: Mapping[int, Array]
-    attributes: Mapping[tuple[int, str], list[int] | int | None]
+    attributes: Mapping[tuple[int, str], AttributeValue]
 
 
 def compensated(

@@ -23,12 +23,13 @@ def elementwise(view: NodeView) -> list[Labels | None]:
         return view.freeze_inputs(f"{view.op_type} gives fewer axes than its operands have")
     spread = [None if x is None else padded(x, rank) for x in view.labels]
     labelled = [x for x in spread if x is not None]
-    axes = {varying_axes(x) for x in labelled}
-    if len(axes) > 1:
+    # What varies along fewer axes is broadcast: it meets several channels of another operand.
+    base = max(labelled, key=lambda x: len(varying_axes(x)))
+    if any(not set(varying_axes(x)) <= set(varying_axes(base)) for x in labelled):
         return view.freeze_inputs(f"{view.op_type} broadcasts its operands' channels")
-    base = labelled[0]
-    for other in labelled[1:]:
-        view.couple(base, other)
+    for other in labelled:
+        if other is not base:
+            view.couple(base, other)
     if len(labelled) > 1:
         view.flow.joins.append(Join(view.index, np.unique(np.stack(labelled))))
     for operand, labels in enumerate(spread):
@@ -45,11 +46,12 @@ def _meet_unlabelled(view: NodeView, operand: int, base: Labels) -> None:
         return
     offset = base.ndim - len(shape)
     static = view.tensor_info.static_shape(view.node.inputs[operand].name) or (None,) * len(shape)
-    for axis in varying_axes(view.flow.coupling.canonical(base)):
-        if axis < offset or static[axis - offset] == 1:
-            continue
-        along = view.along(base, axis)
-        if along is None or not view.is_constant(operand):
-            view.freeze(base, f"{view.op_type} joins them to channels that stay")
-        else:
-            view.binding(operand, axis - offset, along, Role.FOLLOWER)
+    axes = varying_axes(view.flow.coupling.canonical(base))
+    met = [axis for axis in axes if axis >= offset and static[axis - offset] != 1]
+    if not met:
+        return
+    along = view.along(base, met[-1]) if view.is_constant(operand) else None
+    if along is None:
+        view.freeze(base, f"{view.op_type} joins them to channels that stay")
+    else:
+        view.binding(operand, met[-1] - offset, along, Role.FOLLOWER)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, varying_axes
 from lbyl_onnx.channels.rules.normalisations import normalisation_of
-from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter, SharedNorm
+from lbyl_onnx.channels.rules.view import (
+    KeptAttribute,
+    KeptAxis,
+    NodeView,
+    Product,
+    ShapeParameter,
+    SharedNorm,
+)
 
 
 def _beyond(labels: Labels, axis: int) -> bool:
@@ -41,6 +50,8 @@ def instance_normalization(view: NodeView) -> list[Labels | None]:
     labels = view.labels[0]
     if labels is None or not _beyond(labels, 2):
         return _scaled_per_channel(view, range(1, 3), False)
+    for axis in range(2):  # the j-th channels of all groups go together
+        labels = view.couple_along(labels, axis)
     spread = varying_axes(view.flow.coupling.canonical(labels))
     if any(axis < 2 for axis in spread) or not view.is_constant(1) or not view.is_constant(2):
         return view.freeze_inputs("InstanceNormalization mixes them")
@@ -151,33 +162,61 @@ def mean_variance(view: NodeView) -> list[Labels | None]:
 
 
 def attention(view: NodeView) -> list[Labels | None]:
-    """Attention: queries and keys are multiplied; the values' channels pass, per head.
+    """Attention: queries meet keys channel by channel; the values' channels pass, per head.
 
-    Values are (N, heads, T, d), or (N, T, heads * d) with the numbers of heads as attributes; the
-    j-th channels of all heads then go together.
+    Each is (N, heads, T, d), or (N, T, heads * d) with the numbers of heads as attributes.
     """
-    reason = "Attention multiplies queries and keys"
+    queries, keys, values = view.labels[:3]
     for operand, labels in enumerate(view.labels):
-        if operand != 2:
-            view.freeze(labels, reason)
-    values = view.labels[2]
-    if values is None:
-        return []
+        if operand > 2:
+            view.freeze(labels, "Attention reads them as a mask, or as what it keeps")
     if any(view.has(i) for i in (4, 5)) or len([o for o in view.node.outputs if o.name]) > 1:
-        return view.freeze_inputs("Attention keeps values for the next run")
-    axes = varying_axes(view.flow.coupling.canonical(values))
-    if any(axis != values.ndim - 1 for axis in axes):
-        return view.freeze_inputs("Attention mixes them")
+        return view.freeze_inputs("Attention keeps them for the next run")
+    grids = [None if x is None else _by_head(view, x, i) for i, x in enumerate(view.labels[:3])]
+    first, second, third = grids
+    if first is not None and second is not None:
+        _meet(view, first, second)
+    else:
+        for labels in (queries, keys):
+            view.freeze(labels, "Attention multiplies them by channels that stay")
+    if values is None or third is None:
+        view.freeze(values, "Attention mixes them")
+        return []
     if values.ndim == 4:
         return [values]
-    heads = (view.int_attribute(f"{name}_num_heads", 0) for name in ("kv", "q"))
-    theirs, queries = heads
-    along = view.along(values, values.ndim - 1)
-    if along is None or not theirs or len(along) % theirs:
-        return view.freeze_inputs("the number of heads of Attention is not known")
-    grid = along.reshape(theirs, -1)  # (heads * d,) -> (heads, d)
-    view.couple(grid, grid[:1])
-    return [np.tile(grid[0], queries).reshape(1, 1, -1)]  # (d,) -> (1, 1, heads * d)
+    repeated = view.int_attribute("q_num_heads", 0) // len(third)
+    # (heads, d) -> (1, 1, heads of the queries * d)
+    return [np.repeat(third, repeated, axis=0).reshape(1, 1, -1)]
+
+
+def _by_head(view: NodeView, labels: Labels, operand: int) -> Labels | None:
+    """Labels of an input of Attention as (heads, d); None where they lie on other axes."""
+    axes = varying_axes(view.flow.coupling.canonical(labels))
+    if labels.ndim == 4:
+        if labels.shape[3] == 1 or any(axis in (0, 2) for axis in axes):
+            return None
+        for axis in axes[:-1]:
+            view.flow.kept_axes.append(KeptAxis(view.index, labels, axis))
+        return labels[0, :, 0]
+    heads = view.int_attribute("q_num_heads" if operand == 0 else "kv_num_heads", 0)
+    along = view.along(labels, labels.ndim - 1)
+    if along is None or not heads or len(along) % heads:
+        return None
+    grid: Labels = along.reshape(heads, -1)  # (heads * d,) -> (heads, d)
+    view.flow.grids.append(grid)
+    return grid
+
+
+def _meet(view: NodeView, queries: Labels, keys: Labels) -> None:
+    """Couple the channels of queries and keys, each (heads, d), head by head."""
+    shared = len(queries) // len(keys) if len(queries) > 1 else 1
+    view.couple(queries, np.repeat(keys, shared, axis=0))
+    labels = view.labels[0]
+    assert labels is not None
+    view.flow.products.append(Product(view.index, 0, labels))
+    if "scale" not in view.node.attrs:
+        scale = 1.0 / math.sqrt(queries.shape[1])
+        view.flow.kept_attributes.append(KeptAttribute(view.index, "scale", scale, queries))
 
 
 SOFTMAXES = ("Softmax", "LogSoftmax", "Hardmax")

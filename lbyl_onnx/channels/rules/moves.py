@@ -26,15 +26,15 @@ def reshape(view: NodeView) -> list[Labels | None]:
     moved = compress(expand(labels, before).reshape(after))  # input shape -> output shape
     if moved is None:
         return []
-    first = moved
     axes = varying_axes(view.flow.coupling.canonical(moved))
-    for axis in axes[:-1]:
-        # Channels spread over several axes can only go in whole slices along the last of them.
-        moved = view.couple_along(moved, axis)
     static = view.tensor_info.static_shape(view.node.outputs[0].name)
-    if static is None or any(static[axis] is None for axis in axes):
+    if static is None or (axes and static[axes[-1]] is None):
         return view.freeze_inputs(f"{view.op_type} merges them with a dynamic dimension")
-    if not _same_at_all_sizes(view, labels, first):
+    for axis in axes[:-1]:
+        if static[axis] is None:
+            # As many times as there are samples, say: all of them are one.
+            moved = np.take(view.couple_along(moved, axis), [0], axis=axis)
+    if not _same_at_all_sizes(view, labels, moved):
         return view.freeze_inputs(f"{view.op_type} orders them by a dynamic dimension")
     if view.op_type == "Reshape" and not sized(view, 1, moved):
         return view.freeze_inputs("the target of Reshape cannot be rewritten")
@@ -58,7 +58,7 @@ def _same_at_all_sizes(view: NodeView, before: Labels, after: Labels) -> bool:
             np.arange(total) if exhaustive else np.random.default_rng(0).integers(0, total, SAMPLED)
         )
         labels = [_labels_at(array, indices, sizes) for array, sizes in pairs]
-        if np.any(labels[0] != labels[1]):
+        if np.any(np.diff(view.flow.coupling.canonical(np.stack(labels)), axis=0)):
             return False
     return True
 
@@ -88,7 +88,7 @@ def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
     sizes: list[int | Labels] = []
     offset = len(values[0]) - labels.ndim  # Expand may name fewer axes than its output has
     for axis, (first, dynamic) in enumerate(zip(*values, strict=True)):
-        along = view.varying(labels, axis - offset)
+        along = view.counted(labels, axis - offset)
         if dynamic:
             source = axis - ahead
             copied = 0 <= source < len(shape) and before[source] is None
@@ -134,7 +134,7 @@ def concat(view: NodeView) -> list[Labels | None]:
         for x, shape in zip(parts, known_shapes, strict=True)
     ]
     joined = np.concatenate(widened, axis=axis)
-    if any(size > 1 for size in common):
+    if any(size > 1 for size in common) and any(x.shape[axis] == 1 for x in parts):
         # Channels that lie across the concatenation are one channel along it.
         joined = view.couple_along(joined, axis)
     return [compress(joined)]
@@ -153,11 +153,11 @@ def split(view: NodeView) -> list[Labels | None]:
         return view.freeze_inputs("the sizes of Split are not known")
     ends = np.cumsum([output[axis] for output in outputs if output is not None])
     pieces = np.split(labels, ends[:-1], axis=axis)
-    along = view.varying(labels, axis)
+    along = view.counted(labels, axis)
     if along is None:  # the parts hold channels that go together: their number stays
         return list(pieces)
     place: int | str = "split" if view.tensor_info.opset < 13 else 1
-    cut = tuple(np.split(along, ends[:-1]))
+    cut = tuple(np.split(along, ends[:-1], axis=-1))
     view.flow.sizes.append(ShapeParameter(view.index, place, cut, replaces="num_outputs"))
     return [piece if np.any(piece) else None for piece in pieces]
 
@@ -265,7 +265,7 @@ def pad(view: NodeView) -> list[Labels | None]:
     if labels is None or shape is None:
         return view.freeze_inputs("Pad reads them as a width or from an unknown shape")
     rank = len(shape)
-    along_axes = [a for a in range(rank) if view.varying(labels, a) is not None]
+    along_axes = varying_axes(view.flow.coupling.canonical(labels))
     widths = view.ints(1, "pads")
     named = view.ints_of(3) if view.has(3) else list(range(rank))
     if widths is None or named is None:
@@ -297,7 +297,7 @@ def resize(view: NodeView) -> list[Labels | None]:
     labels, before, after = view.labels[0], view.shape(0), view.output_shape()
     if labels is None or before is None or after is None:
         return view.freeze_inputs(f"the shape that {view.op_type} gives is not known")
-    axes = [a for a in range(labels.ndim) if view.varying(labels, a) is not None]
+    axes = varying_axes(view.flow.coupling.canonical(labels))
     if any(before[a] != after[a] for a in axes):
         return view.freeze_inputs(f"{view.op_type} mixes them")
     has_sizes = view.op_type == "Resize" and view.tensor_info.opset >= 11 and view.has(3)
@@ -316,7 +316,7 @@ def _resize_sizes(view: NodeView, labels: Labels, axes: Sequence[int]) -> bool:
         return view.computed_from(3) is not None
     sizes: list[int | Labels] = [int(v) for v in values[0]]
     for i, axis in touched.items():
-        along = view.varying(labels, axis)
+        along = view.counted(labels, axis)
         assert along is not None
         sizes[i] = along
     view.flow.sizes.append(ShapeParameter(view.index, 3, tuple(sizes)))

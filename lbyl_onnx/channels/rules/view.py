@@ -31,7 +31,8 @@ class ShapeParameter:
     place
         The input's index, or the attribute's name.
     elements
-        Each number: as it is, or the labels that it counts.
+        Each number: as it is, or the labels that it counts, (n,), or (rows, n) where as many of
+        each row stay.
     of
         For indices, the channel that each one names: those of removed channels go.
     scalar
@@ -53,8 +54,8 @@ class ShapeParameter:
 
     @property
     def counted(self) -> list[Labels]:
-        """The labels that are counted."""
-        return [x for x in (*self.elements, self.of) if isinstance(x, np.ndarray)]
+        """The labels that are counted, each (n,)."""
+        return [x.reshape(-1) for x in (*self.elements, self.of) if isinstance(x, np.ndarray)]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,44 @@ class Join:
     """A node that couples the channels of several operands."""
 
     node: int
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of two activations that is summed over channels, as that of queries by keys.
+
+    Parameters
+    ----------
+    node
+        Index of the node.
+    operand
+        Which of its inputs is multiplied by 0 where a channel is gone.
+    labels
+        Of that input.
+    """
+
+    node: int
+    operand: int
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class KeptAxis:
+    """An axis of labels whose length a node's constants hold: no whole slice of it may go."""
+
+    node: int
+    labels: Labels
+    axis: int
+
+
+@dataclass(frozen=True)
+class KeptAttribute:
+    """A number that a node works out from how many channels there are, and that has to stay."""
+
+    node: int
+    name: str
+    value: float
     labels: Labels
 
 
@@ -115,6 +154,10 @@ class LabelFlow:
     sizes: list[ShapeParameter] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
     norms: list[SharedNorm] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    grids: list[Labels] = field(default_factory=list)
+    kept_axes: list[KeptAxis] = field(default_factory=list)
+    kept_attributes: list[KeptAttribute] = field(default_factory=list)
     counts: dict[str, ShapeDependences] = field(default_factory=dict)
     reads: list[tuple[int, int]] = field(default_factory=list)
 
@@ -195,16 +238,38 @@ class NodeView:
         self.flow.bindings.append(AxisBinding(self.index, operand, axis, labels, role))
 
     def along(self, labels: Labels, axis: int) -> Labels | None:
-        """Labels along one axis; None where they vary along another."""
+        """Labels along one axis, shape (n,); None where they vary along others alone.
+
+        Where they vary along others, too, as the heads of attention do beside their channels, only
+        whole slices can go from here on.
+        """
         axes = varying_axes(self.flow.coupling.canonical(labels))
-        if any(a != axis for a in axes):
+        if axes and axis not in axes:
             return None
+        for other in axes:
+            if other != axis:
+                labels = self.couple_along(labels, other)
         return np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]  # -> (n,)
 
     def varying(self, labels: Labels, axis: int) -> Labels | None:
-        """Labels along one axis, shape (n,); None where they do not vary along it."""
+        """Labels along an axis from which channels go, shape (n,); None for any other.
+
+        That is the last on which they vary; the length of the others stays.
+        """
+        return self.along(labels, axis) if self._goes(labels, axis) else None
+
+    def counted(self, labels: Labels, axis: int) -> Labels | None:
+        """Labels that the length of an axis counts; None where that stays.
+
+        They are (n,), or (rows, n) where they vary along other axes, too: of each row go as many.
+        """
+        return rows_along(labels, axis) if self._goes(labels, axis) else None
+
+    def _goes(self, labels: Labels, axis: int) -> bool:
         axes = varying_axes(self.flow.coupling.canonical(labels))
-        return self.along(labels, axis) if axis in axes else None
+        if axis in axes[:-1]:
+            self.flow.kept_axes.append(KeptAxis(self.index, labels, axis))
+        return bool(axes) and axis == axes[-1]
 
     def couple(self, first: Labels, second: Labels) -> None:
         """Couple two label arrays position by position; what meets a fixed label must stay."""
@@ -223,6 +288,13 @@ class NodeView:
 
 
 Rule = Callable[[NodeView], list[Labels | None]]
+
+
+def rows_along(labels: Labels, axis: int) -> Labels:
+    """Labels along an axis: (n,), or (rows, n) where they vary along others, too."""
+    lines = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])  # -> (others, n)
+    rows: Labels = np.unique(lines, axis=0)
+    return rows[0] if len(rows) == 1 else rows
 
 
 def _static(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:

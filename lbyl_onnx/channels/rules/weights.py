@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, padded, varying_axes
-from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter
+from lbyl_onnx.channels.rules.view import KeptAxis, NodeView, Product, ShapeParameter
 from lbyl_onnx.graph.layers import describe
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 
@@ -122,20 +122,28 @@ def matmul(view: NodeView) -> list[Labels | None]:
 
 
 def _product(view: NodeView, rank: int) -> list[Labels | None]:
-    """Product of two activations, as in attention: channels on the summed axis must stay.
+    """Product of two activations, as in attention.
 
-    Those on the last axis of the second operand (the values' channels) pass to the output's.
+    The channels on the axis that is summed over meet one by one, as those of queries and keys do.
+    Those on the last axis of the second operand, as the values', pass to the output's.
     """
-    first, second = (
-        None if x is None else x.reshape((1,) * (rank - x.ndim) + x.shape)  # -> rank axes
-        for x in view.labels
+    reason = "MatMul multiplies two activations"
+    first, second = (None if x is None else padded(x, rank) for x in view.labels)
+    axes, others = (
+        () if x is None else varying_axes(view.flow.coupling.canonical(x)) for x in (first, second)
     )
-    if first is not None:
-        view.freeze(first, "MatMul multiplies two activations")
-    if second is None:
+    for labels, ahead in ((first, axes), (second, others)):
+        for axis in ahead:
+            if labels is not None and axis < rank - 2:
+                view.flow.kept_axes.append(KeptAxis(view.index, labels, axis))
+    met = rank - 1 in axes and rank - 2 not in axes, rank - 2 in others and rank - 1 not in others
+    if first is not None and second is not None and all(met):
+        view.couple(first, np.swapaxes(second, -1, -2))
+        view.flow.products.append(Product(view.index, 0, first))
         return []
-    if second.shape[rank - 2] > 1:
-        view.freeze(second, "MatMul multiplies two activations")
+    view.freeze(first, reason)
+    if rank - 2 in others:
+        view.freeze(second, reason)
         return []
     return [second]
 

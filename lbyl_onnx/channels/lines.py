@@ -1,0 +1,146 @@
+"""Channels on several axes of an activation, as those of heads: of each line go as many.
+
+Reshape cuts an axis of heads * d channels into one of heads and one of channels. What is left must
+be a full grid again, so every head keeps as many channels; which ones is each head's own affair.
+A line is a set of channels between whose rows nothing but their number is shared: what no grid
+tells apart. Where grids cross, or a line falls into parts that are pruned apart, whole slices go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, varying_axes
+from lbyl_onnx.channels.rules.view import LabelFlow, rows_along
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Which channels lie on one line, and which lines keep as many.
+
+    Parameters
+    ----------
+    line_of
+        For each label, by its root, the number of its line; -1 where it lies on none.
+    tie_of
+        For each line the number of its tie: lines of one tie keep as many channels.
+    grids
+        For each tie the labels of the first activation on several axes.
+    """
+
+    line_of: Labels
+    tie_of: Labels
+    grids: tuple[Labels, ...]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Labels on several axes, and their roots by rows, (rows, n)."""
+
+    labels: Labels
+    rows: Labels
+
+
+def find_lines(flow: LabelFlow, tensors: Mapping[str, Labels]) -> Lines:
+    """Find the lines of a graph's channels; where grids cross, couple what they make one.
+
+    Parameters
+    ----------
+    flow
+        The couplings; takes more.
+    tensors
+        Labels of the activations.
+    """
+    while True:
+        grids = list(_grids(flow, tensors))
+        lines, crossed = _lines(len(flow.coupling.roots()), grids)
+        if crossed is None:
+            return lines
+        couple_slices(flow, crossed)
+
+
+def couple_slices(flow: LabelFlow, labels: Labels) -> None:
+    """Let only whole slices along the last axis on which labels vary go."""
+    for axis in varying_axes(flow.coupling.canonical(labels))[:-1]:
+        first = np.take(labels, [0], axis=axis)
+        flow.coupling.unite(labels, first)
+        stays = np.any(labels == FIXED, axis=axis, keepdims=True) & (labels != FIXED)
+        if np.any(stays):
+            reason = "channels of another row stay in their place"
+            flow.freezes.append(Freeze(np.unique(labels[stays]), reason, None))
+        labels = np.where(np.any(labels == FIXED, axis=axis, keepdims=True), FIXED, labels)
+
+
+def freeze_kept_axes(flow: LabelFlow) -> None:
+    """Freeze channels that could go only along an axis whose length a node holds."""
+    for kept in flow.kept_axes:
+        axes = varying_axes(flow.coupling.canonical(kept.labels))
+        if axes and axes[-1] == kept.axis:
+            reason = "the length of their axis stays"
+            flow.freezes.append(Freeze(np.unique(kept.labels), reason, kept.node))
+
+
+def _grids(flow: LabelFlow, tensors: Mapping[str, Labels]) -> Iterator[_Grid]:
+    """Yield each grid once, in the order of the graph."""
+    visited: set[bytes] = set()
+    for labels in (*tensors.values(), *flow.grids):
+        if sum(size > 1 for size in labels.shape) < 2:
+            continue
+        roots = flow.coupling.canonical(labels)
+        axes = varying_axes(roots)
+        if len(axes) < 2:
+            continue
+        rows = np.atleast_2d(rows_along(roots, axes[-1]))
+        key = rows.tobytes()
+        if key not in visited:
+            visited.add(key)
+            yield _Grid(labels, rows)
+
+
+def _lines(count: int, grids: Sequence[_Grid]) -> tuple[Lines, Labels | None]:
+    """Return the lines, or labels whose whole slices have to go."""
+    line_of = np.zeros(count, np.int64)
+    for grid in grids:
+        rows = np.zeros(count, np.int64)
+        for number, row in enumerate(grid.rows, start=1):
+            if np.any(rows[row]) or np.any(row == FIXED):
+                return Lines(line_of, line_of[:0], ()), grid.labels
+            rows[row] = number
+        line_of = np.unique(np.stack([line_of, rows]), axis=1, return_inverse=True)[1].reshape(-1)
+    line_of = line_of - 1  # what lies on no grid comes first: label 0 does
+    lines = int(line_of.max(initial=-1)) + 1
+    tie_of = _ties(lines, [np.unique(line_of[grid.rows]) for grid in grids])
+    sizes = np.bincount(line_of[line_of >= 0], minlength=lines)
+    firsts: dict[int, Labels] = {}
+    for grid in grids:
+        firsts.setdefault(int(tie_of[line_of[grid.rows[0, 0]]]), grid.labels)
+    for grid in grids:
+        members = sizes[tie_of == tie_of[line_of[grid.rows[0, 0]]]]
+        if members.min() < 2 or np.any(members != members[0]) or not _even(grid, line_of):
+            return Lines(line_of, tie_of, ()), firsts[int(tie_of[line_of[grid.rows[0, 0]]])]
+    return Lines(line_of, tie_of, tuple(firsts[tie] for tie in range(len(firsts)))), None
+
+
+def _even(grid: _Grid, line_of: Labels) -> bool:
+    """Whether each channel of a line lies in its row as often as the others."""
+    for row in grid.rows:
+        distinct, counts = np.unique(row, return_counts=True)
+        for line in np.unique(line_of[distinct]):
+            often = counts[line_of[distinct] == line]
+            if np.any(often != often[0]):
+                return False
+    return True
+
+
+def _ties(lines: int, together: Iterable[Labels]) -> NDArray[np.int64]:
+    """Number the sets of lines that are connected, (lines,)."""
+    pairs = [np.stack([x, np.full_like(x, x[0])]) for x in together]
+    edges = np.concatenate([np.zeros((2, 0), np.int64), *pairs], axis=1)
+    graph = coo_array((np.ones(edges.shape[1]), tuple(edges)), (lines, lines))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
