@@ -18,8 +18,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from benchmarks import torch_attention as attention
 from benchmarks import torch_convnets as convnets
 from benchmarks import torch_dense as dense
+from benchmarks import torch_hugging_face as hugging_face
 from benchmarks import torch_transformers as transformers
 
 IMAGE = (2, 3, 32, 32)
@@ -58,7 +60,51 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "deeplab": partial(dense.Segmenter, True),
     "yolo": dense.Yolo,
 }
-TEXT = ("text_encoder", "lstm_tagger", "gru_tagger")
+ATTENTIVE: dict[str, Callable[[], nn.Module]] = {
+    "llama": partial(hugging_face.llama, True),
+    "llama_eager": partial(hugging_face.llama, False),
+    "t5": partial(hugging_face.t5, True),
+    "t5_eager": partial(hugging_face.t5, False),
+    "bert": partial(hugging_face.bert, True),
+    "bert_eager": partial(hugging_face.bert, False),
+    "vit_split": partial(hugging_face.vit_split, True),
+    "vit_split_eager": partial(hugging_face.vit_split, False),
+    "whisper": partial(hugging_face.whisper, True),
+    "whisper_eager": partial(hugging_face.whisper, False),
+    "vit_unbind": partial(attention.vit_unbind, True),
+    "vit_unbind_eager": partial(attention.vit_unbind, False),
+    "multihead": partial(attention.attention_only, "multihead"),
+    "einsum": partial(attention.attention_only, "einsum"),
+    "qk_norm": partial(attention.attention_only, "normalised"),
+    "encoder_layers": attention.encoder_layers,
+    "gated": attention.gated,
+    "detr": attention.ObjectDecoder,
+}
+FAMILIES |= ATTENTIVE
+TOKENS_OF = dict.fromkeys(("text_encoder", "lstm_tagger", "gru_tagger"), transformers.WORDS) | {
+    "llama": hugging_face.LLAMA_WORDS,
+    "llama_eager": hugging_face.LLAMA_WORDS,
+    "t5": hugging_face.T5_WORDS,
+    "t5_eager": hugging_face.T5_WORDS,
+    "bert": hugging_face.BERT_WORDS,
+    "bert_eager": hugging_face.BERT_WORDS,
+    "multihead": attention.LABELS,
+    "einsum": attention.LABELS,
+    "qk_norm": attention.LABELS,
+}
+PATCHES = (2, 3, 3 * attention.PATCH, 3 * attention.PATCH)
+SPECTRUM = (2, hugging_face.MELS, hugging_face.FRAMES)
+SHAPES: dict[str, tuple[int, ...]] = {
+    "vit_split": PATCHES,
+    "vit_split_eager": PATCHES,
+    "vit_unbind": PATCHES,
+    "vit_unbind_eager": PATCHES,
+    "whisper": SPECTRUM,
+    "whisper_eager": SPECTRUM,
+    "encoder_layers": (*TOKENS, attention.WIDTH),
+    "gated": (2, 24),
+    "detr": (2, attention.FEATURES, 4, 4),
+}
 
 
 @dataclass(frozen=True)
@@ -104,12 +150,18 @@ def build(family: str) -> nn.Module:
         if isinstance(part, nn.BatchNorm2d):
             nn.init.normal_(part.running_mean, 0.0, 0.2)
             nn.init.uniform_(part.running_var, 0.5, 1.5)
+    for name, value in module.named_parameters():
+        if value.dim() == 1 and bool((value == value[0]).all()):
+            start = nn.init.uniform_ if name.endswith("weight") else nn.init.normal_
+            start(value, *((0.5, 1.5) if name.endswith("weight") else (0.0, 0.2)))
     return module.eval()
 
 
 def example(family: str) -> Tensor:
     """Return an input of a family."""
-    return torch.randint(transformers.WORDS, TOKENS) if family in TEXT else torch.randn(IMAGE)
+    if family in TOKENS_OF:
+        return torch.randint(TOKENS_OF[family], TOKENS)
+    return torch.randn(SHAPES.get(family, IMAGE))
 
 
 def export(family: str, exporter: Exporter) -> onnx.ModelProto:
