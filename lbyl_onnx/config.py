@@ -199,7 +199,7 @@ class Config:
         "inner",
         types.TEXT,
         "`inner` leaves residual streams and other channels that several layers produce "
-        "together; `all` prunes them, too.",
+        "together, but for those that are multiplied (gates); `all` prunes them, too.",
         CHANNELS,
         choices=lambda: get_args(Scope),
     )

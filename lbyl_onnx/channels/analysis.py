@@ -13,6 +13,7 @@ from lbyl_onnx.channels.coupling import couple_shared
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal, Selection
 from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, Role
 from lbyl_onnx.channels.lines import Lines, couple_slices, find_lines, freeze_kept_axes
+from lbyl_onnx.channels.refusals import why_outside_inner
 from lbyl_onnx.channels.rules import RULES, no_rule
 from lbyl_onnx.channels.rules.view import LabelFlow, NodeView
 from lbyl_onnx.channels.shape_arithmetic import count_channels, counted, freeze_unsized
@@ -290,15 +291,8 @@ def _out_of_scope(
     producers = [node_name(graph.nodes[p.binding.node]) for p in group.producers]
     reason = selection.refuses(producers)
     nodes: tuple[str, ...] = ()
-    layers = {place.binding.layer for place in group.producers}
-    if reason is None and len(layers) > 1 and selection.scope == "inner":
-        roots = flow.coupling.roots()
-        joins = [j.node for j in flow.joins if np.any(np.isin(roots[j.labels], group.units))]
-        nodes = tuple(node_name(graph.nodes[j]) for j in joins)
-        added = any(graph.nodes[j].op in ("Add", "Sum", "Sub") for j in joins)
-        reason = "they lie on a residual stream" if added else "several layers produce them"
-        if not joins and any(p.binding.source for p in (*group.producers, *group.followers)):
-            reason, nodes = "layers that share a constant produce them", tuple(producers)
+    if reason is None and selection.scope == "inner":
+        reason, nodes = why_outside_inner(graph, flow, group)
     if reason is None and not group.producers:
         reason = "no layer with weights produces them"
     if reason is None and not (group.consumers or group.products):

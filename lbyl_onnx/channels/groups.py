@@ -168,8 +168,8 @@ class Selection:
     include, exclude
         Globs on the names of producing nodes.
     scope
-        `inner`: channels that one layer produces; `all`: residual streams and other channels that
-        several layers produce together, too.
+        `inner`: channels that one layer produces, or several that are multiplied (gates); `all`:
+        residual streams and other channels that several layers produce together, too.
     """
 
     include: tuple[str, ...] = ()

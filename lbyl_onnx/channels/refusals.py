@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from lbyl_onnx.channels.groups import Refusal
+import numpy as np
+
+from lbyl_onnx.channels.groups import ChannelGroup, Refusal
+from lbyl_onnx.channels.rules.view import Join, LabelFlow
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.graph.model_graph import Constant, Graph, Node, Tensor, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
@@ -120,3 +123,97 @@ def _weight_size(tensor: Tensor, tensor_info: TensorInfo) -> int:
         shape = getattr(tensor.inputs[0].attrs.get("value"), "shape", None)
     size = math.prod(d or 0 for d in shape or ())
     return size if len(shape or ()) > 1 and size > 1 else 0
+
+
+# Operators that add the outputs of layers to a stream.
+ADDING = ("Add", "Mean", "Sub", "Sum")
+Layers = frozenset[tuple[str | int, int]]
+
+
+def why_outside_inner(
+    graph: Graph, flow: LabelFlow, group: ChannelGroup
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return why a group does not belong to scope `inner`, and the nodes that are the reason.
+
+    A gate belongs to it: products alone join its layers. A sum counts where each of its terms comes
+    from a layer that the other does not come from; those of x + x * gate, of GELU in single
+    operators or of hard-swish do not.
+
+    Parameters
+    ----------
+    graph, flow
+        The graph, and what its interpretation noted.
+    group
+        Channels that are coupled.
+
+    Returns
+    -------
+    tuple
+        The reason, None where the group belongs to it; names of nodes.
+    """
+    layers = frozenset(place.binding.layer for place in group.producers)
+    if len(layers) < 2:
+        return None, ()
+    joins, together = _additive(flow, group)
+    streams = [join for join in joins if graph.nodes[join.node].op in ADDING]
+    if streams:
+        return "they lie on a residual stream", _names(graph, (join.node for join in streams))
+    if not joins and not _connected(layers, together):
+        producers = (place.binding.node for place in group.producers)
+        return "layers that share a constant produce them", _names(graph, producers)
+    if joins:
+        return "several layers produce them", _names(graph, (join.node for join in joins))
+    return None, ()
+
+
+def _additive(flow: LabelFlow, group: ChannelGroup) -> tuple[list[Join], set[Layers]]:
+    """Joins of terms from different layers, and all sets of layers that come together."""
+    roots = flow.coupling.roots()
+    kinds = np.zeros(len(roots), np.int64)  # for each label the index of its set of layers
+    sets: list[Layers] = [frozenset()]
+    index_of = {sets[0]: 0}
+
+    def number(layers: Layers) -> int:
+        if layers not in index_of:
+            index_of[layers] = len(sets)
+            sets.append(layers)
+        return index_of[layers]
+
+    for place in group.producers:
+        kinds[place.binding.labels] = number(frozenset({place.binding.layer}))
+    apart: list[Join] = []
+    together: set[Layers] = set()
+    for join in flow.joins:
+        coupled = join.coupled
+        if not any(np.any(np.isin(roots[labels], group.units)) for labels in coupled):
+            continue
+        arrays = np.broadcast_arrays(*coupled, *([] if join.made is None else [join.made]))
+        labels = np.stack(arrays).reshape(len(arrays), -1)  # -> (operands, positions)
+        labels = labels[:, np.isin(roots[labels[0]], group.units)]
+        distinct, inverse = np.unique(kinds[labels[: len(coupled)]], axis=1, return_inverse=True)
+        rows = [[sets[kind] for kind in column] for column in distinct.T.tolist()]
+        unions = [frozenset[tuple[str | int, int]]().union(*row) for row in rows]
+        together.update(unions)
+        if join.made is not None:
+            kinds[labels[-1]] = np.asarray([number(u) for u in unions], np.int64)[inverse]
+        if any(not _nested(row[: len(join.terms)]) for row in rows):
+            apart.append(join)
+    return apart, together
+
+
+def _nested(terms: list[Layers]) -> bool:
+    """Whether the first set holds each of the others, or is held by it."""
+    return all(terms[0] <= other or other <= terms[0] for other in terms)
+
+
+def _connected(layers: Layers, together: Iterable[Layers]) -> bool:
+    """Whether sets that overlap join all layers."""
+    reached, waiting = Layers([next(iter(layers))]), set(together)
+    while met := {other for other in waiting if other & reached}:
+        reached = reached.union(*met)
+        waiting -= met
+    return layers <= reached
+
+
+def _names(graph: Graph, nodes: Iterable[int]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(node_name(graph.nodes[node]) for node in nodes))

@@ -36,12 +36,27 @@ def skip(draw: st.DrawFn, net: Net, x: Image) -> Image:
     return net.node(draw(st.sampled_from(["Add", "Mul", "Sub"])), [x[0], out]), x[1]
 
 
-def gate(draw: st.DrawFn, net: Net, x: Image) -> Image:
+def excite(draw: st.DrawFn, net: Net, x: Image) -> Image:
     """Squeeze and excite."""
     pooled = net.node("GlobalAveragePool", [x[0]])
     inner, channels = plain(draw, net, (pooled, x[1]))
     weight = net.node("Sigmoid", [net.conv(inner, (channels, x[1]), (1, 1))])
     return net.node("Mul", [x[0], weight]), x[1]
+
+
+def gate(draw: st.DrawFn, net: Net, x: Image) -> Image:
+    """Two layers multiplied, as in SwiGLU; sometimes with one of them, or the trunk, added."""
+    channels = draw(st.integers(1, 6))
+    value = net.conv(x[0], (x[1], channels), (1, 1))
+    opened = net.node("Sigmoid", [net.conv(x[0], (x[1], channels), (1, 1))])
+    if draw(st.booleans()):  # SiLU in single operators
+        value = net.node("Mul", [value, net.node("Sigmoid", [value])])
+    out = net.node("Mul", [value, opened])
+    if draw(st.booleans()):
+        out = net.node("Add", [out, draw(st.sampled_from([value, opened]))])
+    if channels == x[1] and draw(st.booleans()):
+        out = net.node("Add", [out, x[0]])
+    return out, channels
 
 
 def fork(draw: st.DrawFn, net: Net, x: Image) -> Image:
@@ -135,7 +150,7 @@ def pad(draw: st.DrawFn, net: Net, x: Image) -> Image:
     return net.node("Add", [padded, branch]), wide
 
 
-STEPS = (plain, skip, gate, fork, turn, reshape, affine, depthwise, split, cut, pad)
+STEPS = (plain, skip, gate, excite, fork, turn, reshape, affine, depthwise, split, cut, pad)
 
 
 @st.composite

@@ -23,6 +23,8 @@ from tests.support.topologies import TOPOLOGIES
 METHODS = method_names()
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
+STREAM = "they lie on a residual stream"
+
 BUILDERS = TOPOLOGIES | OPERATORS
 
 every_topology = pytest.mark.parametrize("name", BUILDERS)
@@ -68,6 +70,59 @@ def test_restoring_verifies(name: str, method: str) -> None:
     feeds = make_feeds(built(name))
     for output in run(cut(name, method), feeds):
         assert np.all(np.isfinite(output))
+
+
+GATED = [
+    *("swiglu", "geglu", "gated_gelu_tanh", "excited_inside", "gated_conv", "gate_added"),
+    *("gate_as_shift", "gate_as_condition", "attention_gate", "squeeze_input_flat"),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", GATED)
+def test_every_method_prunes_gates_within_the_default_scope(name: str, method: str) -> None:
+    model = cut(name, method, "inner")
+    for output in run(model, make_feeds(model)):
+        assert np.all(np.isfinite(output))
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("swiglu", "matmul_1, matmul_5"),
+        ("geglu", "matmul_1, matmul_8"),
+        ("gated_gelu_tanh", "matmul_1, matmul_11"),
+        ("excited_inside", "conv_3, conv_12"),
+        ("gated_conv", "conv_3, conv_5"),
+        ("gate_added", "conv_0, conv_6"),
+        ("gate_of_one_and_more", "conv_0, conv_6"),
+        ("gate_as_shift", "conv_0, conv_6"),
+        ("gate_as_condition", "conv_0, conv_6"),
+        ("attention_gate", "conv_8, conv_9"),
+        ("squeeze_input", "conv_0, conv_6"),
+    ],
+)
+def test_layers_that_a_product_joins_form_a_group(name: str, group: str) -> None:
+    assert group in {g.name for g in interpret(built(name)).channels.groups}
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"),
+    [
+        ("excited_inside", ("conv_0, conv_17", STREAM, ("add_18",))),
+        ("excited_behind", ("conv_0, conv_9, conv_13", STREAM, ("add_18",))),
+        ("excited_stream", ("conv_0, conv_9, conv_14", STREAM, ("add_10",))),
+        ("highway", ("conv_0, conv_6, conv_8", STREAM, ("add_12",))),
+        ("gate_times_sum", ("conv_0, conv_6", STREAM, ("add_8",))),
+        ("gate_or_more", ("conv_0, conv_6", "several layers produce them", ("max_8",))),
+        ("stacked", ("conv_3, conv_5", "several layers produce them", ("concat_7",))),
+    ],
+)
+def test_the_operators_that_add_layers_are_named(
+    name: str, refusal: tuple[str, str, tuple[str, ...]]
+) -> None:
+    refusals = interpret(built(name)).channels.refusals
+    assert refusal in {(r.name, r.reason, r.nodes) for r in refusals}
 
 
 def reads(model: ModelProto, op_type: str, operand: int) -> list[list[int]]:

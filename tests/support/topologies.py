@@ -354,6 +354,117 @@ def attention(cut: str) -> ModelProto:
     return net.model(linear(net, net.relu(linear(net, x, (WIDTH, 6))), (6, 3)))
 
 
+# --- gates --------------------------------------------------------------------------------------
+
+
+def scalar(net: Net, value: float) -> str:
+    """A number that all channels share."""
+    return net.constant(f"c{len(net.initializers)}", np.float32(value))
+
+
+def silu(net: Net, x: str) -> str:
+    return net.node("Mul", [x, net.node("Sigmoid", [x])])
+
+
+def gelu_tanh(net: Net, x: str) -> str:
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), as T5 and GPT-2 are exported."""
+    cube = net.node("Mul", [net.node("Pow", [x, scalar(net, 3.0)]), scalar(net, 0.044715)])
+    inner = net.node("Mul", [net.node("Add", [x, cube]), scalar(net, (2.0 / np.pi) ** 0.5)])
+    gate = net.node("Add", [net.node("Tanh", [inner]), scalar(net, 1.0)])
+    return net.node("Mul", [net.node("Mul", [x, scalar(net, 0.5)]), gate])
+
+
+def gated_feed_forward(activation: Callable[[Net, str], str]) -> ModelProto:
+    """Two blocks of a transformer whose hidden channels are the products of two layers' outputs."""
+    net, x = Net(("N", TOKENS, WIDTH), opset=20), "x"
+    for _ in range(2):
+        inner = layer_norm(net, x)
+        hidden = activation(net, linear(net, inner, (WIDTH, 12)))
+        hidden = net.node("Mul", [hidden, linear(net, inner, (WIDTH, 12))])
+        x = net.node("Add", [x, linear(net, hidden, (12, WIDTH))])
+    return net.model(linear(net, layer_norm(net, x), (WIDTH, 3)))
+
+
+def excite(net: Net, x: str, channels: int) -> str:
+    """Squeeze and excite with a hard sigmoid in single operators, as MobileNetV3 has it."""
+    pooled = net.node("GlobalAveragePool", [x])
+    gate = net.conv(net.relu(net.conv(pooled, (channels, 4), (1, 1))), (4, channels), (1, 1))
+    shifted = net.node("Add", [gate, scalar(net, 3.0)])
+    clipped = net.node("Clip", [shifted, scalar(net, 0.0), scalar(net, 6.0)])
+    return net.node("Mul", [x, net.node("Div", [clipped, scalar(net, 6.0)])])
+
+
+def excited_residual(where: str) -> ModelProto:
+    """An inverted residual block; the gate inside of it, behind it or on the stream itself."""
+    net = Net(IMAGE)
+    stream = net.block("x", (3, 8))
+    x = net.block(stream, (8, 12), (1, 1))
+    x = norm_relu(net, grouped_conv(net, x, (12, 12), 12), 12)
+    x = excite(net, x, 12) if where == "inside" else x
+    x = net.conv(x, (12, 8), (1, 1))
+    x = excite(net, x, 8) if where == "behind" else x
+    stream = net.node("Add", [stream, x])
+    return finish(net, excite(net, stream, 8) if where == "on" else stream, 8)
+
+
+def gated_conv() -> ModelProto:
+    """WaveNet: one layer's outputs open the other's."""
+    net = Net(IMAGE)
+    x = net.block("x", (3, 8))
+    filtered = net.node("Tanh", [net.conv(x, (8, 10))])
+    gate = net.node("Sigmoid", [net.conv(x, (8, 10))])
+    return finish(net, net.node("Mul", [filtered, gate]), 10)
+
+
+def gated_parts(joined: str) -> ModelProto:
+    """x, a gate for each of its channels computed from it, and how the two come together."""
+    net = Net(IMAGE)
+    x = net.block("x", (3, 8))
+    gate = net.node("Sigmoid", [net.conv(net.block(x, (8, 4), (1, 1)), (4, 8), (1, 1))])
+    if joined == "x + x g":
+        out = net.node("Add", [x, net.node("Mul", [x, gate])])
+    elif joined == "x (1 + g)":
+        out = net.node("Mul", [x, net.node("Add", [gate, scalar(net, 1.0)])])
+    elif joined == "x g + g":
+        out = net.node("Sum", [net.node("Mul", [x, gate]), gate])
+    elif joined == "where":
+        opened = net.node("Greater", [gate, scalar(net, 0.5)])
+        out = net.node("Where", [opened, x, scalar(net, 0.0)])
+    elif joined == "max":
+        out = net.node("Max", [x, gate])
+    elif joined == "x (x + g)":
+        out = net.node("Mul", [x, net.node("Add", [x, gate])])
+    else:  # highway: x is carried on where the gate lets nothing new in
+        new = net.node("Mul", [net.conv(x, (8, 8)), gate])
+        kept = net.node("Mul", [x, net.node("Sub", [scalar(net, 1.0), gate])])
+        out = net.node("Add", [new, kept])
+    return finish(net, out, 8)
+
+
+def attention_gate() -> ModelProto:
+    """Attention U-Net: where to look is computed from both scales; what is seen stays beside it."""
+    net = Net(("N", 3, 8, 8))
+    skip = net.block("x", (3, 8))
+    deep = net.block(net.node("MaxPool", [skip], {"kernel_shape": [2, 2]} | STRIDES), (8, 12))
+    scales = net.constant("scales", np.array([1, 1, 2, 2], np.float32))
+    deep = net.node("Resize", [deep, "", scales])
+    seen = net.relu(net.node("Mul", [net.conv(deep, (12, 6), (1, 1)), net.conv(skip, (8, 6))]))
+    where = net.node("Sigmoid", [net.conv(seen, (6, 1), (1, 1))])  # one for all channels
+    opened = net.node("Add", [skip, net.node("Mul", [skip, where])])
+    x = net.node("Concat", [opened, deep], {"axis": 1})
+    return net.model(net.conv(net.block(x, (20, 6)), (6, 2), (1, 1)))
+
+
+def stacked() -> ModelProto:
+    """Two layers' outputs side by side on an axis of their own, not joined by arithmetic."""
+    net = Net(IMAGE)
+    x = net.block("x", (3, 8))
+    both = [net.node("Unsqueeze", [net.conv(x, (8, 10)), net.ints(2)]) for _ in range(2)]
+    x = net.node("Concat", both, {"axis": 2})  # (N, C, 2, H, W)
+    x = net.node("Reshape", [net.relu(x), net.ints(0, 10, 12, 6)])
+    return finish(net, x, 10)
+
+
 def lstm() -> ModelProto:
     """A recurrent layer behind a Conv: what it reads must stay, what lies before it need not."""
     net = Net(IMAGE)
@@ -400,10 +511,10 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ModelProto], int, int]] = {
     "depth_to_space": (partial(depth_to_space, "DCR"), 10, 10),
     "depth_to_space_columns": (partial(depth_to_space, "CRD"), 10, 10),
     "space_to_depth": (space_to_depth, 10, 10),
-    "squeeze_attribute": (partial(squeeze_mean, 13, 1), 10, 18),
-    "squeeze_attribute_flat": (partial(squeeze_mean, 13, 0), 10, 18),
-    "squeeze_input": (partial(squeeze_mean, 18, 1), 10, 18),
-    "squeeze_input_flat": (partial(squeeze_mean, 18, 0), 10, 18),
+    "squeeze_attribute": (partial(squeeze_mean, 13, 1), 18, 18),
+    "squeeze_attribute_flat": (partial(squeeze_mean, 13, 0), 18, 18),
+    "squeeze_input": (partial(squeeze_mean, 18, 1), 18, 18),
+    "squeeze_input_flat": (partial(squeeze_mean, 18, 0), 18, 18),
     "instance_norm": (instance_norm, 14, 14),
     "prelu_shared": (partial(prelu, 1), 14, 14),
     "prelu_per_channel": (partial(prelu, 8, 1, 1), 14, 14),
@@ -411,5 +522,21 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ModelProto], int, int]] = {
     "feed_forward_erf": (partial(feed_forward, True), 24, 24),
     "attention_split": (partial(attention, "split"), 10, 10),
     "attention_gather": (partial(attention, "gather"), 6, 6),
+    "swiglu": (partial(gated_feed_forward, silu), 24, 24),
+    "geglu": (partial(gated_feed_forward, partial(gelu, decomposed=True)), 24, 24),
+    "gated_gelu_tanh": (partial(gated_feed_forward, gelu_tanh), 24, 24),
+    "excited_inside": (partial(excited_residual, "inside"), 22, 30),
+    "excited_behind": (partial(excited_residual, "behind"), 22, 30),
+    "excited_stream": (partial(excited_residual, "on"), 22, 30),
+    "gated_conv": (gated_conv, 24, 24),
+    "gate_added": (partial(gated_parts, "x + x g"), 18, 18),
+    "gate_of_one_and_more": (partial(gated_parts, "x (1 + g)"), 18, 18),
+    "gate_as_shift": (partial(gated_parts, "x g + g"), 18, 18),
+    "gate_as_condition": (partial(gated_parts, "where"), 18, 18),
+    "gate_or_more": (partial(gated_parts, "max"), 10, 18),
+    "gate_times_sum": (partial(gated_parts, "x (x + g)"), 10, 18),
+    "highway": (partial(gated_parts, "highway"), 10, 18),
+    "attention_gate": (attention_gate, 32, 32),
+    "stacked": (stacked, 14, 24),
     "lstm": (lstm, 14, 14),
 }

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from lbyl_onnx.channels.labels import Labels, Role, padded, varying_axes
+from lbyl_onnx.channels.labels import FIXED, Labels, Role, padded, varying_axes
 from lbyl_onnx.channels.rules.view import Join, NodeView
+
+# Operators whose operands scale or mask one another, channel by channel: gates.
+PRODUCTS = ("And", "Div", "Mul", "PRelu", "Pow")
 
 
 def passes_first(view: NodeView) -> list[Labels | None]:
@@ -27,15 +32,37 @@ def elementwise(view: NodeView) -> list[Labels | None]:
     base = max(labelled, key=lambda x: len(varying_axes(x)))
     if any(not set(varying_axes(x)) <= set(varying_axes(base)) for x in labelled):
         return view.freeze_inputs(f"{view.op_type} broadcasts its operands' channels")
-    for other in labelled:
-        if other is not base:
-            view.couple(base, other)
-    if len(labelled) > 1:
-        view.flow.joins.append(Join(view.index, np.unique(np.stack(labelled))))
+    others = [x for x in labelled if x is not base]
+    for other in others:
+        view.meet(base, other)
+    if any(np.any(other != base) for other in others):
+        base = _joined(view, base, spread)
     for operand, labels in enumerate(spread):
         if labels is None and view.has(operand):
             _meet_unlabelled(view, operand, base)
     return [base]
+
+
+def _joined(view: NodeView, base: Labels, spread: Sequence[Labels | None]) -> Labels:
+    """Note that operands come together; return the labels of the result, shaped as `base`.
+
+    They are new ones, coupled to the operands': a label tells which layers a tensor comes from.
+    """
+    labelled = [x for x in spread if x is not None]
+    lines = np.stack(np.broadcast_arrays(base, *labelled)).reshape(1 + len(labelled), -1)
+    distinct, inverse = np.unique(lines, axis=1, return_inverse=True)
+    fresh = view.flow.coupling.fresh(distinct.shape[1])
+    view.flow.coupling.unite(fresh, distinct[0])
+    made = np.where(distinct[0] == FIXED, FIXED, fresh)[inverse].reshape(base.shape)
+    factors = [x for i, x in enumerate(spread) if x is not None and _multiplies(view, i)]
+    terms = [x for i, x in enumerate(spread) if x is not None and not _multiplies(view, i)]
+    view.flow.joins.append(Join(view.index, tuple(terms), tuple(factors), made))
+    return made
+
+
+def _multiplies(view: NodeView, operand: int) -> bool:
+    """Whether an operand scales or masks the others; the condition of Where does."""
+    return view.op_type in PRODUCTS or (view.op_type == "Where" and operand == 0)
 
 
 def _meet_unlabelled(view: NodeView, operand: int, base: Labels) -> None:

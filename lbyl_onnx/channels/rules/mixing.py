@@ -210,7 +210,7 @@ def _by_head(view: NodeView, labels: Labels, operand: int) -> Labels | None:
 def _meet(view: NodeView, queries: Labels, keys: Labels) -> None:
     """Couple the channels of queries and keys, each (heads, d), head by head."""
     shared = len(queries) // len(keys) if len(queries) > 1 else 1
-    view.couple(queries, np.repeat(keys, shared, axis=0))
+    view.couple(queries, np.repeat(keys, shared, axis=0), multiplies=True)
     labels = view.labels[0]
     assert labels is not None
     view.flow.products.append(Product(view.index, 0, labels))

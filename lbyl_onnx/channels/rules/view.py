@@ -80,10 +80,30 @@ ShapeDependences = tuple[ShapeDependence | None, ...]
 
 @dataclass(frozen=True)
 class Join:
-    """A node that couples the channels of several operands."""
+    """A node that couples channels position by position, of one tensor or of several.
+
+    Parameters
+    ----------
+    node
+        Index of the node.
+    terms
+        Labels that it adds, compares, chooses from or sets side by side. Their shapes and those of
+        what follows broadcast.
+    factors
+        Labels that it multiplies.
+    made
+        Labels of the result where it has its own; None where it keeps those of its operands.
+    """
 
     node: int
-    labels: Labels
+    terms: tuple[Labels, ...]
+    factors: tuple[Labels, ...] = ()
+    made: Labels | None = None
+
+    @property
+    def coupled(self) -> tuple[Labels, ...]:
+        """All labels that it couples."""
+        return (*self.terms, *self.factors)
 
 
 @dataclass(frozen=True)
@@ -271,7 +291,14 @@ class NodeView:
             self.flow.kept_axes.append(KeptAxis(self.index, labels, axis))
         return bool(axes) and axis == axes[-1]
 
-    def couple(self, first: Labels, second: Labels) -> None:
+    def couple(self, first: Labels, second: Labels, multiplies: bool = False) -> None:
+        """Couple two label arrays as `meet` does, and note that this node joins them."""
+        self.meet(first, second)
+        both = (first, second)
+        join = Join(self.index, (), both) if multiplies else Join(self.index, both)
+        self.flow.joins.append(join)
+
+    def meet(self, first: Labels, second: Labels) -> None:
         """Couple two label arrays position by position; what meets a fixed label must stay."""
         first, second = np.broadcast_arrays(first, second)
         self.flow.coupling.unite(first, second)

@@ -22,7 +22,10 @@ GROUPS: dict[str, dict[str, tuple[int, list[str], int]]] = {
     "chain_2d": {"conv_0": (8, ["conv_3"], 1), "conv_3": (12, ["gemm_8"], 1)},
     "chain_3d": {"conv_0": (8, ["conv_3"], 1), "conv_3": (12, ["gemm_8"], 1)},
     "residual": {"conv_3": (6, ["conv_6"], 1), "conv_10": (6, ["conv_13"], 1)},
-    "squeeze_excite": {"conv_4": (4, ["conv_6"], 1)},
+    "squeeze_excite": {
+        "conv_0, conv_6": (8, ["conv_4", "gemm_11"], 1),
+        "conv_4": (4, ["conv_6"], 1),
+    },
     "inception": {
         "conv_0": (8, ["conv_3", "conv_6"], 1),
         "conv_3": (5, ["conv_10"], 1),
@@ -60,7 +63,6 @@ REFUSALS: dict[str, set[tuple[str, str, tuple[str, ...]]]] = {
         ("gemm_19", LAST, ("gemm_19",)),
     },
     "squeeze_excite": {
-        ("conv_0, conv_6", "several layers produce them", ("mul_8",)),
         ("gemm_11", LAST, ("gemm_11",)),
     },
     "shared_bias": {
