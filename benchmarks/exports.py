@@ -36,7 +36,6 @@ ATTENTION = (
     ("bert", "dynamo 23"),
     ("bert_eager", "legacy 11"),
     ("vit_split", "dynamo 20, as traced"),
-    ("vit_split_eager", "legacy 17, static"),
     ("vit_unbind", "legacy 17, static"),
     ("vit_unbind_eager", "dynamo 18"),
     ("whisper_eager", "legacy 13, as trained"),
@@ -47,7 +46,7 @@ ATTENTION = (
     ("encoder_layers", "dynamo 18"),
     ("gated", "dynamo 18"),
     ("detr", "dynamo 18"),
-    ("detr", "legacy 17, static"),
+    ("detr", "legacy 11"),
 )
 
 

@@ -29,7 +29,7 @@ from benchmarks.torch_transformers import WORDS
 from lbyl_onnx import Config, compress
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelMap, Selection
-from lbyl_onnx.errors import LbylOnnxError
+from lbyl_onnx.errors import LbylOnnxError, ModelError
 from lbyl_onnx.graph import source
 from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.input_options.shapes import Shapes
@@ -92,11 +92,14 @@ def measure(family: str, exporter: str, path: Path) -> Outcome:
     """Export one family's model and compress it in every way."""
     try:
         model = export(family, EXPORTERS[exporter])
-    except torch.onnx.errors.UnsupportedOperatorError as error:
+    except torch.onnx.errors.OnnxExporterError as error:
         return Outcome(family, exporter, unavailable=str(error).partition(". ")[0])
     onnx.save(model, path)
     gc.freeze()  # the tool collects garbage after each stage; PyTorch's objects are not its own
-    shapes = baseline.input_shapes(path, "CPUExecutionProvider")
+    try:
+        shapes = baseline.input_shapes(path, "CPUExecutionProvider")
+    except ModelError as error:  # T5 at opset 11: Min of integers
+        return Outcome(family, exporter, unavailable=str(error))
     files = source.check_source(path)
     failures: list[str] = []
     worst = [0.0]

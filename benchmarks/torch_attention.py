@@ -189,7 +189,10 @@ def encoder_layers() -> nn.Module:
 
 
 class DecoderLayer(nn.Module):
-    """DETR's layer (Carion et al., 2020): positions go into queries and keys, not into values."""
+    """DETR's layer (Carion et al., 2020): positions go into queries and keys, not into values.
+
+    Like there, attention returns its weights, and so is written out, heads beside the batch.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,9 +203,9 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, query: Tensor, memory: Tensor, position: Tensor) -> Tensor:
         """Attend to the objects, then to the image; tokens come first."""
         placed = x + query
-        x = self.norms[0](x + self.itself(placed, placed, x, need_weights=False)[0])
+        x = self.norms[0](x + self.itself(placed, placed, x)[0])
         key = memory + position
-        x = self.norms[1](x + self.cross(x + query, key, memory, need_weights=False)[0])
+        x = self.norms[1](x + self.cross(x + query, key, memory)[0])
         return self.norms[2](x + self.narrow(F.relu(self.wide(x))))
 
 

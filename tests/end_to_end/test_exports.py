@@ -16,7 +16,7 @@ from typing import Any, get_args
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.channels.analysis import find_channels
@@ -119,3 +119,15 @@ def test_the_files_hold_no_weights_and_loading_draws_them_alike() -> None:
     assert stripped(load(name)) == onnx.load(paths[0])
     assert filled(stripped(load(name))) == load(name)
     onnx.checker.check_model(load(name), full_check=True)
+
+
+def test_masks_and_angles_are_kept_as_they_were() -> None:
+    tables = {
+        tensor.name: numpy_helper.to_array(tensor)[0, 0]
+        for tensor in load("llama_dynamo_23").graph.initializer
+        if list(tensor.dims) == [1, 1, 16, 16]
+    }
+    mask, cosine, sine = (tables[f"unsqueeze_{i}"] for i in (1, 4, 5))
+    assert np.array_equal(mask < 0, np.triu(np.ones((16, 16)), 1) > 0)
+    np.testing.assert_allclose(cosine**2 + sine**2, 1.0, atol=1e-6)
+    assert np.array_equal(cosine[:, :8], cosine[:, 8:])
