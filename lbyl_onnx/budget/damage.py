@@ -85,12 +85,12 @@ def curves(
     totals: dict[int, float] = defaultdict(float)
     for group in prepared.groups:
         if group.key in rankings and rankings[group.key].has_losses:
-            for place, total in zip(group.consumers, rankings[group.key].totals, strict=True):
-                totals[place.binding.node] += float(total)
+            for node, total in zip(group.readers, rankings[group.key].totals, strict=True):
+                totals[node] += float(total)
     by_group: dict[int, Curve] = {}
     for group in prepared.groups:
         ranking = rankings.get(group.key)
-        nodes = [place.binding.node for place in group.consumers]
+        nodes = group.readers
         if ranking is None or not ranking.has_losses:
             errors = _by_weights(prepared, group, least[group.key])
             weight = sum(sensitivity.get(node, usual) for node in nodes)
@@ -113,7 +113,7 @@ def _sensitivities(prepared: Prepared) -> dict[int, float]:
         return {}
     points: dict[int, str] = {}
     batches = {(analyzed.tensor_info.shape(name) or (None,))[0] for name in run.source.inputs}
-    for node in sorted({p.binding.node for group in prepared.groups for p in group.consumers}):
+    for node in sorted({node for group in prepared.groups for node in group.readers}):
         tensor = analyzed.graph.nodes[node].outputs[0].name
         shape = analyzed.tensor_info.shape(tensor)
         floats = analyzed.tensor_info.dtype(tensor) == TensorProto.FLOAT

@@ -13,6 +13,7 @@ from lbyl_onnx.channels.affine import Response, respond
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Selection
 from lbyl_onnx.channels.paths import Activation, activation_between
+from lbyl_onnx.channels.products import Factor, factors_of
 from lbyl_onnx.channels.refusals import refuse_quantised
 from lbyl_onnx.graph.costs import Costs, count_costs
 from lbyl_onnx.graph.layers import linear_layer
@@ -90,6 +91,10 @@ class AnalyzedModel:
     def respond(self, group: ChannelGroup, consumer: GroupBinding) -> Response | None:
         """How a group's channels reach a consumer."""
         return respond(self.model, self.graph, self.tensor_info, self.channels, group, consumer)
+
+    def factors(self, group: ChannelGroup) -> tuple[Factor, Factor] | None:
+        """Return the factors of a group's product, where their channels can be mixed."""
+        return factors_of(self.graph, self.tensor_info, self.channels, group)
 
     def activation(self, group: ChannelGroup, consumer: GroupBinding) -> Activation | None:
         """Return what lies between a group and a consumer, where it is an activation alone."""

@@ -82,24 +82,36 @@ def only_convs_read(graph: Graph, tensor_info: TensorInfo, node: Node) -> bool:
 
 
 # Operators that hand values on as they are, each to its own channel.
-_HANDS_ON = frozenset(
-    {"Identity", "Dropout", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}
+HANDS_ON = frozenset(
+    {"Identity", "Dropout", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Cast"}
+    | {"Expand", "Gather", "SequenceAt", "Slice", "Split", "SplitToSequence"}
 )
 
 
 @dataclass(frozen=True)
 class LinearPath:
-    """A group between one layer and its consumers, and the BatchNormalization between them."""
+    """A group between one layer and its consumers.
+
+    Parameters
+    ----------
+    group
+        The group.
+    norm
+        The BatchNormalization between them; None without.
+    added
+        A constant that is added between them; None without.
+    """
 
     group: ChannelGroup
     norm: int | None
+    added: GroupBinding | None
 
 
 def linear_path(
     graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup
 ) -> LinearPath | None:
     """Return the path on which channels may be mixed; None where it is not linear."""
-    if len(group.producers) != 1 or group.producers[0].positions.shape[1] != 1:
+    if len(group.producers) != 1 or group.producers[0].positions.shape[1] != 1 or group.products:
         return None
     place = group.producers[0]
     producer = graph.nodes[place.binding.node]
@@ -115,13 +127,39 @@ def linear_path(
         if node is not producer and any(_carries(channels, group, t.name) for t in node.outputs)
     ]
     norms = [i for i in carriers if graph.nodes[i].op == "BatchNormalization"]
-    others = {graph.nodes[i].op for i in carriers} - {"BatchNormalization"}
-    if len(norms) > 1 or not others <= _HANDS_ON:
+    followers = {(p.binding.node, p.binding.operand): p for p in group.followers}
+    followers.pop((place.binding.node, layer.bias_operand or 0), None)
+    adds = [i for i in carriers if graph.nodes[i].op == "Add"]
+    added = [p for p in followers.values() if p.binding.node in adds and p.positions.shape[1] == 1]
+    others = {*carriers} - {*norms, *adds}
+    if len(norms) + len(adds) > 1 or len(added) != len(adds):
         return None
-    followers = {(p.binding.node, p.binding.operand) for p in group.followers}
-    followers -= {(place.binding.node, layer.bias_operand)}
-    norm_parameters = {(norms[0], operand) for operand in range(1, 5)} if norms else set[Operand]()
-    return LinearPath(group, norms[0] if norms else None) if followers == norm_parameters else None
+    if not all(_hands_on(graph, tensor_info, channels, group, i) for i in others):
+        return None
+    parameters = {(norms[0], operand) for operand in range(1, 5)} if norms else set[Operand]()
+    parameters |= {(p.binding.node, p.binding.operand) for p in added}
+    if followers.keys() != parameters:
+        return None
+    return LinearPath(group, norms[0] if norms else None, added[0] if added else None)
+
+
+# The inputs that bring values to products of two activations: attention's probabilities act on
+# tokens, and leave the channels of a block what they are.
+_VALUES = {"MatMul": 1, "Attention": 2}
+
+
+def _hands_on(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup, index: int
+) -> bool:
+    """Whether a node hands the channels of each block on as they are, or mixes their places."""
+    node = graph.nodes[index]
+    if node.op in HANDS_ON:
+        return True
+    operand = _VALUES.get(node.op)
+    if operand is None or linear_layer(tensor_info, node) is not None:
+        return False
+    others = [t for i, t in enumerate(node.inputs) if i != operand]
+    return not any(_carries(channels, group, tensor.name) for tensor in others)
 
 
 # Operators that move or keep values and so leave a channel's scale and shift as they are.

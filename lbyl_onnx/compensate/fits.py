@@ -64,7 +64,7 @@ class ProducerMixing:
     Parameters
     ----------
     producer
-        The layer, and where the group lies along its outputs, (n, 1).
+        The layer, and where the group lies along its outputs, (n, taps); taps are mixed alike.
     kept
         (k,): the channels in whose places the mixtures stand.
     weights, shift
@@ -82,8 +82,8 @@ class ProducerMixing:
     def of(self, values: Array, axis: int) -> Floats:
         """Mix what lies along the producer's outputs on an axis; the rest stays."""
         moved = np.moveaxis(values.astype(np.float64), axis, 0)  # -> (out, ..)
-        positions = self.producer.positions[:, 0]
-        moved[positions[self.kept]] = np.tensordot(self.weights, moved[positions], axes=1)
+        for positions in self.producer.positions.T:
+            moved[positions[self.kept]] = np.tensordot(self.weights, moved[positions], axes=1)
         return np.moveaxis(moved, 0, axis)
 
 

@@ -19,6 +19,7 @@ from lbyl_onnx.channels.paths import LinearPath, linear_path
 from lbyl_onnx.compensate.consumer_loss import consumer_losses, joint_gram
 from lbyl_onnx.compensate.fits import ConsumerFit, ConsumerMixing, ProducerMixing, Repairs
 from lbyl_onnx.compensate.linear_mixing import mixture
+from lbyl_onnx.compensate.products import product_mixings, product_ranking
 from lbyl_onnx.compensate.selection import (
     GroupPlan,
     KeptCounts,
@@ -56,6 +57,8 @@ class Fitted:
         Of the groups that are pruned.
     producer_mixings
         What takes the mixing that some of the fits ask for to the producers.
+    product_mixings
+        What the producers of queries and keys, and the like, become.
     refusals
         Groups that could not be fitted.
     restored
@@ -72,6 +75,7 @@ class Fitted:
     plan: PruningPlan
     fits: tuple[ConsumerFit, ...]
     producer_mixings: tuple[ProducerMixing, ...]
+    product_mixings: tuple[ProducerMixing, ...]
     refusals: tuple[Refusal, ...]
     restored: tuple[str, ...]
     statistics: Statistics | None
@@ -132,6 +136,7 @@ class _Outcome:
     fits: tuple[ConsumerFit, ...] | None
     restored: str
     mixture: ProducerMixing | None = None
+    product_mixings: tuple[ProducerMixing, ...] = ()
     parts: tuple[tuple[int, OutputContribution], ...] = ()
     error: float | None = None
 
@@ -150,6 +155,7 @@ def _gathered(
         PruningPlan(tuple(outcome.entry for outcome in done)),
         tuple(fit for outcome in done for fit in outcome.fits or ()),
         tuple(outcome.mixture for outcome in done if outcome.mixture is not None),
+        tuple(mixing for outcome in done for mixing in outcome.product_mixings),
         (*prepared.refusals, *unfit),
         tuple(outcome.restored + _parted(prepared.analyzed, outcome) for outcome in done),
         statistics,
@@ -180,16 +186,20 @@ def ranking_of(
     By `obs` where the user's criterion looks at weights alone, as it predicts no losses. Where the
     group's channels can be mixed, the losses are those of the mixtures.
     """
+    if group.products:
+        factors = round_.factors(group)
+        return None if factors is None else product_ranking(group, factors, count)
     moments = round_.moments(group)
     if isinstance(moments, str):
         return None
     analyzed, losses = prepared.analyzed, consumer_losses(prepared.analyzed, group, moments)
     if not prepared.config.by_loss:
-        return eliminate(losses, count).spread(_layer_of_each(round_, group))
+        blocks = group.blocks if group.block_count > 1 else None
+        return eliminate(losses, count, blocks=blocks).spread(_layer_of_each(round_, group))
     ranking = _ranked(prepared, round_, group, losses, count)
     if not prepared.config.mixes or _path_to_mix(analyzed, group, moments) is None:
         return ranking
-    lost = reduced_rank.losses(losses[0].moments, joint_gram(losses))
+    lost = reduced_rank.losses(losses[0].moments, joint_gram(losses), group.blocks)
     if lost is None or not ranking.has_losses:
         return ranking
     # Of what all consumers lose, each is given the same part.
@@ -235,6 +245,8 @@ def _by_statistics(
 ) -> _Outcome:
     """Choose and fit a group by its moments; by its weights where there are none to go by."""
     analyzed, config, group = prepared.analyzed, prepared.config, entry.group
+    if group.products:
+        return _by_product(prepared, round_, entry)
     moments = round_.moments(group)
     if isinstance(moments, str):
         return _by_weights(analyzed, entry, config, moments)
@@ -272,6 +284,21 @@ def _by_statistics(
     return _Outcome(entry, tuple(whole), restored, parts=parts, error=error)
 
 
+def _by_product(prepared: Prepared, round_: ObservationRound, entry: GroupPlan) -> _Outcome:
+    """Mix the channels of queries and keys, and the like; drop those that cannot be mixed."""
+    analyzed, config, group = prepared.analyzed, prepared.config, entry.group
+    moments, factors = round_.factors(group), analyzed.factors(group)
+    if not (config.mixes and moments and factors) or len(entry.kept) == group.size:
+        return _by_weights(analyzed, entry, config)
+    mixed = product_mixings(analyzed, factors, moments, group, len(entry.kept))
+    if mixed is None:
+        return _by_weights(analyzed, entry, config)
+    reduction, mixings = mixed
+    kept = GroupPlan(group, reduction.kept)
+    restored = f"{config.method}, channels mixed"
+    return _Outcome(kept, (), restored, product_mixings=mixings, error=reduction.lost)
+
+
 def _by_mixing(
     analyzed: AnalyzedModel,
     entry: GroupPlan,
@@ -282,7 +309,8 @@ def _by_mixing(
     """Mix a group's channels in their producer; None where that cannot be done."""
     group = entry.group
     together = joint_gram(consumer_losses(analyzed, group, moments))
-    reduction = reduced_rank.reduce_rank(moments[0], together, len(entry.kept))
+    blocks = group.blocks if group.block_count > 1 else None
+    reduction = reduced_rank.reduce_rank(moments[0], together, len(entry.kept), blocks)
     if reduction is None:
         return None
     moved = mixture(analyzed.graph, analyzed.tensor_info, channel_path, reduction)
@@ -303,6 +331,8 @@ def _by_weights(
     method = config.method_entry
     if method.needs == "moments" and method.fallback is not None:
         method = find_method(method.fallback)
+    if not entry.group.consumers:
+        return _Outcome(entry, (), "dropped: nothing reads them linearly")
     fits = [_fit_one(analyzed, entry, place, config, method) for place in entry.group.consumers]
     restored = f"{method.name} ({why})" if why else method.name
     fitted = [fit for fit in fits if fit is not None]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from lbyl_onnx.channels.groups import GroupBinding
 from lbyl_onnx.channels.paths import LinearPath
 from lbyl_onnx.compensate.fits import ProducerMixing
 from lbyl_onnx.graph.batch_norm import epsilon_of, scale_of
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.reduced_rank import ReducedRank
+from lbyl_onnx.types import Floats
 
 
 def mixture(
@@ -21,8 +23,12 @@ def mixture(
     deviation and mean, and mean and var follow from those that were stored.
     """
     kept, producer = reduced_rank.delivery.kept, channel_path.group.producers[0]
+    weights, shift = reduced_rank.mixing, reduced_rank.shift
+    if channel_path.added is not None:
+        added = added_mixing(graph, tensor_info, channel_path.added, weights, shift)
+        return ProducerMixing(producer, kept, weights, np.zeros(len(kept)), (added,))
     if channel_path.norm is None:
-        return ProducerMixing(producer, kept, reduced_rank.mixing, reduced_rank.shift, ())
+        return ProducerMixing(producer, kept, weights, shift, ())
     norm = graph.nodes[channel_path.norm]
     norm_bindings = {
         p.binding.operand: p
@@ -46,3 +52,13 @@ def mixture(
         return None
     followers = tuple((norm_bindings[i], value) for i, value in enumerate(values, start=1))
     return ProducerMixing(producer, kept, weights, np.zeros(len(kept)), followers)
+
+
+def added_mixing(
+    graph: Graph, tensor_info: TensorInfo, place: GroupBinding, weights: Floats, shift: Floats
+) -> tuple[GroupBinding, Floats]:
+    """Mix a constant that is added behind a producer, (k,); `shift`, (k,), goes on top."""
+    name = graph.nodes[place.binding.node].inputs[place.binding.operand].name
+    value = tensor_info.value(name).astype(np.float64)
+    along = np.moveaxis(value, place.binding.axis, 0).reshape(-1)  # (1, .., C) -> (C,)
+    return place, weights @ along[place.positions[:, 0]] + shift

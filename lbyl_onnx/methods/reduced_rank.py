@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
+from numpy.typing import NDArray
 
-from lbyl_onnx.methods.types import Delivery, Moments
+from lbyl_onnx.methods.types import Delivery, Moments, removed_channels
 from lbyl_onnx.types import Floats
 
 # A basis of the kept channels worse conditioned than this is not taken.
@@ -25,12 +27,27 @@ class ReducedRank:
     lost: float  # squared error of the consumers' outputs, in the units of B
 
 
-def reduce_rank(moments: Moments, gram: Floats, count: int) -> ReducedRank | None:
+def reduce_rank(
+    moments: Moments, gram: Floats, count: int, blocks: NDArray[np.intp] | None = None
+) -> ReducedRank | None:
     """Find the mixtures that leave the consumers' outputs with the least squared error.
 
-    The moments are finite, of n channels of one tap at the consumers' input; `gram` is (n, n), the
-    inner products ``B^T B`` of the consumers' weights over their outputs. None where the moments
-    are degenerate.
+    Parameters
+    ----------
+    moments
+        Finite, of n channels of one tap at the consumers' input.
+    gram
+        (n, n), the inner products ``B^T B`` of the consumers' weights over their outputs.
+    count
+        The number k of channels that are left.
+    blocks
+        (n,): number of each channel's block; only channels of one are mixed, and of each are left
+        as many. None where all are one.
+
+    Returns
+    -------
+    ReducedRank or None
+        None where the moments are degenerate.
 
     Notes
     -----
@@ -40,9 +57,40 @@ def reduce_rank(moments: Moments, gram: Floats, count: int) -> ReducedRank | Non
     The basis is then changed so that the kept channels, chosen by a pivoted QR, are restored by
     1: their mixtures stand in their own places, ``a_K ~ b`` and ``a_P ~ S b + c``.
     """
+    if blocks is None:
+        return _reduced(moments, gram, count, moments.ridge)
+    each = count // len(np.unique(blocks))
+    parts: list[tuple[NDArray[np.intp], ReducedRank]] = []
+    for block in np.unique(blocks):
+        at = np.flatnonzero(blocks == block)
+        inside = np.ix_(at, at)
+        own = replace(moments, mean=moments.mean[at], covariance=moments.covariance[inside])
+        part = _reduced(own, gram[inside], each, moments.ridge)
+        if part is None:
+            return None
+        parts.append((at, part))
+    return _together(parts, len(blocks))
+
+
+def _together(parts: Sequence[tuple[NDArray[np.intp], ReducedRank]], size: int) -> ReducedRank:
+    """Put the mixtures of blocks together, each with the channels that it is of."""
+    kept = np.sort(np.concatenate([at[part.delivery.kept] for at, part in parts]))
+    removed = removed_channels(size, kept)
+    mixing, rows = np.zeros((len(kept), size)), np.zeros((len(removed), len(kept)))
+    shift, std, c = np.zeros(len(kept)), np.zeros(len(kept)), np.zeros(len(removed))
+    for at, part in parts:
+        here = np.searchsorted(kept, at[part.delivery.kept])
+        gone = np.searchsorted(removed, at[part.delivery.removed])
+        mixing[np.ix_(here, at)], rows[np.ix_(gone, here)] = part.mixing, part.delivery.rows
+        shift[here], std[here], c[gone] = part.shift, part.std, part.delivery.shift
+    lost = sum(part.lost for _, part in parts)
+    return ReducedRank(mixing, shift, std, Delivery(kept, rows, c), lost)
+
+
+def _reduced(moments: Moments, gram: Floats, count: int, ridge: float) -> ReducedRank | None:
     c = moments.covariance
     try:
-        factor = np.linalg.cholesky(c + moments.ridge * np.eye(len(c)))
+        factor = np.linalg.cholesky(c + ridge * np.eye(len(c)))
         values, vectors = np.linalg.eigh(factor.T @ gram @ factor)
     except np.linalg.LinAlgError:
         return None
@@ -67,17 +115,23 @@ def reduce_rank(moments: Moments, gram: Floats, count: int) -> ReducedRank | Non
     )
 
 
-def losses(moments: Moments, gram: Floats) -> Floats | None:
+def losses(moments: Moments, gram: Floats, blocks: NDArray[np.intp] | None = None) -> Floats | None:
     """Squared error of the consumers' outputs for each number of channels that go.
 
     As for `reduce_rank`; the result is (n + 1,), sums of the least eigenvalues of ``L^T B^T B L``,
-    from none of them.
+    from none of them, of each block as many.
     """
+    n = len(moments.mean)
+    numbers = np.zeros(n, np.intp) if blocks is None else blocks
+    size = len(np.unique(numbers))
+    total, gone = np.zeros(n // size + 1), np.arange(n + 1) // size
     try:
-        factor = np.linalg.cholesky(
-            moments.covariance + moments.ridge * np.eye(len(moments.covariance))
-        )
-        values = np.linalg.eigvalsh(factor.T @ gram @ factor)
+        for block in np.unique(numbers):
+            inside = np.ix_(*(np.flatnonzero(numbers == block),) * 2)
+            system = moments.covariance[inside] + moments.ridge * np.eye(n // size)
+            factor = np.linalg.cholesky(system)
+            values = np.linalg.eigvalsh(factor.T @ gram[inside] @ factor)
+            total[1:] += np.cumsum(np.maximum(values, 0.0))
     except np.linalg.LinAlgError:
         return None
-    return np.concatenate([[0.0], np.cumsum(np.maximum(values, 0.0))])
+    return total[gone]

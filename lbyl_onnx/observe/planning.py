@@ -16,6 +16,7 @@ from lbyl_onnx.channels.paths import (
     layers_behind,
     only_convs_read,
 )
+from lbyl_onnx.channels.products import Factor
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
@@ -87,6 +88,23 @@ GAUSSIAN_BELOW = 8
 def key_of(group: ChannelGroup, consumer: GroupBinding) -> str:
     """Return the key of a group's view at one consumer."""
     return f"{int(group.units[0])}/{consumer.binding.node}/{consumer.binding.operand}"
+
+
+def factor_keys(group: ChannelGroup) -> tuple[str, str]:
+    """Return the keys of the views of both factors of a group's product."""
+    return f"{group.key}/first", f"{group.key}/second"
+
+
+def factor_spec(tensor_info: TensorInfo, factor: Factor, samples: int) -> InputObservation:
+    """View one factor of a product."""
+    shape = [d or 0 for d in tensor_info.shape(factor.tensor) or ()]
+    view = MomentSpec(factor.tensor, factor.axis, factor.rank, factor.positions)
+    spatial = factor.axis == 1 and factor.rank > 2
+    plane = shape[2:] if spatial else shape[1:-1]
+    taps = factor.positions.shape[1]
+    return InputObservation(
+        replace(view, strides=_strides(plane, samples * taps, view.columns, spatial))
+    )
 
 
 def input_spec(

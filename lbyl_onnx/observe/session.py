@@ -29,6 +29,8 @@ from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import (
     InputObservation,
+    factor_keys,
+    factor_spec,
     key_of,
     left_of_bias,
     linear_outputs,
@@ -131,6 +133,14 @@ class ObservationRound:
             return "what they become is measured in several ways"
         return moments if all(m.finite for m in moments) else "their statistics are not finite"
 
+    def factors(self, group: ChannelGroup) -> tuple[Moments, Moments] | None:
+        """Return the moments of both factors of a group's product; None where there are none."""
+        keys = factor_keys(group)
+        if any(key not in self.observations for key in keys):
+            return None
+        first, second = (self.observations[key].moments(self.measured[key]) for key in keys)
+        return (first, second) if first.finite and second.finite else None
+
 
 def prepare(
     analyzed: AnalyzedModel,
@@ -231,6 +241,9 @@ def _observations(
     """Observations of groups at all their consumers; without groups of which one has none."""
     observations: dict[str, InputObservation] = {}
     for group in groups:
+        if (factors := analyzed.factors(group)) is not None:
+            specs = [factor_spec(analyzed.tensor_info, factor, samples) for factor in factors]
+            observations |= dict(zip(factor_keys(group), specs, strict=True))
         consumers = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
         candidates = {
             key_of(group, place): observation(

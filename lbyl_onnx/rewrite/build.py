@@ -72,11 +72,12 @@ class ModelBuilder:
         repairs = fitted.modelled
         if fitted.statistics is not None:
             self.progress("repairing", 0, 1)
-            plain = self._draft(self._compensated(fitted.fits, (), {}), {})
+            plain = self._draft(self._compensated(fitted.fits, fitted.product_mixings, {}), {})
             restored = self._staying_alone(plain, fitted.plan)
             changed = {f.consumer.binding.node for f in fitted.fits if f.delivery.removed.size}
             repairs = fitted.statistics.repaired(analyzed, restored, changed)
-        edits = self._compensated(fitted.fits, fitted.producer_mixings, repairs)
+        mixings = (*fitted.producer_mixings, *fitted.product_mixings)
+        edits = self._compensated(fitted.fits, mixings, repairs)
         reference = self._staying_alone(self._draft(edits, {}), fitted.plan)
         write_draft(reference, self.reference, analyzed.read, "auto")
         release()

@@ -17,7 +17,7 @@ from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer, Operand, by_window
 from lbyl_onnx.graph.model_graph import Graph, Node, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.io.lazy_array import Deferred, Value
+from lbyl_onnx.io.lazy_array import Deferred, Value, load
 from lbyl_onnx.methods.types import Delivery
 from lbyl_onnx.types import Array, Floats
 
@@ -28,7 +28,7 @@ BLOCK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What happens to one layer's weight: in order deliveries, a repair, a mixture.
+    """What happens to one layer's weight: in order deliveries, a repair, mixtures.
 
     Parameters
     ----------
@@ -38,14 +38,14 @@ class Change:
         The deliveries of the channels that it reads.
     repair
         Scale and shift of its outputs; None to leave them as they are.
-    mixture
-        Of the channels that it produces; None likewise.
+    mixtures
+        Of the channels that it produces, each of channels of its own.
     """
 
     layer: LinearLayer
     fits: tuple[ConsumerFit, ...]
     repair: Repair | None
-    mixture: ProducerMixing | None
+    mixtures: tuple[ProducerMixing, ...]
 
     @property
     def shared(self) -> bool:
@@ -58,17 +58,18 @@ class Change:
         if self.repair is not None:
             gain = self.repair.gain  # (out,) -> (.., out, ..)
             changed *= gain.reshape(-1, *(1,) * (values.ndim - 1 - axis))
-        return changed if self.mixture is None else self.mixture.of(changed, axis)
+        for mixture in self.mixtures:
+            changed = mixture.of(changed, axis)
+        return changed
 
     def added(self, values: Floats) -> Floats:
         """What the layer adds to its outputs, (out,), for what it would have added before."""
         if self.repair is not None:
             values = self.repair.gain * values + self.repair.shift
-        if self.mixture is None:
-            return values
-        changed = self.mixture.of(values, axis=0)
-        changed[self.mixture.producer.positions[self.mixture.kept, 0]] += self.mixture.shift
-        return changed
+        for mixture in self.mixtures:
+            values = mixture.of(values, axis=0)
+            values[mixture.producer.positions[mixture.kept]] += mixture.shift[:, None]
+        return values
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def compensated(
     fits
         The deliveries; several may meet in one consumer, each on channels of its own.
     producer_mixings
-        At most one for a layer; consumers read these as they come, without mixing.
+        Of channels of their own; consumers read these as they come, without mixing.
     repairs
         What the outputs of some layers are scaled and shifted by.
     held
@@ -149,14 +150,20 @@ def compensated(
         else:
             operands[index, operand] = _changed(stored, change, node)
         shift = _shift(stored, change)
-        if np.any(shift) or change.mixture is not None or change.repair is not None:
+        if np.any(shift) or change.mixtures or change.repair is not None:
             _move_bias(tensor_info, node, index, change, shift, stored.dtype, operands, added)
     for mixture in producer_mixings:
         for place, values in mixture.followers:
-            node = graph.nodes[place.binding.node]
-            stored = tensor_info.value(node.inputs[place.binding.operand].name).copy()
-            stored[place.positions[mixture.kept, 0]] = narrowed(values, stored.dtype, node)
-            operands[place.binding.node, place.binding.operand] = stored
+            node, at = graph.nodes[place.binding.node], (place.binding.node, place.binding.operand)
+            changed = operands.get(at)
+            stored = (
+                load(changed) if changed is not None else tensor_info.value(node.inputs[at[1]].name)
+            )
+            moved = np.moveaxis(stored.copy(), place.binding.axis, 0)  # (.., C) -> (C, ..)
+            for positions in place.positions.T:
+                new = narrowed(values, stored.dtype, node)
+                moved[positions[mixture.kept]] = new.reshape(-1, *(1,) * (moved.ndim - 1))
+            operands[at] = np.moveaxis(moved, 0, place.binding.axis)
     return Edits(operands, added, {})
 
 
@@ -167,13 +174,14 @@ def _changes(
     producer_mixings: Sequence[ProducerMixing],
     repairs: Repairs,
 ) -> dict[Operand, Change]:
-    at_producer = {mixture.producer.binding.node for mixture in producer_mixings}
     by_weight: dict[Operand, list[ConsumerFit]] = defaultdict(list)
     for fit in fits:
-        moved = any(place.binding.node in at_producer for place in fit.group.producers)
+        moved = any(m.producer is place for m in producer_mixings for place in fit.group.producers)
         here = replace(fit, mixing=None) if moved else fit
         by_weight[fit.consumer.binding.node, fit.consumer.binding.operand].append(here)
-    mixed = {(m.producer.binding.node, m.producer.binding.operand): m for m in producer_mixings}
+    mixed: dict[Operand, list[ProducerMixing]] = defaultdict(list)
+    for m in producer_mixings:
+        mixed[m.producer.binding.node, m.producer.binding.operand].append(m)
     needed = {i: r for i, r in repairs.items() if np.any(r.gain != 1.0) or np.any(r.shift)}
     nodes = dict.fromkeys(index for index, _ in (*by_weight, *mixed)) | dict.fromkeys(needed)
     layers = {i: x for i in nodes if (x := linear_layer(tensor_info, graph.nodes[i])) is not None}
@@ -183,7 +191,7 @@ def _changes(
         read = tuple(by_weight.get(key, ()))
         layer = layers[key[0]]
         layer = layer.along(read[0].consumer.binding.axis) if read else layer
-        changes[key] = Change(layer, read, needed.get(key[0]), mixed.get(key))
+        changes[key] = Change(layer, read, needed.get(key[0]), tuple(mixed.get(key, ())))
     return changes
 
 
@@ -191,8 +199,9 @@ def _identity(name: str, change: Change) -> str:
     digest = hashlib.sha256(name.encode())
     if change.repair is not None:
         digest.update(change.repair.gain.tobytes())
-    if change.mixture is not None:
-        digest.update(change.mixture.weights.tobytes() + change.mixture.kept.tobytes())
+    for mixture in change.mixtures:
+        digest.update(mixture.weights.tobytes() + mixture.kept.tobytes())
+        digest.update(mixture.producer.positions.tobytes())
     for fit in change.fits:
         digest.update(fit.consumer.positions.tobytes() + fit.delivery.kept.tobytes())
         if fit.mixing is not None:
@@ -228,7 +237,7 @@ def _changed(stored: Array, change: Change, node: Node) -> Array:
             flat = weight[kept].reshape(len(kept), -1).astype(np.float64)  # (k, ..) -> (k, all)
             spread = (fit.mixing.weights.T @ flat).reshape(len(positions), *weight[kept].shape[1:])
             weight[positions] = narrowed(spread, stored.dtype, node)  # (n, all) -> (n, ..)
-    if change.mixture is not None or change.repair is not None:
+    if change.mixtures or change.repair is not None:
         for start in range(0, len(weight), BLOCK):
             rows = slice(start, start + BLOCK)
             weight[rows] = narrowed(change.outputs(weight[rows], axis=1), stored.dtype, node)

@@ -211,9 +211,10 @@ def _meet(view: NodeView, queries: Labels, keys: Labels) -> None:
     """Couple the channels of queries and keys, each (heads, d), head by head."""
     shared = len(queries) // len(keys) if len(queries) > 1 else 1
     view.couple(queries, np.repeat(keys, shared, axis=0), multiplies=True)
-    labels = view.labels[0]
+    labels, others = view.labels[:2]
     assert labels is not None
-    view.flow.products.append(Product(view.index, 0, labels))
+    assert others is not None
+    view.flow.products.append(Product(view.index, 0, labels, others))
     if "scale" not in view.node.attrs:
         scale = 1.0 / math.sqrt(queries.shape[1])
         view.flow.kept_attributes.append(KeptAttribute(view.index, "scale", scale, queries))

@@ -116,13 +116,14 @@ class Product:
         Index of the node.
     operand
         Which of its inputs is multiplied by 0 where a channel is gone.
-    labels
-        Of that input.
+    labels, others
+        Of that input, and of the one that it is multiplied by.
     """
 
     node: int
     operand: int
     labels: Labels
+    others: Labels
 
 
 @dataclass(frozen=True)

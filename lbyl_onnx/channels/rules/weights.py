@@ -139,7 +139,7 @@ def _product(view: NodeView, rank: int) -> list[Labels | None]:
     met = rank - 1 in axes and rank - 2 not in axes, rank - 2 in others and rank - 1 not in others
     if first is not None and second is not None and all(met):
         view.couple(first, np.swapaxes(second, -1, -2), multiplies=True)
-        view.flow.products.append(Product(view.index, 0, first))
+        view.flow.products.append(Product(view.index, 0, first, second))
         return []
     view.freeze(first, reason)
     if rank - 2 in others:

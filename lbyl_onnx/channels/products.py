@@ -1,0 +1,139 @@
+"""From the layers that make two factors to the product in which their channels meet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
+from lbyl_onnx.channels.labels import Labels, varying_axes
+from lbyl_onnx.channels.paths import HANDS_ON
+from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.model_graph import Graph, Node
+from lbyl_onnx.graph.tensor_info import TensorInfo
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """One factor of a product: queries, or keys.
+
+    Parameters
+    ----------
+    producer
+        The layer that makes it, and where its n channels lie, (n, taps).
+    added
+        The constants that are added behind it.
+    tensor, axis, rank
+        The activation at which it is measured, with all of these added.
+    positions
+        Where the channels lie there, (n, taps).
+    """
+
+    producer: GroupBinding
+    added: tuple[GroupBinding, ...]
+    tensor: str
+    axis: int
+    rank: int
+    positions: NDArray[np.intp]
+
+
+def factors_of(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup
+) -> tuple[Factor, Factor] | None:
+    """Return the factors of a group's product; None where their channels cannot be mixed.
+
+    They can where each comes from one layer, and on the way only constants are added to its
+    channels, or all are multiplied by one number.
+    """
+    if len(group.products) != 1 or group.consumers:
+        return None
+    product = group.products[0]
+    node = graph.nodes[product.node]
+    factors: list[Factor] = []
+    for labels in (product.labels, product.others):
+        own = np.unique(labels[np.isin(channels.roots[labels], group.units)])
+        carriers = list(_carriers(graph, channels, node, own))
+        added = list(_placed(group.followers, channels, group, own))
+        producers = list(_placed(group.producers, channels, group, own))
+        linear = all(_is_linear(tensor_info, graph.nodes[i], added, i) for i in carriers)
+        if len(producers) != 1 or not linear or {p.binding.node for p in added} - {*carriers}:
+            layer = None
+        else:
+            layer = linear_layer(tensor_info, graph.nodes[producers[0].binding.node])
+        if layer is None or layer.groups != 1 or not layer.plain:
+            return None
+        bias = layer.bias_operand
+        added = [
+            p
+            for p in added
+            if (p.binding.node, p.binding.operand) != (producers[0].binding.node, bias)
+        ]
+        sums = [producers[0].binding.node, *(p.binding.node for p in added)]
+        factor = _measured_at(graph, channels, group, own, max(sums), producers[0], added)
+        if factor is None:
+            return None
+        factors.append(factor)
+    return factors[0], factors[1]
+
+
+def _placed(
+    places: Collection[GroupBinding], channels: ChannelMap, group: ChannelGroup, own: Labels
+) -> Iterator[GroupBinding]:
+    """Where some labels of a group lie along constants, without what others of it do."""
+    for place in places:
+        at = np.flatnonzero(np.isin(place.binding.labels, own))
+        if at.size and at.size % group.size == 0:
+            order = np.argsort(channels.roots[place.binding.labels[at]], kind="stable")
+            yield GroupBinding(place.binding, at[order].reshape(group.size, -1))  # -> (n, taps)
+
+
+def _carriers(graph: Graph, channels: ChannelMap, end: Node, own: Labels) -> Iterator[int]:
+    """Nodes whose outputs carry some labels, up to the product."""
+    for index, node in enumerate(graph.nodes):
+        if node is end:
+            continue
+        for tensor in node.outputs:
+            labels = channels.tensors.get(tensor.name)
+            if labels is not None and np.any(np.isin(labels, own)):
+                yield index
+                break
+
+
+def _is_linear(
+    tensor_info: TensorInfo, node: Node, added: Collection[GroupBinding], index: int
+) -> bool:
+    """Whether mixing channels before a node is mixing them behind it."""
+    if node.op in HANDS_ON:
+        return True
+    if node.op == "Add" and any(place.binding.node == index for place in added):
+        return True
+    if node.op in ("Mul", "Div") and len(node.inputs) == 2:
+        constant = [t.name for t in node.inputs if tensor_info.is_constant(t.name)]
+        return len(constant) == 1 and tensor_info.value(constant[0]).size == 1
+    return linear_layer(tensor_info, node) is not None
+
+
+def _measured_at(
+    graph: Graph,
+    channels: ChannelMap,
+    group: ChannelGroup,
+    own: Labels,
+    index: int,
+    producer: GroupBinding,
+    added: Collection[GroupBinding],
+) -> Factor | None:
+    name = graph.nodes[index].outputs[0].name
+    labels = channels.tensors.get(name)
+    axes = () if labels is None else varying_axes(labels)
+    if labels is None or len(axes) != 1 or axes[0] not in (1, labels.ndim - 1):
+        return None
+    along = labels.reshape(-1)  # (1, .., C, .., 1) -> (C,)
+    at = np.flatnonzero(np.isin(along, own))
+    if at.size != producer.positions.size:
+        return None
+    order = np.argsort(channels.roots[along[at]], kind="stable")
+    positions = at[order].reshape(group.size, -1)  # -> (n, taps)
+    return Factor(producer, tuple(added), name, axes[0], labels.ndim, positions)
