@@ -74,22 +74,35 @@ def gemm(node: Operation, tensors: TensorShapes) -> LinearLayer | str:
 
 
 def matmul(node: Operation, tensors: TensorShapes) -> LinearLayer | str:
-    """Y = A B with a matrix B: weight (in, out); the axes of A before the last pass."""
-    weight, rank = node.shape(1, tensors), node.rank(0, tensors)
-    if weight is None or rank is None or rank < 2 or len(weight) < 2:
+    """Y = A B with a constant B: weight (.., in, out); the other axes of A pass.
+
+    The axes of B before its last two are aligned with those of A: along each one there is a matrix
+    for each position, or, where it is 1 long, one for all.
+    """
+    weight, data = node.shape(1, tensors), tensors.shape(node.inputs[0])
+    if weight is None or data is None or len(data) < 2 or len(weight) < 2:
         return "MatMul of unknown shapes or vectors"
-    if len(weight) != 2 or tensors.is_constant(node.inputs[0]):
-        return "MatMul by a weight from the left, or by a stack of weights"
-    last = rank - 1
+    if tensors.is_constant(node.inputs[0]):
+        return "MatMul by a weight from the left"
+    rank = max(len(data), len(weight))
+    added = rank - len(data)  # axes of the output before the first one of A
+    made = [
+        axis + rank - len(weight) if size > 1 else None for axis, size in enumerate(weight[:-2])
+    ]
+    met = [None if axis is None or axis < added else axis - added for axis in made]
+    pairs = zip(weight, met, strict=False)
+    if any(axis is not None and data[axis] not in (None, size) for size, axis in pairs):
+        return "MatMul repeats an axis of length 1"
+    last = len(data) - 1
     return LinearLayer(
         node,
         weight,
-        data_axes=(last, None),
-        output_axes=(None, last),
+        data_axes=(*met, last, None),
+        output_axes=(*made, None, rank - 1),
         rank=rank,
-        in_axis=0,
-        out_axis=1,
-        passed=tuple((axis, axis) for axis in range(last)),
+        in_axis=len(weight) - 2,
+        out_axis=len(weight) - 1,
+        passed=tuple((axis, axis + added) for axis in range(last) if axis not in met),
     )
 
 

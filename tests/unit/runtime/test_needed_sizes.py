@@ -62,6 +62,9 @@ def layer(
         (layer(2, "Gemm", 7, 6, transA=1), {0: 7}),
         (layer(2, "Gemm", 6, 7, transA=1, transB=1), {0: 7}),
         (layer(4, "MatMul", 7, 6), {3: 7}),
+        (layer(4, "MatMul", 2, 7, 6), {1: 2, 3: 7}),
+        (layer(3, "MatMul", 1, 7, 6), {2: 7}),  # one matrix for all
+        (layer(2, "MatMul", 2, 7, 6), {1: 7}),
     ],
 )
 def test_a_weight_tells_the_channels(model: ModelProto, sizes: Needed) -> None:
