@@ -270,6 +270,12 @@ class LinearLayer:
         return len(self.shape) == 2
 
     @property
+    def sides(self) -> int:
+        """How many axes the window has: 1 over signals, 2 over images, 0 where there is none."""
+        pairs = zip(self.data_axes, self.output_axes, strict=True)
+        return sum(met is None and made is None for met, made in pairs)
+
+    @property
     def _made(self) -> tuple[int, ...]:
         """Axes of the weight that the output has, that of its channels first."""
         axes = (a for a, other in enumerate(self.output_axes) if other is not None)
