@@ -12,9 +12,8 @@ from lbyl_onnx import Config, OptionError, compress, inspect, register_operator
 from lbyl_onnx.channels.rules.elementwise import elementwise
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.graph.inference import TensorFact, like_first_input
-from lbyl_onnx.graph.layers.linear_layer import LinearLayer, Operation
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer, Operation, TensorShapes
 from lbyl_onnx.graph.layers.standard import conv
-from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.registry import method_names
 from tests.support.net import Net
 from tests.support.oracle import assert_same, compressed, interpret, make_feeds, masked, run
@@ -57,18 +56,18 @@ def tokens() -> ModelProto:
     return net.declared(x, "N", 5, 4)
 
 
-def product(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
+def product(node: Operation, tensors: TensorShapes) -> LinearLayer | str:
     """TransposeMatMul: Y = alpha A B', with a matrix B."""
-    data, weight = node.shape(0, tensor_info), node.shape(1, tensor_info)
-    if data is None or weight is None or len(weight) != 2 or node.number("transA", 0):
+    rank, weight = node.rank(0, tensors), node.shape(1, tensors)
+    if rank is None or weight is None or len(weight) != 2 or node.number("transA", 0):
         return "TransposeMatMul of unknown shapes"
-    last, turned = len(data) - 1, bool(node.number("transB", 0))
+    last, turned = rank - 1, bool(node.number("transB", 0))
     return LinearLayer(
         node,
         weight,
         data_axes=(None, last) if turned else (last, None),
         output_axes=(last, None) if turned else (None, last),
-        rank=len(data),
+        rank=rank,
         in_axis=int(turned),
         out_axis=int(not turned),
         alpha=float(node.attributes.get("alpha", 1.0)),

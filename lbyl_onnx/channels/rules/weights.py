@@ -37,10 +37,9 @@ def _handed_on(view: NodeView, layer: LinearLayer, labels: Labels) -> Labels | N
     Each of these channels is multiplied by the same matrix, or by one of its own, which goes with
     it.
     """
-    labels = padded(labels, len(view.shape(layer.data) or ()))
+    labels = padded(labels, layer.node.rank(layer.data, view.tensor_info) or 0)
     own = {d: a for a, d in enumerate(layer.data_axes) if d is not None}
-    pairs = dict(layer.passed)
-    pairs |= {d: o for d, a in own.items() if (o := layer.output_axes[a]) is not None}
+    pairs = layer.kept_axes
     varying = varying_axes(labels)
     if not pairs or any(axis not in pairs for axis in varying):
         return None

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from onnx import NodeProto
 
 from lbyl_onnx.graph.layers.einsum import einsum
-from lbyl_onnx.graph.layers.linear_layer import Layout, LinearLayer, Operation
+from lbyl_onnx.graph.layers.linear_layer import Layout, LinearLayer, Operation, TensorShapes
 from lbyl_onnx.graph.layers.standard import conv, conv_transpose, gemm, matmul
 from lbyl_onnx.graph.model_graph import Node, Tensor
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import Array, OperatorKey, operator_key
 
-Describe = Callable[[Operation, TensorInfo], LinearLayer | str]
-"""The layer that a node is by its shapes and attributes, or the reason why it is none."""
+Describe = Callable[[Operation, TensorShapes], LinearLayer | str]
+"""The layer that a node is by its attributes and shapes, or the reason why it is none.
+
+It is asked before the model has run, too, when of the activations the rank alone is known.
+"""
 LAYERS: dict[OperatorKey, Describe] = {
     ("", "Conv"): conv,
     ("", "ConvTranspose"): conv_transpose,
@@ -34,13 +37,13 @@ def is_layer(node: Node | NodeProto) -> bool:
     return _key(node) in LAYERS
 
 
-def describe(tensor_info: TensorInfo, node: Node | NodeProto) -> LinearLayer | str:
+def describe(tensors: TensorShapes, node: Node | NodeProto) -> LinearLayer | str:
     """Describe a node as a linear layer by its shapes and attributes.
 
     Parameters
     ----------
-    tensor_info
-        What is known of the tensors; shapes are those at the first input shapes.
+    tensors
+        What is known of the tensors: a `TensorInfo`, or less than that.
     node
         A node of a graph, or of a model.
 
@@ -50,13 +53,13 @@ def describe(tensor_info: TensorInfo, node: Node | NodeProto) -> LinearLayer | s
         The layer; its weight need not be constant. Otherwise the reason why the node is none.
     """
     row = LAYERS.get(_key(node))
-    return "its operator has no weight" if row is None else row(Operation.of(node), tensor_info)
+    return "its operator has no weight" if row is None else row(Operation.of(node), tensors)
 
 
-def linear_layer(tensor_info: TensorInfo, node: Node | NodeProto) -> LinearLayer | None:
+def linear_layer(tensors: TensorShapes, node: Node | NodeProto) -> LinearLayer | None:
     """Describe a node as a linear layer with a constant weight; None where it is no such."""
-    layer = describe(tensor_info, node)
-    if isinstance(layer, str) or not tensor_info.is_constant(layer.weight_name):
+    layer = describe(tensors, node)
+    if isinstance(layer, str) or not tensors.is_constant(layer.weight_name):
         return None
     return layer
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 
-from lbyl_onnx.graph.layers.linear_layer import LinearLayer, Operation
-from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer, Operation, TensorShapes
 
 Terms = tuple[str, str, str]
 """Letters of the first operand, the second, the output."""
 
 
-def einsum(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
+def einsum(node: Operation, tensors: TensorShapes) -> LinearLayer | str:
     """Einsum of two operands, of which either may be the weight.
 
     Channels are those of the last letter that the weight alone gives the output; they are read
@@ -25,24 +24,25 @@ def einsum(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
     """
     if len(node.inputs) != 2:
         return "Einsum does not read two operands"
-    shapes = [node.shape(operand, tensor_info) for operand in (0, 1)]
-    known_shapes = [shape for shape in shapes if shape is not None]
-    if len(known_shapes) < 2:
-        return "Einsum of unknown shapes"
-    constant = [tensor_info.is_constant(name) for name in node.inputs]
+    constant = [tensors.is_constant(name) for name in node.inputs]
     operand = 0 if constant == [True, False] else 1
-    terms = _terms(str(node.attributes.get("equation", "")), known_shapes, operand)
+    weight_shape = node.shape(operand, tensors)
+    data_shape = tensors.shape(node.inputs[1 - operand])
+    if weight_shape is None or data_shape is None:
+        return "Einsum of unknown shapes"
+    shapes = (weight_shape, data_shape) if operand == 0 else (data_shape, weight_shape)
+    terms = _terms(str(node.attributes.get("equation", "")), shapes, operand)
     if isinstance(terms, str):
         return terms
     weight, data, output = terms[operand], terms[1 - operand], terms[2]
-    reason = _refused(weight, data, output, known_shapes[operand], known_shapes[1 - operand])
+    reason = _refused(weight, data, output, weight_shape, data_shape)
     if reason is not None:
         return reason
     summed = [letter for letter in data if letter in weight and letter not in output]
     made = [letter for letter in output if letter in weight and letter not in data]
     return LinearLayer(
         node,
-        known_shapes[operand],
+        weight_shape,
         data_axes=_axes(weight, data),
         output_axes=_axes(weight, output),
         rank=len(output),
@@ -61,7 +61,7 @@ def _axes(term: str, other: str) -> tuple[int | None, ...]:
     return tuple(other.index(letter) if letter in other else None for letter in term)
 
 
-def _terms(equation: str, shapes: Sequence[tuple[int, ...]], operand: int) -> Terms | str:
+def _terms(equation: str, shapes: Sequence[Sequence[int | None]], operand: int) -> Terms | str:
     """Split an equation; an ellipsis of the activations becomes letters of its own."""
     left, arrow, output = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -84,7 +84,11 @@ def _terms(equation: str, shapes: Sequence[tuple[int, ...]], operand: int) -> Te
 
 
 def _refused(
-    weight: str, data: str, output: str, weight_shape: Sequence[int], data_shape: Sequence[int]
+    weight: str,
+    data: str,
+    output: str,
+    weight_shape: Sequence[int],
+    data_shape: Sequence[int | None],
 ) -> str | None:
     """Return why letters make no linear layer; None where they do."""
     if {*output} - {*data, *weight}:
@@ -92,7 +96,8 @@ def _refused(
     if any(len({*term}) < len(term) for term in (weight, data, output)):
         return "Einsum takes a diagonal"
     sizes = dict(zip(weight, weight_shape, strict=True))
-    if any(sizes.get(x, size) != size for x, size in zip(data, data_shape, strict=True)):
+    met = ((x, d) for x, d in zip(data, data_shape, strict=True) if d is not None)
+    if any(sizes.get(x, d) != d for x, d in met):
         return "Einsum repeats an axis of length 1"
     if {*weight} - {*data, *output}:
         return "Einsum sums its weight along an axis that the activations do not have"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,16 @@ from lbyl_onnx.types import Array, Floats
 
 T = TypeVar("T", bound=np.generic)
 Operand = tuple[int, int]  # index of a node, index of one of its inputs
+
+
+class TensorShapes(Protocol):
+    """What a description of a layer asks of the tensors: `TensorInfo`, or less than that."""
+
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Return a tensor's shape, None for each unknown length; None where the rank is unknown."""
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor's value is the same in every run."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,18 @@ class Operation:
         """Whether an optional input is there."""
         return operand is not None and operand < len(self.inputs) and bool(self.inputs[operand])
 
-    def shape(self, operand: int, tensor_info: TensorInfo) -> tuple[int, ...] | None:
-        """Return the shape of an input; None where any of it is unknown, or there is none."""
-        shape = tensor_info.shape(self.inputs[operand]) if self.has(operand) else None
+    def shape(self, operand: int, tensors: TensorShapes) -> tuple[int, ...] | None:
+        """Return the shape of an input; None where any of it is unknown, or there is none.
+
+        It is what to ask of a weight; of activations the rank may be all that is known.
+        """
+        shape = tensors.shape(self.inputs[operand]) if self.has(operand) else None
         return None if shape is None or None in shape else tuple(d or 0 for d in shape)
+
+    def rank(self, operand: int, tensors: TensorShapes) -> int | None:
+        """Return how many axes an input has; None where that is unknown, or there is none."""
+        shape = tensors.shape(self.inputs[operand]) if self.has(operand) else None
+        return None if shape is None else len(shape)
 
 
 @dataclass(frozen=True)
@@ -210,6 +228,23 @@ class LinearLayer:
         return self.output_axes[self.out_axis] or 0
 
     @property
+    def data_sizes(self) -> dict[int, int]:
+        """Lengths that axes of the activations must have to meet the weight, by axis."""
+        pairs = zip(self.shape, self.data_axes, strict=True)
+        return {
+            met: size * (self.groups if axis == self.in_axis else 1)
+            for axis, (size, met) in enumerate(pairs)
+            if met is not None
+        }
+
+    @property
+    def kept_axes(self) -> dict[int, int]:
+        """Axes of the activations that are not summed over, each with that of the output."""
+        both = zip(self.data_axes, self.output_axes, strict=True)
+        kept = {met: made for met, made in both if met is not None and made is not None}
+        return dict(self.passed) | kept
+
+    @property
     def has_bias(self) -> bool:
         """Whether a bias is there."""
         return self.node.has(self.bias_operand)
@@ -233,6 +268,12 @@ class LinearLayer:
     def is_matrix(self) -> bool:
         """Whether the weight is one matrix."""
         return len(self.shape) == 2
+
+    @property
+    def sides(self) -> int:
+        """How many axes the window has: 1 over signals, 2 over images, 0 where there is none."""
+        pairs = zip(self.data_axes, self.output_axes, strict=True)
+        return sum(met is None and made is None for met, made in pairs)
 
     @property
     def _made(self) -> tuple[int, ...]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from lbyl_onnx.graph.layers.linear_layer import Layout, LinearLayer, Operation, Window
-from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.graph.layers.linear_layer import (
+    Layout,
+    LinearLayer,
+    Operation,
+    TensorShapes,
+    Window,
+)
 
 
-def conv(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
+def conv(node: Operation, tensors: TensorShapes) -> LinearLayer | str:
     """Conv of any rank: weight (out, in / group, ..)."""
-    weight = node.shape(1, tensor_info)
+    weight = node.shape(1, tensors)
     if weight is None or len(weight) < 3:
         return "the weight of Conv has an unknown shape"
     window = (None,) * (len(weight) - 2)
@@ -22,13 +27,13 @@ def conv(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
         out_axis=0,
         bias_operand=2,
         groups=node.number("group", 1),
-        window=_window(node, tensor_info),
+        window=_window(node, tensors),
     )
 
 
-def conv_transpose(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
+def conv_transpose(node: Operation, tensors: TensorShapes) -> LinearLayer | str:
     """ConvTranspose of any rank: weight (in, out / group, ..), seen as (in / group, out, ..)."""
-    weight, groups = node.shape(1, tensor_info), node.number("group", 1)
+    weight, groups = node.shape(1, tensors), node.number("group", 1)
     if weight is None or len(weight) < 3 or groups < 1:
         return "the weight of ConvTranspose has an unknown shape"
     window = (None,) * (len(weight) - 2)
@@ -47,9 +52,9 @@ def conv_transpose(node: Operation, tensor_info: TensorInfo) -> LinearLayer | st
     )
 
 
-def gemm(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
+def gemm(node: Operation, tensors: TensorShapes) -> LinearLayer | str:
     """Y = alpha A' B' + beta C: weight (in, out), or (out, in) where it is transposed."""
-    weight = node.shape(1, tensor_info)
+    weight = node.shape(1, tensors)
     if weight is None or len(weight) != 2:
         return "the weight of Gemm has an unknown shape"
     transposed = bool(node.number("transB", 0))
@@ -68,31 +73,44 @@ def gemm(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
     )
 
 
-def matmul(node: Operation, tensor_info: TensorInfo) -> LinearLayer | str:
-    """Y = A B with a matrix B: weight (in, out); the axes of A before the last pass."""
-    weight, data = node.shape(1, tensor_info), node.shape(0, tensor_info)
+def matmul(node: Operation, tensors: TensorShapes) -> LinearLayer | str:
+    """Y = A B with a constant B: weight (.., in, out); the other axes of A pass.
+
+    The axes of B before its last two are aligned with those of A: along each one there is a matrix
+    for each position, or, where it is 1 long, one for all.
+    """
+    weight, data = node.shape(1, tensors), tensors.shape(node.inputs[0])
     if weight is None or data is None or len(data) < 2 or len(weight) < 2:
         return "MatMul of unknown shapes or vectors"
-    if len(weight) != 2 or tensor_info.is_constant(node.inputs[0]):
-        return "MatMul by a weight from the left, or by a stack of weights"
+    if tensors.is_constant(node.inputs[0]):
+        return "MatMul by a weight from the left"
+    rank = max(len(data), len(weight))
+    added = rank - len(data)  # axes of the output before the first one of A
+    made = [
+        axis + rank - len(weight) if size > 1 else None for axis, size in enumerate(weight[:-2])
+    ]
+    met = [None if axis is None or axis < added else axis - added for axis in made]
+    pairs = zip(weight, met, strict=False)
+    if any(axis is not None and data[axis] not in (None, size) for size, axis in pairs):
+        return "MatMul repeats an axis of length 1"
     last = len(data) - 1
     return LinearLayer(
         node,
         weight,
-        data_axes=(last, None),
-        output_axes=(None, last),
-        rank=len(data),
-        in_axis=0,
-        out_axis=1,
-        passed=tuple((axis, axis) for axis in range(last)),
+        data_axes=(*met, last, None),
+        output_axes=(*made, None, rank - 1),
+        rank=rank,
+        in_axis=len(weight) - 2,
+        out_axis=len(weight) - 1,
+        passed=tuple((axis, axis + added) for axis in range(last) if axis not in met),
     )
 
 
-def _window(node: Operation, tensor_info: TensorInfo) -> Window | None:
+def _window(node: Operation, tensors: TensorShapes) -> Window | None:
     """Return a Conv's window with explicit pads; None where shapes are not known."""
-    weight, data = node.shape(1, tensor_info), node.shape(0, tensor_info)
+    weight, data = node.shape(1, tensors), node.shape(0, tensors)
     name = node.outputs[0] if node.outputs else ""
-    output = tensor_info.shape(name)
+    output = tensors.shape(name)
     if weight is None or data is None or output is None or None in output:
         return None
     kernel = weight[2:]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
 from onnx import NodeProto, TensorProto
+
+from lbyl_onnx.graph.layers import linear_layer
 
 # Length of texts: of sequences of tokens most are no longer.
 TOKENS = 64
@@ -21,6 +24,19 @@ _WHOLE = frozenset(
 # Nodes that are followed behind an input until one says what it is.
 _MOST_NODES = 50
 Strides = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The shapes of initializers, for a layer's description; those of activations are not known."""
+
+    dims: Mapping[str, tuple[int, ...]]
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        return self.dims.get(name)
+
+    def is_constant(self, name: str) -> bool:
+        return name in self.dims
 
 
 def likely_sizes(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
@@ -39,8 +55,8 @@ def likely_sizes(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
         the other, as lines of text are: 48 x 192, say. Where nothing tells, nothing.
     """
     sizes: dict[tuple[str, int], int] = {}
-    initializers = {t.name: tuple(t.dims) for t in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in initializers]
+    stored = _Stored({t.name: tuple(t.dims) for t in model.graph.initializer})
+    inputs = [value for value in model.graph.input if not stored.is_constant(value.name)]
     readers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -54,7 +70,7 @@ def likely_sizes(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
         if kind.elem_type in _WHOLE:
             sizes |= {(value.name, axis): TOKENS for axis in dynamic}
         elif len(dims) in (2, 3) and dims[-1] is None:
-            size = _signal(value.name, dims, readers, initializers)
+            size = _signal(value.name, dims, readers, stored)
             sizes |= {} if size is None else {(value.name, len(dims) - 1): size}
         elif len(dims) == 4:
             strides = _strides(model, value.name)
@@ -66,7 +82,7 @@ def _signal(
     name: str,
     dims: Sequence[int | None],
     readers: Mapping[str, Sequence[NodeProto]],
-    initializers: Mapping[str, tuple[int, ...]],
+    stored: _Stored,
 ) -> int | None:
     """Length of an input that a one-dimensional convolution or a Fourier transform reads."""
     waiting, followed = [name], 0
@@ -75,8 +91,9 @@ def _signal(
             followed += 1
             if node.op_type == "STFT":
                 return WAVEFORM
-            if node.op_type == "Conv" and len(initializers.get(node.input[1], ())) == 3:
-                return WAVEFORM if initializers[node.input[1]][1] == 1 else FRAMES
+            layer = linear_layer(stored, node)
+            if layer is not None and layer.sides == 1:
+                return WAVEFORM if layer.shape[layer.in_axis] == 1 else FRAMES
             if node.op_type in _SAME_VALUES:
                 waiting += node.output
     return None

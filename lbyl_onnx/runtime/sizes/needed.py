@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 
+from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.types import DEFAULT_DOMAINS
 
 Dims = tuple[int, ...]
@@ -31,12 +33,25 @@ Axes = tuple[Length | None, ...]
 
 @dataclass
 class _Trace:
-    """Facts traced so far, node by node in the order of the graph."""
+    """Facts traced so far, node by node in the order of the graph.
+
+    It tells a layer's description (`TensorShapes`) the shapes of constants, and the ranks of
+    tensors that stem from an input.
+    """
 
     axes: dict[str, Axes] = field(default_factory=dict)
     dims: dict[str, Dims] = field(default_factory=dict)
     stored: dict[str, TensorProto] = field(default_factory=dict)
     sizes: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Return a constant's shape; of what stems from an input the rank alone is known."""
+        axes = self.axes.get(name)
+        return self.dims.get(name, None if axes is None else (None,) * len(axes))
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor is an initializer, or one that is stored otherwise."""
+        return name in self.dims
 
     def store(self, name: str, tensor: TensorProto) -> None:
         self.dims[name], self.stored[name] = tuple(tensor.dims), tensor
@@ -71,7 +86,8 @@ def needed_sizes(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
     Parameters
     ----------
     model
-        The model; initializers in external files are not read.
+        The model, without functions and fused nodes, as `load_model` gives it; initializers in
+        external files are not read.
     """
     trace = _Trace()
     for tensor in model.graph.initializer:
@@ -86,7 +102,13 @@ def needed_sizes(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
 
 
 def _visit(trace: _Trace, node: NodeProto) -> None:
-    if node.domain not in _DOMAINS or not node.output:
+    if not node.output:
+        return
+    layer = linear_layer(trace, node)
+    if layer is not None:
+        _keep(trace, node, _layer(trace, layer))
+        return
+    if node.domain not in _DOMAINS:
         return
     if node.op_type == "Constant":
         tensor = next((a.t for a in node.attribute if a.type == AttributeProto.TENSOR), None)
@@ -95,9 +117,7 @@ def _visit(trace: _Trace, node: NodeProto) -> None:
         return
     traced = [trace.axes.get(name) for name in node.input]
     if any(axes is not None for axes in traced):
-        made = _PASSES[node.op_type](trace, node, traced) if node.op_type in _PASSES else None
-        if made is not None and any(made):
-            trace.axes[node.output[0]] = made
+        _keep(trace, node, _PASSES.get(node.op_type, _unknown)(trace, node, traced))
     elif node.input and node.input[0] in trace.dims:
         _constant(trace, node, trace.dims[node.input[0]])
 
@@ -110,9 +130,29 @@ def _constant(trace: _Trace, node: NodeProto, dims: Dims) -> None:
         trace.dims[node.output[0]] = tuple(dims[axis] for axis in _order(trace, node, len(dims)))
 
 
+def _keep(trace: _Trace, node: NodeProto, made: Axes | None) -> None:
+    if made is not None and any(made):
+        trace.axes[node.output[0]] = made
+
+
+def _layer(trace: _Trace, layer: LinearLayer) -> Axes:
+    """Note what a layer's weight needs; return the axes of its output that the input's stay."""
+    axes = trace.axes.get(layer.data_name, ())
+    for axis, size in layer.data_sizes.items():
+        trace.needs(axes, axis, size)
+    made: list[Length | None] = [None] * layer.rank
+    for axis, place in layer.kept_axes.items():
+        made[place] = axes[axis] if axis < len(axes) else None
+    return tuple(made)
+
+
 Traced = Sequence[Axes | None]
 Pass = Callable[[_Trace, NodeProto, Traced], Axes | None]
 """Notes what a node needs; returns the axes of its first output, None where they are not known."""
+
+
+def _unknown(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
+    return None
 
 
 def _same(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
@@ -128,33 +168,6 @@ def _elementwise(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
     return tuple(
         next((one for one in column if one), None) for column in zip(*aligned, strict=True)
     )
-
-
-def _conv(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
-    weight = trace.dims.get(trace.operand(node, 1))
-    if traced[0] is not None and weight is not None and len(weight) > 1:
-        groups = (trace.ints(node, "group", len(node.input)) or [1])[0]
-        channels = weight[0] if node.op_type == "ConvTranspose" else weight[1] * groups
-        trace.needs(traced[0], 1, channels)
-    return None
-
-
-def _gemm(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
-    first, second = (
-        bool((trace.ints(node, name, len(node.input)) or [0])[0]) for name in ("transA", "transB")
-    )
-    weight = trace.dims.get(trace.operand(node, 1))
-    if traced[0] is not None and weight is not None and len(weight) == 2:
-        trace.needs(traced[0], 0 if first else 1, weight[1 if second else 0])
-    return None
-
-
-def _matmul(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
-    axes, weight = traced[0], trace.dims.get(trace.operand(node, 1))
-    if axes is None or weight is None or len(weight) < 2:
-        return None
-    trace.needs(axes, -1, weight[-2])
-    return (*axes[:-1], None) if len(weight) == 2 else None
 
 
 def _recurrent(trace: _Trace, node: NodeProto, traced: Traced) -> Axes | None:
@@ -286,12 +299,9 @@ _PASSES: Mapping[str, Pass] = {
     **dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "Pow", "PRelu", "Sub"), _elementwise),
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), _per_channel),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _layer_norm),
-    **dict.fromkeys(("Conv", "ConvTranspose", "FusedConv"), _conv),
-    **dict.fromkeys(("Gemm", "FusedGemm"), _gemm),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
     "Concat": _concat,
     "Gather": _gather,
-    "MatMul": _matmul,
     "Pad": _pad,
     "Slice": _slice,
     "SpaceToDepth": _space_to_depth,

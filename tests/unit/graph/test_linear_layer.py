@@ -26,9 +26,9 @@ def gemm(transposed: int) -> ModelProto:
     return net.model(net.node("Gemm", ["x", weight], {"transB": transposed, "alpha": 0.5}))
 
 
-def matmul() -> ModelProto:
-    net = Net((2, 3, 8))
-    return net.model(net.node("MatMul", ["x", net.weight("w", 8, 5)]))
+def matmul(data: tuple[int, ...] = (2, 3, 8), stack: tuple[int, ...] = ()) -> ModelProto:
+    net = Net(data)
+    return net.model(net.node("MatMul", ["x", net.weight("w", *stack, data[-1], 5)]))
 
 
 def of_letters(equation: str, data: tuple[int, ...], weight: tuple[int, ...]) -> ModelProto:
@@ -45,6 +45,11 @@ MODELS = {
     "Gemm": gemm(0),
     "Gemm, transposed": gemm(1),
     "MatMul": matmul(),
+    "MatMul of a stack": matmul((2, 3, 4, 8), (3,)),
+    "MatMul of stacks": matmul((2, 3, 4, 8), (2, 3)),
+    "MatMul into a stack": matmul((4, 8), (2, 3)),
+    "MatMul of a stack, one long at first": matmul((2, 3, 4, 8), (1, 3)),
+    "MatMul of a stack that is one long": matmul((2, 4, 8), (1,)),
     "Einsum": of_letters("bsd,ed->bse", (2, 3, 4), (5, 4)),
     "Einsum of heads": of_letters("bhsd,hed->behs", (2, 3, 4, 5), (3, 6, 5)),
     "Einsum of two letters": of_letters("bshd,khd->bsk", (2, 3, 4, 5), (6, 4, 5)),

@@ -8,10 +8,13 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from lbyl_onnx import register_operator
+from lbyl_onnx.graph.layers.standard import conv
 from lbyl_onnx.runtime.baseline import input_shapes
 from lbyl_onnx.runtime.session import CPU
 from lbyl_onnx.runtime.sizes.likely import likely_sizes
 from tests.support.net import Dims, Net
+from tests.support.registered import tables_restored
 
 
 def line_reader(shape: Dims, *strides: tuple[int, int]) -> ModelProto:
@@ -93,3 +96,14 @@ def test_a_size_that_does_not_run_is_not_taken(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx")
     first, _ = input_shapes(tmp_path / "m.onnx", CPU)
     assert first["x"][1] <= 20
+
+
+@pytest.mark.parametrize(("channels", "length"), [(1, 16000), (40, 100)])
+def test_a_registered_layer_tells_a_signal_by_its_row(channels: int, length: int) -> None:
+    model = signal(("N", channels, "T"), channels)
+    (node,) = (node for node in model.graph.node if node.op_type == "Conv")
+    node.op_type, node.domain = "Convolution", "somewhere.else"
+    assert likely_sizes(model) == {}
+    with tables_restored():
+        register_operator("Convolution", domain="somewhere.else", layer=conv)
+        assert likely_sizes(model) == {("x", 2): length}
