@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, layer_read
 from lbyl_onnx.graph.batch_norm import following_scale
-from lbyl_onnx.graph.layers.linear_layer import by_window
-from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer, by_window
+from lbyl_onnx.graph.model_graph import Graph, Node
+from lbyl_onnx.graph.normalisations import normalising_scale
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.types import ConsumerLoss, Moments
+from lbyl_onnx.types import Floats
 
 
 def joint_gram(losses: Sequence[ConsumerLoss]) -> NDArray[np.float64]:
@@ -44,17 +46,26 @@ def consumer_loss(
 ) -> ConsumerLoss:
     """How a consumer reads a group: its input's moments, and its weights' inner products.
 
-    Where a BatchNormalization follows, outputs count as it scales them; where several consumers
-    read the weight, as what follows each does in the mean.
+    Where a normalisation follows, maybe of the stream that the outputs are added to, they count as
+    it scales them; where several consumers read the weight, as what follows each does in the mean.
     """
     layers = [layer_read(graph, tensor_info, place) for place in uses or (consumer,)]
     layer = layer_read(graph, tensor_info, consumer)
     weight = layer.rows(tensor_info, consumer.positions)  # (n, positions, outputs, window)
     scales = [
-        following_scale(graph.nodes[place.binding.node], other, tensor_info)
+        _scale_behind(graph.nodes[place.binding.node], other, tensor_info)
         for place, other in zip(uses or (consumer,), layers, strict=True)
     ]
     scale = scales[0] if len(scales) == 1 else np.sqrt(np.mean(np.square(scales), axis=0))
     taps = by_window(weight * scale[:, None])  # (n, positions, window, outputs)
     flat = taps.reshape(len(weight) * moments.taps, -1)  # told apart or not: -> (n * taps, ..)
     return ConsumerLoss(moments, flat @ flat.T)
+
+
+def _scale_behind(node: Node, layer: LinearLayer, tensor_info: TensorInfo) -> Floats:
+    """What the normalisation behind a layer scales its outputs by, (outputs,); ones without one."""
+    if layer.plain and layer.output_axis == layer.rank - 1 and layer.rank > 1:
+        scale = normalising_scale(node, layer.channels, tensor_info)
+        if scale is not None and np.any(scale):
+            return scale
+    return following_scale(node, layer, tensor_info)

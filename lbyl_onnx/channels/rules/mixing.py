@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, varying_axes
-from lbyl_onnx.channels.rules.normalisations import normalisation_of
 from lbyl_onnx.channels.rules.view import (
     KeptAttribute,
     KeptAxis,
@@ -16,6 +15,7 @@ from lbyl_onnx.channels.rules.view import (
     ShapeParameter,
     SharedNorm,
 )
+from lbyl_onnx.graph.normalisations import normalisation_of
 
 
 def _beyond(labels: Labels, axis: int) -> bool:

@@ -6,8 +6,11 @@ x / sqrt(mean(x^2) + eps).
 
 from __future__ import annotations
 
+import numpy as np
+
 from lbyl_onnx.graph.model_graph import Node, Tensor
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.types import Floats
 
 # What may lie between the operators without changing what they compute.
 _PASSED = ("Cast", "Identity")
@@ -34,6 +37,80 @@ def normalisation_of(mean: Node, tensor_info: TensorInfo) -> str | None:
                 ):
                     return "layer normalisation"
     return None
+
+
+# Operators of layer and RMS normalisation as one node; their second input is the scale.
+_ONE_NODE = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+# What takes a layer's outputs to the normalisation of a stream without scaling its channels.
+_ONTO_STREAM = ("Add", "Sum", "Dropout", *_PASSED)
+# Nodes that are looked at on the way.
+_NEAR = 12
+
+
+def normalising_scale(node: Node, channels: int, tensor_info: TensorInfo) -> Floats | None:
+    """Return what the layer or RMS normalisation behind a node scales its channels by, (channels,).
+
+    Parameters
+    ----------
+    node
+        A node whose channels lie on the last axis, maybe of a residual stream.
+    channels
+        How many.
+    tensor_info
+        Constants of its graph.
+
+    Returns
+    -------
+    (channels,) float64 or None
+        Of the nearest normalisation; None where there is none with finite constants.
+    """
+    waiting, visited = [node.outputs[0]], 0
+    while waiting and visited < _NEAR:
+        tensor = waiting.pop(0)
+        for reader in tensor.outputs:
+            visited += 1
+            scale: Floats | None = None
+            if reader.op in _ONE_NODE and reader.inputs[0] is tensor:
+                scale = _per_channel(reader.inputs[1], channels, tensor_info)
+            elif reader.op == "ReduceMean" or reader.op in ("Mul", "Pow"):
+                scale = _written_out(tensor, channels, tensor_info)
+            if scale is not None:
+                return scale
+            if reader.op in _ONTO_STREAM:
+                waiting.append(reader.outputs[0])
+    return None
+
+
+def _written_out(tensor: Tensor, channels: int, tensor_info: TensorInfo) -> Floats | None:
+    """Scale of a normalisation in single operators of a tensor; None where it has none."""
+    parts = [tensor, *(x.outputs[0] for x in tensor.outputs if x.op in ("Sub", "Mul", "Pow"))]
+    means = [x for part in parts for x in part.outputs if x.op == "ReduceMean"]
+    if not any(normalisation_of(mean, tensor_info) for mean in means):
+        return None
+    waiting = [tensor]
+    for _ in range(_NEAR):
+        if not waiting:
+            return None
+        for reader in waiting.pop(0).outputs:
+            if reader.op == "Mul":
+                for operand in reader.inputs:
+                    scale = _per_channel(operand, channels, tensor_info)
+                    if scale is not None:
+                        return scale
+            if reader.op in ("Sub", "Div", "Mul", *_PASSED):
+                waiting.append(reader.outputs[0])
+    return None
+
+
+def _per_channel(tensor: Tensor, channels: int, tensor_info: TensorInfo) -> Floats | None:
+    """Absolute values of a constant for each channel; None for any other tensor."""
+    shape = tensor_info.shape(tensor.name)
+    if not shape or shape[-1] != channels or not tensor_info.is_constant(tensor.name):
+        return None
+    value = tensor_info.value(tensor.name).astype(np.float64)
+    if value.size != channels or not np.all(np.isfinite(value)):
+        return None
+    return np.abs(value.reshape(-1))  # (1, .., C) -> (C,)
 
 
 def _squared(mean: Node, tensor_info: TensorInfo) -> Tensor | None:
