@@ -48,6 +48,13 @@ class ConsumerFit:
             return self.delivery.shift
         return self.delivery.shift + self.delivery.rows @ self.mixing.shift
 
+    @property
+    def kept_offset(self) -> Floats:
+        """Likewise what stands in for the kept ones themselves, (k * taps,)."""
+        own, mixing = self.delivery.own, self.mixing
+        shift = np.zeros(self.delivery.rows.shape[1]) if mixing is None else mixing.shift
+        return shift if own is None else own[0] @ shift + own[1]
+
 
 @dataclass(frozen=True, eq=False)
 class Repair:

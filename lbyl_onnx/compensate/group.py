@@ -33,6 +33,7 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.graph.sharing import same_everywhere
 from lbyl_onnx.methods import reduced_rank
+from lbyl_onnx.methods.blockwise import reduce_blocks
 from lbyl_onnx.methods.obs import eliminate
 from lbyl_onnx.methods.registry import Method, find_method
 from lbyl_onnx.methods.types import ConsumerLoss, Delivery, FoldedRows, Moments, Ranking
@@ -309,8 +310,10 @@ def _by_mixing(
     """Mix a group's channels in their producer; None where that cannot be done."""
     group = entry.group
     together = joint_gram(consumer_losses(analyzed, group, moments))
-    blocks = group.blocks if group.block_count > 1 else None
-    reduction = reduced_rank.reduce_rank(moments[0], together, len(entry.kept), blocks)
+    if group.block_count > 1:
+        reduction = reduce_blocks(moments[0], together, len(entry.kept), group.blocks)
+    else:
+        reduction = reduced_rank.reduce_rank(moments[0], together, len(entry.kept))
     if reduction is None:
         return None
     moved = mixture(analyzed.graph, analyzed.tensor_info, channel_path, reduction)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from lbyl_onnx.methods.types import Delivery, Moments, removed_channels
+from lbyl_onnx.methods.types import Delivery, Moments
 from lbyl_onnx.types import Floats
 
 # A basis of the kept channels worse conditioned than this is not taken.
-_WORST_CONDITION = 1e6
+WORST_CONDITION = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +26,7 @@ class ReducedRank:
     lost: float  # squared error of the consumers' outputs, in the units of B
 
 
-def reduce_rank(
-    moments: Moments, gram: Floats, count: int, blocks: NDArray[np.intp] | None = None
-) -> ReducedRank | None:
+def reduce_rank(moments: Moments, gram: Floats, count: int) -> ReducedRank | None:
     """Find the mixtures that leave the consumers' outputs with the least squared error.
 
     Parameters
@@ -40,9 +37,6 @@ def reduce_rank(
         (n, n), the inner products ``B^T B`` of the consumers' weights over their outputs.
     count
         The number k of channels that are left.
-    blocks
-        (n,): number of each channel's block; only channels of one are mixed, and of each are left
-        as many. None where all are one.
 
     Returns
     -------
@@ -57,40 +51,9 @@ def reduce_rank(
     The basis is then changed so that the kept channels, chosen by a pivoted QR, are restored by
     1: their mixtures stand in their own places, ``a_K ~ b`` and ``a_P ~ S b + c``.
     """
-    if blocks is None:
-        return _reduced(moments, gram, count, moments.ridge)
-    each = count // len(np.unique(blocks))
-    parts: list[tuple[NDArray[np.intp], ReducedRank]] = []
-    for block in np.unique(blocks):
-        at = np.flatnonzero(blocks == block)
-        inside = np.ix_(at, at)
-        own = replace(moments, mean=moments.mean[at], covariance=moments.covariance[inside])
-        part = _reduced(own, gram[inside], each, moments.ridge)
-        if part is None:
-            return None
-        parts.append((at, part))
-    return _together(parts, len(blocks))
-
-
-def _together(parts: Sequence[tuple[NDArray[np.intp], ReducedRank]], size: int) -> ReducedRank:
-    """Put the mixtures of blocks together, each with the channels that it is of."""
-    kept = np.sort(np.concatenate([at[part.delivery.kept] for at, part in parts]))
-    removed = removed_channels(size, kept)
-    mixing, rows = np.zeros((len(kept), size)), np.zeros((len(removed), len(kept)))
-    shift, std, c = np.zeros(len(kept)), np.zeros(len(kept)), np.zeros(len(removed))
-    for at, part in parts:
-        here = np.searchsorted(kept, at[part.delivery.kept])
-        gone = np.searchsorted(removed, at[part.delivery.removed])
-        mixing[np.ix_(here, at)], rows[np.ix_(gone, here)] = part.mixing, part.delivery.rows
-        shift[here], std[here], c[gone] = part.shift, part.std, part.delivery.shift
-    lost = sum(part.lost for _, part in parts)
-    return ReducedRank(mixing, shift, std, Delivery(kept, rows, c), lost)
-
-
-def _reduced(moments: Moments, gram: Floats, count: int, ridge: float) -> ReducedRank | None:
     c = moments.covariance
     try:
-        factor = np.linalg.cholesky(c + ridge * np.eye(len(c)))
+        factor = np.linalg.cholesky(c + moments.ridge * np.eye(len(c)))
         values, vectors = np.linalg.eigh(factor.T @ gram @ factor)
     except np.linalg.LinAlgError:
         return None
@@ -99,7 +62,7 @@ def _reduced(moments: Moments, gram: Floats, count: int, ridge: float) -> Reduce
     _, _, order = scipy.linalg.qr(restored.T, mode="economic", pivoting=True)
     kept = np.sort(order[:count]).astype(np.intp)
     basis = restored[kept]
-    if not np.linalg.cond(basis) < _WORST_CONDITION:
+    if not np.linalg.cond(basis) < WORST_CONDITION:
         return None
     mixing = basis @ scipy.linalg.solve_triangular(factor, leading, lower=True, trans="T").T
     rows = np.linalg.solve(basis.T, np.delete(restored, kept, axis=0).T).T

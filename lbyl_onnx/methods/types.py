@@ -142,6 +142,9 @@ class Delivery:
         Values of a channel that are told apart; with 1 all of them are delivered alike.
     note : str
         What a report is to say of the fit beside the method's name; "" for nothing.
+    own : tuple of (k, k) and (k,) float64, or None
+        The kept channels' rows of S and part of c, where mixtures in their places stand for them
+        less well than all mixtures together do; None where they are what they were. One tap only.
 
     Raises
     ------
@@ -154,9 +157,13 @@ class Delivery:
     shift: NDArray[np.float64]
     taps: int = 1
     note: str = ""
+    own: tuple[Floats, Floats] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for arrays that break the contract above."""
+        if self.own is not None:
+            _check_array("Delivery.own[0]", self.own[0], (len(self.kept), len(self.kept)))
+            _check_array("Delivery.own[1]", self.own[1], (len(self.kept),))
         if self.shift.ndim != 1 or self.shift.size % self.taps:
             raise ValueError(
                 f"Delivery.shift has shape {self.shift.shape}; give ((n - k) * {self.taps},)"
@@ -177,16 +184,19 @@ class Delivery:
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """(n * taps, k * taps) float64: S whole, with ``S[kept] = I``."""
+        """(n * taps, k * taps) float64: S whole, with ``S[kept] = I`` unless `own` says else."""
         matrix = np.zeros((self.size, self.taps, self.rows.shape[1]))
-        matrix[self.kept] = np.eye(self.rows.shape[1]).reshape(-1, self.taps, self.rows.shape[1])
+        own = np.eye(self.rows.shape[1]) if self.own is None else self.own[0]
+        matrix[self.kept] = own.reshape(-1, self.taps, self.rows.shape[1])
         matrix[self.removed] = self.rows.reshape(-1, self.taps, self.rows.shape[1])
         return matrix.reshape(-1, self.rows.shape[1])  # (n, taps, ..) -> (n * taps, k * taps)
 
     @property
     def offset(self) -> NDArray[np.float64]:
-        """(n * taps,) float64: c whole, with ``c[kept] = 0``."""
+        """(n * taps,) float64: c whole, with ``c[kept] = 0`` unless `own` says else."""
         offset = np.zeros((self.size, self.taps))
+        if self.own is not None:
+            offset[self.kept] = self.own[1][:, None]
         offset[self.removed] = self.shift.reshape(-1, self.taps)
         return offset.reshape(-1)  # (n, taps) -> (n * taps,)
 

@@ -204,6 +204,8 @@ def _identity(name: str, change: Change) -> str:
         digest.update(mixture.producer.positions.tobytes())
     for fit in change.fits:
         digest.update(fit.consumer.positions.tobytes() + fit.delivery.kept.tobytes())
+        if fit.delivery.own is not None:
+            digest.update(fit.delivery.own[0].tobytes())
         if fit.mixing is not None:
             digest.update(fit.mixing.weights.tobytes())
         for row in fit.delivery.rows:  # rows of zeros may share their memory
@@ -224,6 +226,13 @@ def _changed(stored: Array, change: Change, node: Node) -> Array:
     for fit in change.fits:
         positions, delivery = fit.consumer.positions, fit.delivery
         kept, removed = positions[delivery.kept], positions[delivery.removed]
+        if delivery.own is not None:
+            values = _by_tap(weight[kept], delivery)
+            for start in range(0, values.shape[1], BLOCK):
+                block = slice(start, start + BLOCK)
+                turned = delivery.own[0].T @ values[:, block].astype(np.float64)
+                values[:, block] = narrowed(turned, stored.dtype, node)
+            weight[kept] = _from_taps(values, weight[kept].shape, delivery)
         if np.any(delivery.rows):
             values, lost = _by_tap(weight[kept], delivery), _by_tap(weight[removed], delivery)
             for start in range(0, values.shape[1], BLOCK):
@@ -269,9 +278,8 @@ def _shift(stored: Array, change: Change) -> Floats:
     for fit in change.fits:
         delivery = fit.delivery
         shift += _summed(weight, fit.consumer.positions[delivery.removed], delivery, fit.offset)
-        if fit.mixing is not None:
-            positions = fit.consumer.positions[delivery.kept]
-            shift += _summed(weight, positions, delivery, fit.mixing.shift)
+        positions = fit.consumer.positions[delivery.kept]
+        shift += _summed(weight, positions, delivery, fit.kept_offset)
     return shift * change.layer.alpha
 
 
