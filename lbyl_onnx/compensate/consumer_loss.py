@@ -12,7 +12,7 @@ from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, layer_read
 from lbyl_onnx.graph.batch_norm import following_scale
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer, by_window
 from lbyl_onnx.graph.model_graph import Graph, Node
-from lbyl_onnx.graph.normalisations import normalising_scale
+from lbyl_onnx.graph.normalisations import scale_of_stream
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.types import ConsumerLoss, Moments
 from lbyl_onnx.types import Floats
@@ -64,8 +64,5 @@ def consumer_loss(
 
 def _scale_behind(node: Node, layer: LinearLayer, tensor_info: TensorInfo) -> Floats:
     """What the normalisation behind a layer scales its outputs by, (outputs,); ones without one."""
-    if layer.plain and layer.output_axis == layer.rank - 1 and layer.rank > 1:
-        scale = normalising_scale(node, layer.channels, tensor_info)
-        if scale is not None and np.any(scale):
-            return scale
-    return following_scale(node, layer, tensor_info)
+    scale = scale_of_stream(node, layer, tensor_info)
+    return following_scale(node, layer, tensor_info) if scale is None else scale

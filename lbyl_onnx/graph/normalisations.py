@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Node, Tensor
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import Floats
@@ -45,6 +46,14 @@ _ONE_NODE = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormaliza
 _ONTO_STREAM = ("Add", "Sum", "Dropout", *_PASSED)
 # Nodes that are looked at on the way.
 _NEAR = 12
+
+
+def scale_of_stream(node: Node, layer: LinearLayer, tensor_info: TensorInfo) -> Floats | None:
+    """Return `normalising_scale` for the outputs of a layer; None where it has none."""
+    if not layer.plain or layer.rank < 2 or layer.output_axis != layer.rank - 1:
+        return None
+    scale = normalising_scale(node, layer.channels, tensor_info)
+    return scale if scale is not None and np.any(scale) else None
 
 
 def normalising_scale(node: Node, channels: int, tensor_info: TensorInfo) -> Floats | None:

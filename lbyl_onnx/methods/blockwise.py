@@ -79,6 +79,11 @@ def _firm(c: Floats) -> Floats:
     return c + 1e-9 * float(np.mean(np.diag(c))) * np.eye(len(c))
 
 
+def _regressed(mixing: Floats, shared: Floats) -> Floats:
+    """Regress d channels on k mixtures of them, with which they have the covariance `shared`."""
+    return np.asarray(np.linalg.solve(_firm(mixing @ shared), shared.T).T, dtype=np.float64)
+
+
 def _leading(c: Floats, gram: Floats, at: NDArray[np.intp], count: int) -> Floats:
     """Mixtures (count, d) of one block that explain most of the consumers' outputs."""
     factor = np.linalg.cholesky(_firm(c[np.ix_(at, at)]))
@@ -97,7 +102,7 @@ def _restoring(
         rows = slice(number * each, (number + 1) * each)
         own = mixing[rows][:, at]
         shared = c[np.ix_(at, at)] @ own.T
-        restored = np.linalg.solve(_firm(own @ shared), shared.T).T  # (d, k)
+        restored = _regressed(own, shared)  # (d, k)
         order = scipy.linalg.qr(restored.T, mode="economic", pivoting=True)[2][:each]
         basis = restored[order]
         if not np.linalg.cond(basis) < WORST_CONDITION:
@@ -108,7 +113,7 @@ def _restoring(
     order = np.argsort(joined)
     chosen, placed = joined[order], placed[order]
     shared = c @ placed.T
-    whole: Floats = np.linalg.solve(_firm(placed @ shared), shared.T).T  # (n, k)
+    whole = _regressed(placed, shared)  # (n, k)
     error = c - whole @ shared.T
     mean, plain = moments.mean, moments.covariance
     removed = removed_channels(len(c), chosen)

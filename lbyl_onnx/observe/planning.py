@@ -20,6 +20,7 @@ from lbyl_onnx.channels.products import Factor
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.normalisations import scale_of_stream
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.gaussian import behind
 from lbyl_onnx.methods.types import Moments
@@ -34,8 +35,9 @@ def repairable(
     """View the outputs that a repair is for, by node.
 
     They are those of the consumers, and of the layers behind them, to which what is lost is passed
-    on. Outputs behind which no layer follows are left alone: there the least error counts, and no
-    loss of variance is passed on. So are those whose node has a bias that cannot be scaled.
+    on. Outputs that a layer or RMS normalisation scales, as part of a stream maybe, and outputs
+    behind which no layer follows are left alone: there the least error counts, and no loss of
+    variance is passed on. So are those whose node has a bias that cannot be scaled.
 
     Parameters
     ----------
@@ -50,6 +52,8 @@ def repairable(
         view = output_spec(graph, tensor_info, index)
         if layer is None or view is None or not feeds_a_layer(graph.nodes[index]):
             continue
+        if scale_of_stream(graph.nodes[index], layer, tensor_info) is not None:
+            continue  # the stream is brought to its spread again
         if not layer.plain:
             continue  # a channel has a shift for each of its matrices, and a repair only one
         has_bias, scaled = layer.has_bias, layer.bias(tensor_info) is not None

@@ -210,10 +210,17 @@ def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
         scarce = {
             key: observations[key].view for key in _scarce(groups, layers, observations, moments)
         }
+        if prepared.prior is not None and _of_texts(prepared.kinds):
+            scarce = {key: entry.view for key, entry in observations.items()}
         if prepared.prior is not None and scarce:
             prior = measured(scarce, {}, prepared.prior)
             moments |= {key: moments[key].with_prior(prior[key]) for key in scarce}
         yield ObservationRound(tuple(groups), layers, observations, moments)
+
+
+def _of_texts(kinds: Mapping[str, InputKind]) -> bool:
+    """Whether a model reads tokens: rows of the words that a text repeats are no new ones."""
+    return any(kind.name == "tokens" for kind in kinds.values())
 
 
 def _scarce(
