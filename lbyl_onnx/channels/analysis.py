@@ -195,10 +195,10 @@ def _by_occurrences(flow: LabelFlow) -> list[_UnitSet]:
     return [
         _UnitSet(
             np.asarray(units, np.int64),
-            tuple(index for index, _ in places if index < len(flow.bindings)),
+            tuple(index for index, _ in axes if index < len(flow.bindings)),
             tuple(freeze for root in units for freeze in frozen.get(root, ())),
         )
-        for (places, _), units in by_occurrences.items()
+        for (axes, _), units in by_occurrences.items()
     ]
 
 

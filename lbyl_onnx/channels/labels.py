@@ -6,6 +6,7 @@ length 1; label 0 marks a position that stays whatever happens to the others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -95,9 +96,7 @@ class Coupling:
     def roots(self) -> Labels:
         """Return for each label the smallest label coupled to it, shape (labels,)."""
         if self._roots is None:
-            edges = np.concatenate([np.zeros((2, 0), np.int64), *self._edges], axis=1)
-            graph = coo_array((np.ones(edges.shape[1]), tuple(edges)), (self._count, self._count))
-            component = connected_components(graph, directed=False)[1]
+            component = components(self._count, self._edges)
             first = np.unique(component, return_index=True)[1]  # smallest label of each component
             self._roots = first[component].astype(np.int64)
         return self._roots
@@ -105,6 +104,13 @@ class Coupling:
     def canonical(self, labels: Labels) -> Labels:
         """Replace each label by its root; the shape stays."""
         return self.roots()[labels]
+
+
+def components(count: int, edges: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Number the connected parts of a graph, (count,); each array of edges is (2, edges)."""
+    pairs = np.concatenate([np.zeros((2, 0), np.int64), *edges], axis=1)
+    graph = coo_array((np.ones(pairs.shape[1]), tuple(pairs)), (count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def varying_axes(labels: Labels) -> tuple[int, ...]:

@@ -8,15 +8,12 @@ tells apart. Where grids cross, or a line falls into parts that are pruned apart
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, varying_axes
+from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, components, varying_axes
 from lbyl_onnx.channels.rules.view import LabelFlow, rows_along
 
 
@@ -115,7 +112,8 @@ def _lines(count: int, grids: Sequence[_Grid]) -> tuple[Lines, Labels | None]:
         line_of = np.unique(np.stack([line_of, rows]), axis=1, return_inverse=True)[1].reshape(-1)
     line_of = line_of - 1  # what lies on no grid comes first: label 0 does
     lines = int(line_of.max(initial=-1)) + 1
-    tie_of = _ties(lines, [np.unique(line_of[grid.rows]) for grid in grids])
+    together = [np.unique(line_of[grid.rows]) for grid in grids]
+    tie_of = components(lines, [np.stack([x, np.full_like(x, x[0])]) for x in together])
     sizes = np.bincount(line_of[line_of >= 0], minlength=lines)
     firsts: dict[int, Labels] = {}
     for grid in grids:
@@ -136,11 +134,3 @@ def _even(grid: _Grid, line_of: Labels) -> bool:
             if np.any(often != often[0]):
                 return False
     return True
-
-
-def _ties(lines: int, together: Iterable[Labels]) -> NDArray[np.int64]:
-    """Number the sets of lines that are connected, (lines,)."""
-    pairs = [np.stack([x, np.full_like(x, x[0])]) for x in together]
-    edges = np.concatenate([np.zeros((2, 0), np.int64), *pairs], axis=1)
-    graph = coo_array((np.ones(edges.shape[1]), tuple(edges)), (lines, lines))
-    return np.asarray(connected_components(graph, directed=False)[1], np.int64)

@@ -80,10 +80,10 @@ def factors_of(
 
 
 def _placed(
-    places: Collection[GroupBinding], channels: ChannelMap, group: ChannelGroup, own: Labels
+    bindings: Collection[GroupBinding], channels: ChannelMap, group: ChannelGroup, own: Labels
 ) -> Iterator[GroupBinding]:
     """Where some labels of a group lie along constants, without what others of it do."""
-    for place in places:
+    for place in bindings:
         at = np.flatnonzero(np.isin(place.binding.labels, own))
         if at.size and at.size % group.size == 0:
             order = np.argsort(channels.roots[place.binding.labels[at]], kind="stable")

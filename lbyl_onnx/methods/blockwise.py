@@ -57,21 +57,21 @@ def reduce_blocks(
         for round_ in range(ROUNDS if len(c) <= LARGEST else 1):
             for at, own in zip(members, rows, strict=True):
                 others = np.setdiff1d(np.arange(count), own) if round_ else own[:0]
-                left = _given(c, mixing[others])
+                left = _conditional(c, mixing[others])
                 mixing[np.ix_(own, at)] = _leading(left, gram, at, each)
     except np.linalg.LinAlgError:
         return None
     return _restoring(moments, c, gram, mixing, members)
 
 
-def _given(c: Floats, mixing: Floats) -> Floats:
-    """Covariance of the channels once some mixtures of them are known."""
+def _conditional(c: Floats, mixing: Floats) -> Floats:
+    """Covariance of the channels that some mixtures of them do not explain."""
     if not len(mixing):
         return c
     shared = c @ mixing.T  # (n, mixtures)
     factor = np.linalg.cholesky(_firm(mixing @ shared))
-    known = scipy.linalg.solve_triangular(factor, shared.T, lower=True)
-    return np.asarray(c - known.T @ known)
+    explained = scipy.linalg.solve_triangular(factor, shared.T, lower=True)
+    return np.asarray(c - explained.T @ explained)
 
 
 def _firm(c: Floats) -> Floats:
@@ -87,8 +87,8 @@ def _regressed(mixing: Floats, shared: Floats) -> Floats:
 def _leading(c: Floats, gram: Floats, at: NDArray[np.intp], count: int) -> Floats:
     """Mixtures (count, d) of one block that explain most of the consumers' outputs."""
     factor = np.linalg.cholesky(_firm(c[np.ix_(at, at)]))
-    seen = scipy.linalg.solve_triangular(factor, c[at], lower=True)  # (d, n)
-    vectors = np.linalg.eigh(seen @ gram @ seen.T)[1][:, -count:]
+    shared = scipy.linalg.solve_triangular(factor, c[at], lower=True)  # (d, n)
+    vectors = np.linalg.eigh(shared @ gram @ shared.T)[1][:, -count:]
     return np.asarray(scipy.linalg.solve_triangular(factor, vectors, lower=True, trans="T").T)
 
 

@@ -105,9 +105,9 @@ class ModelBuilder:
     def _staying_alone(self, draft: ModelDraft, plan: PruningPlan) -> ModelDraft:
         """Let what takes several channels together see those that stay alone."""
         analyzed = self.prepared.analyzed
-        known = analyzed.model, analyzed.tensor_info, analyzed.channels, plan.removed
-        masked = with_masked_products(draft, product_masks(*known))
-        return with_kept_statistics(masked, norm_masks(*known), analyzed.tensor_info.opset)
+        where = analyzed.model, analyzed.tensor_info, analyzed.channels, plan.removed
+        masked = with_masked_products(draft, product_masks(*where))
+        return with_kept_statistics(masked, norm_masks(*where), analyzed.tensor_info.opset)
 
     def cut(self, counts: KeptCounts) -> None:
         """Write a model of the compressed one's sizes, for timing: its values are not right."""
