@@ -64,14 +64,19 @@ def find_lines(flow: LabelFlow, tensors: Mapping[str, Labels]) -> Lines:
 
 def couple_slices(flow: LabelFlow, labels: Labels) -> None:
     """Let only whole slices along the last axis on which labels vary go."""
-    for axis in varying_axes(flow.coupling.canonical(labels))[:-1]:
-        first = np.take(labels, [0], axis=axis)
-        flow.coupling.unite(labels, first)
-        stays = np.any(labels == FIXED, axis=axis, keepdims=True) & (labels != FIXED)
-        if np.any(stays):
-            reason = "channels of another row stay in their place"
-            flow.freezes.append(Freeze(np.unique(labels[stays]), reason, None))
-        labels = np.where(np.any(labels == FIXED, axis=axis, keepdims=True), FIXED, labels)
+    axes = varying_axes(flow.coupling.canonical(labels))[:-1]
+    whole = _fixed_slices(labels, axes)
+    stays = labels[(whole == FIXED) & (labels != FIXED)]
+    if stays.size:
+        reason = "channels of another row stay in their place"
+        flow.freezes.append(Freeze(np.unique(stays), reason, None))
+    for axis in axes:
+        flow.coupling.unite(whole, np.take(whole, [0], axis=axis))
+
+
+def _fixed_slices(labels: Labels, axes: tuple[int, ...]) -> Labels:
+    """Return labels with each slice fixed whole that holds a fixed one along some axes."""
+    return np.where(np.any(labels == FIXED, axis=axes, keepdims=True), FIXED, labels)
 
 
 def freeze_kept_axes(flow: LabelFlow) -> None:
@@ -91,6 +96,8 @@ def _grids(flow: LabelFlow, tensors: Mapping[str, Labels]) -> Iterator[_Grid]:
             continue
         roots = flow.coupling.canonical(labels)
         axes = varying_axes(roots)
+        if np.any(roots == FIXED):
+            axes = varying_axes(_fixed_slices(roots, axes[:-1]))
         if len(axes) < 2:
             continue
         rows = np.atleast_2d(rows_along(roots, axes[-1]))
