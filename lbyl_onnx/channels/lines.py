@@ -64,14 +64,24 @@ def find_lines(flow: LabelFlow, tensors: Mapping[str, Labels]) -> Lines:
 
 def couple_slices(flow: LabelFlow, labels: Labels) -> None:
     """Let only whole slices along the last axis on which labels vary go."""
-    axes = varying_axes(flow.coupling.canonical(labels))[:-1]
-    whole = _fixed_slices(labels, axes)
-    stays = labels[(whole == FIXED) & (labels != FIXED)]
+    roots = _roots_that_go(flow)[labels]
+    axes = varying_axes(roots)[:-1]
+    whole = _fixed_slices(roots, axes)
+    stays = labels[(whole == FIXED) & (roots != FIXED)]
     if stays.size:
         reason = "channels of another row stay in their place"
         flow.freezes.append(Freeze(np.unique(stays), reason, None))
     for axis in axes:
         flow.coupling.unite(whole, np.take(whole, [0], axis=axis))
+
+
+def _roots_that_go(flow: LabelFlow) -> Labels:
+    """Return the root of each label, (labels,); that of a channel that stays is fixed."""
+    roots = flow.coupling.roots()
+    stay = [roots[freeze.labels] for freeze in flow.freezes]
+    if not stay:
+        return roots
+    return np.where(np.isin(roots, np.concatenate(stay)), FIXED, roots)
 
 
 def _fixed_slices(labels: Labels, axes: tuple[int, ...]) -> Labels:
@@ -91,10 +101,11 @@ def freeze_kept_axes(flow: LabelFlow) -> None:
 def _grids(flow: LabelFlow, tensors: Mapping[str, Labels]) -> Iterator[_Grid]:
     """Yield each grid once, in the order of the graph."""
     visited: set[bytes] = set()
+    of_labels = _roots_that_go(flow)
     for labels in (*tensors.values(), *flow.grids):
         if sum(size > 1 for size in labels.shape) < 2:
             continue
-        roots = flow.coupling.canonical(labels)
+        roots = of_labels[labels]
         axes = varying_axes(roots)
         if np.any(roots == FIXED):
             axes = varying_axes(_fixed_slices(roots, axes[:-1]))
