@@ -108,7 +108,7 @@ def _restoring(
     order = np.argsort(joined)
     chosen, placed = joined[order], placed[order]
     shared = c @ placed.T
-    whole: Floats = np.linalg.solve(_firm(placed @ shared), shared.T).T  # (n, k)
+    whole = np.asarray(np.linalg.solve(_firm(placed @ shared), shared.T).T)  # (n, k)
     error = c - whole @ shared.T
     mean, plain = moments.mean, moments.covariance
     removed = removed_channels(len(c), chosen)
