@@ -40,10 +40,10 @@ def error(a: Floats, queries: Moments, keys: Moments) -> float:
 def slow_error(queries: Moments, keys: Moments, rank: int, seed: int) -> float:
     """Alternating least squares from a random start: A = U V^T, one of both at a time."""
     second, size = second_moment(queries), len(queries.mean)
-    v = np.random.default_rng(seed).standard_normal((size, rank))
+    v: Floats = np.random.default_rng(seed).standard_normal((size, rank))
     for _ in range(3000):
         u = np.linalg.solve(v.T @ keys.covariance @ v, v.T @ keys.covariance).T
-        v = np.linalg.solve(u.T @ second @ u, u.T @ second).T
+        v = np.asarray(np.linalg.solve(u.T @ second @ u, u.T @ second).T)
     return error(u @ v.T, queries, keys)
 
 
