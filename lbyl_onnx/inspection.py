@@ -17,6 +17,7 @@ from lbyl_onnx.budget.cost_model import counted_macs, counted_parameters
 from lbyl_onnx.budget.damage import curves, rankings
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal, Selection
+from lbyl_onnx.channels.products import ChannelRole, role_of
 from lbyl_onnx.channels.refusals import held_elsewhere, why_nothing
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import NothingToPruneError
@@ -78,6 +79,10 @@ class GroupView:
         Multiply-accumulates of the producers and consumers that these channels cause.
     predicted
         What pruning does, at `SHARES`; empty where it was not asked for.
+    role
+        What they are to attention: `queries and keys`, `values`, or `hidden` for any other.
+    blocks
+        How many blocks, such as heads, they lie in; of each go as many. 1 where there are none.
     """
 
     name: str
@@ -88,6 +93,13 @@ class GroupView:
     parameters: int
     macs: int
     predicted: tuple[Predicted, ...] = ()
+    role: ChannelRole = "hidden"
+    blocks: int = 1
+
+    @property
+    def per_block(self) -> int:
+        """Channels of each block: of a head its dimensions."""
+        return self.channels // self.blocks
 
 
 @dataclass(frozen=True)
@@ -223,6 +235,8 @@ def _view(
         sum(_share(p, _elements(graph, tensor_info, p)) for p in bindings),
         sum(_share(p, node_macs(nodes[p.binding.node], tensor_info)) for p in weighted),
         predicted.get(group.key, ()),
+        role_of(graph, tensor_info, analyzed.channels, group),
+        group.block_count,
     )
 
 

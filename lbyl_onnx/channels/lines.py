@@ -100,7 +100,7 @@ def freeze_kept_axes(flow: LabelFlow) -> None:
 
 def _grids(flow: LabelFlow, tensors: Mapping[str, Labels]) -> Iterator[_Grid]:
     """Yield each grid once, in the order of the graph."""
-    visited: set[bytes] = set()
+    visited: set[tuple[tuple[int, ...], bytes]] = set()
     of_labels = _roots_that_go(flow)
     for labels in (*tensors.values(), *flow.grids):
         if sum(size > 1 for size in labels.shape) < 2:
@@ -112,7 +112,7 @@ def _grids(flow: LabelFlow, tensors: Mapping[str, Labels]) -> Iterator[_Grid]:
         if len(axes) < 2:
             continue
         rows = np.atleast_2d(rows_along(roots, axes[-1]))
-        key = rows.tobytes()
+        key = rows.shape, rows.tobytes()
         if key not in visited:
             visited.add(key)
             yield _Grid(labels, rows)

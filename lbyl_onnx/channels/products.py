@@ -1,9 +1,10 @@
-"""From the layers that make two factors to the product in which their channels meet."""
+"""Products of two activations: what channels are to them, and the layers that make the factors."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from lbyl_onnx.channels.paths import HANDS_ON
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.model_graph import Graph, Node
 from lbyl_onnx.graph.tensor_info import TensorInfo
+
+ChannelRole = Literal["queries and keys", "values", "hidden"]
+_ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,3 +141,45 @@ def _measured_at(
     order = np.argsort(channels.roots[along[at]], kind="stable")
     positions = at[order].reshape(group.size, -1)  # -> (n, taps)
     return Factor(producer, tuple(added), name, axes[0], labels.ndim, positions)
+
+
+def role_of(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup
+) -> ChannelRole:
+    """Return what a group's channels are.
+
+    Parameters
+    ----------
+    graph, tensor_info, channels
+        The graph, its constants, and where its channels lie.
+    group
+        One of its groups.
+
+    Returns
+    -------
+    ChannelRole
+        Queries and keys end in a product of two activations; values pass through one, whose other
+        factor weighs tokens; all other channels are hidden.
+    """
+    if group.products:
+        return "queries and keys"
+    for node in graph.nodes:
+        if not _weighs_tokens(node, tensor_info):
+            continue
+        tensors = (channels.tensors.get(t.name) for t in (*node.inputs, *node.outputs))
+        carried = [x is not None and _holds(channels, x, group) for x in tensors]
+        if any(carried[: len(node.inputs)]) and any(carried[len(node.inputs) :]):
+            return "values"
+    return "hidden"
+
+
+def _weighs_tokens(node: Node, tensor_info: TensorInfo) -> bool:
+    """Whether a node multiplies two activations and sums over an axis."""
+    if node.op in _ATTENTION:
+        return True
+    constant = (tensor_info.is_constant(tensor.name) for tensor in node.inputs)
+    return node.op in ("MatMul", "Einsum") and len(node.inputs) == 2 and not any(constant)
+
+
+def _holds(channels: ChannelMap, labels: Labels, group: ChannelGroup) -> bool:
+    return bool(np.any(np.isin(channels.roots[labels], group.units)))

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lbyl_onnx.evaluate.compare import Comparison
-from lbyl_onnx.inspection import Inspection
+from lbyl_onnx.inspection import GroupView, Inspection
 from lbyl_onnx.results import rendering
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.text import count, milliseconds, printable, share
@@ -66,19 +66,31 @@ def print_inspection(inspection: Inspection, source: str, console: Console) -> N
 def _group_table(inspection: Inspection) -> Table:
     costs = inspection.costs
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("producers", "channels", "parameters", "MACs", "followers", "consumers"):
+    # Where there is no attention, all channels are hidden ones, each by itself.
+    attends = any(group.role != "hidden" or group.blocks > 1 for group in inspection.groups)
+    titles = ("producers", "channels", *("role",) * attends)
+    for title in (*titles, "parameters", "MACs", "followers", "consumers"):
         numeric = title in ("channels", "parameters", "MACs")
         table.add_column(title, justify="right" if numeric else "left", overflow="fold")
     for group in inspection.groups[: rendering.LONGEST_LIST]:
         table.add_row(
             rendering.listed_text(group.producers),
             str(group.channels),
+            *(_role_text(group),) * attends,
             share(group.parameters, costs.parameters),
             share(group.macs, costs.macs),
             rendering.listed_text(group.followers),
             rendering.listed_text(group.consumers),
         )
     return table
+
+
+def _role_text(group: GroupView) -> str:
+    """What channels are, and of how many heads or other blocks."""
+    if group.blocks == 1:
+        return group.role
+    what = "blocks" if group.role == "hidden" else "heads"
+    return f"{group.role}, {group.blocks} {what} of {group.per_block}"
 
 
 def _print_predicted(inspection: Inspection, console: Console) -> None:
