@@ -106,12 +106,15 @@ class Sharing:
     apart
         Of a base, readers of what it is made of, or of what is made of it, that do not read it as
         a view: a few of them, to be named. Bases without any are left out.
+    copied
+        Bases of which each reader is given a constant of its own where it needs another.
     """
 
     uses: Mapping[Operand, Use]
     readers: Mapping[str, tuple[Use, ...]]
     stored: frozenset[str]
     apart: Mapping[str, tuple[Whole, ...]]
+    copied: frozenset[str] = frozenset()
 
     def sole(self, node: int, operand: int) -> bool:
         """Whether no other reads what a node reads there, nor what that is made of."""
@@ -125,7 +128,8 @@ class Sharing:
         names. Elsewhere the nodes between are left out: what they computed is stored.
         """
         uses = self.readers.get(base, ())
-        if base not in self.stored or base in self.apart or not any(use.path for use in uses):
+        kept = base in self.apart or base in self.copied
+        if base not in self.stored or kept or not any(use.path for use in uses):
             return False
         cast = any(tensor_info.dtype(use.tensor) != tensor_info.dtype(base) for use in uses)
         return cast or len({use.tensor for use in uses}) > 1

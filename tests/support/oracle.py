@@ -41,7 +41,7 @@ class Interpreted:
         """The channels that stay."""
         graph = to_graph(self.model)
         groups = self.channels.groups
-        counts = {group.key: kept_count(group.size, ratio) for group in groups}
+        counts = {g.key: g.rounded(kept_count(g.size, ratio)) for g in groups}
         plan = choose_channels(graph, self.tensor_info, groups, counts, "l2", 0)
         return plan.groups
 
@@ -104,6 +104,7 @@ def masked(
     """
     masks: dict[int, NDArray[np.bool_]] = {}
     interpreted = interpreted or interpret(model)
+    met = _met_in_products(plans, interpreted)
     for plan in plans:
         removed = np.delete(np.arange(plan.group.size), plan.kept)
         for place in plan.group.consumers:
@@ -134,11 +135,39 @@ def masked(
             product = helper.make_node("Mul", [data, f"mask_{index}"], [f"masked_{index}"])
             node.input[operand] = f"masked_{index}"
             inserted += [constant, product]
+        for operand, stays in met.get(index, ()):
+            inserted += _masked_operand(node, operand, stays)
         inserted.append(node)
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in inserted]
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
+
+
+def _met_in_products(
+    plans: tuple[GroupPlan, ...], interpreted: Interpreted
+) -> dict[int, list[tuple[int, Array]]]:
+    """For each product of activations its operands, with ones where what is met stays."""
+    roots, met = interpreted.channels.roots, dict[int, list[tuple[int, Array]]]()
+    removed = np.concatenate([np.zeros(0, np.int64), *(plan.removed for plan in plans)])
+    for product in {id(p): p for plan in plans for p in plan.group.products}.values():
+        node, stays = interpreted.model.graph.node[product.node], ~np.isin(roots, removed)
+        dtype = interpreted.tensor_info.dtype(node.input[product.operand])
+        value = stays[product.labels].astype(helper.tensor_dtype_to_np_dtype(dtype))
+        met.setdefault(product.node, []).append((product.operand, value))
+    return met
+
+
+def _masked_operand(node: onnx.NodeProto, operand: int, stays: Array) -> list[onnx.NodeProto]:
+    """Nodes that mask one operand of a node, which reads their result."""
+    names = [f"{node.output[0]}_{operand}_{what}" for what in ("stays", "met")]
+    value = numpy_helper.from_array(stays)
+    nodes = [
+        helper.make_node("Constant", [], names[:1], value=value),
+        helper.make_node("Mul", [node.input[operand], names[0]], names[1:]),
+    ]
+    node.input[operand] = names[1]
+    return nodes
 
 
 def _read_at(
