@@ -1,23 +1,33 @@
-"""Couple the channels of all layers that read one weight: its axes shrink once, for all of them."""
+"""Couple the channels of all layers that read one weight: its axes shrink once, for all of them.
+
+A small table that only multiplies channels, as the cosines and sines of a rotary embedding do, does
+not couple the layers that it is applied to: each gets the part that it needs as its own.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from lbyl_onnx.channels.labels import FIXED, AxisBinding, Freeze, Labels, Role
-from lbyl_onnx.channels.rules.view import LabelFlow
+from lbyl_onnx.channels.rules.view import Join, LabelFlow
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.sharing import NAMED, Operand, Sharing, same_everywhere
 from lbyl_onnx.graph.tensor_info import TensorInfo
 
 OperandBinding = tuple[Operand, AxisBinding]
+# Operators that scale each channel by itself, and how much smaller than the weights that make the
+# channels a table must be to be stored for each layer that it scales.
+SCALING, SMALLER = ("Div", "Mul"), 16
 
 
-def couple_shared(graph: Graph, tensor_info: TensorInfo, flow: LabelFlow, sharing: Sharing) -> None:
+def couple_shared(
+    graph: Graph, tensor_info: TensorInfo, flow: LabelFlow, sharing: Sharing
+) -> Sharing:
     """Unite the labels of all bindings that lie along one axis of one constant.
 
     What cannot shrink for all of its readers alike is frozen, with who needs it. A binding of a
@@ -29,11 +39,17 @@ def couple_shared(graph: Graph, tensor_info: TensorInfo, flow: LabelFlow, sharin
         The graph, its constants, and who reads them.
     flow
         All bindings; takes couplings and freezes.
+
+    Returns
+    -------
+    Sharing
+        As it was, with the tables that are stored for each reader.
     """
     bindings: dict[Operand, list[AxisBinding]] = defaultdict(list)
     for binding in flow.bindings:
         bindings[binding.node, binding.operand].append(binding)
     shared: dict[Operand, str] = {}
+    copied = _small_tables(graph, tensor_info, flow, sharing, bindings)
     for base, uses in sharing.readers.items():
         along: dict[int, list[OperandBinding]] = defaultdict(list)
         for use in uses:
@@ -44,10 +60,15 @@ def couple_shared(graph: Graph, tensor_info: TensorInfo, flow: LabelFlow, sharin
         whole = {w.node: w.how for w in sharing.apart.get(base, ())}
         if not along or len(uses) + len(whole) < 2 or same_everywhere(tensor_info, base):
             continue
+        if base in copied:
+            continue
         readers = [(use.node, use.operand) for use in uses]
         shared |= dict.fromkeys(readers, base)
         for along_axis in along.values():
-            _couple(flow, [binding.labels for _, binding in along_axis])
+            lines = [binding.labels for _, binding in along_axis]
+            _couple(flow, lines)
+            if all(graph.nodes[s.node].op in SCALING for _, s in along_axis):
+                flow.joins.append(Join(along_axis[0][1].node, (), tuple(lines)))
             labels = np.unique(np.concatenate([binding.labels for _, binding in along_axis]))
             labels = labels[labels != FIXED]
             for node, how in whole.items():
@@ -57,6 +78,39 @@ def couple_shared(graph: Graph, tensor_info: TensorInfo, flow: LabelFlow, sharin
     flow.bindings[:] = [
         replace(s, source=shared.get((s.node, s.operand), "")) for s in flow.bindings
     ]
+    return replace(sharing, copied=copied)
+
+
+def _small_tables(
+    graph: Graph,
+    tensor_info: TensorInfo,
+    flow: LabelFlow,
+    sharing: Sharing,
+    bindings: Mapping[Operand, Sequence[AxisBinding]],
+) -> frozenset[str]:
+    """Return the bases that only scale channels, and are small beside what makes these."""
+    roots = flow.coupling.roots()
+    made = np.zeros(len(roots), np.int64)  # for each label the elements of the weights that make it
+    for binding in flow.bindings:
+        if binding.role is Role.PRODUCER:
+            size = _size(tensor_info, graph.nodes[binding.node].inputs[binding.operand].name)
+            made[np.unique(roots[binding.labels])] += size
+    tables: set[str] = set()
+    for base, uses in sharing.readers.items():
+        along = [s for use in uses for s in bindings.get((use.node, use.operand), ())]
+        scales = all(graph.nodes[s.node].op in SCALING for s in along)
+        if not along or not scales or tensor_info.overridable(base) is not None:
+            continue
+        labels = np.concatenate([roots[s.labels] for s in along])
+        weights = made[labels[labels != FIXED]]
+        table = max(_size(tensor_info, use.tensor) for use in uses)
+        if weights.size and SMALLER * table <= weights.min():
+            tables.add(base)
+    return frozenset(tables)
+
+
+def _size(tensor_info: TensorInfo, name: str) -> int:
+    return math.prod(d or 0 for d in tensor_info.shape(name) or ())
 
 
 def _couple(flow: LabelFlow, lines: Sequence[Labels]) -> None:

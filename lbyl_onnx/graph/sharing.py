@@ -1,13 +1,14 @@
 """Constants that several nodes read: what is stored behind each, and who reads it.
 
 One layer applied several times is several nodes that read one weight, directly or through
-constants that are computed from it: a Transpose, a Cast, a Reshape, Identity.
+constants that are computed from it: a Transpose, a Cast, a Reshape, Identity. The parts that one
+Split makes of a constant that nothing else reads are constants of their own.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -106,12 +107,18 @@ class Sharing:
     apart
         Of a base, readers of what it is made of, or of what is made of it, that do not read it as
         a view: a few of them, to be named. Bases without any are left out.
+    copied
+        Bases of which each reader is given a constant of its own where it needs another.
+    cut_from
+        For each base that is a part of a constant the name of that, which a Split alone reads.
     """
 
     uses: Mapping[Operand, Use]
     readers: Mapping[str, tuple[Use, ...]]
     stored: frozenset[str]
     apart: Mapping[str, tuple[Whole, ...]]
+    copied: frozenset[str] = frozenset()
+    cut_from: Mapping[str, str] = field(default_factory=dict)
 
     def sole(self, node: int, operand: int) -> bool:
         """Whether no other reads what a node reads there, nor what that is made of."""
@@ -125,7 +132,8 @@ class Sharing:
         names. Elsewhere the nodes between are left out: what they computed is stored.
         """
         uses = self.readers.get(base, ())
-        if base not in self.stored or base in self.apart or not any(use.path for use in uses):
+        kept = base in self.apart or base in self.copied
+        if base not in self.stored or kept or not any(use.path for use in uses):
             return False
         cast = any(tensor_info.dtype(use.tensor) != tensor_info.dtype(base) for use in uses)
         return cast or len({use.tensor for use in uses}) > 1
@@ -147,6 +155,7 @@ class _SharingState:
     mixed: set[str] = field(default_factory=set)
     parent: dict[str, str] = field(default_factory=dict)
     plain: dict[str, bool] = field(default_factory=dict)
+    cut_from: dict[str, str] = field(default_factory=dict)
 
     def kin(self, name: str) -> str:
         """Return the representative of all constants related to one."""
@@ -176,6 +185,7 @@ def find_sharing(graph: Graph, tensor_info: TensorInfo) -> Sharing:
         The graph, and which of its tensors are constant.
     """
     state = _SharingState(tensor_info)
+    often = _how_often_read(graph)
     for index, node in enumerate(graph.nodes):
         for body in bodies(node):
             whole = Whole(index, f"the body of {node.op} reads it")
@@ -191,7 +201,10 @@ def find_sharing(graph: Graph, tensor_info: TensorInfo) -> Sharing:
                 state.uses[index, operand] = use
         elif node.inputs:
             state.computed.update(outputs)
-            for operand in read:
+            cuts = node.op == "Split" and _alone(node, often)
+            if cuts:
+                state.cut_from |= dict.fromkeys(outputs, node.inputs[0].name)
+            for operand in read[cuts:]:
                 for name in outputs:
                     state.unite(name, node.inputs[operand].name)
             moved = _moved(state, index, node)
@@ -225,7 +238,34 @@ def _sharing(state: _SharingState) -> Sharing:
         if here:
             apart[base] = tuple(here[:NAMED])
     stored = frozenset(readers) - state.computed - state.mixed
-    return Sharing(state.uses, {b: tuple(u) for b, u in readers.items()}, stored, apart)
+    return Sharing(
+        state.uses,
+        {b: tuple(u) for b, u in readers.items()},
+        stored,
+        apart,
+        cut_from={base: state.cut_from[base] for base in readers if base in state.cut_from},
+    )
+
+
+def _how_often_read(graph: Graph) -> Counter[str]:
+    """For each tensor how many nodes, bodies and outputs of the graph read it."""
+    often = Counter(tensor.name for tensor in graph.outputs)
+    for node in graph.nodes:
+        often.update(tensor.name for tensor in node.inputs)
+        for body in bodies(node):
+            often.update(names_read(body))
+    return often
+
+
+def _alone(node: Node, often: Mapping[str, int]) -> bool:
+    """Whether nothing but a node reads its first input, nor what that is made of."""
+    waiting = [node.inputs[0]]
+    while waiting:
+        tensor = waiting.pop()
+        if often[tensor.name] != 1:
+            return False
+        waiting += [source for maker in tensor.inputs for source in maker.inputs]
+    return True
 
 
 def same_everywhere(tensor_info: TensorInfo, name: str) -> bool:

@@ -77,6 +77,7 @@ def shrunk(
         layer = linear_layer(tensor_info, graph.nodes[index])
         axis = 0 if layer is None else layer.spread_axis
         added[index] = np.compress(alive[outputs[index].labels], added[index], axis=axis)
+    operands |= _other_parts(tensor_info, channels, operands)
     operands |= _pinned(graph, tensor_info, channels, alive, operands)
     return Edits(operands, added, attributes)
 
@@ -177,6 +178,25 @@ def _stored_behind(
     uses = [sharing.uses[key] for key in operands if key in sharing.uses]
     behind = [use for use in uses if sharing.rewritten(use.base, tensor_info)]
     return {n for use in behind for n in (use.base, *(step.tensor for step in use.path))}
+
+
+def _other_parts(
+    tensor_info: TensorInfo, channels: ChannelMap, operands: Mapping[Operand, Value]
+) -> dict[Operand, Value]:
+    """Store what is left of a constant of which some parts change: the whole of it goes."""
+    sharing = channels.sharing
+    bases = [sharing.uses[key].base for key in operands if key in sharing.uses]
+    whole = {sharing.cut_from[base] for base in bases if base in sharing.cut_from}
+    uses = [
+        use
+        for base, source in sharing.cut_from.items()
+        for use in (sharing.readers[base] if source in whole else ())
+    ]
+    return {
+        (use.node, use.operand): tensor_info.value(use.tensor)
+        for use in uses
+        if (use.node, use.operand) not in operands
+    }
 
 
 def _pinned(

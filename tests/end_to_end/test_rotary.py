@@ -1,0 +1,73 @@
+"""Queries and keys under a rotary embedding: whole pairs go, of each layer its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from lbyl_onnx import Config, compress
+from lbyl_onnx.channels.groups import Selection
+from lbyl_onnx.methods.registry import method_names
+from tests.support.oracle import assert_same, interpret, make_feeds, masked, run, values
+from tests.support.rotary import EACH, HEADS, KEY_HEADS, WIDTH, rotary
+
+# Of the second number of tokens the tables are no longer small beside the weights.
+FEW, MANY = 5, 9
+EACH_LAYER = {"stored": ["matmul_0, matmul_3", "matmul_40, matmul_43"]}
+EACH_LAYER["computed"] = ["matmul_2, matmul_5", "matmul_42, matmul_45"]
+
+
+def cut(model: ModelProto, method: str) -> ModelProto:
+    config = Config(ratio=0.5, method=method, round_to=1, provider="cpu")
+    result = compress(model, config=config)
+    assert result.model is not None
+    assert result.verification.values > 0
+    return result.model
+
+
+def pairs(model: ModelProto) -> dict[str, int]:
+    """Groups of queries and keys at the default scope, and how many pairs each has."""
+    groups = interpret(model, Selection(scope="inner")).channels.groups
+    return {group.name: group.size for group in groups if group.products}
+
+
+@pytest.mark.parametrize("tables", list(EACH_LAYER))
+def test_each_layer_has_pairs_of_its_own(tables: str) -> None:
+    assert pairs(rotary(tables, FEW)) == dict.fromkeys(EACH_LAYER[tables], EACH // 2)
+
+
+def test_layers_that_share_a_large_table_form_a_group() -> None:
+    together = ", ".join(EACH_LAYER["stored"])
+    assert pairs(rotary("stored", MANY)) == {together: EACH // 2}
+
+
+def test_what_two_large_tables_are_computed_from_is_named() -> None:
+    refusals = interpret(rotary("computed", MANY)).channels.refusals
+    (reason,) = {r.reason for r in refusals if r.name == ", ".join(EACH_LAYER["computed"])}
+    assert "the constant cos_0_out stays: another node reads what is computed from it" in reason
+
+
+@pytest.mark.parametrize("model", [("stored", FEW), ("stored", MANY), ("computed", FEW)])
+def test_none_equals_the_original_without_the_pairs(model: tuple[str, int]) -> None:
+    original = rotary(*model)
+    analysis = interpret(original, Selection(scope="inner"))
+    feeds = make_feeds(original)
+    expected = run(masked(original, analysis.plan(0.5), analysis), feeds)
+    assert_same(run(cut(original, "none"), feeds), expected)
+
+
+@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("model", [("stored", FEW), ("stored", MANY)])
+def test_every_method_cuts_weights_and_tables(model: tuple[str, int], method: str) -> None:
+    original = rotary(*model)
+    result = cut(original, method)
+    shapes = {name: value.shape for name, value in values(result).items()}
+    assert shapes["w0"] == (WIDTH, HEADS * EACH // 2)
+    assert shapes["w3"] == (WIDTH, KEY_HEADS * EACH // 2)
+    tables = [shape for shape in shapes.values() if shape[:1] == (1,) and model[1] in shape]
+    assert tables
+    assert all(shape[-1] == EACH // 2 for shape in tables)
+    assert len(result.SerializeToString()) < len(original.SerializeToString())
+    for output in run(result, make_feeds(result)):
+        assert np.all(np.isfinite(output))
