@@ -202,8 +202,6 @@ def test_what_a_recurrent_layer_reads_is_refused(scope: Scope) -> None:
         ("reduce_mean_channels", "ReduceMean sums over them"),
         ("loop", "the body of Loop reads them"),
         ("loop", "operator Loop has no rule"),
-        ("attention_fused", "Attention multiplies queries and keys"),
-        ("attention_grouped_queries", "Attention multiplies queries and keys"),
     ],
 )
 def test_what_is_mixed_is_refused(name: str, reason: str) -> None:
@@ -221,10 +219,12 @@ def test_num_groups_follow_channels_that_are_normalised_each_by_itself() -> None
 
 
 @pytest.mark.parametrize("cut_by", ["split", "gather"])
-def test_queries_and_keys_of_attention_are_refused(cut_by: str) -> None:
-    channels = interpret(built(f"attention_{cut_by}"), Selection(scope="all")).channels
-    reasons = {r.reason for r in channels.refusals if r.name == "matmul_1"}
-    assert reasons == {"MatMul multiplies two activations"}
+def test_queries_meet_keys_and_both_keep_as_many_in_each_head(cut_by: str) -> None:
+    groups = interpret(built(f"attention_{cut_by}")).channels.groups
+    (met,) = [group for group in groups if group.products]
+    assert (met.size, met.block_count, met.consumers) == (8, 2, ())
+    (made,) = met.producers
+    assert made.positions.shape == (8, 2)  # a query's channel and a key's
 
 
 @pytest.mark.parametrize(

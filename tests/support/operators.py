@@ -414,9 +414,9 @@ OPERATORS: dict[str, tuple[Callable[[], ModelProto], int, int]] = {
         for op in ("AveragePool", "LpPool", "GlobalMaxPool", "GlobalLpPool")
     },
     "gelu_tanh": (gelu_tanh, 12, 12),
-    "attention_fused": (partial(fused_attention, 3), 18, 18),
-    "attention_fused_heads": (partial(fused_attention, 4), 18, 18),
-    "attention_grouped_queries": (partial(fused_attention, 3, (4, 2)), 18, 18),
+    "attention_fused": (partial(fused_attention, 3), 30, 30),
+    "attention_fused_heads": (partial(fused_attention, 4), 30, 30),
+    "attention_grouped_queries": (partial(fused_attention, 3, (4, 2)), 30, 30),
     "gru": (gru, 14, 14),
     "loop": (loop, 6, 6),
 }
