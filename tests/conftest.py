@@ -11,11 +11,13 @@ import pytest
 # Tests run side by side: threads of each would only get in the way of the others'.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from lbyl_onnx.data.synthetic.images import images
 from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.runtime import session, timing
 from lbyl_onnx.runtime.installed import ort
 from lbyl_onnx.runtime.session import Feeds
 from lbyl_onnx.runtime.timing import PairedLatency
+from tests.support.images_once import made_once
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,12 +61,15 @@ def _quick() -> Iterator[None]:
 
     An argument of each would not do: many are made by the command, by a sweep or by examples of the
     pages, which have none. The commands that tests start in processes of their own write no
-    bytecode: each would compile all of it again.
+    bytecode: each would compile all of it again. Models of one input size take the same images.
     """
     compileall.compile_dir(ROOT / "lbyl_onnx", quiet=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "paired", _over_few_rounds(timing.paired))
         patch.setattr(session, "options", _one_thread(session.options))
+        once = made_once(images)
+        patch.setattr("lbyl_onnx.data.synthetic.feeds.images", once)
+        patch.setattr("lbyl_onnx.inputs.image_fit.images", once)
         yield
 
 
