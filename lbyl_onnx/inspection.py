@@ -15,6 +15,7 @@ import onnx
 
 from lbyl_onnx.budget.cost_model import counted_macs, counted_parameters
 from lbyl_onnx.budget.damage import curves, rankings
+from lbyl_onnx.budget.portions import Portion
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal, Selection
 from lbyl_onnx.channels.products import ChannelRole, role_of
@@ -30,7 +31,6 @@ from lbyl_onnx.input_options.shapes import SuppliedShapes, checked_shapes
 from lbyl_onnx.inputs.choices import kinds_of, stated_sizes
 from lbyl_onnx.inputs.first_layers import with_statistics
 from lbyl_onnx.io import reader
-from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.observe.session import prepare, rounds
 from lbyl_onnx.option_types import Provider, Scope
 from lbyl_onnx.results.inputs import InputReport, input_reports
@@ -207,14 +207,14 @@ def _predicted(
     """Predict what pruning does to each group with finite weights, by its key."""
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
         prepared = prepare(analyzed, baseline, config, Path(folder))
-        least = {g.key: g.rounded(kept_count(g.size, SHARES[-1])) for g in prepared.groups}
+        least = {g.key: Portion((g,)).kept(SHARES[-1]) for g in prepared.groups}
         orders = rankings(prepared, rounds(prepared), least, lambda done, total: None)
         by_group = curves(prepared, orders, least)
     return {
         key: tuple(
             Predicted(share, float(curve.errors[at]), float(-np.expm1(-curve.damage[at])))
             for share in SHARES
-            for at in [curve.group.size - curve.group.rounded(kept_count(curve.group.size, share))]
+            for at in [curve.group.size - Portion((curve.group,)).kept(share)]
         )
         for key, curve in by_group.items()
     }

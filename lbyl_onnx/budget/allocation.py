@@ -127,15 +127,24 @@ def nearest(
     return _given_back(priced, cost, budget, counts)
 
 
-def uniform(choices: Sequence[Counts], sizes: Sequence[int], ratio: float) -> Counts:
-    """Return the counts for one ratio: of each group's choices the least that keeps enough."""
-    requested = [kept_count(size, ratio) for size in sizes]
+def uniform(
+    choices: Sequence[Counts], sizes: Sequence[int], ratio: float, blocks: Sequence[int]
+) -> Counts:
+    """Return the counts for one ratio: of each group's choices the least that keeps enough.
+
+    `blocks` is the number of blocks of each, in which the ratio counts.
+    """
+    requested = [b * kept_count(n // b, ratio) for n, b in zip(sizes, blocks, strict=True)]
     kept = [int(c[c >= min(w, c[0])].min()) for c, w in zip(choices, requested, strict=True)]
     return np.asarray(kept, dtype=np.int64)
 
 
 def uniform_within(
-    choices: Sequence[Counts], sizes: Sequence[int], cost: CountedCost, budget: float
+    choices: Sequence[Counts],
+    sizes: Sequence[int],
+    cost: CountedCost,
+    budget: float,
+    blocks: Sequence[int],
 ) -> Counts:
     """Return the counts of the smallest ratio whose cost is within the budget.
 
@@ -144,11 +153,11 @@ def uniform_within(
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         ratio = (low + high) / 2
-        if within(cost.at(uniform(choices, sizes, ratio)), budget):
+        if within(cost.at(uniform(choices, sizes, ratio, blocks)), budget):
             high = ratio
         else:
             low = ratio
-    return uniform(choices, sizes, min(high, 1.0 - 2.0**-_HALVINGS))
+    return uniform(choices, sizes, min(high, 1.0 - 2.0**-_HALVINGS), blocks)
 
 
 def within(cost: float, budget: float) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.budget.cost_model import CountedCost
 from lbyl_onnx.budget.damage import Curve
 from lbyl_onnx.channels.groups import ChannelGroup
+from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.types import Floats
 
 
@@ -38,6 +39,15 @@ class Portion:
     def key(self) -> int:
         """Identifier: that of its first group."""
         return self.groups[0].key
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks of all its groups."""
+        return sum(group.block_count for group in self.groups)
+
+    def kept(self, ratio: float) -> int:
+        """Return the count when the share `ratio` of each block goes."""
+        return self.blocks * kept_count(self.size // self.blocks, ratio)
 
     def step(self, steps: Sequence[int]) -> int:
         """Return what counts are multiples of where those of each group are of its own step."""

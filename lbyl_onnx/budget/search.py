@@ -24,7 +24,6 @@ from lbyl_onnx.budget.portions import Portion
 from lbyl_onnx.channels.groups import ChannelGroup
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import OptionError, TargetError
-from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.option_types import shown
 from lbyl_onnx.target import Kind, Target, amount
 from lbyl_onnx.types import Floats
@@ -78,6 +77,11 @@ class Space:
         return [portion.size for portion in self.portions]
 
     @property
+    def blocks(self) -> list[int]:
+        """Blocks of each portion."""
+        return [portion.blocks for portion in self.portions]
+
+    @property
     def least(self) -> Counts:
         """The fewest channels that each portion may keep."""
         return np.asarray([choice[-1] for choice in self.choices], dtype=np.int64)
@@ -96,7 +100,7 @@ class Space:
 
         Where they are not even, they are any others that have no more.
         """
-        requested = uniform(self.exact, self.sizes, ratio)
+        requested = uniform(self.exact, self.sizes, ratio, self.blocks)
         budget = self.macs.at(requested)
         return (
             self._rounded(requested, self.macs, budget)
@@ -107,7 +111,7 @@ class Space:
     def serves(self, ratio: float) -> bool:
         """Whether rounding leaves about what a ratio asks for: neither more nor far less."""
         whole = self.macs.at(self.most)
-        requested_macs = self.macs.at(uniform(self.exact, self.sizes, ratio))
+        requested_macs = self.macs.at(uniform(self.exact, self.sizes, ratio, self.blocks))
         got = self.macs.at(self.by_ratio(ratio))
         return within(got, requested_macs) and whole - got <= COARSE * (whole - requested_macs)
 
@@ -115,7 +119,9 @@ class Space:
         """Return the counts that keep a cost within a budget; the least ones must."""
         if not self.even:
             return self._spent(self.choices, cost, budget)
-        return self._rounded(uniform_within(self.exact, self.sizes, cost, budget), cost, budget)
+        return self._rounded(
+            uniform_within(self.exact, self.sizes, cost, budget, self.blocks), cost, budget
+        )
 
     def _rounded(self, requested: Counts, cost: CountedCost, budget: float) -> Counts:
         """Return even counts in steps, within a budget.
@@ -187,11 +193,12 @@ def allowed_counts(wholes: Sequence[Portion], config: Config, step: int) -> list
         )
         for glob, ratio, count in fixed:
             if _matches(whole, glob):
-                each = [
-                    kept_count(g.size, ratio) if ratio is not None else count or 1
-                    for g in whole.groups
-                ]
-                counts = np.asarray([min(whole.size, whole.at_least(each))], dtype=np.int64)
+                kept = (
+                    whole.kept(ratio)
+                    if ratio is not None
+                    else whole.at_least([count or 1] * len(whole.groups))
+                )
+                counts = np.asarray([min(whole.size, kept)], dtype=np.int64)
                 break
         allowed.append(counts)
     return allowed

@@ -170,7 +170,8 @@ def _lowest(
     if config.allotted == "auto" or config.target.kind != "ratio":
         return leasts(wholes, choices[min(steps)])
     sizes = [whole.size for whole in wholes]
-    requested = uniform(choices[1], sizes, config.target.value)
+    blocks = [whole.blocks for whole in wholes]
+    requested = uniform(choices[1], sizes, config.target.value, blocks)
     near = [leasts(wholes, near_choices(choices[step], requested)) for step in steps]
     return {group.key: min(least[group.key] for least in near) for group in prepared.groups}
 

@@ -84,10 +84,6 @@ class ChannelGroup:
         """Number of blocks: counts of channels are multiples of it."""
         return int(self.blocks.max(initial=0)) + 1
 
-    def rounded(self, count: int) -> int:
-        """Return a number of channels, or the next larger one that is as many of each block."""
-        return -(-count // self.block_count) * self.block_count
-
     @property
     def key(self) -> int:
         """Identifier of the group within its graph: its first unit."""

@@ -20,7 +20,6 @@ from lbyl_onnx.channels.groups import ChannelMap, Selection
 from lbyl_onnx.compensate.selection import GroupPlan, choose_channels
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.methods.importance import kept_count
 from tests.support.models import MODELS
 
 Array = NDArray[Any]
@@ -44,8 +43,7 @@ class Interpreted:
         groups = self.channels.groups
         counts: dict[int, int] = {}
         for whole in portions(groups, self.channels.ties):
-            count = whole.at_least([kept_count(group.size, ratio) for group in whole.groups])
-            counts |= whole.shared(count)
+            counts |= whole.shared(whole.kept(ratio))
         plan = choose_channels(graph, self.tensor_info, groups, counts, "l2", 0)
         return plan.groups
 

@@ -105,17 +105,18 @@ def test_rounded_counts(size: int, least: int, step: int, counts: list[int]) -> 
 def test_uniform_keeps_the_share_and_rounds_up(ratio: float) -> None:
     sizes = [40, 64, 7]
     ones = [rounded_counts(n, 1, 1) for n in sizes]
-    assert uniform(ones, sizes, ratio).tolist() == [kept_count(n, ratio) for n in sizes]
+    alone = [1] * len(sizes)
+    assert uniform(ones, sizes, ratio, alone).tolist() == [kept_count(n, ratio) for n in sizes]
     steps = [rounded_counts(n, 1, 16) for n in sizes]
-    rounded = uniform(steps, sizes, ratio)
-    assert all(a >= b for a, b in zip(rounded, uniform(ones, sizes, ratio), strict=True))
+    rounded = uniform(steps, sizes, ratio, alone)
+    assert all(a >= b for a, b in zip(rounded, uniform(ones, sizes, ratio, alone), strict=True))
     assert rounded[2] == 7
 
 
 def test_uniform_within_is_the_smallest_ratio_that_fits() -> None:
     sizes = [30, 50]
     choices = [rounded_counts(n, 1, 1) for n in sizes]
-    counts = uniform_within(choices, sizes, linear(1, 1), 41)
+    counts = uniform_within(choices, sizes, linear(1, 1), 41, [1, 1])
     ratios = np.arange(1000) / 1000
-    fitting = next(u for u in (uniform(choices, sizes, r) for r in ratios) if u.sum() <= 41)
+    fitting = next(u for u in (uniform(choices, sizes, r, [1, 1]) for r in ratios) if u.sum() <= 41)
     assert counts.tolist() == fitting.tolist()
