@@ -41,7 +41,13 @@ class Interpreted:
         """The channels that stay."""
         graph = to_graph(self.model)
         groups = self.channels.groups
-        counts = {group.key: kept_count(group.size, ratio) for group in groups}
+        counts: dict[int, int] = {}
+        for group in groups:
+            keys = next((tie for tie in self.channels.ties if group.key in tie), {group.key})
+            together = [other for other in groups if other.key in keys]
+            blocks = sum(other.block_count for other in together)
+            kept = kept_count(sum(other.size for other in together), ratio)
+            counts[group.key] = -(-kept // blocks) * group.block_count  # of each block as many
         plan = choose_channels(graph, self.tensor_info, groups, counts, "l2", 0)
         return plan.groups
 
@@ -100,7 +106,8 @@ def masked(
 ) -> ModelProto:
     """The original, its removed channels multiplied by zero where a consumer reads them.
 
-    That is the same as zeros in the consumer's weight, and touches no weight.
+    That is the same as zeros in the consumer's weight, and touches no weight. Of a product of two
+    activations the second is multiplied by zero, as the tool's own reference does with the first.
     """
     masks: dict[int, NDArray[np.bool_]] = {}
     interpreted = interpreted or interpret(model)
@@ -113,11 +120,17 @@ def masked(
     copy = ModelProto()
     copy.CopyFrom(model)
     inserted: list[onnx.NodeProto] = []
-    norms = _norms_of_the_kept(plans, interpreted)
+    norms, products = _norms_of_the_kept(plans, interpreted), _products(plans, interpreted)
     for index, node in enumerate(copy.graph.node):
         if index in norms:
             inserted += _normalised_apart(node, *norms[index], interpreted.tensor_info)
             continue
+        if index in products:
+            operand, alive = products[index]
+            dtype = helper.tensor_dtype_to_np_dtype(
+                interpreted.tensor_info.dtype(node.input[operand])
+            )
+            inserted += _times(node, index, operand, alive.astype(dtype))
         if index in masks:
             operand, axis = _read_at(node, index, plans, interpreted.tensor_info)
             data = node.input[operand]
@@ -128,17 +141,35 @@ def masked(
             # The weight of a grouped Conv names the channels of one group, which all share.
             mask = np.tile(masks[index], (size[axis] or 0) // len(masks[index]))
             value = mask.reshape(shape).astype(dtype)  # (C,) -> (1, .., C, .., 1)
-            constant = helper.make_node(
-                "Constant", [], [f"mask_{index}"], value=numpy_helper.from_array(value)
-            )
-            product = helper.make_node("Mul", [data, f"mask_{index}"], [f"masked_{index}"])
-            node.input[operand] = f"masked_{index}"
-            inserted += [constant, product]
+            inserted += _times(node, index, operand, value)
         inserted.append(node)
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in inserted]
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
+
+
+def _times(node: onnx.NodeProto, index: int, operand: int, value: Array) -> list[onnx.NodeProto]:
+    """Multiply an input of a node by a constant."""
+    constant = helper.make_node(
+        "Constant", [], [f"mask_{index}"], value=numpy_helper.from_array(value)
+    )
+    inputs = [node.input[operand], f"mask_{index}"]
+    node.input[operand] = f"masked_{index}"
+    return [constant, helper.make_node("Mul", inputs, [f"masked_{index}"])]
+
+
+def _products(
+    plans: tuple[GroupPlan, ...], interpreted: Interpreted
+) -> dict[int, tuple[int, NDArray[np.bool_]]]:
+    """Which channels stay of the second operand of each product of two activations."""
+    roots = interpreted.channels.roots
+    removed = np.concatenate([np.zeros(0, np.int64), *(plan.removed for plan in plans)])
+    met = {product.node: product for plan in plans for product in plan.group.products}
+    return {
+        node: (1 - product.operand, ~np.isin(roots[product.others], removed))
+        for node, product in met.items()
+    }
 
 
 def _read_at(
