@@ -53,7 +53,7 @@ def kept_of(
 
 
 @settings(
-    max_examples=30,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
@@ -88,7 +88,7 @@ def test_the_oracle_is_what_the_model_computes() -> None:
 
 
 @pytest.mark.parametrize("method", method_names())
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(block=blocks)
 def test_every_method_verifies(method: str, block: Block) -> None:
     config = Config(ratio=0.5, round_to=1, min_channels=1, method=method, provider="cpu")

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from lbyl_onnx import CompressResult, Config, compress
-from lbyl_onnx.budget.portions import portions
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import ChannelMap, Selection
 from lbyl_onnx.compensate.selection import GroupPlan, choose_channels
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.methods.importance import kept_count
 from tests.support.models import MODELS
 
 Array = NDArray[Any]
@@ -41,9 +41,10 @@ class Interpreted:
         """The channels that stay."""
         graph = to_graph(self.model)
         groups = self.channels.groups
-        counts: dict[int, int] = {}
-        for whole in portions(groups, self.channels.ties):
-            counts |= whole.shared(whole.kept(ratio))
+        counts = {
+            group.key: group.block_count * kept_count(group.size // group.block_count, ratio)
+            for group in groups
+        }
         plan = choose_channels(graph, self.tensor_info, groups, counts, "l2", 0)
         return plan.groups
 
@@ -102,11 +103,11 @@ def masked(
 ) -> ModelProto:
     """The original, its removed channels multiplied by zero where a consumer reads them.
 
-    That is the same as zeros in the consumer's weight, and touches no weight.
+    That is the same as zeros in the consumer's weight, and touches no weight. Of a product of two
+    activations the second is multiplied by zero, as the tool's own reference does with the first.
     """
     masks: dict[int, NDArray[np.bool_]] = {}
     interpreted = interpreted or interpret(model)
-    met = _met_in_products(plans, interpreted)
     for plan in plans:
         removed = np.delete(np.arange(plan.group.size), plan.kept)
         for place in plan.group.consumers:
@@ -116,11 +117,17 @@ def masked(
     copy = ModelProto()
     copy.CopyFrom(model)
     inserted: list[onnx.NodeProto] = []
-    norms = _norms_of_the_kept(plans, interpreted)
+    norms, products = _norms_of_the_kept(plans, interpreted), _products(plans, interpreted)
     for index, node in enumerate(copy.graph.node):
         if index in norms:
             inserted += _normalised_apart(node, *norms[index], interpreted.tensor_info)
             continue
+        if index in products:
+            operand, alive = products[index]
+            dtype = helper.tensor_dtype_to_np_dtype(
+                interpreted.tensor_info.dtype(node.input[operand])
+            )
+            inserted += _times(node, index, operand, alive.astype(dtype))
         if index in masks:
             operand, axis = _read_at(node, index, plans, interpreted.tensor_info)
             data = node.input[operand]
@@ -131,14 +138,7 @@ def masked(
             # The weight of a grouped Conv names the channels of one group, which all share.
             mask = np.tile(masks[index], (size[axis] or 0) // len(masks[index]))
             value = mask.reshape(shape).astype(dtype)  # (C,) -> (1, .., C, .., 1)
-            constant = helper.make_node(
-                "Constant", [], [f"mask_{index}"], value=numpy_helper.from_array(value)
-            )
-            product = helper.make_node("Mul", [data, f"mask_{index}"], [f"masked_{index}"])
-            node.input[operand] = f"masked_{index}"
-            inserted += [constant, product]
-        for operand, stays in met.get(index, ()):
-            inserted += _masked_operand(node, operand, stays)
+            inserted += _times(node, index, operand, value)
         inserted.append(node)
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in inserted]
     del copy.graph.node[:]
@@ -146,30 +146,27 @@ def masked(
     return copy
 
 
-def _met_in_products(
+def _times(node: onnx.NodeProto, index: int, operand: int, value: Array) -> list[onnx.NodeProto]:
+    """Multiply an input of a node by a constant."""
+    constant = helper.make_node(
+        "Constant", [], [f"mask_{index}"], value=numpy_helper.from_array(value)
+    )
+    inputs = [node.input[operand], f"mask_{index}"]
+    node.input[operand] = f"masked_{index}"
+    return [constant, helper.make_node("Mul", inputs, [f"masked_{index}"])]
+
+
+def _products(
     plans: tuple[GroupPlan, ...], interpreted: Interpreted
-) -> dict[int, list[tuple[int, Array]]]:
-    """For each product of activations its operands, with ones where what is met stays."""
-    roots, met = interpreted.channels.roots, dict[int, list[tuple[int, Array]]]()
+) -> dict[int, tuple[int, NDArray[np.bool_]]]:
+    """Which channels stay of the second operand of each product of two activations."""
+    roots = interpreted.channels.roots
     removed = np.concatenate([np.zeros(0, np.int64), *(plan.removed for plan in plans)])
-    for product in {id(p): p for plan in plans for p in plan.group.products}.values():
-        node, stays = interpreted.model.graph.node[product.node], ~np.isin(roots, removed)
-        dtype = interpreted.tensor_info.dtype(node.input[product.operand])
-        value = stays[product.labels].astype(helper.tensor_dtype_to_np_dtype(dtype))
-        met.setdefault(product.node, []).append((product.operand, value))
-    return met
-
-
-def _masked_operand(node: onnx.NodeProto, operand: int, stays: Array) -> list[onnx.NodeProto]:
-    """Nodes that mask one operand of a node, which reads their result."""
-    names = [f"{node.output[0]}_{operand}_{what}" for what in ("stays", "met")]
-    value = numpy_helper.from_array(stays)
-    nodes = [
-        helper.make_node("Constant", [], names[:1], value=value),
-        helper.make_node("Mul", [node.input[operand], names[0]], names[1:]),
-    ]
-    node.input[operand] = names[1]
-    return nodes
+    met = {product.node: product for plan in plans for product in plan.group.products}
+    return {
+        node: (1 - product.operand, ~np.isin(roots[product.others], removed))
+        for node, product in met.items()
+    }
 
 
 def _read_at(
