@@ -59,7 +59,7 @@ _ONNX: dict[str, Rule] = {
     "Conv": weights.conv,
     "ConvTranspose": weights.conv,
     "DepthToSpace": moves.depth_to_space,
-    "Einsum": weights.linear,
+    "Einsum": weights.matmul,
     "Expand": moves.expand_,
     "Gather": moves.gather,
     "Gemm": weights.linear,
