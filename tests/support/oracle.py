@@ -152,9 +152,11 @@ def _met_in_products(
     removed = np.concatenate([np.zeros(0, np.int64), *(plan.removed for plan in plans)])
     for product in {id(p): p for plan in plans for p in plan.group.products}.values():
         node, stays = interpreted.model.graph.node[product.node], ~np.isin(roots, removed)
-        dtype = interpreted.tensor_info.dtype(node.input[product.operand])
-        value = stays[product.labels].astype(helper.tensor_dtype_to_np_dtype(dtype))
-        met.setdefault(product.node, []).append((product.operand, value))
+        added = () if product.added is None else (product.added,)
+        for operand, labels in ((product.operand, product.labels), *added):
+            dtype = interpreted.tensor_info.dtype(node.input[operand])
+            value = stays[labels].astype(helper.tensor_dtype_to_np_dtype(dtype))
+            met.setdefault(product.node, []).append((operand, value))
     return met
 
 

@@ -77,3 +77,4 @@ _ONNX: dict[str, Rule] = {
     "Transpose": moves.transpose,
 }
 RULES: dict[OperatorKey, Rule] = {("", name): rule for name, rule in _ONNX.items()}
+RULES["com.microsoft", "MultiHeadAttention"] = mixing.multi_head_attention
