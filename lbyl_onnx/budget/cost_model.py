@@ -15,7 +15,8 @@ from lbyl_onnx.channels.groups import ChannelGroup
 from lbyl_onnx.channels.labels import AxisBinding, Labels, Role, varying_axes
 from lbyl_onnx.graph.costs import FLOATS, constants, macs_in_parts
 from lbyl_onnx.graph.layers import is_layer, linear_layer
-from lbyl_onnx.graph.layers.linear_layer import Operand
+from lbyl_onnx.graph.layers.einsum import product_terms
+from lbyl_onnx.graph.layers.linear_layer import Operand, Operation
 from lbyl_onnx.graph.model_graph import Tensor
 from lbyl_onnx.types import Floats
 
@@ -147,11 +148,14 @@ def _multiplied(
         inputs = weights.get((index, layer.operand))
         yield from [] if inputs is None else [inputs.labels]
     elif is_layer(node) and len(node.input) > 1:  # a product of two activations
-        first, second = (tensors.get(name) for name in node.input[:2])
-        summed = [] if first is None else [x for a, x in _by_axis(first) if a == first.ndim - 1]
-        if not summed and second is not None:
-            summed = [x for a, x in _by_axis(second) if a == second.ndim - 2]
-        yield from summed
+        terms = product_terms(Operation.of(node), analyzed.tensor_info)
+        summed: list[Labels] = []
+        factors = () if isinstance(terms, str) else terms[:2]
+        for term, name in zip(factors, node.input, strict=False):
+            for axis, along in _by_axis(tensors[name]) if name in tensors else ():
+                if term[axis - tensors[name].ndim] not in terms[2]:
+                    summed.append(along)
+        yield from summed[:1]
 
 
 def _by_axis(labels: Labels) -> Iterable[tuple[int, Labels]]:

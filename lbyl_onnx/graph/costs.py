@@ -11,7 +11,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 
 from lbyl_onnx.graph.layers import describe
 from lbyl_onnx.graph.tensor_info import TensorInfo, attribute
-from lbyl_onnx.types import DEFAULT_DOMAINS
+from lbyl_onnx.types import OperatorKey, operator_key
 
 FLOATS = frozenset(
     {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -64,10 +64,11 @@ def macs_in_parts(node: NodeProto, tensor_info: TensorInfo) -> tuple[int, ...]:
     They are one number for most operators, two for Attention: of queries by keys, and of the
     attention by values.
     """
-    if node.op_type not in _MACS or node.domain not in DEFAULT_DOMAINS:
+    row = _MACS.get(operator_key(node.domain, node.op_type))
+    if row is None:
         layer = describe(tensor_info, node)
         return () if isinstance(layer, str) else (layer.macs(tensor_info),)
-    count, operands, reads_output = _MACS[node.op_type]
+    count, operands, reads_output = row
     needed = [*node.input[:operands], *(node.output[:1] if reads_output else ())]
     shapes = [tensor_info.shape(name) for name in needed]
     if any(shape is None or None in shape for shape in shapes):
@@ -115,13 +116,22 @@ def _attention(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tupl
     return math.prod(queries) * positions, math.prod(output) * positions
 
 
+def _multi_head(node: NodeProto, shapes: Shapes, tensor_info: TensorInfo) -> tuple[int, ...]:
+    """As `_attention`, of operands (N, T, heads * d) without those of runs before."""
+    queries, keys, output = shapes
+    if len(keys) != 3:
+        return ()
+    return math.prod(queries) * keys[1], math.prod(output) * keys[1]
+
+
 Count = Callable[[NodeProto, Shapes, TensorInfo], tuple[int, ...]]
 _ALL = None
 # Operators that are no layers, or are counted with two activations, too; layers count themselves.
 # How each is counted, how many of its first inputs and whether its output tell the shapes.
-_MACS: dict[str, tuple[Count, int | None, bool]] = {
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), (_recurrent, 3, False)),
-    "Attention": (_attention, 2, True),
-    "Einsum": (_einsum, _ALL, False),
-    "MatMul": (_product, 2, True),
+_MACS: dict[OperatorKey, tuple[Count, int | None, bool]] = {
+    **dict.fromkeys((("", "GRU"), ("", "LSTM"), ("", "RNN")), (_recurrent, 3, False)),
+    ("", "Attention"): (_attention, 2, True),
+    ("", "Einsum"): (_einsum, _ALL, False),
+    ("", "MatMul"): (_product, 2, True),
+    ("com.microsoft", "MultiHeadAttention"): (_multi_head, 2, True),
 }

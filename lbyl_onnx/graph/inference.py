@@ -46,8 +46,26 @@ class TensorFact:
 
 Infer = Callable[[NodeProto, Sequence[TensorFact | None]], Sequence[TensorFact]]
 """Types and shapes of a node's outputs, from what is known of its inputs."""
-# Of operators that users have registered.
-INFERENCE: dict[OperatorKey, Infer] = {}
+
+
+def _attended(node: NodeProto, inputs: Sequence[TensorFact | None]) -> tuple[TensorFact, ...]:
+    """Of Attention and MultiHeadAttention of ONNX Runtime's domain: (N, T, all heads' values)."""
+    known = [fact if fact is not None else TensorFact() for fact in inputs]
+    sizes = next((list(a.ints) for a in node.attribute if a.name == "qkv_hidden_sizes"), None)
+    first, last = known[0].shape, known[1 if node.op_type == "Attention" else 2].shape
+    if first is None or last is None or len(first) != 3 or last[-1] is None or len(last) == 4:
+        return (TensorFact(known[0].dtype),)
+    width = last[-1]
+    if node.op_type == "Attention":
+        width = sizes[2] if sizes else width // 3
+    return (TensorFact(known[0].dtype, (*first[:2], width)),)
+
+
+# Of operators of other domains: ONNX Runtime's own, and those that users have registered.
+INFERENCE: dict[OperatorKey, Infer] = {
+    ("com.microsoft", "Attention"): _attended,
+    ("com.microsoft", "MultiHeadAttention"): _attended,
+}
 
 
 def like_first_input(

@@ -53,12 +53,17 @@ def product_masks(
         Roots of the removed channels.
     """
     alive = ~np.isin(channels.roots, removed)
-    masks: dict[int, ProductMask] = {}
+    masks: dict[tuple[int, int], ProductMask] = {}
     for product in (product for group in channels.groups for product in group.products):
-        node, stays = model.graph.node[product.node], alive[product.labels]
-        if not np.all(stays):
-            dtype = helper.tensor_dtype_to_np_dtype(tensor_info.dtype(node.input[product.operand]))
-            masks[product.node] = ProductMask(node.output[0], product.operand, stays.astype(dtype))
+        node = model.graph.node[product.node]
+        operands = [(product.operand, product.labels)]
+        operands += [] if product.added is None else [product.added]
+        for operand, labels in operands:
+            stays = alive[labels]
+            if not np.all(stays):
+                dtype = helper.tensor_dtype_to_np_dtype(tensor_info.dtype(node.input[operand]))
+                mask = ProductMask(node.output[0], operand, stays.astype(dtype))
+                masks[product.node, operand] = mask
     return tuple(masks.values())
 
 
@@ -74,20 +79,23 @@ def with_masked_products(draft: ModelDraft, masks: Sequence[ProductMask]) -> Mod
     """
     if not masks:
         return draft
-    by_output = {mask.output: mask for mask in masks}
+    by_output: dict[str, list[ProductMask]] = {}
+    for mask in masks:
+        by_output.setdefault(mask.output, []).append(mask)
     skeleton = ModelProto()
     skeleton.CopyFrom(draft.skeleton)
     nodes: list[NodeProto] = []
     for node in draft.skeleton.graph.node:
-        mask = by_output.get(node.output[0]) if node.output else None
-        nodes += [node] if mask is None else _masked(node, mask)
+        nodes.append(node)
+        for mask in by_output.get(node.output[0], ()) if node.output else ():
+            nodes[-1:] = _masked(nodes[-1], mask)
     del skeleton.graph.node[:]
     skeleton.graph.node.extend(nodes)
     return ModelDraft(skeleton, draft.initializers)
 
 
 def _masked(node: NodeProto, mask: ProductMask) -> list[NodeProto]:
-    names = [f"{PREFIX}{mask.output}/{what}" for what in ("stays", "operand")]
+    names = [f"{PREFIX}{mask.output}/{mask.operand}/{what}" for what in ("stays", "operand")]
     constant = helper.make_node(
         "Constant", [], [names[0]], value=numpy_helper.from_array(mask.stays)
     )

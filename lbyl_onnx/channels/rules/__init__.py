@@ -59,7 +59,7 @@ _ONNX: dict[str, Rule] = {
     "Conv": weights.conv,
     "ConvTranspose": weights.conv,
     "DepthToSpace": moves.depth_to_space,
-    "Einsum": weights.linear,
+    "Einsum": weights.matmul,
     "Expand": moves.expand_,
     "Gather": moves.gather,
     "Gemm": weights.linear,
@@ -77,3 +77,4 @@ _ONNX: dict[str, Rule] = {
     "Transpose": moves.transpose,
 }
 RULES: dict[OperatorKey, Rule] = {("", name): rule for name, rule in _ONNX.items()}
+RULES["com.microsoft", "MultiHeadAttention"] = mixing.multi_head_attention

@@ -189,6 +189,40 @@ def attention(view: NodeView) -> list[Labels | None]:
     return [np.repeat(third, repeated, axis=0).reshape(1, 1, -1)]
 
 
+def multi_head_attention(view: NodeView) -> list[Labels | None]:
+    """MultiHeadAttention of ONNX Runtime: as Attention, each (N, T, heads * d), with one bias.
+
+    The bias holds that of the queries, that of the keys, that of the values.
+    """
+    kept = any(view.has(i) for i in range(6, len(view.node.inputs)))
+    if kept or len([o for o in view.node.outputs if o.name]) > 1:
+        return view.freeze_inputs(f"{view.op_type} keeps them for the next run")
+    shapes = [view.shape(i) if view.has(i) else None for i in range(3)]
+    if any(shape is None or len(shape) != 3 for shape in shapes):
+        return view.freeze_inputs(f"{view.op_type} reads them packed")
+    grids = [None if x is None else _by_head(view, x, i) for i, x in enumerate(view.labels[:3])]
+    if grids[0] is not None and grids[1] is not None:
+        _meet(view, grids[0], grids[1], 3 if view.has(3) else None)
+    else:
+        grids[:2] = [None, None]
+        for labels in view.labels[:2]:
+            view.freeze(labels, f"{view.op_type} multiplies them by channels that stay")
+    if grids[2] is None:
+        view.freeze(view.labels[2], f"{view.op_type} mixes them")
+    if view.has(3):
+        sizes = [shape[2] for shape in shapes if shape is not None]
+        parts = [
+            np.zeros(size, np.int64) if grid is None else grid.reshape(-1)
+            for size, grid in zip(sizes, grids, strict=True)
+        ]
+        along = np.concatenate(parts)
+        if view.is_constant(3):
+            view.binding(3, 0, along, Role.FOLLOWER)
+        else:
+            view.freeze(along, f"the bias of {view.op_type} is no constant")
+    return [None if grids[2] is None else grids[2].reshape(1, 1, -1)]
+
+
 def _by_head(view: NodeView, labels: Labels, operand: int) -> Labels | None:
     """Labels of an input of Attention as (heads, d); None where they lie on other axes."""
     axes = varying_axes(view.flow.coupling.canonical(labels))
@@ -198,7 +232,8 @@ def _by_head(view: NodeView, labels: Labels, operand: int) -> Labels | None:
         for axis in axes[:-1]:
             view.flow.kept_axes.append(KeptAxis(view.index, labels, axis))
         return labels[0, :, 0]
-    heads = view.int_attribute("q_num_heads" if operand == 0 else "kv_num_heads", 0)
+    name = "q_num_heads" if operand == 0 else "kv_num_heads"
+    heads = view.int_attribute("num_heads", view.int_attribute(name, 0))
     along = view.along(labels, labels.ndim - 1)
     if along is None or not heads or len(along) % heads:
         return None
@@ -207,14 +242,18 @@ def _by_head(view: NodeView, labels: Labels, operand: int) -> Labels | None:
     return grid
 
 
-def _meet(view: NodeView, queries: Labels, keys: Labels) -> None:
+def _meet(view: NodeView, queries: Labels, keys: Labels, bias: int | None = None) -> None:
     """Couple the channels of queries and keys, each (heads, d), head by head."""
     shared = len(queries) // len(keys) if len(queries) > 1 else 1
     view.couple(queries, np.repeat(keys, shared, axis=0), multiplies=True)
     labels, others = view.labels[:2]
     assert labels is not None
     assert others is not None
-    view.flow.products.append(Product(view.index, 0, labels, others))
+    added = None
+    if bias is not None:  # of the queries, then of keys and values
+        rest = np.zeros((view.shape(bias) or (queries.size,))[0] - queries.size, np.int64)
+        added = bias, np.concatenate([queries.reshape(-1), rest])
+    view.flow.products.append(Product(view.index, 0, labels, others, added))
     if "scale" not in view.node.attrs:
         scale = 1.0 / math.sqrt(queries.shape[1])
         view.flow.kept_attributes.append(KeptAttribute(view.index, "scale", scale, queries))

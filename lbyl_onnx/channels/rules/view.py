@@ -118,12 +118,15 @@ class Product:
         Which of its inputs is multiplied by 0 where a channel is gone.
     labels, others
         Of that input, and of the one that it is multiplied by.
+    added
+        An input that the node adds to it, with its labels: it is multiplied by 0 there, too.
     """
 
     node: int
     operand: int
     labels: Labels
     others: Labels
+    added: tuple[int, Labels] | None = None
 
 
 @dataclass(frozen=True)

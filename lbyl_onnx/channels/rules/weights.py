@@ -7,7 +7,8 @@ import numpy as np
 from lbyl_onnx.channels.labels import Labels, Role, padded, varying_axes
 from lbyl_onnx.channels.rules.view import KeptAxis, NodeView, Product, ShapeParameter
 from lbyl_onnx.graph.layers import describe
-from lbyl_onnx.graph.layers.linear_layer import LinearLayer
+from lbyl_onnx.graph.layers.einsum import Terms, product_terms
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer, Operation
 
 
 def linear(view: NodeView) -> list[Labels | None]:
@@ -111,40 +112,62 @@ def _grouped(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
 
 
 def matmul(view: NodeView) -> list[Labels | None]:
-    """Y = A B, K the last axis of A and the one before the last of B."""
-    weight, data = view.shape(1), view.shape(0)
-    has_shapes = weight is not None and data is not None and min(len(data), len(weight)) > 1
-    if has_shapes and not view.is_constant(1) and not view.is_constant(0):
-        return _product(view, max(len(data or ()), len(weight or ())))
+    """MatMul or Einsum: a layer where one operand is constant, else a product of activations."""
+    two = len(view.node.inputs) == 2
+    terms = product_terms(Operation.of(view.node), view.tensor_info) if two else ""
+    if two and not isinstance(terms, str) and not view.is_constant(0) and not view.is_constant(1):
+        return _product(view, terms)
     layer = describe(view.tensor_info, view.node)
     return view.freeze_inputs(layer) if isinstance(layer, str) else linear(view)
 
 
-def _product(view: NodeView, rank: int) -> list[Labels | None]:
-    """Product of two activations, as in attention.
+def _product(view: NodeView, terms: Terms) -> list[Labels | None]:
+    """Product of two activations, as in attention, by the letters of their axes.
 
-    The channels on the axis that is summed over meet one by one, as those of queries and keys do.
-    Those on the last axis of the second operand, as the values', pass to the output's.
+    The channels on an axis that is summed over meet one by one, as those of queries and keys do.
+    Those on an axis that the second operand alone gives the output pass, as the values' do.
     """
-    reason = "MatMul multiplies two activations"
-    first, second = (None if x is None else padded(x, rank) for x in view.labels)
-    axes, others = (
-        () if x is None else varying_axes(view.flow.coupling.canonical(x)) for x in (first, second)
+    reason = f"{view.op_type} multiplies two activations"
+    output = terms[2]
+    summed = [letter for letter in terms[0] if letter in terms[1] and letter not in output]
+    first, second = (
+        None if x is None else padded(x, len(term))
+        for x, term in zip(view.labels, terms, strict=False)
     )
-    for labels, ahead in ((first, axes), (second, others)):
-        for axis in ahead:
-            if labels is not None and axis < rank - 2:
-                view.flow.kept_axes.append(KeptAxis(view.index, labels, axis))
-    met = rank - 1 in axes and rank - 2 not in axes, rank - 2 in others and rank - 1 not in others
+    ahead = _letters(view, first, terms[0]), _letters(view, second, terms[1])
+    for labels, term, letters in zip((first, second), terms[:2], ahead, strict=True):
+        for letter in letters:
+            if labels is not None and letter in output and all(letter in x for x in terms[:2]):
+                view.flow.kept_axes.append(KeptAxis(view.index, labels, term.index(letter)))
+    met = [{*letters} & {*summed} and {*letters} <= {*terms[0]} & {*terms[1]} for letters in ahead]
     if first is not None and second is not None and all(met):
-        view.couple(first, np.swapaxes(second, -1, -2), multiplies=True)
+        order = output + "".join(summed)
+        aligned = _aligned(first, terms[0], order), _aligned(second, terms[1], order)
+        view.couple(*aligned, multiplies=True)
         view.flow.products.append(Product(view.index, 0, first, second))
         return []
     view.freeze(first, reason)
-    if rank - 2 in others:
+    if second is None or not {*ahead[1]} <= {*output}:
         view.freeze(second, reason)
         return []
-    return [second]
+    return [_aligned(second, terms[1], output)]
+
+
+def _letters(view: NodeView, labels: Labels | None, term: str) -> str:
+    """Letters of the axes along which labels vary."""
+    axes = () if labels is None else varying_axes(view.flow.coupling.canonical(labels))
+    return "".join(term[axis] for axis in axes)
+
+
+def _aligned(labels: Labels, term: str, order: str) -> Labels:
+    """Labels with an axis for each letter of an order; those without it are 1 long."""
+    held = [letter for letter in order if letter in term]
+    rest = [axis for axis, letter in enumerate(term) if letter not in order]  # no identity there
+    moved = np.transpose(labels, [*(term.index(letter) for letter in held), *rest])
+    sizes = dict(zip(held, moved.shape, strict=False))
+    return moved.reshape(*moved.shape[: len(held)], -1)[..., 0].reshape(
+        [sizes.get(letter, 1) for letter in order]
+    )
 
 
 def _consume(view: NodeView, layer: LinearLayer) -> None:

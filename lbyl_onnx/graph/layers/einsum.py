@@ -56,6 +56,27 @@ def einsum(node: Operation, tensors: TensorShapes) -> LinearLayer | str:
     )
 
 
+def product_terms(node: Operation, tensors: TensorShapes) -> Terms | str:
+    """Letters of a product of two activations; the reason where there are none.
+
+    It is MatMul or Einsum. A letter of both operands that the output lacks is summed over.
+    """
+    shapes = [tensors.shape(name) for name in node.inputs]
+    first, second = shapes if len(shapes) == 2 else (None, None)
+    if first is None or second is None:
+        return f"{node.op_type} of unknown shapes"
+    if node.op_type == "Einsum":
+        terms = _terms(str(node.attributes.get("equation", "")), (first, second), 1)
+        if not isinstance(terms, str) and any(len({*term}) < len(term) for term in terms):
+            return "Einsum takes a diagonal"
+        return terms
+    if min(len(first), len(second)) < 2:
+        return f"{node.op_type} of unknown shapes or vectors"
+    shared = string.ascii_lowercase[: max(len(first), len(second)) - 2]
+    one, two = (shared[len(shared) - len(shape) + 2 :] for shape in (first, second))
+    return one + "XY", two + "YZ", shared + "XZ"
+
+
 def _axes(term: str, other: str) -> tuple[int | None, ...]:
     """For each letter of a term its axis in another, None where that does not have it."""
     return tuple(other.index(letter) if letter in other else None for letter in term)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 
 from lbyl_onnx import Config, NothingToPruneError, compress
 from lbyl_onnx.budget.cost_model import CountedCost, Counts, counted_macs, counted_parameters
@@ -15,18 +18,22 @@ from lbyl_onnx.graph.costs import constants
 from lbyl_onnx.io import reader
 from lbyl_onnx.option_types import Scope
 from lbyl_onnx.runtime import baseline
+from tests.support.einsum_attention import EQUATIONS, attention
 from tests.support.models import MODELS
 from tests.support.operators import OPERATORS
+from tests.support.rotary import rotary
 from tests.support.shared_layers import SHARED
 from tests.support.topologies import TOPOLOGIES
 
 GROUPED = ("grouped", "conv_transpose_in_four", "conv_transpose_depthwise_twice")
 NORMS = ("group_norm", "group_norm_block", "group_norm_decomposed")
-BUILDERS = {
+BUILDERS: dict[str, Callable[[], ModelProto]] = {
     **MODELS,
     **SHARED,
     **{name: TOPOLOGIES[name][0] for name in GROUPED},
     **{name: OPERATORS[name][0] for name in NORMS},
+    **{f"einsum_{order}": partial(attention, order) for order in EQUATIONS},
+    "rotary_shared_table": partial(rotary, "stored", 9),
 }
 
 # A constant that several nodes read is written twice, or a bias is expanded to a pinned one.

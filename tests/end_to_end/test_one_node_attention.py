@@ -1,0 +1,53 @@
+"""Attention as one operator of ONNX Runtime's own domain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from lbyl_onnx import CompressResult, Config, compress
+from lbyl_onnx.channels.groups import Selection
+from lbyl_onnx.methods.registry import method_names
+from tests.support.one_node import HEADS, HIDDEN, TOKENS, WIDTH, encoder
+from tests.support.oracle import assert_same, interpret, masked, run, values
+
+
+def cut(method: str) -> CompressResult:
+    return compress(encoder(), config=Config(ratio=0.5, method=method, round_to=1, provider="cpu"))
+
+
+def test_queries_go_with_keys_and_values_by_themselves() -> None:
+    channels = interpret(encoder(), Selection(scope="inner")).channels
+    assert {(g.name, g.size, g.block_count) for g in channels.groups} == {
+        ("0.wide/MatMul", HIDDEN, 1),
+        ("1.q/MatMul, 1.k/MatMul", WIDTH, HEADS),
+        ("1.v/MatMul", WIDTH, HEADS),
+        ("1.wide/MatMul", HIDDEN, 1),
+    }
+    reasons = {r.name: r.reason for r in channels.refusals}
+    assert reasons["0/Attention"] == "operator com.microsoft::Attention has no rule"
+
+
+def test_none_equals_the_original_with_zeroed_channels() -> None:
+    original = encoder()
+    analysis = interpret(original, Selection(scope="inner"))
+    feeds = {"x": np.random.default_rng(3).integers(0, 50, (3, TOKENS))}
+    result = cut("none").model
+    assert result is not None
+    expected = run(masked(original, analysis.plan(0.5), analysis), feeds)
+    assert_same(run(result, feeds), expected)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_each_head_keeps_half_and_its_scale(method: str) -> None:
+    result = cut(method)
+    assert result.model is not None
+    stored = values(result.model)
+    assert stored["1.q.weight"].shape == stored["1.v.weight"].shape == (WIDTH, WIDTH // 2)
+    assert stored["1.qkv.bias"].shape == (3 * WIDTH // 2,)
+    (node,) = [n for n in result.model.graph.node if n.op_type == "MultiHeadAttention"]
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    assert attributes["num_heads"] == HEADS
+    assert attributes["scale"] == pytest.approx((WIDTH // HEADS) ** -0.5)
+    assert result.after.macs < result.before.macs
