@@ -18,7 +18,7 @@ from lbyl_onnx.budget.damage import curves, rankings
 from lbyl_onnx.budget.portions import Portion
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal, Selection
-from lbyl_onnx.channels.products import ChannelRole, role_of
+from lbyl_onnx.channels.heads.products import ChannelRole, role_of
 from lbyl_onnx.channels.refusals import held_elsewhere, why_nothing
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import NothingToPruneError

@@ -11,8 +11,8 @@ import numpy as np
 
 from lbyl_onnx.channels.coupling import couple_shared
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal, Selection
+from lbyl_onnx.channels.heads.lines import Lines, couple_slices, find_lines, freeze_kept_axes
 from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, Role
-from lbyl_onnx.channels.lines import Lines, couple_slices, find_lines, freeze_kept_axes
 from lbyl_onnx.channels.refusals import why_outside_inner
 from lbyl_onnx.channels.rules import RULES, no_rule
 from lbyl_onnx.channels.rules.view import LabelFlow, NodeView

@@ -12,8 +12,8 @@ import onnx
 from lbyl_onnx.channels.affine import Response, respond
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Selection
+from lbyl_onnx.channels.heads.products import Factor, factors_of
 from lbyl_onnx.channels.paths import Activation, activation_between
-from lbyl_onnx.channels.products import Factor, factors_of
 from lbyl_onnx.channels.refusals import refuse_quantised
 from lbyl_onnx.graph.costs import Costs, count_costs
 from lbyl_onnx.graph.layers import linear_layer

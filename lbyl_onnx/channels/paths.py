@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
 from lbyl_onnx.channels.labels import Role
 from lbyl_onnx.channels.rules import ELEMENTWISE
-from lbyl_onnx.graph.batch_norm import scale_of
 from lbyl_onnx.graph.layers import data_input, is_layer, linear_layer
 from lbyl_onnx.graph.layers.linear_layer import Operand
 from lbyl_onnx.graph.model_graph import Graph, Node
+from lbyl_onnx.graph.norms.batch_norm import scale_of
 from lbyl_onnx.graph.tensor_info import TensorInfo, evaluate
 from lbyl_onnx.types import DEFAULT_DOMAINS, Floats
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, layer_read
-from lbyl_onnx.graph.batch_norm import following_scale
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer, by_window
 from lbyl_onnx.graph.model_graph import Graph, Node
-from lbyl_onnx.graph.normalisations import scale_of_stream
+from lbyl_onnx.graph.norms.batch_norm import following_scale
+from lbyl_onnx.graph.norms.normalisations import scale_of_stream
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.types import ConsumerLoss, Moments
 from lbyl_onnx.types import Floats

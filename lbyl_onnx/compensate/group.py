@@ -32,8 +32,8 @@ from lbyl_onnx.compensate.variance import OutputContribution, Statistics, modell
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.graph.sharing import same_everywhere
-from lbyl_onnx.methods import reduced_rank
-from lbyl_onnx.methods.blockwise import reduce_blocks
+from lbyl_onnx.methods.mixing import reduced_rank
+from lbyl_onnx.methods.mixing.blockwise import reduce_blocks
 from lbyl_onnx.methods.obs import eliminate
 from lbyl_onnx.methods.registry import Method, find_method
 from lbyl_onnx.methods.types import ConsumerLoss, Delivery, FoldedRows, Moments, Ranking

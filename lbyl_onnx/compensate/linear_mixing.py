@@ -7,10 +7,10 @@ import numpy as np
 from lbyl_onnx.channels.groups import GroupBinding
 from lbyl_onnx.channels.paths import LinearPath
 from lbyl_onnx.compensate.fits import ProducerMixing
-from lbyl_onnx.graph.batch_norm import epsilon_of, scale_of
 from lbyl_onnx.graph.model_graph import Graph
+from lbyl_onnx.graph.norms.batch_norm import epsilon_of, scale_of
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.methods.reduced_rank import ReducedRank
+from lbyl_onnx.methods.mixing.reduced_rank import ReducedRank
 from lbyl_onnx.types import Floats
 
 

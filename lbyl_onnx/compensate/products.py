@@ -6,10 +6,10 @@ import numpy as np
 
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup
-from lbyl_onnx.channels.products import Factor
+from lbyl_onnx.channels.heads.products import Factor
 from lbyl_onnx.compensate.fits import ProducerMixing
 from lbyl_onnx.compensate.linear_mixing import added_mixing
-from lbyl_onnx.methods.bilinear import BilinearRank, losses, reduce_bilinear
+from lbyl_onnx.methods.mixing.bilinear import BilinearRank, losses, reduce_bilinear
 from lbyl_onnx.methods.types import Moments, Ranking
 from lbyl_onnx.types import Floats
 

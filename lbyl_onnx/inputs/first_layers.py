@@ -14,10 +14,10 @@ import numpy as np
 from lbyl_onnx.data.image_statistics import ImageStatistics
 from lbyl_onnx.data.input_kind import IMAGES, InputKind, subject_of
 from lbyl_onnx.data.synthetic.images import Subject
-from lbyl_onnx.graph.batch_norm import following_moments
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph, Node, Tensor, node_name
+from lbyl_onnx.graph.norms.batch_norm import following_moments
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.affine_chain import AffineChain, image_chain
 from lbyl_onnx.inputs.image_fit import Filters, fit_images

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, layer_read
+from lbyl_onnx.channels.heads.products import Factor
 from lbyl_onnx.channels.paths import (
     Activation,
     feeds_a_layer,
     layers_behind,
     only_convs_read,
 )
-from lbyl_onnx.channels.products import Factor
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
-from lbyl_onnx.graph.normalisations import scale_of_stream
+from lbyl_onnx.graph.norms.normalisations import scale_of_stream
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.gaussian import behind
 from lbyl_onnx.methods.types import Moments

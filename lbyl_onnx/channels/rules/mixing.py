@@ -15,7 +15,7 @@ from lbyl_onnx.channels.rules.view import (
     ShapeParameter,
     SharedNorm,
 )
-from lbyl_onnx.graph.normalisations import normalisation_of
+from lbyl_onnx.graph.norms.normalisations import normalisation_of
 
 
 def _beyond(labels: Labels, axis: int) -> bool:

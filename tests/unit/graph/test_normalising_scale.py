@@ -7,7 +7,7 @@ import pytest
 from onnx import ModelProto
 
 from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.normalisations import normalising_scale
+from lbyl_onnx.graph.norms.normalisations import normalising_scale
 from lbyl_onnx.types import Floats
 from tests.support.net import Net
 from tests.support.oracle import interpret

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lbyl_onnx.methods.bilinear import BilinearRank, losses, reduce_bilinear
+from lbyl_onnx.methods.mixing.bilinear import BilinearRank, losses, reduce_bilinear
 from lbyl_onnx.methods.types import Moments
 
 Floats = NDArray[np.float64]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lbyl_onnx.methods.blockwise import reduce_blocks
-from lbyl_onnx.methods.reduced_rank import ReducedRank, reduce_rank
+from lbyl_onnx.methods.mixing.blockwise import reduce_blocks
+from lbyl_onnx.methods.mixing.reduced_rank import ReducedRank, reduce_rank
 from lbyl_onnx.methods.types import Moments
 from tests.support.correlated import correlated, moments_of
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.methods.lbyl_plus import deliver
-from lbyl_onnx.methods.reduced_rank import ReducedRank, losses, reduce_rank
+from lbyl_onnx.methods.mixing.reduced_rank import ReducedRank, losses, reduce_rank
 from lbyl_onnx.methods.types import Moments
 from tests.support.correlated import correlated, moments_of
 from tests.support.net import Net

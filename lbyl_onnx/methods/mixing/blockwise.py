@@ -6,7 +6,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from lbyl_onnx.methods.reduced_rank import WORST_CONDITION, ReducedRank
+from lbyl_onnx.methods.mixing.reduced_rank import WORST_CONDITION, ReducedRank
 from lbyl_onnx.methods.types import Delivery, Moments, removed_channels
 from lbyl_onnx.types import Floats
 

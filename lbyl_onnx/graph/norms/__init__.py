@@ -1,0 +1,1 @@
+"""Normalisations, as one node or in single operators."""

@@ -1,0 +1,1 @@
+"""Fewer channels that are mixtures of all."""
