@@ -46,7 +46,7 @@ def register_operator(
     name = f"{domain}::{op_type}" if domain else op_type
     if rule is None and layer is None:
         raise OptionError(f"operator {name} needs a rule or a layer to be registered")
-    if key in RULES or key in LAYERS or key in INFERENCE:
+    if key in RULES or key in LAYERS:
         raise OptionError(f"operator {name} is registered already")
     RULES[key] = linear if rule is None else rule
     if layer is not None:
