@@ -45,20 +45,20 @@ class TensorFact:
 
 
 Infer = Callable[[NodeProto, Sequence[TensorFact | None]], Sequence[TensorFact]]
-"""Types and shapes of a node's outputs, from what is known of its inputs."""
+"""Types and shapes of a node's outputs, from what is facts of its inputs."""
 
 
 def _attended(node: NodeProto, inputs: Sequence[TensorFact | None]) -> tuple[TensorFact, ...]:
     """Of Attention and MultiHeadAttention of ONNX Runtime's domain: (N, T, all heads' values)."""
-    known = [fact if fact is not None else TensorFact() for fact in inputs]
+    facts = [fact if fact is not None else TensorFact() for fact in inputs]
     sizes = next((list(a.ints) for a in node.attribute if a.name == "qkv_hidden_sizes"), None)
-    first, last = known[0].shape, known[1 if node.op_type == "Attention" else 2].shape
+    first, last = facts[0].shape, facts[1 if node.op_type == "Attention" else 2].shape
     if first is None or last is None or len(first) != 3 or last[-1] is None or len(last) == 4:
-        return (TensorFact(known[0].dtype),)
+        return (TensorFact(facts[0].dtype),)
     width = last[-1]
     if node.op_type == "Attention":
         width = sizes[2] if sizes else width // 3
-    return (TensorFact(known[0].dtype, (*first[:2], width)),)
+    return (TensorFact(facts[0].dtype, (*first[:2], width)),)
 
 
 # Of operators of other domains: ONNX Runtime's own, and those that users have registered.
