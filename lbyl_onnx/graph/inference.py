@@ -45,7 +45,7 @@ class TensorFact:
 
 
 Infer = Callable[[NodeProto, Sequence[TensorFact | None]], Sequence[TensorFact]]
-"""Types and shapes of a node's outputs, from what is facts of its inputs."""
+"""Types and shapes of a node's outputs, from what is known of its inputs."""
 
 
 def _attended(node: NodeProto, inputs: Sequence[TensorFact | None]) -> tuple[TensorFact, ...]:
