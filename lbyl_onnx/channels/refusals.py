@@ -159,8 +159,11 @@ def why_outside_inner(
     if streams:
         return "they lie on a residual stream", _names(graph, (join.node for join in streams))
     if not joins and not _connected(layers, together):
-        producers = (place.binding.node for place in group.producers)
-        return "layers that share a constant produce them", _names(graph, producers)
+        nodes = _names(graph, (place.binding.node for place in group.producers))
+        # Without one, positions couple them: a shuffle that sets channels of layers side by side.
+        shared = any(p.binding.source for p in (*group.producers, *group.followers))
+        who = "layers that share a constant" if shared else "several layers"
+        return f"{who} produce them", nodes
     if joins:
         return "several layers produce them", _names(graph, (join.node for join in joins))
     return None, ()

@@ -125,7 +125,9 @@ def _lines(count: int, grids: Sequence[_Grid]) -> tuple[Lines, Labels | None]:
         rows = np.zeros(count, np.int64)
         for number, row in enumerate(grid.rows, start=1):
             if np.any(rows[row]) or np.any(row == FIXED):
-                return Lines(line_of, line_of[:0], ()), grid.labels
+                # Where channels were first cut into rows tells which of the axes has heads.
+                first = next(x for x in grids if np.any(np.isin(x.rows, grid.rows)))
+                return Lines(line_of, line_of[:0], ()), first.labels
             rows[row] = number
         line_of = np.unique(np.stack([line_of, rows]), axis=1, return_inverse=True)[1].reshape(-1)
     line_of = line_of - 1  # what lies on no grid comes first: label 0 does
