@@ -107,8 +107,6 @@ def _grids(flow: LabelFlow, tensors: Mapping[str, Labels]) -> Iterator[_Grid]:
             continue
         roots = of_labels[labels]
         axes = varying_axes(roots)
-        if np.any(roots == FIXED):
-            axes = varying_axes(_fixed_slices(roots, axes[:-1]))
         if len(axes) < 2:
             continue
         rows = np.atleast_2d(rows_along(roots, axes[-1]))
