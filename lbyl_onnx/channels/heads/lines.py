@@ -118,17 +118,20 @@ def _grids(flow: LabelFlow, tensors: Mapping[str, Labels]) -> Iterator[_Grid]:
 
 def _lines(count: int, grids: Sequence[_Grid]) -> tuple[Lines, Labels | None]:
     """Return the lines, or labels whose whole slices have to go."""
-    line_of = np.zeros(count, np.int64)
+    line_of, rows = np.zeros(count, np.int64), np.zeros(count, np.int64)
     for grid in grids:
-        rows = np.zeros(count, np.int64)
+        at = np.unique(grid.rows)
+        rows[at] = 0
         for number, row in enumerate(grid.rows, start=1):
             if np.any(rows[row]) or np.any(row == FIXED):
                 # Where channels were first cut into rows tells which of the axes has heads.
-                first = next(x for x in grids if np.any(np.isin(x.rows, grid.rows)))
+                first = next(x for x in grids if np.any(np.isin(x.rows, at)))
                 return Lines(line_of, line_of[:0], ()), first.labels
             rows[row] = number
-        line_of = np.unique(np.stack([line_of, rows]), axis=1, return_inverse=True)[1].reshape(-1)
-    line_of = line_of - 1  # what lies on no grid comes first: label 0 does
+        # What lay on one line stays on one where it lies in one row, too.
+        codes = line_of[at] * (len(grid.rows) + 1) + rows[at]
+        line_of[at] = line_of.max() + 1 + np.unique(codes, return_inverse=True)[1].reshape(-1)
+    line_of = np.unique(np.append(line_of, 0), return_inverse=True)[1][:-1] - 1  # 0 is no line
     lines = int(line_of.max(initial=-1)) + 1
     together = [np.unique(line_of[grid.rows]) for grid in grids]
     tie_of = components(lines, [np.stack([x, np.full_like(x, x[0])]) for x in together])
