@@ -10,7 +10,7 @@ the variance v of those that stay, and the scale gamma is multiplied by it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,15 +89,35 @@ def with_kept_statistics(draft: ModelDraft, masks: Sequence[NormMask], opset: in
     opset
         Version of its default operator set.
     """
-    if not masks:
-        return draft
     by_output = {mask.output: mask for mask in masks}
+    return with_nodes_replaced(
+        draft, by_output.keys(), lambda n: _Masked(by_output[n.output[0]], n, opset).written()
+    )
+
+
+def with_nodes_replaced(
+    draft: ModelDraft,
+    outputs: Collection[str],
+    written: Callable[[NodeProto], Sequence[NodeProto]],
+) -> ModelDraft:
+    """Return a model with the nodes of some outputs replaced; `draft` is not changed.
+
+    Parameters
+    ----------
+    draft
+        The model.
+    outputs
+        Names of the first outputs of these nodes.
+    written
+        Gives what stands in the place of each.
+    """
+    if not outputs:
+        return draft
     skeleton = ModelProto()
     skeleton.CopyFrom(draft.skeleton)
     nodes: list[NodeProto] = []
     for node in draft.skeleton.graph.node:
-        mask = by_output.get(node.output[0]) if node.output else None
-        nodes += [node] if mask is None else _Masked(mask, node, opset).written()
+        nodes += written(node) if node.output and node.output[0] in outputs else [node]
     del skeleton.graph.node[:]
     skeleton.graph.node.extend(nodes)
     return ModelDraft(skeleton, draft.initializers)

@@ -16,6 +16,7 @@ from lbyl_onnx.channels.groups import ChannelMap
 from lbyl_onnx.channels.labels import Labels
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.writer import ModelDraft
+from lbyl_onnx.rewrite.norm_masks import with_nodes_replaced
 from lbyl_onnx.types import Array
 
 PREFIX = "lbyl_onnx/met/"
@@ -77,21 +78,17 @@ def with_masked_products(draft: ModelDraft, masks: Sequence[ProductMask]) -> Mod
     masks
         Of its products.
     """
-    if not masks:
-        return draft
     by_output: dict[str, list[ProductMask]] = {}
     for mask in masks:
         by_output.setdefault(mask.output, []).append(mask)
-    skeleton = ModelProto()
-    skeleton.CopyFrom(draft.skeleton)
-    nodes: list[NodeProto] = []
-    for node in draft.skeleton.graph.node:
-        nodes.append(node)
-        for mask in by_output.get(node.output[0], ()) if node.output else ():
+
+    def written(node: NodeProto) -> list[NodeProto]:
+        nodes = [node]
+        for mask in by_output[node.output[0]]:
             nodes[-1:] = _masked(nodes[-1], mask)
-    del skeleton.graph.node[:]
-    skeleton.graph.node.extend(nodes)
-    return ModelDraft(skeleton, draft.initializers)
+        return nodes
+
+    return with_nodes_replaced(draft, by_output.keys(), written)
 
 
 def _masked(node: NodeProto, mask: ProductMask) -> list[NodeProto]:
