@@ -62,20 +62,19 @@ def factors_of(
         carriers = list(_carriers(graph, channels, node, own))
         added = list(_placed(group.followers, channels, group, own))
         producers = list(_placed(group.producers, channels, group, own))
-        linear = all(_is_linear(tensor_info, graph.nodes[i], added, i) for i in carriers)
-        if len(producers) != 1 or not linear or {p.binding.node for p in added} - {*carriers}:
-            layer = None
-        else:
-            layer = linear_layer(tensor_info, graph.nodes[producers[0].binding.node])
+        if len(producers) != 1 or {p.binding.node for p in added} - {*carriers}:
+            return None
+        made = producers[0].binding.node
+        layer = linear_layer(tensor_info, graph.nodes[made])
+        # Another layer on the way, a depthwise Conv say, has a filter for each channel.
+        between = [i for i in carriers if i != made]
+        if not all(_is_linear(tensor_info, graph.nodes[i], added, i) for i in between):
+            return None
         if layer is None or layer.groups != 1 or not layer.plain:
             return None
         bias = layer.bias_operand
-        added = [
-            p
-            for p in added
-            if (p.binding.node, p.binding.operand) != (producers[0].binding.node, bias)
-        ]
-        sums = [producers[0].binding.node, *(p.binding.node for p in added)]
+        added = [p for p in added if (p.binding.node, p.binding.operand) != (made, bias)]
+        sums = [made, *(p.binding.node for p in added)]
         factor = _measured_at(graph, channels, group, own, max(sums), producers[0], added)
         if factor is None:
             return None
@@ -117,7 +116,7 @@ def _is_linear(
     if node.op in ("Mul", "Div") and len(node.inputs) == 2:
         constant = [t.name for t in node.inputs if tensor_info.is_constant(t.name)]
         return len(constant) == 1 and tensor_info.value(constant[0]).size == 1
-    return linear_layer(tensor_info, node) is not None
+    return False
 
 
 def _measured_at(
