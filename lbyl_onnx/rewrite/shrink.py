@@ -142,7 +142,7 @@ def new_shape(labels: Labels, alive: NDArray[np.bool_]) -> tuple[int, ...]:
     Of channels that lie on several axes those along the last go, of each row as many.
     """
     left, axes = alive[labels], varying_axes(labels)
-    whole = [left.any(axis=tuple(b for b in axes if b != axis)) for axis in axes[:-1]]
+    whole = [left.any(axis=tuple(b for b in range(left.ndim) if b != axis)) for axis in axes[:-1]]
     kept = {axis: int(np.count_nonzero(x)) for axis, x in zip(axes, whole, strict=False)}
     return tuple(kept.get(axis, int(left.sum(axis=axis).max())) for axis in range(left.ndim))
 
