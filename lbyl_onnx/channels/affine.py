@@ -44,12 +44,17 @@ def finite_groups(
     )
 
 
+# Rows of a table that are looked at.
+TABLE_ROWS = 4096
+
+
 def producer_matrix(
     graph: Graph, tensor_info: TensorInfo, group: ChannelGroup
 ) -> NDArray[np.float64]:
     """Rows of all producers side by side, shape (n, all); a Gemm's bias is appended.
 
-    Nodes that read one weight are one producer.
+    Nodes that read one weight are one producer. Of a table, such as an embedding, at most
+    `TABLE_ROWS` of its rows speak, evenly spaced.
     """
     parts, visited = [], set[tuple[str | int, int]]()
     for place in group.producers:
@@ -116,15 +121,18 @@ def producer_rows(
     Returns
     -------
     weight
-        Shape (n, taps, d): the producer's weight with the output axis first, flattened, float64.
+        Shape (n, taps, d): the producer's weight with the output axis first, flattened, float64;
+        of a table at most `TABLE_ROWS` of its rows, evenly spaced.
     bias
         Shape (n, taps), or None where the node has none.
     """
     node, binding = graph.nodes[place.binding.node], place.binding
     stored = np.moveaxis(layer_weight(tensor_info, node, binding.operand), binding.axis, 0)
+    layer = linear_layer(tensor_info, node)
+    if layer is None:
+        stored = stored[:, :: -(-stored.shape[1] // TABLE_ROWS)]
     rows = stored[place.positions]  # (n, taps, ..)
     weight = rows.reshape(*place.positions.shape, -1).astype(np.float64)  # -> (n, taps, d)
-    layer = linear_layer(tensor_info, node)
     if layer is None or layer.bias_operand is None or not layer.has_bias:
         return weight, None
     name = layer.node.inputs[layer.bias_operand]

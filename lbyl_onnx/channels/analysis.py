@@ -15,6 +15,7 @@ from lbyl_onnx.channels.heads.lines import Lines, couple_slices, find_lines, fre
 from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, Role
 from lbyl_onnx.channels.refusals import why_outside_inner
 from lbyl_onnx.channels.rules import RULES, no_rule
+from lbyl_onnx.channels.rules.tables import READ_ROWS
 from lbyl_onnx.channels.rules.view import LabelFlow, NodeView
 from lbyl_onnx.channels.shape_arithmetic import count_channels, counted, freeze_unsized
 from lbyl_onnx.errors import OptionError
@@ -104,8 +105,8 @@ def _interpret(
 ) -> list[Labels | None]:
     labels = [tensors.get(tensor.name) for tensor in node.inputs]
     key = operator_key(node.domain or "", node.op)
-    # Layers start labels; what an unknown operator of another domain holds is listed.
-    starts = is_layer(node) or (key[0] and key not in RULES)
+    # Layers and tables start labels; what an unknown operator of another domain holds is listed.
+    starts = is_layer(node) or (key[0] and key not in RULES) or node.op in READ_ROWS
     if not starts and all(x is None for x in labels):
         return []
     if node.outputs and tensor_info.is_constant(node.outputs[0].name):

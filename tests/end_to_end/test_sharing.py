@@ -133,9 +133,9 @@ class TestRefusals:
             ),
             (
                 tied_embedding,
-                "gemm_4",
-                "Gather reads the constant table along channels that stay",
-                ("gather_0",),
+                "gather_0, gemm_4",
+                "the constant table both makes and reads them",
+                ("gather_0", "matmul_7"),
             ),
             (
                 tied_autoencoder,

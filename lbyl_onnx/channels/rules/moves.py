@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, compress, expand, varying_axes
+from lbyl_onnx.channels.rules.tables import started
 from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter
 
 # Labels are spread over a tensor's whole shape to be reshaped; past this they are frozen.
@@ -199,6 +200,8 @@ def sequence_at(view: NodeView) -> list[Labels | None]:
 def slice_(view: NodeView) -> list[Labels | None]:
     """Slice: along the channels only with step 1; starts and ends are counted anew."""
     labels, shape = view.labels[0], view.shape(0)
+    if all(x is None for x in view.labels):
+        return started(view)
     if labels is None or shape is None:
         return view.freeze_inputs("Slice reads them as a bound or from an unknown shape")
     starts, ends = view.ints(1, "starts"), view.ints(2, "ends")
@@ -236,6 +239,8 @@ def slice_(view: NodeView) -> list[Labels | None]:
 def gather(view: NodeView) -> list[Labels | None]:
     """Gather with constant indices along the channels: an index follows the channel it names."""
     labels, shape = view.labels[0], view.shape(0)
+    if all(x is None for x in view.labels):
+        return started(view)
     if labels is None or shape is None:
         return view.freeze_inputs("Gather reads them as indices or from an unknown shape")
     axis = view.int_attribute("axis", 0) % len(shape)
