@@ -24,7 +24,8 @@ _HOMES = {
     "data.image_statistics": "ImageStatistics",
     "data.input_kind": "InputKind InputRange Vocabulary",
     "errors": "CalibrationError CompensationError InstallationError LbylOnnxError ModelError "
-    "NothingToPruneError OptionError OutputError TargetError TooSlowError VerificationError",
+    "NothingToPruneError OptionError OutputError QuantisationError TargetError TooSlowError "
+    "VerificationError",
     "evaluate.compare": "Comparison compare_models",
     "evaluate.layers": "Details LayerComparison",
     "evaluate.metrics": "Fidelity OutputFidelity",
@@ -38,6 +39,7 @@ _HOMES = {
     "methods.types": "BatchNorm ConsumerLoss Delivery Evidence FoldedRows Moments Ranking",
     "option_types": "Options",
     "pipeline": "compress",
+    "quantise.int8": "Quantised",
     "results.compressed": "CompressResult",
     "results.groups": "GroupReport",
     "results.inputs": "InputReport",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
         NothingToPruneError as NothingToPruneError,
         OptionError as OptionError,
         OutputError as OutputError,
+        QuantisationError as QuantisationError,
         TargetError as TargetError,
         TooSlowError as TooSlowError,
         VerificationError as VerificationError,
@@ -109,6 +112,7 @@ if TYPE_CHECKING:
     )
     from lbyl_onnx.option_types import Options as Options
     from lbyl_onnx.pipeline import compress as compress
+    from lbyl_onnx.quantise.int8 import Quantised as Quantised
     from lbyl_onnx.results.compressed import CompressResult as CompressResult
     from lbyl_onnx.results.groups import GroupReport as GroupReport
     from lbyl_onnx.results.inputs import InputReport as InputReport

@@ -22,6 +22,7 @@ from lbyl_onnx.option_types import (
     Layout,
     Option,
     Provider,
+    Quantize,
     Scope,
     documented,
     option,
@@ -31,11 +32,12 @@ from lbyl_onnx.option_types import (
 from lbyl_onnx.target import DEFAULT_RATIO, Kind, Target, parse_target
 
 # Sections of the options, on the command line and in README.
-SECTIONS = HOW_MUCH, METHODS, TARGETS, CHANNELS, SAMPLES, RUNNING = (
+SECTIONS = HOW_MUCH, METHODS, TARGETS, CHANNELS, NUMBERS, SAMPLES, RUNNING = (
     "How much, and how",
     "Options of one method",
     "Targets in place of a ratio",
     "Which channels",
+    "Whole numbers",
     "Samples",
     "Running and writing",
 )
@@ -263,6 +265,21 @@ class Config:
         "other inputs.",
         SAMPLES,
     )
+    quantize: Quantize | None = option(
+        None,
+        types.TEXT,
+        "Quantise what is left of the model, too: weights and activations become whole numbers of "
+        "eight bits, by ONNX Runtime's own tools, with ranges from the samples of the statistics. "
+        "With `--ratio 0` nothing is pruned.",
+        NUMBERS,
+        choices=lambda: get_args(Quantize),
+    )
+    keep_float: tuple[str, ...] = option(
+        (),
+        types.GLOBS,
+        "Layers with these node names stay in floating point; one that matches none is an error.",
+        NUMBERS,
+    )
     external_data: ExternalData = option(
         "auto",
         types.TEXT,
@@ -295,13 +312,15 @@ class Config:
         self._check_registered()
         if self.calibration is not None:
             self.check_samples("calibration")
+        if self.keep_float and self.quantize is None:
+            raise OptionError("keep_float is of quantised models; give quantize too")
         for name, kind in (("tokenizer", "texts"), ("sample_rate", "sounds")):
             if getattr(self, name) is not None and self.calibration is None:
                 raise OptionError(f"{name} is of calibration {kind}; give calibration too")
 
     def check_samples(self, name: str) -> None:
         """Raise OptionError where samples of the user's own, of this name, would have no use."""
-        if not self.needs_moments:
+        if not self.needs_moments and self.quantize is None:
             verb = "is" if name == "calibration" else "are"
             raise OptionError(
                 f"{name} {verb} given, but {self.method} with {self.score} looks at no samples; "

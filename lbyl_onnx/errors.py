@@ -49,6 +49,10 @@ class CompensationError(LbylOnnxError):
     """A compensated weight does not fit the type in which the model stores it."""
 
 
+class QuantisationError(LbylOnnxError):
+    """ONNX Runtime's quantisation tools cannot take the model; nothing was written."""
+
+
 class VerificationError(LbylOnnxError):
     """The compressed model is not what the plan says it must be; nothing was written."""
 

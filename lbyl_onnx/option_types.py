@@ -26,6 +26,7 @@ Hardware = Literal["host", "avx2", "avx512", "neon", "cuda", "tensorrt-fp16", "t
 Layout = Literal["auto", "nchw", "nhwc"]
 Provider = Literal["auto", "cpu", "cuda"]
 Allocation = Literal["uniform", "auto"]
+Quantize = Literal["int8"]
 Value = TypeVar("Value")
 Read = Callable[[object], Any]
 """Gives a value its type; raises TypeError for another one."""
@@ -354,5 +355,7 @@ class Options(TypedDict, total=False):
     std: tuple[float, ...]
     layout: Layout
     input: Said
+    quantize: Quantize | None
+    keep_float: tuple[str, ...]
     external_data: ExternalData
     input_shape: SuppliedShapes

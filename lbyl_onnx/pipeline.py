@@ -12,19 +12,22 @@ from typing import Any, Unpack
 
 import onnx
 
-from lbyl_onnx.budget.solve import Before, Reached, reach
+from lbyl_onnx.budget.solve import Before, Reached, TargetReport, reach
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Refusal, Selection
 from lbyl_onnx.channels.refusals import why_nothing
-from lbyl_onnx.compensate.selection import GroupPlan
+from lbyl_onnx.compensate.group import Fitted
+from lbyl_onnx.compensate.selection import GroupPlan, PruningPlan
 from lbyl_onnx.config import OPTIONS, Config, combined, hint
 from lbyl_onnx.data.array_samples import SamplesLike
 from lbyl_onnx.data.calibration import open_own_samples
 from lbyl_onnx.data.samples import Samples
+from lbyl_onnx.data.source import SampleSource
 from lbyl_onnx.errors import ModelError, NothingToPruneError, OptionError, VerificationError
 from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.evaluate.layers import examine
-from lbyl_onnx.evaluate.verify import verify
+from lbyl_onnx.evaluate.metrics import Fidelity
+from lbyl_onnx.evaluate.verify import sampled_fidelity, verify
 from lbyl_onnx.evaluate.warnings import Timed, warnings_of
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import Costs
@@ -34,8 +37,10 @@ from lbyl_onnx.guard.memory import new_objects_only, release
 from lbyl_onnx.inputs.choices import stated_sizes
 from lbyl_onnx.inputs.evidence import is_folded
 from lbyl_onnx.io import atomic, reader
-from lbyl_onnx.observe.session import prepare
+from lbyl_onnx.io.writer import write_draft
+from lbyl_onnx.observe.session import Prepared, prepare
 from lbyl_onnx.option_types import Options
+from lbyl_onnx.quantise.int8 import QuantisationJob, Quantised, to_int8
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.inputs import InputReport, input_reports, input_warnings
@@ -50,6 +55,7 @@ from lbyl_onnx.runtime.baseline import (
 )
 from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.runtime.sizes.input_shapes import Sizes
+from lbyl_onnx.target import Target
 from lbyl_onnx.types import Progress
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
@@ -61,11 +67,13 @@ LARGE = 1 << 30
 class _Job:
     """One call: the original's files, where the two models are written that must be equal.
 
+    `pruned` is the compressed model before it is quantised, or as it is staged where it is not.
     `samples` are the user's own in memory; `named` is the path that they gave for the model.
     """
 
     files: graph_source.Source
     staged: Path
+    pruned: Path
     reference: Path
     config: Config
     provider: str
@@ -89,6 +97,7 @@ class _Rewritten:
     inputs: tuple[InputReport, ...]
     doubts: tuple[str, ...]
     samples: ComparedSamples
+    statistics: SampleSource
 
 
 def compress(
@@ -179,7 +188,10 @@ def compress(
         if place is not None:
             files.check_apart(place)
         reference = scratch / "expected.onnx"
-        job = _Job(files, staged, reference, config, provider, progress, effort, samples, named)
+        pruned = staged if config.quantize is None else scratch / "pruned.onnx"
+        job = _Job(
+            files, staged, pruned, reference, config, provider, progress, effort, samples, named
+        )
         result = replace(
             _compressed(job, detailed),
             output=place,
@@ -214,9 +226,14 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
     samples, source, reached = rewritten.samples, job.files.path, rewritten.reached
     with _change_told(job.files):
         verification = verify(
-            baseline, source, job.staged, job.reference, samples.batches(), samples.described
+            baseline, source, job.pruned, job.reference, samples.batches(), samples.described
         )
-        latency = reached.target.latency or timing.paired(
+        quantised, size = None, reached.size
+        if config.quantize is not None:
+            quantised, size, near = _quantise(job, baseline, rewritten)
+            verification = replace(verification, fidelity=near)
+        timed = reached.target.latency if quantised is None else None
+        latency = timed or timing.paired(
             source, job.staged, provider, baseline.feeds[0], baseline.optimise, job.effort
         )
     block = channel_block(config.hardware, provider)
@@ -227,16 +244,34 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
         rewritten.before,
         reached.costs,
         job.files.size,
-        reached.size,
+        size,
         rewritten.groups,
         rewritten.refusals,
         verification,
         reached.target,
         latency,
-        examine(source, job.staged, baseline) if detailed else None,
+        examine(source, job.pruned, baseline) if detailed else None,
         rewritten.inputs,
-        _warnings(rewritten, job.files.size, latency, block),
+        _warnings(rewritten, (job.files.size, size), latency, block, quantised is not None),
+        quantised,
     )
+
+
+def _quantise(
+    job: _Job, baseline: Baseline, rewritten: _Rewritten
+) -> tuple[Quantised, int, Fidelity]:
+    """Quantise the pruned model; return how, the bytes, and how near it is to the original."""
+    job.progress("quantising", 0, 1)
+    quantised = to_int8(
+        QuantisationJob(
+            job.pruned, job.staged, job.folder, job.config, baseline, rewritten.statistics
+        )
+    )
+    samples = rewritten.samples
+    near = sampled_fidelity(
+        job.files.path, job.staged, baseline, samples.batches(), samples.described
+    )
+    return quantised, graph_source.stored_bytes(job.staged), near
 
 
 def _own_samples(job: _Job) -> tuple[Samples | None, Sizes]:
@@ -283,13 +318,17 @@ def _change_told(files: graph_source.Source) -> Iterator[None]:
 
 
 def _warnings(
-    rewritten: _Rewritten, size: int, latency: timing.PairedLatency, block: int
+    rewritten: _Rewritten,
+    sizes: tuple[int, int],
+    latency: timing.PairedLatency,
+    block: int,
+    quantised: bool,
 ) -> tuple[str, ...]:
     reached = rewritten.reached
     losses = [(group.name, group.channels, group.kept) for group in rewritten.groups]
-    timed = Timed(latency, reached.target.round_to, block)
+    timed = Timed(latency, reached.target.round_to, block, quantised)
     return (
-        *warnings_of(rewritten.before, reached.costs, (size, reached.size), losses, timed),
+        *warnings_of(rewritten.before, reached.costs, sizes, losses, timed),
         *rewritten.doubts,
     )
 
@@ -306,11 +345,13 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     graph, tensor_info, frozen = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
     automatic = config.allotted == "auto"
     prepared = prepare(analyzed, baseline, config, job.folder, measured=automatic, own=own)
+    if config.quantize is not None and config.target == Target("ratio", 0.0, True):
+        return _whole(job, prepared, baseline)
     if not prepared.groups:
         raise NothingToPruneError(why_nothing(graph, tensor_info, (*frozen, *prepared.refusals)))
     before = Before(analyzed.costs, files.size)
     reached = reach(
-        prepared, baseline, before, (files.path, job.staged, job.reference), job.progress
+        prepared, baseline, before, (files.path, job.pruned, job.reference), job.progress
     )
     plan = reached.fitted.plan
     refusals = (*frozen, *reached.fitted.refusals)
@@ -318,10 +359,36 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
         raise NothingToPruneError(why_nothing(graph, tensor_info, refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
-    samples = ComparedSamples.of(prepared, baseline)
+    return _described(prepared, baseline, before.costs, groups, refusals, reached)
+
+
+def _whole(job: _Job, prepared: Prepared, baseline: Baseline) -> _Rewritten:
+    """Write the model as it is, twice: nothing is pruned."""
+    analyzed, size = prepared.analyzed, job.files.size
+    for path in (job.pruned, job.reference):
+        write_draft(analyzed.draft, path, analyzed.read, "auto")
+    nothing = Fitted(PruningPlan(()), (), (), (), (), (), None, {}, {})
+    target = TargetReport("ratio", 0.0, 0.0, str(job.config.target), "uniform", 1)
+    reached = Reached(nothing, analyzed.costs, size, target, {})
+    return _described(prepared, baseline, analyzed.costs, (), (), reached)
+
+
+def _described(
+    prepared: Prepared,
+    baseline: Baseline,
+    before: Costs,
+    groups: tuple[GroupReport, ...],
+    refusals: tuple[Refusal, ...],
+    reached: Reached,
+) -> _Rewritten:
+    """Add what the result says of the inputs, and the samples on which it is compared."""
+    samples, run = ComparedSamples.of(prepared, baseline), prepared.run
     inputs = input_reports(prepared.kinds, baseline.first, prepared.own is not None)
-    doubts = () if prepared.run is None else tuple(input_warnings(inputs, is_folded(graph)))
-    return _Rewritten(before.costs, groups, refusals, reached, inputs, doubts, samples)
+    doubted = run is not None or prepared.config.quantize is not None
+    folded = is_folded(prepared.analyzed.graph)
+    doubts = tuple(input_warnings(inputs, folded)) if doubted else ()
+    statistics = replace(samples.source, seed=prepared.config.seed) if run is None else run.source
+    return _Rewritten(before, groups, refusals, reached, inputs, doubts, samples, statistics)
 
 
 def _report(

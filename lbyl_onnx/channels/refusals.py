@@ -26,7 +26,7 @@ def refuse_quantised(graph: Graph) -> None:
     if quantised:
         raise NothingToPruneError(
             f"nothing could be pruned: the model is quantised ({quantised[0]} and "
-            f"{len(quantised) - 1} other nodes); prune first, quantise after"
+            f"{len(quantised) - 1} other nodes); give the float model, and --quantize int8"
         )
 
 

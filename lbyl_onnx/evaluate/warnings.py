@@ -29,11 +29,14 @@ class Timed:
         What the result's numbers of channels are multiples of.
     block
         What the hardware gains by.
+    quantised
+        Whether the result is in whole numbers.
     """
 
     latency: PairedLatency
     step: int
     block: int
+    quantised: bool
 
 
 def warnings_of(
@@ -62,7 +65,12 @@ def _slower(timed: Timed) -> Iterator[str]:
         "copying tensors around the pruned layers costs more than their work; prune more, ask for "
         "--latency 100%, or leave out layers with --exclude"
     )
-    if timed.step % timed.block:
+    if timed.quantised:
+        why = (
+            "on this machine whole numbers gain its layers nothing; leave --quantize out, unless "
+            "another machine runs it"
+        )
+    elif timed.step % timed.block:
         why = (
             f"channel counts that are no multiples of {timed.block} fall out of the fast layout of "
             "this hardware's kernels; use --round-to auto"

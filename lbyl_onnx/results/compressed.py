@@ -15,12 +15,14 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.evaluate.layers import Details
 from lbyl_onnx.evaluate.verify import Verification
 from lbyl_onnx.graph.costs import Costs
+from lbyl_onnx.quantise.int8 import Quantised
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.inputs import InputReport
 from lbyl_onnx.results.rendering import (
     costs_table,
     fidelity_text,
     groups_part,
+    quantised_lines,
     refusals_part,
 )
 from lbyl_onnx.runtime.timing import PairedLatency
@@ -58,6 +60,8 @@ class CompressResult:
         What each input was taken for.
     warnings
         What to know before using it, one line each.
+    quantised
+        How it was quantised; None where it was not. The proof is of the model before.
     """
 
     output: Path | None
@@ -75,6 +79,7 @@ class CompressResult:
     details: Details | None = None
     inputs: tuple[InputReport, ...] = ()
     warnings: tuple[str, ...] = ()
+    quantised: Quantised | None = None
 
     def __repr__(self) -> str:
         """Return one line, without the model."""
@@ -110,17 +115,19 @@ class CompressResult:
         for warning in self.warnings:
             yield Text(f"warning: {printable(warning)}", style="yellow")
         yield fidelity_text(self.verification)
-        yield from groups_part(self.groups)
+        yield from map(Text, quantised_lines(self.quantised))
+        if self.groups or self.quantised is None:
+            yield from groups_part(self.groups)
         yield from refusals_part(self.refusals)
 
     @property
     def description(self) -> str:
         """How the model was compressed, in one line."""
         config = self.config
-        return (
-            f"{self._target()}, method {config.method}, criterion {config.chosen_by}; "
-            f"ran on {self.verification.provider}"
-        )
+        how = f"method {config.method}, criterion {config.chosen_by}"
+        if self.quantised is not None:
+            how = f"{how}, then int8" if self.groups else "int8 alone"
+        return f"{self._target()}, {how}; ran on {self.verification.provider}"
 
     def _target(self) -> str:
         """The target, and what was reached."""

@@ -12,6 +12,7 @@ from lbyl_onnx.channels.groups import Refusal
 from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
 from lbyl_onnx.evaluate.verify import Verification
 from lbyl_onnx.graph.costs import Costs
+from lbyl_onnx.quantise.int8 import Quantised
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.runtime.timing import PairedLatency
 from lbyl_onnx.text import LONGEST_GROUP, count, listed, milliseconds, printable, short, size
@@ -113,6 +114,23 @@ def fidelity_text(proof: Verification) -> Text:
     lines = [f"fidelity on {near.samples} {near.inputs}: {nearness(near)}"]
     lines += [f"  {line}" for line in by_output(near)]
     return Text("\n".join([*lines, proven(proof)]))
+
+
+def quantised_lines(quantised: Quantised | None) -> list[str]:
+    """Return how a model was quantised, line by line; nothing where it was not."""
+    if quantised is None:
+        return []
+    ranges = "ranges from the samples" if quantised.kind == "static" else "ranges of each run"
+    bits = "" if quantised.bits == 8 else f", {quantised.bits} of them in the weights"
+    lines = [
+        f"quantised: {many(quantised.layers, 'layer')} in whole numbers of 8 bits{bits}, {ranges}; "
+        "outputs are those of the reference that rounds in floating point, to "
+        f"{quantised.deviation:.0e}"
+    ]
+    if quantised.cosine is not None:
+        lines.append(f"cosine with the outputs before that: {quantised.cosine:.4f}")
+    some = quantised.left[:LONGEST_LIST]
+    return lines + [f"{printable(name)} stays in floating point: {why}" for name, why in some]
 
 
 def groups_part(groups: tuple[GroupReport, ...]) -> Iterator[RenderableType]:

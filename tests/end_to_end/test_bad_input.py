@@ -147,7 +147,7 @@ def quantised() -> ModelProto:
 
 
 def test_a_quantised_model_is_told_to_be_pruned_first() -> None:
-    with pytest.raises(NothingToPruneError, match="prune first, quantise after"):
+    with pytest.raises(NothingToPruneError, match="give the float model, and --quantize int8"):
         compress(quantised(), config=CPU)
 
 

@@ -20,7 +20,7 @@ from lbyl_onnx.runtime import timing
 from tests.support.architectures import chain
 
 SMALL, LARGE = Costs(100, 1000), Costs(101, 1000)
-SAME = Timed(timing.summary([1.0] * 9, [1.0] * 9, 9), 8, 8)
+SAME = Timed(timing.summary([1.0] * 9, [1.0] * 9, 9), 8, 8, False)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,17 @@ def test_a_result_that_grew_is_told(
     ],
 )
 def test_a_result_that_is_measurably_slower_is_told(after: float, step: int, message: str) -> None:
-    timed = Timed(timing.summary([1.0] * 9, [after] * 9, 9), step, 8)
+    timed = Timed(timing.summary([1.0] * 9, [after] * 9, 9), step, 8, False)
     warnings = warnings_of(SMALL, SMALL, (1, 1), [], timed)
     assert len(warnings) == bool(message)
     if message:
         assert re.match(rf"the result takes 1.20 \(1.20 to 1.20\) .*{message}", warnings[0])
+
+
+def test_whole_numbers_that_gain_nothing_are_told() -> None:
+    timed = Timed(timing.summary([1.0] * 9, [1.2] * 9, 9), 1, 8, True)
+    (line,) = warnings_of(SMALL, SMALL, (1, 1), [], timed)
+    assert "whole numbers gain its layers nothing" in line
 
 
 @pytest.mark.parametrize(("kept", "warned"), [(10, False), (3, False), (2, True)])

@@ -1,0 +1,1 @@
+"""A model in whole numbers of eight bits."""

@@ -1,0 +1,299 @@
+"""Quantise a model's file: prepare, measure, round, cut ranges, write, and prove."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.config import Config
+from lbyl_onnx.data.source import SampleSource
+from lbyl_onnx.errors import OptionError, QuantisationError, VerificationError
+from lbyl_onnx.evaluate.metrics import Fidelity, fidelity
+from lbyl_onnx.graph import source as graph_source
+from lbyl_onnx.graph.costs import node_macs
+from lbyl_onnx.graph.layers import is_layer
+from lbyl_onnx.graph.model_graph import node_name
+from lbyl_onnx.guard.memory import release
+from lbyl_onnx.observe.run import ObservationRun, measure
+from lbyl_onnx.option_types import shown
+from lbyl_onnx.quantise.activations import activation_ranges
+from lbyl_onnx.quantise.weights import RoundedLayer, rounded, save, weight_views, with_rounded
+from lbyl_onnx.runtime.baseline import Baseline
+from lbyl_onnx.runtime.execute import run_batches
+from lbyl_onnx.runtime.quantisation import (
+    QuantisationPlan,
+    preprocess,
+    quantise,
+    quantise_weights,
+    weight_bits,
+)
+from lbyl_onnx.runtime.session import Feeds
+from lbyl_onnx.types import Array
+
+# Bytes of a model up to which ONNX Runtime's tools take it.
+LARGEST = 1 << 31
+# Samples on which ranges are taken.
+RANGED = 64
+# Layers that are tried in floating point, those first whose rounding loses the largest share, and
+# the share that has to be lost; what the outputs lose must fall to so much of it.
+SUSPECTS, DOUBTED, WORTH_IT = 3, 1e-3, 0.75
+# Loss of the outputs from which layers are tried in floating point.
+NOTICED = 5e-3
+# Kernels round where the reference does, but for values that lie between two whole numbers: their
+# outputs may differ from the reference's by this share of what quantising changes.
+ROUNDING = 0.5
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """How a model was quantised, and how near it stays.
+
+    Parameters
+    ----------
+    kind
+        `static`, with ranges of activations from samples, or `dynamic`, with ranges of each run.
+    bits
+        Of the weights: 7 in a byte on processors that would overflow with 8.
+    layers
+        How many layers take whole numbers.
+    left
+        Names of layers that stay in floating point, each with the reason.
+    deviation
+        Norm of the difference between the outputs of the kernels and those of the reference that
+        rounds in floating point, over that of the reference.
+    cosine
+        The least cosine of an output with that of the model before; None where no output is of
+        floats.
+    """
+
+    kind: str
+    bits: int
+    layers: int
+    left: tuple[tuple[str, str], ...]
+    deviation: float
+    cosine: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisationJob:
+    """What is quantised, by what.
+
+    Parameters
+    ----------
+    source, output
+        The model's file, and where to write.
+    folder
+        For files that are gone afterwards.
+    config, baseline
+        The options, and the original as it runs.
+    samples
+        Of the statistics and the ranges.
+    """
+
+    source: Path
+    output: Path
+    folder: Path
+    config: Config
+    baseline: Baseline
+    samples: SampleSource
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether TensorRT is to read it, which has zero in the middle of each range."""
+        return self.config.hardware == "tensorrt-int8"
+
+    @property
+    def bits(self) -> int:
+        """Bits of the weights."""
+        return weight_bits(self.config.hardware, self.baseline.provider)
+
+    def batches(self) -> Iterator[Feeds]:
+        """Yield the samples on which ranges are taken and outputs compared."""
+        some = max(1, RANGED // self.samples.size)
+        return itertools.islice(self.samples.batches(self.folder), some)
+
+
+def to_int8(job: QuantisationJob) -> Quantised:
+    """Write a model in whole numbers of eight bits.
+
+    Parameters
+    ----------
+    job
+        What, by what.
+
+    Raises
+    ------
+    QuantisationError
+        Where ONNX Runtime's tools cannot take the model.
+    VerificationError
+        When the kernels compute something else than the reference that rounds in floating point.
+    OptionError
+        Where a glob of `keep_float` matches no layer.
+    """
+    size = graph_source.stored_bytes(job.source)
+    if size > LARGEST:
+        raise QuantisationError(
+            f"{job.source.name} has {size >> 20} MiB; ONNX Runtime's quantisation takes models of "
+            "up to 2 GiB; leave --quantize out"
+        )
+    prepared = job.folder / "prepared.onnx"
+    preprocess(job.source, prepared)
+    release()
+    analyzed = AnalyzedModel.open(graph_source.check_source(prepared), job.baseline.shape_sets)
+    named = _named(analyzed, job.config.keep_float)
+    if _by_products(analyzed):
+        return _dynamic(job, analyzed, prepared, named)
+    return _static(job, analyzed, prepared, named)
+
+
+def _named(analyzed: AnalyzedModel, globs: Sequence[str]) -> list[str]:
+    """Names of the layers that the user wants in floating point."""
+    names = [node_name(node) for node in analyzed.graph.nodes if is_layer(node)]
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise OptionError(f"keep_float has {shown(glob)}, which matches no layer")
+    return [name for name in names if any(fnmatchcase(name, glob) for glob in globs)]
+
+
+def _by_products(analyzed: AnalyzedModel) -> bool:
+    """Whether matrix products of sequences do most of the work: ranges of each run serve them."""
+    by_kind = {True: 0, False: 0}
+    for node in analyzed.model.graph.node:
+        shape = analyzed.tensor_info.shape(node.output[0]) if node.output else None
+        sequence = node.op_type in ("MatMul", "Attention") and len(shape or ()) > 2
+        by_kind[sequence] += node_macs(node, analyzed.tensor_info)
+    return by_kind[True] > by_kind[False]
+
+
+def _rounded(
+    job: QuantisationJob, analyzed: AnalyzedModel, pinned: bool
+) -> dict[int, RoundedLayer]:
+    """Round the weight of each layer by its input's moments."""
+    graph, tensor_info = analyzed.graph, analyzed.tensor_info
+    views = list(weight_views(graph, tensor_info, job.samples.count))
+    run = ObservationRun(job.folder, job.baseline.provider, job.samples, False)
+    asked = {key: spec for view in views for key, spec in view.asked.items()}
+    measured = measure(analyzed.draft, tensor_info, analyzed.read, asked, {}, run) if asked else {}
+    return {view.index: rounded(view, tensor_info, measured, job.bits, pinned) for view in views}
+
+
+def _static(
+    job: QuantisationJob, analyzed: AnalyzedModel, prepared: Path, named: Sequence[str]
+) -> Quantised:
+    """Quantise weights and activations, with ranges from samples."""
+    layers, ranges = _rounded(job, analyzed, pinned=False), _ranges(job, analyzed, prepared)
+    file = job.folder / "rounded.onnx"
+    save(with_rounded(onnx.load(prepared), layers), file)
+    steps = {layer.weight: layer.steps for layer in layers.values()}
+    left = dict.fromkeys(named, "named by --keep-float")
+    for name in _without_range(analyzed, layers, ranges):
+        left.setdefault(name, "its range is not finite on the samples")
+
+    def written(more: Sequence[str]) -> float:
+        plan = QuantisationPlan(ranges, steps, [*left, *more], job.symmetric)
+        quantise(file, job.output, plan)
+        return _loss(compared(job, job.source, job.output))
+
+    lost = written([])
+    for name in _suspects(analyzed, layers) if lost > NOTICED else []:
+        if name not in left and (without := written([name])) < WORTH_IT * lost:
+            left[name] = f"the outputs lose {without:.3g} without it, {lost:.3g} with it"
+            lost = without
+    written([])
+    return _proven(job, "static", len(layers) - len(left), left)
+
+
+def _ranges(
+    job: QuantisationJob, analyzed: AnalyzedModel, prepared: Path
+) -> dict[str, tuple[float, float]]:
+    return activation_ranges(
+        prepared,
+        analyzed.tensor_info,
+        job.baseline.provider,
+        job.batches(),
+        job.folder / "ranges.onnx",
+        job.symmetric,
+    )
+
+
+def _without_range(
+    analyzed: AnalyzedModel,
+    layers: Mapping[int, RoundedLayer],
+    ranges: Mapping[str, tuple[float, float]],
+) -> Iterator[str]:
+    """Names of layers whose input or output has no range."""
+    for index in layers:
+        node = analyzed.graph.nodes[index]
+        if any(tensor.name not in ranges for tensor in (node.inputs[0], node.outputs[0])):
+            yield node_name(node)
+
+
+def _suspects(analyzed: AnalyzedModel, layers: Mapping[int, RoundedLayer]) -> list[str]:
+    """Names of the layers whose rounding loses most, the worst first."""
+    doubted = [(x.error, i) for i, x in layers.items() if x.error is not None and x.error > DOUBTED]
+    worst = sorted(doubted, reverse=True)[:SUSPECTS]
+    return [node_name(analyzed.graph.nodes[index]) for _, index in worst]
+
+
+def _dynamic(
+    job: QuantisationJob, analyzed: AnalyzedModel, prepared: Path, named: Sequence[str]
+) -> Quantised:
+    """Quantise the weights of matrix products; ranges of activations are those of each run."""
+    layers = {
+        index: layer
+        for index, layer in _rounded(job, analyzed, pinned=True).items()
+        if analyzed.graph.nodes[index].op == "MatMul"
+    }
+    file = job.folder / "rounded.onnx"
+    save(with_rounded(onnx.load(prepared), layers), file)
+    left = dict.fromkeys(named, "named by --keep-float")
+    quantise_weights(file, job.output, list(left), job.bits)
+    return _proven(job, "dynamic", len(layers) - len(left), left)
+
+
+def compared(job: QuantisationJob, first: Path, second: Path, optimise: bool = True) -> Fidelity:
+    """Compare two models on samples; the second with ONNX Runtime's kernels or as it is written."""
+    names = [name for name, _, _ in job.baseline.record.signature.outputs]
+    release()
+    one = _outputs(job, first, names, True)
+    release()
+    return fidelity(names, one, _outputs(job, second, names, optimise), "samples")
+
+
+def _outputs(
+    job: QuantisationJob, path: Path, names: Sequence[str], optimise: bool
+) -> list[tuple[Array, ...]]:
+    runs = run_batches(path, job.baseline.provider, job.batches(), optimise)
+    return [tuple(outputs[name] for name in names) for outputs in runs]
+
+
+def _loss(near: Fidelity) -> float:
+    """How far a model's outputs are from another's: 1 - cosine, or what is not equal."""
+    return 1.0 if near.nearness is None else 1.0 - near.nearness
+
+
+def _proven(job: QuantisationJob, kind: str, layers: int, left: Mapping[str, str]) -> Quantised:
+    """Check the kernels against the reference that rounds in floating point.
+
+    The kernels of one machine need not be those of another: where `hardware` is not this one, they
+    are not run.
+    """
+    near = compared(job, job.source, job.output, optimise=False)
+    apart = 0.0
+    if job.config.hardware == "host":
+        apart = compared(job, job.output, job.output, optimise=False).relative_error or 0.0
+        changed = near.relative_error or 0.0
+        if not np.isfinite(apart) or apart > max(1e-3, ROUNDING * changed):
+            raise VerificationError(
+                f"the kernels of this machine differ from the quantised model by {apart:.2g} of "
+                f"its outputs, quantising changes {changed:.2g}; give --hardware avx2, or "
+                "--keep-float for the last layers"
+            )
+    return Quantised(kind, job.bits, layers, tuple(left.items()), apart, near.cosine)

@@ -1,0 +1,295 @@
+"""ONNX Runtime's own quantisation tools: the parts of them that are used, with types."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from lbyl_onnx.errors import InstallationError, QuantisationError, first_line
+from lbyl_onnx.methods.integers.rounding import most_of
+from lbyl_onnx.option_types import Hardware
+from lbyl_onnx.runtime.installed import ort
+from lbyl_onnx.runtime.session import CPU, RUN_ERRORS, options
+from lbyl_onnx.types import Floats
+
+# Operator set from which on weights have a step for each output.
+OPSET = 13
+# From this IR version on initializers need not be listed among the inputs.
+UNLISTED = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Steps of a weight's whole numbers, (outputs,), and the axis along which its outputs lie."""
+
+    axis: int
+    values: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisationPlan:
+    """How a model is quantised.
+
+    Parameters
+    ----------
+    ranges
+        Least and largest value of each activation.
+    weights
+        Steps of those that are rounded already, by name; of others the library takes its own.
+    left
+        Names of the nodes that stay in floating point.
+    symmetric
+        Whether zero lies in the middle of each range, and biases stay in floating point, as
+        TensorRT wants it.
+    """
+
+    ranges: Mapping[str, tuple[float, float]]
+    weights: Mapping[str, Steps]
+    left: Sequence[str]
+    symmetric: bool
+
+
+def _library() -> Any:
+    """Return ONNX Runtime's quantisation package."""
+    try:
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise InstallationError(
+            f"onnxruntime.quantization cannot be imported: {first_line(error)}; install the "
+            "package that it names, or leave --quantize out"
+        ) from error
+    return quantization
+
+
+@contextmanager
+def _quiet(what: str, source: Path) -> Iterator[None]:
+    """Keep the library's warnings from the screen, and say what fails in one line."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    except (InstallationError, QuantisationError):
+        raise
+    except Exception as error:  # the library raises whatever its operators' rules happen to
+        raise QuantisationError(
+            f"ONNX Runtime cannot {what} {source.name}: {type(error).__name__}: "
+            f"{first_line(error)}; leave --quantize out, or the operator with --keep-float"
+        ) from error
+    finally:
+        root.setLevel(level)
+
+
+def preprocess(source: Path, output: Path) -> None:
+    """Write a model as its quantisation wants it: folded, with shapes, of a newer operator set.
+
+    Raises
+    ------
+    QuantisationError
+        Where ONNX Runtime cannot, or the weights are stored in another type than float32.
+    """
+    with _quiet("prepare", source):
+        model = onnx.load(source)
+        _check_stored(model, source)
+        versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+        if versions and versions[0] < OPSET:
+            model = onnx.version_converter.convert_version(model, OPSET)
+        listed = {tensor.name for tensor in model.graph.initializer}
+        if model.ir_version < UNLISTED:  # initializers are listed among the inputs
+            kept = [info for info in model.graph.input if info.name not in listed]
+            del model.graph.input[:]
+            model.graph.input.extend(kept)
+            model.ir_version = 8
+        onnx.save(model, output)
+        settings = options()
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        settings.optimized_model_filepath = str(output)
+        ort.InferenceSession(model.SerializeToString(), settings, [CPU])
+        written = onnx.shape_inference.infer_shapes(onnx.load(output))
+        for number, node in enumerate(written.graph.node):
+            node.name = node.name or f"{node.op_type}_{number}"  # layers are left out by name
+        _fold_beta(written)
+        onnx.save(written, output)
+
+
+def _fold_beta(model: onnx.ModelProto) -> None:
+    """Multiply each Gemm's bias by its beta: the library takes that for 1."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        beta = next((a for a in node.attribute if a.name == "beta" and a.f != 1.0), None)
+        if node.op_type != "Gemm" or beta is None or len(node.input) < 3:
+            continue
+        if node.input[2] in stored:
+            value = numpy_helper.to_array(stored[node.input[2]])
+            name = f"{node.output[0]}_times_beta"
+            product = np.asarray(value * np.float32(beta.f))
+            model.graph.initializer.append(numpy_helper.from_array(product, name))
+            node.input[2] = name
+            beta.f = 1.0
+
+
+def _check_stored(model: onnx.ModelProto, source: Path) -> None:
+    """Refuse a model of whose weights some are stored in another floating-point type."""
+    others = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in others and len(tensor.dims) > 1:
+            kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+            raise QuantisationError(
+                f"{source.name} stores weights in {kind}; ONNX Runtime quantises those in float32: "
+                "export the model so, or leave --quantize out"
+            )
+
+
+def quantise(source: Path, output: Path, plan: QuantisationPlan) -> None:
+    """Write a prepared model with pairs of QuantizeLinear and DequantizeLinear.
+
+    Raises
+    ------
+    QuantisationError
+        Where ONNX Runtime cannot.
+    """
+    library = _library()
+    with _quiet("quantise", source):
+        from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+        model = onnx.load(source)
+        int8 = library.QuantType.QInt8
+        ranges = {
+            name: (np.float32(low), np.float32(high)) for name, (low, high) in plan.ranges.items()
+        }
+        options = {
+            "ActivationSymmetric": plan.symmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": not plan.symmetric,
+            "TensorQuantOverrides": {
+                name: _override(weight, int8) for name, weight in plan.weights.items()
+            },
+        }
+        quantizer = QDQQuantizer(
+            model,
+            True,  # a step for each output
+            False,  # eight bits, not seven
+            int8,
+            int8,
+            TensorsData(
+                CalibrationMethod.MinMax,
+                {n: tuple(map(np.asarray, pair)) for n, pair in ranges.items()},
+            ),
+            [],
+            list(plan.left),
+            [*QDQRegistry, *(op for op in QLinearOpsRegistry if op not in QDQRegistry)],
+            options,
+        )
+        quantizer.quantize_model()
+        quantizer.model.save_model_to_file(str(output), False)
+
+
+def _override(weight: Steps, kind: Any) -> list[dict[str, Any]]:
+    """Steps of a weight as the library takes them."""
+    zero = np.array(0, np.int8)
+    each = [
+        {"scale": np.array(step, np.float32), "zero_point": zero, "quant_type": kind}
+        for step in weight.values
+    ]
+    each[0]["axis"] = weight.axis
+    return each
+
+
+def quantise_weights(source: Path, output: Path, left: Sequence[str], bits: int) -> None:
+    """Write a model whose matrix products take whole numbers, ranges of activations as they come.
+
+    Raises
+    ------
+    QuantisationError
+        Where ONNX Runtime cannot.
+    """
+    library = _library()
+    with _quiet("quantise", source):
+        library.quantize_dynamic(
+            str(source),
+            str(output),
+            op_types_to_quantize=["MatMul", "Attention"],
+            per_channel=True,
+            reduce_range=bits < 8,
+            weight_type=library.QuantType.QInt8,
+            nodes_to_exclude=list(left),
+        )
+
+
+# Bits of weights that a machine's kernels take without overflow: on processors with neither VNNI
+# nor the like, pairs of products are added up in 16 bits.
+BITS: dict[Hardware, int] = {
+    "avx2": 7,
+    "avx512": 7,
+    "neon": 8,
+    "cuda": 8,
+    "tensorrt-fp16": 8,
+    "tensorrt-int8": 8,
+}
+# What is multiplied to try it: so many largest numbers by as many.
+_TRIED = 64
+
+
+def weight_bits(hardware: Hardware, provider: str) -> int:
+    """Return the bits of weights whose products a machine adds up as they are.
+
+    Parameters
+    ----------
+    hardware
+        The machine; `host` is this one, which is tried.
+    provider
+        The execution provider that runs models on this one.
+    """
+    return BITS[hardware] if hardware != "host" else _tried_bits(provider)
+
+
+@cache
+def _tried_bits(provider: str) -> int:
+    """Return 8 where the largest whole numbers of 8 bits multiply as they should, else 7."""
+    most = float(most_of(8))
+    expected = most * most * _TRIED
+    try:
+        session = ort.InferenceSession(
+            _trial(expected / most).SerializeToString(),
+            options(),
+            list(dict.fromkeys([provider, CPU])),
+        )
+        x = np.full((1, _TRIED), most, np.float32)
+        (y,) = session.run(None, {"x": x})
+    except RUN_ERRORS:  # whoever cannot run it, quantises what others run
+        return 8
+    return 8 if np.allclose(y, expected, rtol=0.01) else 7
+
+
+def _trial(step: float) -> onnx.ModelProto:
+    """A product of whole numbers, (1, n) by (n, 1), each the largest of eight bits."""
+    numbers = np.full((_TRIED, 1), most_of(8), np.int8)
+    stored = {"one": np.float32(1), "zero": np.int8(0), "step": np.float32(step), "w": numbers}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "one", "zero"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "one", "zero"], ["wd"]),
+        helper.make_node("MatMul", ["xd", "wd"], ["product"]),
+        helper.make_node("QuantizeLinear", ["product", "step", "zero"], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "step", "zero"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "probe",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, _TRIED])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 1])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
+    )
+    opset = helper.make_opsetid("", OPSET)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=8)

@@ -1,0 +1,191 @@
+"""`--quantize int8`: what is written, that it is what was planned, and what is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import ModelProto, numpy_helper
+
+from lbyl_onnx import CompressResult, Config, OptionError, QuantisationError, compress
+from lbyl_onnx.cli import main
+from lbyl_onnx.option_types import Hardware
+from lbyl_onnx.runtime.quantisation import weight_bits
+from tests.conftest import ROOT
+from tests.support.models import MODELS
+from tests.support.net import Net
+from tests.support.oracle import make_feeds, run
+
+SAMPLE = ROOT / "samples" / "digits.onnx"
+INT8 = Config(ratio=0.0, quantize="int8", provider="cpu")
+
+
+def layered() -> ModelProto:
+    """Three Convs, one of them depthwise, and a Gemm."""
+    net = Net(("N", 3, 8, 8))
+    x = net.relu(net.batch_norm(net.conv("x", (3, 8)), 8))
+    weight = net.weight("depthwise", 8, 1, 3, 3)
+    x = net.relu(net.node("Conv", [x, weight], {"group": 8, "pads": [1, 1, 1, 1]}))
+    x = net.relu(net.conv(x, (8, 8), bias=False))
+    x = net.node("Flatten", [net.node("GlobalAveragePool", [x])])
+    return net.model(net.gemm(x, 8, 5))
+
+
+def sequence() -> ModelProto:
+    """Two matrix products of each token."""
+    net = Net(("N", "T", 16))
+    x = net.relu(net.node("MatMul", ["x", net.weight("first", 16, 32)]))
+    return net.model(net.node("MatMul", [x, net.weight("second", 32, 16)]))
+
+
+@cache
+def quantised(name: str, ratio: float = 0.0, hardware: Hardware = "host") -> CompressResult:
+    model = {"layered": layered, "sequence": sequence}[name]()
+    return compress(model, ratio=ratio, quantize="int8", hardware=hardware, provider="cpu")
+
+
+def model_of(result: CompressResult) -> ModelProto:
+    assert result.model is not None
+    return result.model
+
+
+def operators(model: ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_every_layer_is_in_whole_numbers(ratio: float) -> None:
+    result = quantised("layered", ratio)
+    assert result.quantised is not None
+    assert (result.quantised.kind, result.quantised.layers) == ("static", 4)
+    assert result.quantised.left == ()
+    stored = {t.name: t for t in model_of(result).graph.initializer}
+    producer = {n.output[0]: n for n in model_of(result).graph.node}
+    for node in model_of(result).graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            weight = stored[producer[node.input[1]].input[0]]
+            assert weight.data_type == onnx.TensorProto.INT8
+            assert producer[node.input[0]].op_type == "DequantizeLinear"
+
+
+def test_weights_have_as_many_bits_as_this_machine_multiplies_without_overflow() -> None:
+    bits = weight_bits("host", "CPUExecutionProvider")
+    stored = [
+        numpy_helper.to_array(t)
+        for t in model_of(quantised("layered")).graph.initializer
+        if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1
+    ]
+    largest = max(int(np.abs(value.astype(int)).max()) for value in stored)
+    assert largest == 2 ** (bits - 1) - 1
+
+
+@pytest.mark.parametrize(("hardware", "most"), [("avx2", 63), ("neon", 127)])
+def test_another_machine_may_be_named(hardware: Hardware, most: int) -> None:
+    stored = [
+        numpy_helper.to_array(t)
+        for t in model_of(quantised("layered", hardware=hardware)).graph.initializer
+        if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1
+    ]
+    assert max(int(np.abs(value.astype(int)).max()) for value in stored) == most
+
+
+def test_tensorrt_has_zero_in_the_middle_and_biases_in_floating_point() -> None:
+    model = model_of(quantised("layered", hardware="tensorrt-int8"))
+    zeros = {n.input[2] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert all(not np.any(values[name]) for name in zeros)
+    assert all(value.dtype != np.int32 for value in values.values())
+
+
+@pytest.mark.parametrize("name", ["layered", "sequence"])
+def test_outputs_stay_near(name: str) -> None:
+    original, result = {"layered": layered, "sequence": sequence}[name](), quantised(name)
+    feeds = make_feeds(original)
+    (before,), (after,) = run(original, feeds), run(model_of(result), feeds)
+    cosine = float(np.vdot(before, after) / np.linalg.norm(before) / np.linalg.norm(after))
+    assert cosine > 0.99
+    assert result.quantised is not None
+    assert result.quantised.deviation < 0.05
+
+
+def test_products_of_sequences_take_the_ranges_of_each_run() -> None:
+    result = quantised("sequence")
+    assert result.quantised is not None
+    assert result.quantised.kind == "dynamic"
+    assert operators(model_of(result))["MatMulInteger"] == 2
+
+
+def test_layers_that_are_named_stay_in_floating_point() -> None:
+    model = layered()
+    name = next(n.name for n in model.graph.node if n.op_type == "Gemm")
+    result = compress(model, config=INT8, keep_float=(name,))
+    assert result.quantised is not None
+    assert result.quantised.left == ((name, "named by --keep-float"),)
+    (gemm,) = [n for n in model_of(result).graph.node if n.op_type == "Gemm"]
+    stored = {t.name: t.data_type for t in model_of(result).graph.initializer}
+    assert stored[gemm.input[1]] == onnx.TensorProto.FLOAT
+
+
+def test_bytes_are_the_same_again() -> None:
+    again = compress(layered(), config=INT8)
+    assert model_of(again) == model_of(quantised("layered"))
+
+
+def test_a_model_that_cannot_be_pruned_can_be_quantised() -> None:
+    net = Net(("N", 4))
+    model = net.model(net.gemm("x", 4, 3))
+    result = compress(model, config=INT8)
+    assert result.groups == ()
+    assert result.quantised is not None
+    assert result.quantised.layers == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "residual",
+        "squeeze_excite",
+        "if_body",
+        "mlp_row_bias",  # with a beta that is not 1
+        "ir_version_3",
+        "constant_nodes",
+        "dynamo_batch_norm",
+        "opset_7",
+        "unnamed",
+    ],
+)
+def test_models_of_many_kinds_are_quantised(name: str) -> None:
+    result = compress(MODELS[name](), config=INT8)
+    assert result.quantised is not None
+    assert result.quantised.layers > 0
+    assert (result.quantised.cosine or 0.0) > 0.999
+
+
+@pytest.mark.parametrize(("name", "kind"), [("half", "float16"), ("double", "double")])
+def test_weights_in_other_types_are_refused(name: str, kind: str) -> None:
+    with pytest.raises(QuantisationError, match=f"stores weights in {kind}; .* float32"):
+        compress(MODELS[name](), config=INT8)
+
+
+def test_the_command_says_how(tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    arguments = ["compress", str(SAMPLE), str(out), "--ratio", "0", "--quantize", "int8"]
+    shown = CliRunner().invoke(main, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "quantised: " in shown.output
+    assert out.stat().st_size < 0.5 * SAMPLE.stat().st_size
+
+
+def test_layers_cannot_stay_in_floating_point_where_all_do() -> None:
+    with pytest.raises(OptionError, match="keep_float is of quantised models; give quantize too"):
+        Config(keep_float=("a",))
+
+
+def test_a_glob_that_matches_no_layer_is_refused() -> None:
+    with pytest.raises(OptionError, match="keep_float has 'nothing', which matches no layer"):
+        compress(layered(), config=INT8, keep_float=("nothing",))
