@@ -27,6 +27,7 @@ _HOMES = {
     "NothingToPruneError OptionError OutputError QuantisationError TargetError TooSlowError "
     "VerificationError",
     "evaluate.compare": "Comparison compare_models",
+    "evaluate.doubt": "PairedAccuracy",
     "evaluate.layers": "Details LayerComparison",
     "evaluate.metrics": "Fidelity OutputFidelity",
     "evaluate.verify": "Verification",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
         Comparison as Comparison,
         compare_models as compare_models,
     )
+    from lbyl_onnx.evaluate.doubt import PairedAccuracy as PairedAccuracy
     from lbyl_onnx.evaluate.layers import Details as Details, LayerComparison as LayerComparison
     from lbyl_onnx.evaluate.metrics import Fidelity as Fidelity, OutputFidelity as OutputFidelity
     from lbyl_onnx.evaluate.verify import Verification as Verification

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
+from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import Fidelity, fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source as graph_source
@@ -49,6 +50,8 @@ class Comparison:
         Where the inputs are from: a file, or None for random ones.
     random
         Nodes that draw random numbers, for which both models were given the same.
+    accuracy
+        How sure the shares of labels are, and whether they differ; None without labels.
     """
 
     provider: str
@@ -59,6 +62,7 @@ class Comparison:
     latency: timing.PairedLatency
     inputs: str | None
     random: tuple[str, ...] = ()
+    accuracy: PairedAccuracy | None = None
 
 
 def compare_models(
@@ -149,15 +153,18 @@ def _compared(
     _check(outputs, before, after)
     if near.agreement is None:
         raise VerificationError("no output value could be compared")
+    hits = [] if true_labels is None else [_hits(x, true_labels) for x in (before, after)]
+    first, second = (float(np.mean(x)) for x in hits) if hits else (None, None)
     return Comparison(
         provider,
         near,
         near.agreement,
-        None if true_labels is None else _accuracy(before, true_labels),
-        None if true_labels is None else _accuracy(after, true_labels),
+        first,
+        second,
         timing.paired(*paths, provider, feeds[0]),
         inputs,
         random,
+        PairedAccuracy.of(*hits) if hits else None,
     )
 
 
@@ -243,12 +250,12 @@ def _check(
                 raise VerificationError(f"output {name} of the compressed model is not finite")
 
 
-def _accuracy(outputs: tuple[tuple[Array, ...], ...], labels: NDArray[np.int64]) -> float:
-    """Share of samples whose largest value of the first output is at their label."""
+def _hits(outputs: tuple[tuple[Array, ...], ...], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """For each sample whether the largest value of the first output is at its label."""
     scores = np.concatenate([batch[0] for batch in outputs])
     chosen = top1(scores)
     if chosen is None or chosen.shape != labels.shape:
         raise VerificationError(
             f"the first output has shape {scores.shape}; labels need ({len(labels)}, classes)"
         )
-    return float(np.mean(chosen == labels))
+    return np.asarray(chosen == labels)

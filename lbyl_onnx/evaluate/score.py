@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from lbyl_onnx.config import Config
 from lbyl_onnx.data.arrays import open_arrays
@@ -17,6 +18,7 @@ from lbyl_onnx.data.input_kind import InputKind, InputSpec
 from lbyl_onnx.data.samples import Input, Samples
 from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.errors import CalibrationError, VerificationError
+from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph import source
@@ -76,12 +78,15 @@ class Score:
         The original's and the compressed model's.
     samples
         How many.
+    p_value
+        Probability of an accuracy's difference by chance, by McNemar's test; None for others.
     """
 
     metric: str
     before: float
     after: float
     samples: int
+    p_value: float | None = None
 
 
 def score(original: Path, compressed: Path, data: ScoringData, provider: str) -> Score:
@@ -124,9 +129,10 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
         )
     labels = read_labels(data.inputs, data.labels, samples.count)
     before, after = (
-        _accuracy(path, samples, labels, batch, provider) for path in (original, compressed)
+        _hits(path, samples, labels, batch, provider) for path in (original, compressed)
     )
-    return Score("accuracy", before, after, samples.count)
+    p_value = PairedAccuracy.of(before, after).p_value
+    return Score("accuracy", float(np.mean(before)), float(np.mean(after)), samples.count, p_value)
 
 
 _ALL = 1 << 40
@@ -156,8 +162,11 @@ def read_labels(inputs: Path, labels: str, samples: int) -> Array:
     return file.read([name])[name]
 
 
-def _accuracy(path: Path, samples: Samples, labels: Array, batch: int, provider: str) -> float:
-    right = total = start = 0
+def _hits(
+    path: Path, samples: Samples, labels: Array, batch: int, provider: str
+) -> NDArray[np.bool_]:
+    """For each label, in one row, whether a model finds it."""
+    start, hits = 0, list[NDArray[np.bool_]]()
     for outputs in execute.run_batches(path, provider, samples.batches(batch)):
         chosen = next((c for c in map(top1, outputs.values()) if c is not None), None)
         if chosen is None:
@@ -171,8 +180,8 @@ def _accuracy(path: Path, samples: Samples, labels: Array, batch: int, provider:
                 f"{chosen.shape}; score a classifier on its own labels"
             )
         start += len(chosen)
-        right, total = right + int(np.sum(chosen == truth)), total + truth.size
-    return right / total
+        hits.append(np.asarray(chosen == truth).reshape(-1))  # (N, ..) -> (labels,)
+    return np.concatenate(hits)
 
 
 def _nearness(

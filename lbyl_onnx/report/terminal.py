@@ -140,24 +140,24 @@ def print_comparison(
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "original", "compressed", "ratio"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
-    if comparison.original_top1 is not None and comparison.compressed_top1 is not None:
-        kept = (
-            comparison.compressed_top1 / comparison.original_top1
-            if comparison.original_top1
-            else 0.0
-        )
-        shares = (
-            f"{comparison.original_top1:.2%}",
-            f"{comparison.compressed_top1:.2%}",
-            f"{kept:.1%}",
-        )
-        table.add_row("top-1", *shares)
+    accuracy, before, after = (
+        comparison.accuracy,
+        comparison.original_top1,
+        comparison.compressed_top1,
+    )
+    if accuracy is not None and before is not None and after is not None:
+        kept = after / before if before else 0.0
+        table.add_row("top-1", f"{before:.2%}", f"{after:.2%}", f"{kept:.1%}")
+        likely = (accuracy.original, accuracy.compressed)
+        table.add_row("95 % interval", *(f"{low:.1%} to {high:.1%}" for low, high in likely), "")
     old, new = comparison.latency.before, comparison.latency.after
     sides = (milliseconds(old.median), milliseconds(new.median))
     table.add_row(
         "time", *sides, str(comparison.latency), style=rendering.style_of(comparison.latency)
     )
     console.print(table)
+    if accuracy is not None:
+        console.print(Text(rendering.difference(accuracy)))
 
 
 def _print(console: Console, parts: Iterable[RenderableType]) -> None:

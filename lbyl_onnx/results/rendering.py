@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lbyl_onnx.channels.groups import Refusal
+from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
 from lbyl_onnx.evaluate.verify import Verification
 from lbyl_onnx.graph.costs import Costs
@@ -19,6 +20,8 @@ from lbyl_onnx.text import LONGEST_GROUP, count, listed, milliseconds, printable
 
 # A list in the terminal stops here; the JSON has them all.
 LONGEST_LIST = 40
+# Probability of a difference by chance below which it is one.
+CHANCE = 0.05
 # Shares that differ by more than whole channels make them.
 EVEN = 0.15
 
@@ -71,6 +74,16 @@ def nearness(near: Fidelity | OutputFidelity) -> str:
     if near.equal is not None:
         parts.append(f"{near.equal:.1%} equal")
     return ", ".join(parts) or "nothing could be compared"
+
+
+def difference(pair: PairedAccuracy) -> str:
+    """Return in words whether two models are equally accurate."""
+    sure = "differ" if pair.p_value < CHANCE else "do not measurably differ"
+    return (
+        f"the accuracies {sure}: {pair.only_original} samples are right in the original alone, "
+        f"{pair.only_compressed} in the compressed model alone (McNemar's test, p "
+        f"{pair.p_value:.2g})"
+    )
 
 
 def by_output(near: Fidelity) -> list[str]:

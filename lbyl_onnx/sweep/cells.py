@@ -98,7 +98,7 @@ def run_cell(cell: Cell) -> Outcome | Failure:
         return Failure(*names, str(error), error.exit_code)
     before = _measures(result.before, result.size_before, result.latency.before, scored.before)
     after = _measures(result.after, result.size_after, result.latency.after, scored.after)
-    return Outcome(*names, scored.metric, scored.samples, before, after)
+    return Outcome(*names, scored.metric, scored.samples, before, after, scored.p_value)
 
 
 def _measures(costs: Costs, size: int, latency: Latency, score: float) -> Measures:
@@ -192,7 +192,12 @@ def _sound(outcome: Outcome, cell: Cell) -> bool:
         and outcome.metric in METRICS
         and _counts(outcome.samples)
         and all(map(_measured, (outcome.before, outcome.after)))
+        and (outcome.p_value is None or _is_share(outcome.p_value))
     )
+
+
+def _is_share(value: object) -> bool:
+    return type(value) in (int, float) and 0.0 <= float(str(value)) <= 1.0
 
 
 def _measured(side: Measures) -> bool:

@@ -17,10 +17,15 @@ def as_csv(sweep: Sweep) -> str:
     names = [field.name for field in fields(Measures)]
     heads = ["model", "method", "ratio", "metric", "samples"]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*heads, *(f"{n}_{side}" for side in ("before", "after") for n in names)])
+    columns = [*names, "score_low", "score_high"]
+    named = [f"{n}_{side}" for side in ("before", "after") for n in columns]
+    writer.writerow([*heads, *named, "p_value"])
     for outcome in sweep.outcomes:
-        sides = [getattr(side, n) for side in (outcome.before, outcome.after) for n in names]
-        writer.writerow([*(getattr(outcome, head) for head in heads), *sides])
+        row = [getattr(outcome, head) for head in heads]
+        for side in (outcome.before, outcome.after):
+            row += [getattr(side, n) for n in names]
+            row += outcome.interval(side) or ("", "")
+        writer.writerow([*row, "" if outcome.p_value is None else outcome.p_value])
     return text.getvalue()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lbyl_onnx.config import Config
+from lbyl_onnx.evaluate.doubt import wilson
 from lbyl_onnx.evaluate.score import ScoringData
 
 
@@ -60,6 +61,8 @@ class Outcome:
         What the score is, and of how many samples.
     before, after
         The original and the compressed model.
+    p_value
+        Probability of the accuracies' difference by chance; None for other metrics.
     """
 
     key: str
@@ -70,6 +73,13 @@ class Outcome:
     samples: int
     before: Measures
     after: Measures
+    p_value: float | None = None
+
+    def interval(self, side: Measures) -> tuple[float, float] | None:
+        """Return the 95 % interval of a side's score; None for a cosine, which is no share."""
+        if self.metric == "cosine":
+            return None
+        return wilson(round(side.score * self.samples), self.samples)
 
 
 @dataclass(frozen=True)
