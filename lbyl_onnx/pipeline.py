@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import onnx
 
@@ -301,7 +301,8 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     """
     files, config = job.files, job.config
     job.progress("finding channel groups", 0, 1)
-    selection = Selection(config.include, config.exclude, config.scope)
+    units: Literal["dims", "heads"] = "dims" if config.attention == "dims" else "heads"
+    selection = Selection(config.include, config.exclude, config.scope, units)
     analyzed = AnalyzedModel.open(files, baseline.shape_sets, selection)
     graph, tensor_info, frozen = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
     automatic = config.allotted == "auto"

@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 import numpy as np
 
 from lbyl_onnx.channels.coupling import couple_shared
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal, Selection
 from lbyl_onnx.channels.heads.lines import Lines, couple_slices, find_lines, freeze_kept_axes
+from lbyl_onnx.channels.heads.whole import Units, with_whole_heads
 from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, Role
 from lbyl_onnx.channels.refusals import why_outside_inner
 from lbyl_onnx.channels.rules import RULES, no_rule
@@ -48,7 +50,18 @@ def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -
     OptionError
         Where a glob of the selection matches no producer.
     """
-    flow = LabelFlow()
+    interpret = partial(_interpreted, graph, tensor_info, selection)
+    channels = interpret({})
+    if selection.attention == "dims":
+        return channels
+    return with_whole_heads(graph, tensor_info, channels, interpret, selection.by_dims)
+
+
+def _interpreted(
+    graph: Graph, tensor_info: TensorInfo, selection: Selection, units: Units
+) -> ChannelMap:
+    """Interpret a graph once, with some channels of its layers as one from the start."""
+    flow = LabelFlow(units)
     tensors: dict[str, Labels] = {}
     for index, node in enumerate(graph.nodes):
         _freeze_captured(flow, tensors, index, node)
@@ -242,6 +255,7 @@ def _group(graph: Graph, flow: LabelFlow, lines: Lines, unit_set: _UnitSet) -> C
         tuple(placements[Role.CONSUMER]),
         np.unique(lines.line_of[units], return_inverse=True)[1].reshape(-1),  # (n,)
         tuple(p for p in flow.products if np.any(np.isin(roots[p.labels], units))),
+        any(p.binding.node in flow.units and p.positions.shape[1] > 1 for p in producers),
     )
 
 

@@ -153,11 +153,12 @@ def input_spec(
         if windowed is not None:
             return windowed
     per_channel = positions.shape[1]
-    flat = all(other.is_matrix and _is_flat(other, tensor_info) for other in layers)
-    if per_channel > 1 and flat:
-        joint, rows = replace(view, joint=True), samples * len(layers)
+    rows_alone = len(sizes) == 2 or not spatial
+    if per_channel > 1 and rows_alone and all(other.is_matrix for other in layers):
+        joint, rows = replace(view, joint=True), samples * math.prod(plane) * len(layers)
         if joint.columns <= largest and rows >= ROWS_PER_COLUMN * joint.columns:
-            return joint
+            strides = _strides(plane, samples, joint.columns, spatial) if plane else ()
+            return replace(joint, strides=strides)
     strides = _strides(plane, samples * per_channel, view.columns, spatial)
     return replace(view, strides=strides)
 
@@ -178,11 +179,6 @@ def _activation_positions(
     start = np.arange(layer.groups) * (channels // layer.groups)
     spread = consumer.positions[:, :, None] + start  # (n, positions, groups)
     return np.asarray(spread.reshape(len(spread), -1), dtype=np.intp)
-
-
-def _is_flat(layer: LinearLayer, tensor_info: TensorInfo) -> bool:
-    """Whether a layer sees each sample at one place."""
-    return len(tensor_info.shape(layer.data_name) or ()) == 2
 
 
 def _windowed(

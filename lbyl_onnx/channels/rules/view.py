@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -170,8 +170,13 @@ class SharedNorm:
 
 @dataclass
 class LabelFlow:
-    """State of the interpretation of a graph on labels."""
+    """State of the interpretation of a graph on labels.
 
+    `units` has, for some layers by node, the number of the unit of each channel that they produce:
+    channels of one unit are one label from the start.
+    """
+
+    units: Mapping[int, Labels] = field(default_factory=dict)
     coupling: Coupling = field(default_factory=Coupling)
     bindings: list[AxisBinding] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
