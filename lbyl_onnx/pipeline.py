@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import onnx
 
+from lbyl_onnx.budget.attention import cheaper_by_dims, share_of
 from lbyl_onnx.budget.solve import Before, Reached, reach
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Refusal, Selection
@@ -301,9 +302,7 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     """
     files, config = job.files, job.config
     job.progress("finding channel groups", 0, 1)
-    units: Literal["dims", "heads"] = "dims" if config.attention == "dims" else "heads"
-    selection = Selection(config.include, config.exclude, config.scope, units)
-    analyzed = AnalyzedModel.open(files, baseline.shape_sets, selection)
+    analyzed = _analyzed(job, baseline, own)
     graph, tensor_info, frozen = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
     automatic = config.allotted == "auto"
     prepared = prepare(analyzed, baseline, config, job.folder, measured=automatic, own=own)
@@ -323,6 +322,27 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     inputs = input_reports(prepared.kinds, baseline.first, prepared.own is not None)
     doubts = () if prepared.run is None else tuple(input_warnings(inputs, is_folded(graph)))
     return _Rewritten(before.costs, groups, refusals, reached, inputs, doubts, samples)
+
+
+def _analyzed(job: _Job, baseline: Baseline, own: Samples | None) -> AnalyzedModel:
+    """Find the channels, whole heads where the options want them."""
+    config = job.config
+    automatic = config.attention == "auto"
+    by_dims = config.attention == "dims" or (automatic and not config.needs_moments)
+    selection = Selection(
+        config.include, config.exclude, config.scope, "dims" if by_dims else "heads"
+    )
+    analyzed = AnalyzedModel.open(job.files, baseline.shape_sets, selection)
+    if not automatic or not any(group.whole_heads for group in analyzed.channels.groups):
+        return analyzed
+    job.progress("weighing heads against dims", 0, 1)
+    dims, heads = (
+        prepare(candidate, baseline, config, job.folder, own=own)
+        for candidate in (analyzed.selected(replace(selection, attention="dims")), analyzed)
+    )
+    step = partial(job.progress, "weighing heads against dims")
+    nodes = cheaper_by_dims(dims, heads, share_of(config.target), step)
+    return analyzed.selected(replace(selection, by_dims=nodes)) if nodes else analyzed
 
 
 def _report(

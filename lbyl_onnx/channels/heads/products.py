@@ -18,7 +18,7 @@ from lbyl_onnx.graph.layers.linear_layer import Operation
 from lbyl_onnx.graph.model_graph import Graph, Node
 from lbyl_onnx.graph.tensor_info import TensorInfo
 
-ChannelRole = Literal["queries and keys", "values", "heads", "hidden"]
+ChannelRole = Literal["queries and keys", "values", "whole heads", "hidden"]
 _ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 
 
@@ -163,7 +163,7 @@ def role_of(
         factor weighs tokens; whole heads are all of these; all other channels are hidden.
     """
     if group.whole_heads:
-        return "heads"
+        return "whole heads"
     if group.products:
         return "queries and keys"
     return "values" if _weighing(graph, tensor_info, channels, group) else "hidden"

@@ -74,7 +74,7 @@ def head_units(graph: Graph, tensor_info: TensorInfo, channels: ChannelMap) -> d
     for group in channels.groups:
         size = head_size(graph, tensor_info, channels, group)
         for place in group.producers:
-            if not size or place.positions.size % size:
+            if not size or place.positions.size % size or place.positions.size < 2 * size:
                 continue
             numbers = units.setdefault(place.binding.node, np.arange(len(place.binding.labels)))
             heads = np.sort(place.positions.reshape(-1)).reshape(-1, size)  # -> (heads, d)

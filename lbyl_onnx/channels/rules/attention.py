@@ -90,9 +90,7 @@ def _are_whole(view: NodeView, grid: Labels | None) -> bool:
     return grid is not None and varying_axes(view.flow.coupling.canonical(grid)) == (0,)
 
 
-def _whole_heads(
-    view: NodeView, grids: Sequence[Labels | None], mask: int
-) -> list[Labels | None]:
+def _whole_heads(view: NodeView, grids: Sequence[Labels | None], mask: int) -> list[Labels | None]:
     """Couple the heads of queries, keys and values, each (heads, d); `mask` is added to scores."""
     queries, keys, values = (
         None if grid is None else view.couple_along(grid, 1)[:, 0] for grid in grids
@@ -104,11 +102,11 @@ def _whole_heads(
     shared = len(queries) // len(keys)
     view.couple(queries, np.repeat(keys, shared), multiplies=True)
     view.couple(queries, np.repeat(values, shared), multiplies=True)
-    if view.has(mask):
-        shape = view.shape(mask)
-        if shape is None or (shape[-3:-2] != (1,) and len(shape) > 2 and not view.is_constant(mask)):
+    shape = view.shape(mask) if view.has(mask) else ()
+    if shape is None or (len(shape) > 2 and shape[-3] > 1):
+        if shape is None or not view.is_constant(mask):
             view.freeze(queries, f"the mask of {view.op_type} may have heads, and is no constant")
-        elif len(shape) > 2 and shape[-3] > 1:
+        else:
             view.binding(mask, len(shape) - 3, queries, Role.FOLLOWER)
     for name, heads in (("num_heads", queries), ("q_num_heads", queries), ("kv_num_heads", keys)):
         if name in view.node.attrs:

@@ -167,15 +167,17 @@ def _side_by_side(
         None if labels is None else _across(view, labels, term, shared)
         for labels, term in zip(operands, terms, strict=False)
     ]
-    varying = [_letters(view, labels, term) for labels, term in zip(whole, terms, strict=False)]
-    for number, labels in enumerate(whole):
-        shape = view.shape(1 - number) or ()
-        sizes = dict(zip(terms[1 - number], shape, strict=False))
-        alone = {*varying[number]} - {*varying[1 - number]}
+    varying = [{*_letters(view, x, term)} for x, term in zip(whole, terms, strict=False)]
+    for number, term in enumerate(terms[:2]):
+        alone = varying[1 - number] - varying[number]
+        sizes = dict(zip(term, view.shape(number) or (), strict=False))
         if any(sizes.get(letter) != 1 for letter in alone):
-            view.freeze(labels, f"{view.op_type} multiplies them by what stays")
-            view.freeze(whole[1 - number], f"{view.op_type} multiplies them by what stays")
+            for labels in whole:
+                view.freeze(labels, f"{view.op_type} multiplies them by what stays")
             return []
+        if alone and not varying[number]:
+            view.freeze(whole[number], f"{view.op_type} multiplies them by whole heads")
+            whole[number] = None
     one, two = (
         None if labels is None else _aligned(labels, term, terms[2])
         for labels, term in zip(whole, terms, strict=False)
@@ -183,7 +185,7 @@ def _side_by_side(
     if one is None or two is None:
         return [two if one is None else one]
     view.couple(one, two, multiplies=True)
-    return [two if {*varying[0]} <= {*varying[1]} else one]
+    return [two if varying[0] <= varying[1] else one]
 
 
 def _across(view: NodeView, labels: Labels, term: str, shared: set[str]) -> Labels:

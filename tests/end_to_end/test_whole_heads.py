@@ -1,0 +1,83 @@
+"""Whole heads of attention: which go first, what takes over, and where they have to stay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+
+from lbyl_onnx import CompressResult, Config, compress
+from lbyl_onnx.guard.effort import Effort
+from tests.support.attentions import Block
+from tests.support.oracle import values
+
+EFFORT = Effort(rounds=2, fewest_rounds=2)  # how fast it is is not asked here
+FOUR = Block(4, 1, 4, False, False, False, False, True, seed=3)
+SAME = 1e-2  # relative error of outputs, with the ridge of the fit
+
+
+def changed(**new: NDArray[np.float64]) -> ModelProto:
+    """Return the block with other weights, by the names of initializers."""
+    model = FOUR.model()
+    for tensor in model.graph.initializer:
+        key = tensor.name.replace(".", "_")
+        if key in new:
+            tensor.CopyFrom(numpy_helper.from_array(new[key].astype(np.float32), tensor.name))
+    return model
+
+
+def one_less(model: ModelProto, method: str = "lbyl+") -> CompressResult:
+    config = Config(ratio=0.25, round_to=1, method=method, attention="heads", provider="cpu")
+    return compress(model, config=config, effort=EFFORT)
+
+
+def left(result: CompressResult) -> list[int]:
+    """Heads whose values are left."""
+    assert result.model is not None
+    stored = values(result.model)["v.w"].astype(np.float64)
+    columns = {column.tobytes() for column in stored.T.copy()}
+    before = FOUR.weights()["v"]
+    return [h for h in range(4) if before[:, 4 * h].copy().tobytes() in columns]
+
+
+def error(result: CompressResult) -> float:
+    found = result.verification.fidelity.relative_error
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("head", range(4))
+def test_a_head_that_nothing_reads_goes_first(head: int) -> None:
+    out = FOUR.weights()["out"].copy()
+    out[4 * head : 4 * head + 4] *= 1e-4
+    result = one_less(changed(out=out))
+    assert left(result) == [h for h in range(4) if h != head]
+    assert error(result) < SAME
+
+
+def test_one_of_two_equal_heads_goes_and_the_other_takes_over() -> None:
+    weights = FOUR.weights()
+    for name in "qkv":
+        weights[name][:, 8:12] = weights[name][:, :4]
+    model = changed(q_w=weights["q"], k_w=weights["k"], v_w=weights["v"])
+    result = one_less(model)
+    (group,) = result.groups
+    assert (group.channels, group.kept) == (4, 3)
+    assert {1, 3} < {*left(result)}
+    assert error(result) < SAME
+    assert error(one_less(model, "none")) > 10 * SAME
+
+
+def test_all_numbers_that_count_heads_shrink() -> None:
+    result = one_less(Block(4, 2, 4, True, True, True, True, False).model())
+    assert result.model is not None
+    (node,) = [n for n in result.model.graph.node if n.op_type == "Attention"]
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    assert attributes == {"q_num_heads": 6, "kv_num_heads": 3}
+    shrunk = one_less(FOUR.model()).model
+    assert shrunk is not None
+    shapes = [value.tolist() for value in values(shrunk).values() if value.dtype == np.int64]
+    assert [0, 0, 3, 4] in shapes
+    assert [0, 0, 12] in shapes
+    assert [0, 0, 4, 4] not in shapes
