@@ -91,7 +91,7 @@ def _damages(
     damages: dict[int, float] = {}
     for group in groups:
         curve = predicted[group.key]
-        told, fitted = float(curve.errors[-1]), errors.get(group.key)
-        share = fitted / told if fitted is not None and told > 0.0 else 1.0
+        last, fitted = float(curve.errors[-1]), errors.get(group.key)
+        share = fitted / last if fitted is not None and last > 0.0 else 1.0
         damages[group.key] = float(curve.damage[-1]) * share
     return damages

@@ -207,15 +207,15 @@ def _weighing(
     graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup
 ) -> list[Node]:
     """Nodes that weigh tokens by another activation and hand a group's channels on."""
-    found: list[Node] = []
+    nodes: list[Node] = []
     for node in graph.nodes:
         if not _weighs_tokens(node, tensor_info):
             continue
         tensors = (channels.tensors.get(t.name) for t in (*node.inputs, *node.outputs))
         carried = [x is not None and _holds(channels, x, group) for x in tensors]
         if any(carried[: len(node.inputs)]) and any(carried[len(node.inputs) :]):
-            found.append(node)
-    return found
+            nodes.append(node)
+    return nodes
 
 
 def _weighs_tokens(node: Node, tensor_info: TensorInfo) -> bool:

@@ -51,14 +51,14 @@ def with_whole_heads(
     refusals: list[Refusal] = []
     asked = {*by_dims}
     while units:
-        # What the first of these finds to go together, the second takes for one from the start:
+        # What the first finds to go together, the second takes for one from the start:
         # an axis of queries, keys and values behind that of heads carries no channels then.
-        found = interpret(units)
-        whole = interpret(_together(units, found))
+        first = interpret(units)
+        whole = interpret(_together(units, first))
         failed = {node for node in units if _stays(units[node], node, whole)} | (asked & {*units})
         if not failed:
             return replace(whole, refusals=(*whole.refusals, *refusals))
-        stay = _connected(units, failed, (channels, found))
+        stay = _connected(units, failed, (channels, first))
         refusals += _refusals(graph, units, stay - _connected(units, asked, (channels,)), whole)
         units = {node: numbers for node, numbers in units.items() if node not in stay}
     return replace(channels, refusals=(*channels.refusals, *refusals))
@@ -134,10 +134,10 @@ def _refusals(
 ) -> list[Refusal]:
     """Say why the heads of some layers stay, as a refusal of what these make says it."""
     names = {node_name(graph.nodes[node]): node for node in sorted(nodes)}
-    said: list[Refusal] = []
+    refusals: list[Refusal] = []
     for refusal in channels.refusals:
         made = [name for name in names if name in refusal.name.split(", ")]
         if made:
             reason = f"no whole heads: {refusal.reason}"
-            said.append(replace(refusal, reason=reason))
-    return list(dict.fromkeys(said))
+            refusals.append(replace(refusal, reason=reason))
+    return list(dict.fromkeys(refusals))
