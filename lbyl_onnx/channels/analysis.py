@@ -16,7 +16,7 @@ from lbyl_onnx.channels.heads.lines import Lines, couple_slices, find_lines, fre
 from lbyl_onnx.channels.heads.whole import Units, with_whole_heads
 from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, Role
 from lbyl_onnx.channels.refusals import why_outside_inner
-from lbyl_onnx.channels.rules import RULES, no_rule
+from lbyl_onnx.channels.rules import AT_ANY_LENGTH, RULES, no_rule
 from lbyl_onnx.channels.rules.view import LabelFlow, NodeView
 from lbyl_onnx.channels.shape_arithmetic import count_channels, counted, freeze_unsized
 from lbyl_onnx.errors import OptionError
@@ -123,7 +123,10 @@ def _interpret(
         return []
     if node.outputs and tensor_info.is_constant(node.outputs[0].name):
         return []
-    return RULES.get(key, no_rule)(NodeView(index, node, labels, tensor_info, flow))
+    view = NodeView(index, node, labels, tensor_info, flow)
+    if key not in AT_ANY_LENGTH and any(view.on_dynamic_axis(i) for i in range(len(labels))):
+        return view.freeze_inputs(f"{node.op} takes them along a dynamic dimension")
+    return RULES.get(key, no_rule)(view)
 
 
 def _freeze_captured(

@@ -5,12 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lbyl_onnx import CompressResult, Config, compress
+from lbyl_onnx.channels.analysis import find_channels
+from lbyl_onnx.channels.groups import Selection
+from lbyl_onnx.graph.model_graph import to_graph
+from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.guard.effort import Effort
 from tests.support.attentions import Block
-from tests.support.oracle import values
+from tests.support.exported import load
+from tests.support.oracle import (
+    Feeds,
+    Interpreted,
+    deviation,
+    input_shapes,
+    masked,
+    run,
+    values,
+)
 
 EFFORT = Effort(rounds=2, fewest_rounds=2)  # how fast it is is not asked here
 FOUR = Block(4, 1, 4, False, False, False, False, True, seed=3)
@@ -47,7 +60,7 @@ def error(result: CompressResult) -> float:
     return found
 
 
-@pytest.mark.parametrize("head", range(4))
+@pytest.mark.parametrize("head", [0, 2])
 def test_a_head_that_nothing_reads_goes_first(head: int) -> None:
     out = FOUR.weights()["out"].copy()
     out[4 * head : 4 * head + 4] *= 1e-4
@@ -81,3 +94,32 @@ def test_all_numbers_that_count_heads_shrink() -> None:
     assert [0, 0, 3, 4] in shapes
     assert [0, 0, 12] in shapes
     assert [0, 0, 4, 4] not in shapes
+
+
+@pytest.mark.parametrize("name", ["multihead_dynamo_18", "detr_legacy_11"])
+def test_heads_merged_with_samples_go_at_any_number_of_samples(name: str) -> None:
+    model = load(name)
+    config = Config(ratio=0.5, method="none", round_to=1, attention="heads", provider="cpu")
+    result = compress(model, config=config, effort=EFFORT)
+    assert result.model is not None
+    assert any(group.channels == 4 and group.kept == 2 for group in result.groups)
+    tensor_info = TensorInfo(model, input_shapes(model, 2, 0), input_shapes(model, 3, 0))
+    channels = find_channels(to_graph(model), tensor_info, Selection(attention="heads"))
+    interpreted = Interpreted(model, tensor_info, channels)
+    reference = masked(model, interpreted.plan(0.5), interpreted)
+    for samples in (1, 5):
+        x = feeds(model, samples)
+        for expected, actual in zip(run(reference, x), run(result.model, x), strict=True):
+            assert deviation(actual, expected) <= 1e-4
+
+
+def feeds(model: ModelProto, samples: int) -> Feeds:
+    rng = np.random.default_rng(7)
+    return {
+        info.name: rng.standard_normal(shape).astype(np.float32)
+        if info.type.tensor_type.elem_type == TensorProto.FLOAT
+        else rng.integers(0, 50, shape)
+        for info, shape in zip(
+            model.graph.input, input_shapes(model, samples, 0).values(), strict=True
+        )
+    }

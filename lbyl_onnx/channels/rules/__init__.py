@@ -76,5 +76,10 @@ _ONNX: dict[str, Rule] = {
     "Tile": moves.tile,
     "Transpose": moves.transpose,
 }
+# Operators of which channels may lie along an axis of any length, which repeats them.
+_FREE = (
+    "Cast CastLike Dropout Einsum Flatten Identity MatMul Reshape Shape Squeeze Transpose".split()
+)
+AT_ANY_LENGTH = frozenset(("", n) for n in (*ELEMENTWISE, *mixing.SOFTMAXES, *_FREE, "Unsqueeze"))
 RULES: dict[OperatorKey, Rule] = {("", name): rule for name, rule in _ONNX.items()}
 RULES["com.microsoft", "MultiHeadAttention"] = attention.multi_head_attention

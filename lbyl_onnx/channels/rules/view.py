@@ -214,6 +214,15 @@ class NodeView:
         """Shape of an input at the first input shapes; None where any of it is unknown."""
         return _static(self.tensor_info.shape(self.node.inputs[operand].name))
 
+    def on_dynamic_axis(self, operand: int) -> bool:
+        """Whether an input's labels lie along an axis of dynamic length, which repeats them."""
+        labels = self.labels[operand]
+        if labels is None or labels.size == 1:
+            return False
+        static = self.tensor_info.static_shape(self.node.inputs[operand].name) or ()
+        pairs = zip(labels.shape, static, strict=False)
+        return any(size > 1 and length is None for size, length in pairs)
+
     def output_shape(self, output: int = 0) -> tuple[int, ...] | None:
         """Shape of an output at the first input shapes; None where unknown."""
         return _static(self.tensor_info.shape(self.node.outputs[output].name))

@@ -25,12 +25,15 @@ HEADS: dict[str, tuple[int, tuple[int, ...], int]] = {
     # rotary embeddings, and heads of keys that two of queries read
     "llama_eager_dynamo_18": (2, (32, 16, 16), 32),
     "llama_dynamo_23": (2, (32, 16, 16), 32),
+    # heads merged with samples, whose number is dynamic
+    "multihead_dynamo_18": (4, (48,), 16),
     # a table of positions with a row for each head
     "swin_dynamo_18": (2, (24,), 8),
 }
 # export -> why its heads stay
 STAY = {
-    "multihead_dynamo_18": "no whole heads: Reshape merges them with a dynamic dimension",
+    # a bias of each head is taken by computed indices
+    "t5_dynamo_18": "no whole heads: Add joins them to channels that stay",
     # all layers add one table of positions
     "t5_eager_legacy_17_static": "no whole heads: layers that share a constant produce them",
 }
