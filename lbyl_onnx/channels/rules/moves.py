@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lbyl_onnx.channels.labels import Labels, Role, compress, expand, varying_axes
+from lbyl_onnx.channels.labels import Labels, Role, compress, expand, repeated_part, varying_axes
 from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter
 
 # Labels are spread over a tensor's whole shape to be reshaped; past this they are frozen.
@@ -51,17 +51,6 @@ def _repeats(view: NodeView, labels: Labels, axes: Sequence[int]) -> bool:
     return len(axes) == 1 and any(s[axes[0]] != labels.shape[axes[0]] for (s,) in sizes)
 
 
-def _period(labels: Labels, axis: int) -> Labels:
-    """Cut labels along an axis to what is repeated along it."""
-    size = labels.shape[axis]
-    for length in range(1, size):
-        if size % length == 0:
-            once = np.take(labels, range(length), axis=axis)
-            if np.array_equal(np.concatenate([once] * (size // length), axis=axis), labels):
-                return once
-    return labels
-
-
 def _same_at_all_sizes(view: NodeView, before: Labels, after: Labels) -> bool:
     """Whether each element keeps its label at the other input shapes, too: at many, by sample."""
     names = view.node.inputs[0].name, view.node.outputs[0].name
@@ -89,7 +78,7 @@ def _at_sizes(view: NodeView, labels: Labels, sizes: Sequence[int]) -> Labels:
     axes = [axis for axis, size in enumerate(sizes) if labels.shape[axis] not in (1, size)]
     if len(axes) != 1:
         return labels
-    once = _period(view.flow.coupling.canonical(labels), axes[0])
+    once = repeated_part(view.flow.coupling.canonical(labels), axes[0])
     times, rest = divmod(sizes[axes[0]], once.shape[axes[0]])
     return labels if rest else np.concatenate([once] * times, axis=axes[0])
 
