@@ -42,13 +42,17 @@ def reshape(view: NodeView) -> list[Labels | None]:
 
 
 def _repeats(view: NodeView, labels: Labels, axes: Sequence[int]) -> bool:
-    """Whether labels lie along one axis alone, as often as a dynamic dimension is long.
+    """Whether whole heads lie along one axis alone, as often as a dynamic dimension is long.
 
-    So do whole heads that each sample brings anew: whatever the number of samples is, every one of
-    them has all heads, one after the other, as `_same_at_all_sizes` then has to see.
+    Whatever the number of samples is, every one of them has all heads, one after the other, as
+    `_same_at_all_sizes` then has to see.
     """
-    sizes = view.tensor_info.shapes(view.node.outputs[0].name)
-    return len(axes) == 1 and any(s[axes[0]] != labels.shape[axes[0]] for (s,) in sizes)
+    flow, sizes = view.flow, view.tensor_info.shapes(view.node.outputs[0].name)
+    if not flow.heads or len(axes) > 1:
+        return False
+    heads = flow.coupling.canonical(np.concatenate(flow.heads))
+    of_heads = bool(np.all(np.isin(flow.coupling.canonical(labels), heads)))
+    return of_heads and any(s[axes[0]] != labels.shape[axes[0]] for (s,) in sizes)
 
 
 def _same_at_all_sizes(view: NodeView, before: Labels, after: Labels) -> bool:

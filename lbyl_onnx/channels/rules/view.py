@@ -173,7 +173,7 @@ class LabelFlow:
     """State of the interpretation of a graph on labels.
 
     `units` has, for some layers by node, the number of the unit of each channel that they produce:
-    channels of one unit are one label from the start.
+    channels of one unit are one label from the start. `heads` are the labels of such layers.
     """
 
     units: Mapping[int, Labels] = field(default_factory=dict)
@@ -185,6 +185,7 @@ class LabelFlow:
     norms: list[SharedNorm] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     grids: list[Labels] = field(default_factory=list)
+    heads: list[Labels] = field(default_factory=list)
     kept_axes: list[KeptAxis] = field(default_factory=list)
     kept_attributes: list[KeptAttribute] = field(default_factory=list)
     counts: dict[str, ShapeDependences] = field(default_factory=dict)

@@ -238,6 +238,8 @@ def _produce(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
         return []  # a single channel has no other to leave its information to
     units = view.flow.units.get(view.index, np.arange(layer.channels))
     fresh = view.flow.coupling.fresh(int(units.max()) + 1)[units]
+    if view.index in view.flow.units:
+        view.flow.heads.append(np.unique(fresh))
     view.binding(layer.operand, layer.out_axis, fresh, Role.PRODUCER)
     _follow_bias(view, layer, fresh)
     shape = [1] * layer.rank
