@@ -156,11 +156,12 @@ def input_spec(
         if windowed is not None:
             return windowed
     per_channel = positions.shape[1]
-    told_apart = len(sizes) == 2 or (whole_heads and not spatial)
-    if per_channel > 1 and told_apart and all(other.is_matrix for other in layers):
-        joint, rows = replace(view, joint=True), samples * math.prod(plane) * len(layers)
+    tokens = sizes[:-1] if whole_heads and axis == len(sizes) - 1 else ()
+    flat = bool(tokens) or len(sizes) == 2
+    if per_channel > 1 and flat and all(other.is_matrix for other in layers):
+        joint, rows = replace(view, joint=True), samples * math.prod(tokens) * len(layers)
         if joint.columns <= largest and rows >= ROWS_PER_COLUMN * joint.columns:
-            strides = _strides(plane, samples, joint.columns, spatial=False) if plane else ()
+            strides = _strides(tokens, samples, joint.columns, spatial=False) if tokens else ()
             return replace(joint, strides=strides)
     strides = _strides(plane, samples * per_channel, view.columns, spatial)
     return replace(view, strides=strides)
