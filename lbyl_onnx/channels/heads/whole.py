@@ -48,7 +48,7 @@ def with_whole_heads(
         With a refusal for each layer whose heads have to stay, whose dims may go all the same.
     """
     units = head_units(graph, tensor_info, channels)
-    refusals: list[Refusal] = []
+    refusals = _of_one_head(graph, tensor_info, channels, units)
     asked = {*by_dims}
     while units:
         # What the first finds to go together, the second takes for one from the start:
@@ -80,6 +80,21 @@ def head_units(graph: Graph, tensor_info: TensorInfo, channels: ChannelMap) -> d
             heads = np.sort(place.positions.reshape(-1)).reshape(-1, size)  # -> (heads, d)
             numbers[heads] = heads[:, :1]
     return {node: _numbered(numbers) for node, numbers in units.items()}
+
+
+def _of_one_head(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, units: Units
+) -> list[Refusal]:
+    """Refuse whole heads where the channels that a layer makes are those of one head."""
+    reason = "no whole heads: the layer has one, or an axis of its own for heads"
+    refusals = []
+    for group in channels.groups:
+        nodes = [place.binding.node for place in group.producers]
+        of_heads = head_size(graph, tensor_info, channels, group) is not None
+        if of_heads and not any(node in units for node in nodes):
+            names = tuple(node_name(graph.nodes[node]) for node in nodes)
+            refusals.append(Refusal(group.name, 1, reason, names))
+    return refusals
 
 
 def _numbered(codes: Labels) -> Labels:
@@ -133,11 +148,11 @@ def _refusals(
     graph: Graph, units: Units, nodes: Collection[int], channels: ChannelMap
 ) -> list[Refusal]:
     """Say why the heads of some layers stay, as a refusal of what these make says it."""
-    names = {node_name(graph.nodes[node]): node for node in sorted(nodes)}
-    refusals: list[Refusal] = []
-    for refusal in channels.refusals:
-        made = [name for name in names if name in refusal.name.split(", ")]
-        if made:
-            reason = f"no whole heads: {refusal.reason}"
-            refusals.append(replace(refusal, reason=reason))
-    return list(dict.fromkeys(refusals))
+    refusals: dict[Refusal, None] = {}
+    for node in sorted(nodes):
+        name = node_name(graph.nodes[node])
+        why = [refusal for refusal in channels.refusals if name in refusal.name.split(", ")]
+        heads = int(np.sum(np.bincount(units[node]) > 1))
+        why = why or [Refusal(name, heads, "what reads them does not take them as heads", (name,))]
+        refusals |= {replace(r, reason=f"no whole heads: {r.reason}"): None for r in why}
+    return list(refusals)

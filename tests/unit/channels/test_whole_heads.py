@@ -32,6 +32,9 @@ HEADS: dict[str, tuple[int, tuple[int, ...], int]] = {
 }
 # export -> why its heads stay
 STAY = {
+    "einsum_legacy_13_as_trained": (
+        "no whole heads: the layer has one, or an axis of its own for heads"
+    ),
     # a bias of each head is taken by computed indices
     "t5_dynamo_18": "no whole heads: Add joins them to channels that stay",
     # all layers add one table of positions
