@@ -58,13 +58,20 @@ def cheaper_by_dims(dims: Prepared, heads: Prepared, share: float, step: Step) -
         for part in parts[group.key]
     }
     by_part = _damages(dims, [part for group in near for part in parts[group.key]], least, step)
-    cheaper = [
-        group
-        for group in whole
-        if group not in near
-        or sum(by_part[part.key] for part in parts[group.key]) < by_heads[group.key]
-    ]
-    return frozenset(place.binding.node for group in cheaper for place in group.producers)
+    nodes: set[int] = set()
+    for group in whole:
+        mine = parts[group.key]
+        damage = sum(by_part.get(part.key, 0.0) for part in mine)
+        # Where some of the dims have to stay, the others would have to make up for them.
+        lost = damage * _made(group) / max(1, sum(_made(part) for part in mine))
+        if mine and (group.key not in by_heads or lost < by_heads[group.key]):
+            nodes |= {place.binding.node for place in group.producers}
+    return frozenset(nodes)
+
+
+def _made(group: ChannelGroup) -> int:
+    """Outputs of layers that are a group's channels."""
+    return sum(place.positions.size for place in group.producers)
 
 
 def _dims_of(group: ChannelGroup, dims: Prepared) -> Iterator[ChannelGroup]:
