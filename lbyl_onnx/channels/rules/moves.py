@@ -78,9 +78,9 @@ def _same_at_all_sizes(view: NodeView, before: Labels, after: Labels) -> bool:
 
 
 def _at_sizes(view: NodeView, labels: Labels, sizes: Sequence[int]) -> Labels:
-    """Labels as they lie at other sizes, where one axis repeats them another number of times."""
+    """Labels as they lie at other sizes, where one axis repeats heads another number of times."""
     axes = [axis for axis, size in enumerate(sizes) if labels.shape[axis] not in (1, size)]
-    if len(axes) != 1:
+    if len(axes) != 1 or not view.flow.heads:
         return labels
     once = repeated_part(view.flow.coupling.canonical(labels), axes[0])
     times, rest = divmod(sizes[axes[0]], once.shape[axes[0]])
