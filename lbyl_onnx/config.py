@@ -16,6 +16,7 @@ from lbyl_onnx.methods import lbyl, neuron_merging, registry
 from lbyl_onnx.methods.registry import Criterion, Method, MethodOption, OptionValue
 from lbyl_onnx.option_types import (
     Allocation,
+    Attention,
     Bounds,
     ExternalData,
     Hardware,
@@ -204,6 +205,15 @@ class Config:
         "together, but for those that are multiplied (gates); `all` prunes them, too.",
         CHANNELS,
         choices=lambda: get_args(Scope),
+    )
+    attention: Attention = option(
+        "dims",
+        types.TEXT,
+        "What goes of attention: as many dims of each head (`dims`), or whole heads with their "
+        "queries, keys and values (`heads`) where all that counts heads can change, and dims "
+        "elsewhere; `auto` takes in each layer what is predicted to cost less.",
+        CHANNELS,
+        choices=lambda: get_args(Attention),
     )
     provider: Provider = option(
         "auto",

@@ -32,7 +32,7 @@ from lbyl_onnx.inputs.choices import kinds_of, stated_sizes
 from lbyl_onnx.inputs.first_layers import with_statistics
 from lbyl_onnx.io import reader
 from lbyl_onnx.observe.session import prepare, rounds
-from lbyl_onnx.option_types import Provider, Scope
+from lbyl_onnx.option_types import Attention, Provider, Scope
 from lbyl_onnx.results.inputs import InputReport, input_reports
 from lbyl_onnx.runtime import providers
 from lbyl_onnx.runtime.baseline import Baseline, input_shapes, run_baseline
@@ -80,7 +80,8 @@ class GroupView:
     predicted
         What pruning does, at `SHARES`; empty where it was not asked for.
     role
-        What they are to attention: `queries and keys`, `values`, or `hidden` for any other.
+        What they are to attention: `queries and keys`, `values`, `whole heads` with all of these,
+        or `hidden` for any other.
     blocks
         How many blocks, such as heads, they lie in; of each go as many. 1 where there are none.
     """
@@ -135,6 +136,7 @@ def inspect(
     sensitivity: bool = False,
     input_shape: SuppliedShapes = (),
     input: Said = (),
+    attention: Attention = "dims",
 ) -> Inspection:
     """Find a model's channel groups.
 
@@ -153,6 +155,8 @@ def inspect(
         where there is one input.
     input
         What inputs take, as for `compress`.
+    attention
+        As for `compress`; `auto` shows whole heads where they can go, as `heads` does.
 
     Returns
     -------
@@ -166,7 +170,8 @@ def inspect(
         it may be.
     """
     supplied_shapes = checked_shapes(input_shape)
-    config = Config(scope=scope, provider=provider, input=choices_given(input))
+    config = Config(scope=scope, provider=provider, input=choices_given(input), attention=attention)
+    selection = Selection(scope=scope, attention="dims" if attention == "dims" else "heads")
     stated = partial(stated_sizes, config.input, config.layout)
     with reader.on_disk(model) as path:
         files = source.check_source(path)
@@ -176,7 +181,7 @@ def inspect(
             shapes = baseline.shape_sets
         else:
             baseline, shapes = None, input_shapes(path, name, supplied_shapes, stated)
-        analyzed = AnalyzedModel.open(files, shapes[:2], Selection(scope=scope))
+        analyzed = AnalyzedModel.open(files, shapes[:2], selection)
         channels, graph, tensor_info = analyzed.channels, analyzed.graph, analyzed.tensor_info
         if not channels.groups and not channels.refusals and held_elsewhere(graph, tensor_info):
             raise NothingToPruneError(why_nothing(graph, tensor_info, ()))

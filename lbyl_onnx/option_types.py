@@ -21,6 +21,7 @@ from lbyl_onnx.input_options.shapes import SuppliedShapes, read_shapes
 from lbyl_onnx.methods.registry import OptionValue
 
 Scope = Literal["inner", "all"]
+Attention = Literal["dims", "heads", "auto"]
 ExternalData = Literal["auto", "always", "never"]
 Hardware = Literal["host", "avx2", "avx512", "neon", "cuda", "tensorrt-fp16", "tensorrt-int8"]
 Layout = Literal["auto", "nchw", "nhwc"]
@@ -347,6 +348,7 @@ class Options(TypedDict, total=False):
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     scope: Scope
+    attention: Attention
     provider: Provider
     calibration: str | tuple[str, ...] | None
     tokenizer: str | None

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 import onnx
 
+from lbyl_onnx.budget.attention import cheaper_by_dims, share_of
 from lbyl_onnx.budget.solve import Before, Reached, TargetReport, reach
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Refusal, Selection
@@ -340,8 +341,7 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     """
     files, config = job.files, job.config
     job.progress("finding channel groups", 0, 1)
-    selection = Selection(config.include, config.exclude, config.scope)
-    analyzed = AnalyzedModel.open(files, baseline.shape_sets, selection)
+    analyzed = _analyzed(job, baseline, own)
     graph, tensor_info, frozen = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
     automatic = config.allotted == "auto"
     prepared = prepare(analyzed, baseline, config, job.folder, measured=automatic, own=own)
@@ -389,6 +389,27 @@ def _described(
     doubts = tuple(input_warnings(inputs, folded)) if doubted else ()
     statistics = replace(samples.source, seed=prepared.config.seed) if run is None else run.source
     return _Rewritten(before, groups, refusals, reached, inputs, doubts, samples, statistics)
+
+
+def _analyzed(job: _Job, baseline: Baseline, own: Samples | None) -> AnalyzedModel:
+    """Find the channels, whole heads where the options want them."""
+    config = job.config
+    automatic = config.attention == "auto"
+    by_dims = config.attention == "dims" or (automatic and not config.needs_moments)
+    selection = Selection(
+        config.include, config.exclude, config.scope, "dims" if by_dims else "heads"
+    )
+    analyzed = AnalyzedModel.open(job.files, baseline.shape_sets, selection)
+    if not automatic or not any(group.whole_heads for group in analyzed.channels.groups):
+        return analyzed
+    job.progress("weighing heads against dims", 0, 1)
+    dims, heads = (
+        prepare(candidate, baseline, config, job.folder, own=own)
+        for candidate in (analyzed.selected(replace(selection, attention="dims")), analyzed)
+    )
+    step = partial(job.progress, "weighing heads against dims")
+    nodes = cheaper_by_dims(dims, heads, share_of(config.target), step)
+    return analyzed.selected(replace(selection, by_dims=nodes)) if nodes else analyzed
 
 
 def _report(

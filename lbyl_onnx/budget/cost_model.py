@@ -123,15 +123,23 @@ def counted_macs(analyzed: AnalyzedModel, groups: Sequence[ChannelGroup]) -> Cou
     weights = {(s.node, s.operand): s for s in bindings if s.role is Role.CONSUMER}
     fixed = 0.0
     for index, node in enumerate(analyzed.model.graph.node):
-        # Of several products only the last meets channels that pass, as Attention's values do.
-        *others, macs = macs_in_parts(node, analyzed.tensor_info) or (0,)
-        along = list(_multiplied(analyzed, node, index, weights)) if macs else []
-        if along:
-            terms.add(macs, along)
-        else:
-            fixed += macs
-        fixed += sum(others)
+        # Of Attention's products the first is as large as the queries, the last as the output.
+        *first, last = macs_in_parts(node, analyzed.tensor_info) or (0,)
+        queries = analyzed.channels.tensors.get(node.input[0]) if first else None
+        parts = [(macs, _axes(analyzed, queries)) for macs in first]
+        parts.append((last, list(_multiplied(analyzed, node, index, weights)) if last else []))
+        for macs, along in parts:
+            if along and macs:
+                terms.add(macs, along)
+            else:
+                fixed += macs
     return terms.cost(fixed)
+
+
+def _axes(analyzed: AnalyzedModel, labels: Labels | None) -> list[Labels]:
+    """Labels along each axis of a tensor along which they lie."""
+    roots = analyzed.channels.roots
+    return [] if labels is None else [along for _, along in _by_axis(roots[labels])]
 
 
 def _multiplied(
@@ -141,8 +149,7 @@ def _multiplied(
     roots = analyzed.channels.roots
     names = [*node.input, *node.output[:1]]
     tensors = {n: roots[x] for n in names if (x := analyzed.channels.tensors.get(n)) is not None}
-    output = tensors.get(node.output[0])
-    yield from [] if output is None else [along for _, along in _by_axis(output)]
+    yield from _axes(analyzed, analyzed.channels.tensors.get(node.output[0]))
     layer = linear_layer(analyzed.tensor_info, node)
     if layer is not None:
         inputs = weights.get((index, layer.operand))

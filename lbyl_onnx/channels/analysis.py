@@ -6,15 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 import numpy as np
 
 from lbyl_onnx.channels.coupling import couple_shared
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Refusal, Selection
 from lbyl_onnx.channels.heads.lines import Lines, couple_slices, find_lines, freeze_kept_axes
+from lbyl_onnx.channels.heads.whole import Units, with_whole_heads
 from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, Role
 from lbyl_onnx.channels.refusals import why_outside_inner
-from lbyl_onnx.channels.rules import RULES, no_rule
+from lbyl_onnx.channels.rules import AT_ANY_LENGTH, RULES, no_rule
 from lbyl_onnx.channels.rules.tables import READ_ROWS
 from lbyl_onnx.channels.rules.view import LabelFlow, NodeView
 from lbyl_onnx.channels.shape_arithmetic import count_channels, counted, freeze_unsized
@@ -49,7 +51,18 @@ def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -
     OptionError
         Where a glob of the selection matches no producer.
     """
-    flow = LabelFlow()
+    interpret = partial(_interpreted, graph, tensor_info, selection)
+    channels = interpret({})
+    if selection.attention == "dims":
+        return channels
+    return with_whole_heads(graph, tensor_info, channels, interpret, selection.by_dims)
+
+
+def _interpreted(
+    graph: Graph, tensor_info: TensorInfo, selection: Selection, units: Units
+) -> ChannelMap:
+    """Interpret a graph once, with some channels of its layers as one from the start."""
+    flow = LabelFlow(units)
     tensors: dict[str, Labels] = {}
     for index, node in enumerate(graph.nodes):
         _freeze_captured(flow, tensors, index, node)
@@ -111,7 +124,10 @@ def _interpret(
         return []
     if node.outputs and tensor_info.is_constant(node.outputs[0].name):
         return []
-    return RULES.get(key, no_rule)(NodeView(index, node, labels, tensor_info, flow))
+    view = NodeView(index, node, labels, tensor_info, flow)
+    if key not in AT_ANY_LENGTH and any(view.on_dynamic_axis(i) for i in range(len(labels))):
+        return view.freeze_inputs(f"{node.op} takes them along a dynamic dimension")
+    return RULES.get(key, no_rule)(view)
 
 
 def _freeze_captured(
@@ -243,6 +259,7 @@ def _group(graph: Graph, flow: LabelFlow, lines: Lines, unit_set: _UnitSet) -> C
         tuple(placements[Role.CONSUMER]),
         np.unique(lines.line_of[units], return_inverse=True)[1].reshape(-1),  # (n,)
         tuple(p for p in flow.products if np.any(np.isin(roots[p.labels], units))),
+        any(p.binding.node in flow.units and p.positions.shape[1] > 1 for p in producers),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -66,6 +66,10 @@ class AnalyzedModel:
         refuse_quantised(graph)
         channels = find_channels(graph, tensor_info, selection or Selection())
         return cls(model, read, graph, tensor_info, channels)
+
+    def selected(self, selection: Selection) -> AnalyzedModel:
+        """Return the same model with the channels that another selection gives it."""
+        return replace(self, channels=find_channels(self.graph, self.tensor_info, selection))
 
     @property
     def costs(self) -> Costs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,8 @@ class ChannelGroup:
         Shape (n,): number of the block of each channel, such as its head. Of each go as many.
     products
         The products in which the channels meet others and end, as queries and keys do.
+    whole_heads
+        Whether each of its channels is a head of attention, with its queries, keys and values.
     """
 
     name: str
@@ -67,6 +70,7 @@ class ChannelGroup:
     consumers: tuple[GroupBinding, ...]
     blocks: NDArray[np.intp]
     products: tuple[Product, ...] = ()
+    whole_heads: bool = False
 
     @property
     def size(self) -> int:
@@ -166,11 +170,17 @@ class Selection:
     scope
         `inner`: channels that one layer produces, or several that are multiplied (gates); `all`:
         residual streams and other channels that several layers produce together, too.
+    attention
+        Whether whole heads are the channels of attention, where they can be, or the dims of heads.
+    by_dims
+        Layers, by node, that lose dims of heads all the same.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     scope: Scope = "inner"
+    attention: Literal["dims", "heads"] = "dims"
+    by_dims: frozenset[int] = frozenset()
 
     def refuses(self, names: Sequence[str]) -> str | None:
         """Return why a group with these producers is skipped; None when it is not."""

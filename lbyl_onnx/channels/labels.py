@@ -120,6 +120,17 @@ def varying_axes(labels: Labels) -> tuple[int, ...]:
     )
 
 
+def repeated_part(labels: Labels, axis: int) -> Labels:
+    """Cut labels along an axis to the shortest part that is repeated along it, maybe all of it."""
+    size = labels.shape[axis]
+    for length in range(1, size // 2 + 1):
+        if size % length == 0:
+            part = np.take(labels, range(length), axis=axis)
+            if np.array_equal(np.concatenate([part] * (size // length), axis=axis), labels):
+                return part
+    return labels
+
+
 def compress(labels: Labels) -> Labels | None:
     """Cut every axis without identity to length 1; None where no channel identity is left.
 

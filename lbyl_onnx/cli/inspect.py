@@ -10,12 +10,12 @@ from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import SuppliedShapes
-from lbyl_onnx.option_types import Scope
+from lbyl_onnx.option_types import Attention, Scope
 from lbyl_onnx.report.json import inspection_as_json
 from lbyl_onnx.report.terminal import print_inspection
 
 _SECTIONS = {
-    "Which channels": ("--scope", "--sensitivity"),
+    "Which channels": ("--scope", "--attention", "--sensitivity"),
     "Samples": ("--input", "--input-shape"),
     "Telling": ("--json", "--debug"),
 }
@@ -28,7 +28,7 @@ Examples:
 
 @click.command("inspect", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
 @click.argument("model", metavar="MODEL.onnx")
-@config_options(["scope"])
+@config_options(["scope", "attention"])
 @click.option(
     "--sensitivity", is_flag=True, help="Predict what pruning 10 to 70 % of each group does."
 )
@@ -38,6 +38,7 @@ Examples:
 def inspect(
     model: str,
     scope: Scope,
+    attention: Attention,
     sensitivity: bool,
     input: Choices,
     input_shape: SuppliedShapes,
@@ -48,7 +49,12 @@ def inspect(
     with common.errors_in_one_line(debug, model):
         common.check_json_path(json_path)
         result = inspection.inspect(
-            model, scope=scope, sensitivity=sensitivity, input_shape=input_shape, input=input
+            model,
+            scope=scope,
+            attention=attention,
+            sensitivity=sensitivity,
+            input_shape=input_shape,
+            input=input,
         )
         common.write_json_to(inspection_as_json(result, model, __version__), json_path)
         print_inspection(result, model, common.console_for(json_path))

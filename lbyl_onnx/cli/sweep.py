@@ -25,7 +25,7 @@ from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import SuppliedShapes
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.methods.registry import find_method, method_names
-from lbyl_onnx.option_types import Hardware, Provider, Scope
+from lbyl_onnx.option_types import Attention, Hardware, Provider, Scope
 from lbyl_onnx.sweep import schedulers
 from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
 from lbyl_onnx.sweep.output import as_csv, as_svg
@@ -33,7 +33,7 @@ from lbyl_onnx.sweep.types import Failure, Outcome, Sweep
 from lbyl_onnx.text import milliseconds, printable, share
 
 # The options that every cell of a sweep has in common.
-_SHARED = ("criterion", "method_options", "scope", "round_to", "hardware", "seed")
+_SHARED = ("criterion", "method_options", "scope", "attention", "round_to", "hardware", "seed")
 # More ratios than this are a slip of the pen.
 _MOST_RATIOS = 200
 _SECTIONS = {
@@ -146,6 +146,7 @@ def sweep(
     criterion: str,
     method_options: tuple[tuple[str, str], ...],
     scope: Scope,
+    attention: Attention,
     round_to: int | Literal["auto"],
     hardware: Hardware,
     seed: int,
@@ -173,6 +174,7 @@ def sweep(
                 criterion=criterion,
                 method_options=_options_of(method, methods, method_options),
                 scope=scope,
+                attention=attention,
                 round_to=round_to,
                 hardware=hardware,
                 seed=seed,

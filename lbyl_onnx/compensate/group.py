@@ -272,7 +272,11 @@ def _by_statistics(
         return _delivered(method, here, entry, config)
 
     fits = deliveries(deliver, moments, round_.layers[group.key])
-    restored = method.name + (" by window" if any(m.taps > 1 for m in moments) else "")
+    restored = method.name
+    if group.whole_heads:
+        restored += ", whole heads"
+    elif any(m.taps > 1 for m in moments):
+        restored += " by window"
     keys = [key_of(group, place) for place in group.consumers]
     restored += ", as Gaussian" if any(round_.observations[key].activation for key in keys) else ""
     restored += _notes(fits)

@@ -118,6 +118,7 @@ def input_spec(
     samples: int,
     uses: Sequence[GroupBinding] = (),
     largest: int = LARGEST_WINDOW,
+    whole_heads: bool = False,
 ) -> MomentSpec | None:
     """Choose the view of a group at a consumer's input; None where it has none.
 
@@ -136,6 +137,8 @@ def input_spec(
         All consumers that read the same weight; none where there is only this one.
     largest
         Columns of a window up to which they are told apart.
+    whole_heads
+        Whether a channel is a head, whose values are told apart though each token is a row.
     """
     layers = [layer_read(graph, tensor_info, place) for place in uses or (consumer,)]
     layer = layer_read(graph, tensor_info, consumer)
@@ -153,11 +156,13 @@ def input_spec(
         if windowed is not None:
             return windowed
     per_channel = positions.shape[1]
-    flat = all(other.is_matrix and _is_flat(other, tensor_info) for other in layers)
-    if per_channel > 1 and flat:
-        joint, rows = replace(view, joint=True), samples * len(layers)
+    tokens = sizes[:-1] if whole_heads and axis == len(sizes) - 1 else ()
+    flat = bool(tokens) or len(sizes) == 2
+    if per_channel > 1 and flat and all(other.is_matrix for other in layers):
+        joint, rows = replace(view, joint=True), samples * math.prod(tokens) * len(layers)
         if joint.columns <= largest and rows >= ROWS_PER_COLUMN * joint.columns:
-            return joint
+            strides = _strides(tokens, samples, joint.columns, spatial=False) if tokens else ()
+            return replace(joint, strides=strides)
     strides = _strides(plane, samples * per_channel, view.columns, spatial)
     return replace(view, strides=strides)
 
@@ -178,11 +183,6 @@ def _activation_positions(
     start = np.arange(layer.groups) * (channels // layer.groups)
     spread = consumer.positions[:, :, None] + start  # (n, positions, groups)
     return np.asarray(spread.reshape(len(spread), -1), dtype=np.intp)
-
-
-def _is_flat(layer: LinearLayer, tensor_info: TensorInfo) -> bool:
-    """Whether a layer sees each sample at one place."""
-    return len(tensor_info.shape(layer.data_name) or ()) == 2
 
 
 def _windowed(
@@ -285,13 +285,15 @@ def observation(
     activation: Activation | None,
     samples: int,
     uses: Sequence[GroupBinding] = (),
+    whole_heads: bool = False,
 ) -> InputObservation | None:
     """Choose the observation of a group at a consumer; None where it cannot be measured.
 
     Directly, where there are rows enough; else before the activation, as Gaussian, if the
-    consumer sees nothing but that: fewer rows then tell as much. `uses` as for `input_spec`.
+    consumer sees nothing but that: fewer rows then tell as much. `uses` and `whole_heads` as for
+    `input_spec`.
     """
-    view = input_spec(graph, tensor_info, consumer, samples, uses)
+    view = input_spec(graph, tensor_info, consumer, samples, uses, whole_heads=whole_heads)
     if view is None or activation is None or view.taps > 1:
         return None if view is None else InputObservation(view)
     if samples * rows_each(tensor_info, view) * max(1, len(uses)) >= GAUSSIAN_BELOW * view.columns:

@@ -254,7 +254,13 @@ def _observations(
         consumers = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
         candidates = {
             key_of(group, place): observation(
-                analyzed.graph, analyzed.tensor_info, place, activation, samples, uses
+                analyzed.graph,
+                analyzed.tensor_info,
+                place,
+                activation,
+                samples,
+                uses,
+                group.whole_heads,
             )
             for uses in consumers
             for place in uses

@@ -235,4 +235,6 @@ def _reshaped(info: onnx.ValueInfoProto, shapes: Shapes) -> onnx.ValueInfoProto:
         for dim, size in zip(tensor.shape.dim, new, strict=False):
             if size is not None and dim.HasField("dim_value"):
                 dim.dim_value = size
+            elif size is not None:
+                dim.ClearField("dim_param")  # what it names has another length now
     return copy

@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 from lbyl_onnx import Config, compress
 from lbyl_onnx.guard.effort import Effort
+from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.methods.registry import method_names
 from tests.support.attentions import WIDTH, Block
 from tests.support.oracle import deviation, run, values
@@ -28,6 +29,7 @@ blocks = st.builds(
     operator=st.booleans(),
     dynamic=st.booleans(),
     seed=st.integers(0, 9),
+    by_head=st.booleans(),
 )
 
 
@@ -36,10 +38,9 @@ def columns(model: ModelProto, block: Block) -> dict[str, NDArray[np.float32]]:
     stored = values(model)
     if not block.fused:
         return {name: stored[f"{name}.w"] for name in "qkv"}
-    whole, counts = stored["qkv.w"], np.asarray(list(block.counts.values()))
+    whole = stored["qkv.w"]
     nodes = [node for node in model.graph.node if node.op_type == "Split"]
     sizes = stored[nodes[0].input[1]]
-    assert np.all(sizes % counts == 0)
     parts = np.split(whole, np.cumsum(sizes)[:-1], axis=1)
     return dict(zip("qkv", parts, strict=True))
 
@@ -73,6 +74,30 @@ def test_dropping_is_what_attention_computes_without_these_channels(
         assert len(set(which.sum(axis=1).tolist())) == 1
         assert 0 < which[0].sum() < block.size
     np.testing.assert_array_equal(stays["q"], np.repeat(stays["k"], block.shared, axis=0))
+    x = np.random.default_rng(1).standard_normal((2, block.tokens, WIDTH)).astype(np.float32)
+    expected = block.computed(x, stays).astype(np.float32)
+    assert deviation(run(result.model, {"x": x})[0], expected) <= TOLERANCE
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(block=blocks.filter(lambda block: block.heads > 1), ratio=st.sampled_from([0.34, 0.5]))
+def test_whole_heads_go_and_nothing_else(block: Block, ratio: float) -> None:
+    model = block.model()
+    config = Config(ratio=ratio, round_to=1, method="none", attention="heads", provider="cpu")
+    result = compress(model, config=config, effort=EFFORT)
+    assert result.model is not None
+    weights, left = block.weights(), columns(result.model, block)
+    stays = {n: kept_of(weights[n], left[n], count) for n, count in block.counts.items()}
+    heads = stays["k"].all(axis=1)
+    for name, which in stays.items():
+        repeated = np.repeat(heads, block.counts[name] // block.heads)
+        np.testing.assert_array_equal(which, np.repeat(repeated[:, None], block.size, axis=1))
+    assert heads.sum() == kept_count(block.heads, ratio)
     x = np.random.default_rng(1).standard_normal((2, block.tokens, WIDTH)).astype(np.float32)
     expected = block.computed(x, stays).astype(np.float32)
     assert deviation(run(result.model, {"x": x})[0], expected) <= TOLERANCE

@@ -68,6 +68,15 @@ def test_the_table_says_so() -> None:
     assert "role" in text
 
 
+def test_whole_heads_are_shown_where_they_are_asked_for() -> None:
+    inspection = inspect(load(VIT), provider="cpu", attention="heads")
+    assert [(g.role, g.channels) for g in inspection.groups] == [
+        ("whole heads", 4),
+        ("hidden", 256),
+    ] * 2
+    assert printed(inspection).count("whole heads") == 2
+
+
 def test_without_attention_the_table_has_no_column_for_it() -> None:
     inspection = inspect(residual(), provider="cpu")
     assert {(g.role, g.blocks) for g in inspection.groups} == {("hidden", 1)}

@@ -51,3 +51,20 @@ def test_each_head_keeps_half_and_its_scale(method: str) -> None:
     assert attributes["num_heads"] == HEADS
     assert attributes["scale"] == pytest.approx((WIDTH // HEADS) ** -0.5)
     assert result.after.macs < result.before.macs
+
+
+def test_whole_heads_go_with_the_number_of_heads() -> None:
+    config = Config(ratio=0.5, method="none", round_to=1, attention="heads", provider="cpu")
+    result = compress(encoder(), config=config).model
+    assert result is not None
+    stored = values(result)
+    for name in ("1.q.weight", "1.k.weight", "1.v.weight"):
+        assert stored[name].shape == (WIDTH, WIDTH // 2)
+    assert stored["1.qkv.bias"].shape == (3 * WIDTH // 2,)
+    assert stored["1.out.weight"].shape == (WIDTH // 2, WIDTH)
+    (node,) = [n for n in result.graph.node if n.op_type == "MultiHeadAttention"]
+    assert {a.name: a.i for a in node.attribute} == {"num_heads": HEADS // 2}
+    original = encoder()
+    analysis = interpret(original, Selection(attention="heads"))
+    feeds = {"x": np.random.default_rng(3).integers(0, 50, (3, TOKENS))}
+    assert_same(run(result, feeds), run(masked(original, analysis.plan(0.5), analysis), feeds))

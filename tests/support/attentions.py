@@ -32,6 +32,8 @@ class Block:
         added; whether Attention is one operator; whether batch and length are dynamic.
     seed
         Of the weights.
+    by_head
+        Whether each head has a mask of its own.
     """
 
     heads: int
@@ -43,6 +45,7 @@ class Block:
     operator: bool
     dynamic: bool
     seed: int = 0
+    by_head: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -63,7 +66,9 @@ class Block:
             values[f"{name}.bias"] = rng.standard_normal(count * self.size)
         inner = self.counts["q"] * self.size
         values["out"] = rng.standard_normal((inner, OUT)) / np.sqrt(inner)
-        values["mask"] = np.where(rng.random((self.tokens, self.tokens)) < 0.3, -5.0, 0.0)
+        masks = (self.counts["q"],) * self.by_head
+        drawn = rng.random((*masks, self.tokens, self.tokens))
+        values["mask"] = np.where(drawn < 0.3, -5.0, 0.0)
         return {name: value.astype(np.float32).astype(np.float64) for name, value in values.items()}
 
     def model(self) -> ModelProto:

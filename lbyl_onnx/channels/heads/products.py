@@ -13,10 +13,12 @@ from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
 from lbyl_onnx.channels.labels import Labels, varying_axes
 from lbyl_onnx.channels.paths import HANDS_ON
 from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.layers.einsum import product_terms
+from lbyl_onnx.graph.layers.linear_layer import Operation
 from lbyl_onnx.graph.model_graph import Graph, Node
 from lbyl_onnx.graph.tensor_info import TensorInfo
 
-ChannelRole = Literal["queries and keys", "values", "hidden"]
+ChannelRole = Literal["queries and keys", "values", "whole heads", "hidden"]
 _ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 
 
@@ -158,18 +160,62 @@ def role_of(
     -------
     ChannelRole
         Queries and keys end in a product of two activations; values pass through one, whose other
-        factor weighs tokens; all other channels are hidden.
+        factor weighs tokens; whole heads are all of these; all other channels are hidden.
     """
+    if group.whole_heads:
+        return "whole heads"
     if group.products:
         return "queries and keys"
+    return "values" if _weighing(graph, tensor_info, channels, group) else "hidden"
+
+
+def head_size(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup
+) -> int | None:
+    """Return how many channels a head has; None for channels of no heads, and if it is not known.
+
+    Parameters
+    ----------
+    graph, tensor_info, channels, group
+        As for `role_of`.
+    """
+    nodes = [graph.nodes[product.node] for product in group.products]
+    nodes = nodes or _weighing(graph, tensor_info, channels, group)
+    sizes = {_size_at(tensor_info, node, keys=bool(group.products)) for node in nodes}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _size_at(tensor_info: TensorInfo, node: Node, keys: bool) -> int | None:
+    """Channels of each head of the keys, or of the values, at a product."""
+    operand = 1 if keys or node.op not in _ATTENTION else 2
+    shape = tensor_info.shape(node.inputs[operand].name) or ()
+    if node.op in _ATTENTION:
+        heads = node.attrs.get("num_heads", node.attrs.get("kv_num_heads", 0))
+        last = shape[-1] if shape else None
+        if last is None or len(shape) == 4:
+            return last
+        return last // heads if heads else None
+    terms = product_terms(Operation.of(node), tensor_info)
+    if isinstance(terms, str):
+        return None
+    sizes = dict(zip(terms[1], shape, strict=False))
+    own = [x for x in terms[1] if (x in terms[0]) == keys and (x in terms[2]) != keys]
+    return sizes.get(own[0]) if len(own) == 1 else None
+
+
+def _weighing(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup
+) -> list[Node]:
+    """Nodes that weigh tokens by another activation and hand a group's channels on."""
+    nodes: list[Node] = []
     for node in graph.nodes:
         if not _weighs_tokens(node, tensor_info):
             continue
         tensors = (channels.tensors.get(t.name) for t in (*node.inputs, *node.outputs))
         carried = [x is not None and _holds(channels, x, group) for x in tensors]
         if any(carried[: len(node.inputs)]) and any(carried[len(node.inputs) :]):
-            return "values"
-    return "hidden"
+            nodes.append(node)
+    return nodes
 
 
 def _weighs_tokens(node: Node, tensor_info: TensorInfo) -> bool:

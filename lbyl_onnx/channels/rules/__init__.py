@@ -8,7 +8,7 @@ labels are coupled, which must stay. Semantics: https://onnx.ai/onnx/operators/.
 from __future__ import annotations
 
 from lbyl_onnx.channels.labels import Labels
-from lbyl_onnx.channels.rules import elementwise, mixing, moves, weights
+from lbyl_onnx.channels.rules import attention, elementwise, mixing, moves, weights
 from lbyl_onnx.channels.rules.view import NodeView, Rule
 from lbyl_onnx.types import DEFAULT_DOMAINS, OperatorKey
 
@@ -53,7 +53,7 @@ _ONNX: dict[str, Rule] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), moves.reshape),
     **dict.fromkeys(("Resize", "Upsample"), moves.resize),
     **dict.fromkeys(("Shape", "Size"), reads_shape),
-    "Attention": mixing.attention,
+    "Attention": attention.attention,
     "BatchNormalization": mixing.batch_normalization,
     "Concat": moves.concat,
     "Conv": weights.conv,
@@ -76,5 +76,10 @@ _ONNX: dict[str, Rule] = {
     "Tile": moves.tile,
     "Transpose": moves.transpose,
 }
+# Operators of which channels may lie along an axis of any length, which repeats them.
+_FREE = (
+    "Cast CastLike Dropout Einsum Flatten Identity MatMul Reshape Shape Squeeze Transpose".split()
+)
+AT_ANY_LENGTH = frozenset(("", n) for n in (*ELEMENTWISE, *mixing.SOFTMAXES, *_FREE, "Unsqueeze"))
 RULES: dict[OperatorKey, Rule] = {("", name): rule for name, rule in _ONNX.items()}
-RULES["com.microsoft", "MultiHeadAttention"] = mixing.multi_head_attention
+RULES["com.microsoft", "MultiHeadAttention"] = attention.multi_head_attention

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, varying_axes
-from lbyl_onnx.channels.rules.view import (
-    KeptAttribute,
-    KeptAxis,
-    NodeView,
-    Product,
-    ShapeParameter,
-    SharedNorm,
-)
+from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter, SharedNorm
 from lbyl_onnx.graph.norms.normalisations import normalisation_of
 
 
@@ -159,104 +150,6 @@ def mean_variance(view: NodeView) -> list[Labels | None]:
     if labels is None or any(labels.shape[axis] > 1 for axis in axes):
         return view.freeze_inputs("MeanVarianceNormalization mixes them")
     return [labels]
-
-
-def attention(view: NodeView) -> list[Labels | None]:
-    """Attention: queries meet keys channel by channel; the values' channels pass, per head.
-
-    Each is (N, heads, T, d), or (N, T, heads * d) with the numbers of heads as attributes.
-    """
-    queries, keys, values = view.labels[:3]
-    for operand, labels in enumerate(view.labels):
-        if operand > 2:
-            view.freeze(labels, "Attention reads them as a mask, or as what it keeps")
-    if any(view.has(i) for i in (4, 5)) or len([o for o in view.node.outputs if o.name]) > 1:
-        return view.freeze_inputs("Attention keeps them for the next run")
-    grids = [None if x is None else _by_head(view, x, i) for i, x in enumerate(view.labels[:3])]
-    first, second, third = grids
-    if first is not None and second is not None:
-        _meet(view, first, second)
-    else:
-        for labels in (queries, keys):
-            view.freeze(labels, "Attention multiplies them by channels that stay")
-    if values is None or third is None:
-        view.freeze(values, "Attention mixes them")
-        return []
-    if values.ndim == 4:
-        return [values]
-    repeated = view.int_attribute("q_num_heads", 0) // len(third)
-    # (heads, d) -> (1, 1, heads of the queries * d)
-    return [np.repeat(third, repeated, axis=0).reshape(1, 1, -1)]
-
-
-def multi_head_attention(view: NodeView) -> list[Labels | None]:
-    """MultiHeadAttention of ONNX Runtime: as Attention, each (N, T, heads * d), with one bias.
-
-    The bias holds that of the queries, that of the keys, that of the values.
-    """
-    kept = any(view.has(i) for i in range(6, len(view.node.inputs)))
-    if kept or len([o for o in view.node.outputs if o.name]) > 1:
-        return view.freeze_inputs(f"{view.op_type} keeps them for the next run")
-    shapes = [view.shape(i) if view.has(i) else None for i in range(3)]
-    if any(shape is None or len(shape) != 3 for shape in shapes):
-        return view.freeze_inputs(f"{view.op_type} reads them packed")
-    grids = [None if x is None else _by_head(view, x, i) for i, x in enumerate(view.labels[:3])]
-    if grids[0] is not None and grids[1] is not None:
-        _meet(view, grids[0], grids[1], 3 if view.has(3) else None)
-    else:
-        grids[:2] = [None, None]
-        for labels in view.labels[:2]:
-            view.freeze(labels, f"{view.op_type} multiplies them by channels that stay")
-    if grids[2] is None:
-        view.freeze(view.labels[2], f"{view.op_type} mixes them")
-    if view.has(3):
-        sizes = [shape[2] for shape in shapes if shape is not None]
-        parts = [
-            np.zeros(size, np.int64) if grid is None else grid.reshape(-1)
-            for size, grid in zip(sizes, grids, strict=True)
-        ]
-        along = np.concatenate(parts)
-        if view.is_constant(3):
-            view.binding(3, 0, along, Role.FOLLOWER)
-        else:
-            view.freeze(along, f"the bias of {view.op_type} is no constant")
-    return [None if grids[2] is None else grids[2].reshape(1, 1, -1)]
-
-
-def _by_head(view: NodeView, labels: Labels, operand: int) -> Labels | None:
-    """Labels of an input of Attention as (heads, d); None where they lie on other axes."""
-    axes = varying_axes(view.flow.coupling.canonical(labels))
-    if labels.ndim == 4:
-        if labels.shape[3] == 1 or any(axis in (0, 2) for axis in axes):
-            return None
-        for axis in axes[:-1]:
-            view.flow.kept_axes.append(KeptAxis(view.index, labels, axis))
-        return labels[0, :, 0]
-    name = "q_num_heads" if operand == 0 else "kv_num_heads"
-    heads = view.int_attribute("num_heads", view.int_attribute(name, 0))
-    along = view.along(labels, labels.ndim - 1)
-    if along is None or not heads or len(along) % heads:
-        return None
-    grid: Labels = along.reshape(heads, -1)  # (heads * d,) -> (heads, d)
-    view.flow.grids.append(grid)
-    return grid
-
-
-def _meet(view: NodeView, queries: Labels, keys: Labels, bias: int | None = None) -> None:
-    """Couple the channels of queries and keys, each (heads, d), head by head."""
-    shared = len(queries) // len(keys) if len(queries) > 1 else 1
-    view.couple(queries, np.repeat(keys, shared, axis=0), multiplies=True)
-    labels, others = view.labels[:2]
-    assert labels is not None
-    assert others is not None
-    added = None
-    if bias is not None:  # of the queries, then of keys and values
-        rest = np.zeros((view.shape(bias) or (queries.size,))[0] - queries.size, np.int64)
-        added = bias, np.concatenate([queries.reshape(-1), rest])
-    view.flow.products.append(Product(view.index, 0, labels, others, added))
-    if "scale" not in view.node.attrs:
-        scale = 1.0 / math.sqrt(queries.shape[1])
-        view.flow.kept_attributes.append(KeptAttribute(view.index, "scale", scale, queries))
 
 
 SOFTMAXES = ("Softmax", "LogSoftmax", "Hardmax")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lbyl_onnx.channels.labels import Labels, Role, compress, expand, varying_axes
+from lbyl_onnx.channels.labels import Labels, Role, compress, expand, repeated_part, varying_axes
 from lbyl_onnx.channels.rules.tables import started
 from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter
 
@@ -29,7 +29,7 @@ def reshape(view: NodeView) -> list[Labels | None]:
         return []
     axes = varying_axes(view.flow.coupling.canonical(moved))
     static = view.tensor_info.static_shape(view.node.outputs[0].name)
-    if static is None or (axes and static[axes[-1]] is None):
+    if static is None or (axes and static[axes[-1]] is None and not _repeats(view, moved, axes)):
         return view.freeze_inputs(f"{view.op_type} merges them with a dynamic dimension")
     for axis in axes[:-1]:
         if static[axis] is None:
@@ -42,6 +42,20 @@ def reshape(view: NodeView) -> list[Labels | None]:
     return [moved if np.any(moved) else None]
 
 
+def _repeats(view: NodeView, labels: Labels, axes: Sequence[int]) -> bool:
+    """Whether whole heads lie along one axis alone, as often as a dynamic dimension is long.
+
+    Whatever the number of samples is, every one of them has all heads, one after the other, as
+    `_same_at_all_sizes` then has to see.
+    """
+    flow, sizes = view.flow, view.tensor_info.shapes(view.node.outputs[0].name)
+    if not flow.heads or len(axes) > 1:
+        return False
+    heads = flow.coupling.canonical(np.concatenate(flow.heads))
+    of_heads = bool(np.all(np.isin(flow.coupling.canonical(labels), heads)))
+    return of_heads and any(s[axes[0]] != labels.shape[axes[0]] for (s,) in sizes)
+
+
 def _same_at_all_sizes(view: NodeView, before: Labels, after: Labels) -> bool:
     """Whether each element keeps its label at the other input shapes, too: at many, by sample."""
     names = view.node.inputs[0].name, view.node.outputs[0].name
@@ -51,7 +65,7 @@ def _same_at_all_sizes(view: NodeView, before: Labels, after: Labels) -> bool:
         total = math.prod(one)
         if len(one) != before.ndim or len(two) != after.ndim or total != math.prod(two):
             continue
-        pairs = ((before, one), (after, two))
+        pairs = (_at_sizes(view, before, one), one), (_at_sizes(view, after, two), two)
         if any(n not in (1, d) for x, sizes in pairs for n, d in zip(x.shape, sizes, strict=True)):
             return False
         exhaustive = total <= SAMPLED
@@ -62,6 +76,16 @@ def _same_at_all_sizes(view: NodeView, before: Labels, after: Labels) -> bool:
         if np.any(np.diff(view.flow.coupling.canonical(np.stack(labels)), axis=0)):
             return False
     return True
+
+
+def _at_sizes(view: NodeView, labels: Labels, sizes: Sequence[int]) -> Labels:
+    """Labels as they lie at other sizes, where one axis repeats heads another number of times."""
+    axes = [axis for axis, size in enumerate(sizes) if labels.shape[axis] not in (1, size)]
+    if len(axes) != 1 or not view.flow.heads:
+        return labels
+    once = repeated_part(view.flow.coupling.canonical(labels), axes[0])
+    times, rest = divmod(sizes[axes[0]], once.shape[axes[0]])
+    return labels if rest else np.concatenate([once] * times, axis=axes[0])
 
 
 def _labels_at(labels: Labels, indices: Labels, sizes: Sequence[int]) -> Labels:
@@ -87,10 +111,12 @@ def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
     shape = view.shape(0) or ()
     ahead = len(values[0]) - len(shape) if expands else 0  # axes that Expand puts before
     sizes: list[int | Labels] = []
+    repeated: Labels | None = None  # along a dynamic axis: what the graph computes for it changes
     offset = len(values[0]) - labels.ndim  # Expand may name fewer axes than its output has
     for axis, (first, dynamic) in enumerate(zip(*values, strict=True)):
         along = view.counted(labels, axis - offset)
         if dynamic:
+            repeated = along if along is not None and along.size > 1 else repeated
             source = axis - ahead
             copied = 0 <= source < len(shape) and before[source] is None
             copied = copied and shape[source] == int(first)
@@ -101,6 +127,8 @@ def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
             counts = along is not None and first not in (0, -1, 1)
             sizes.append(along if counts and along is not None else int(first))
     computed = view.computed_from(operand)
+    if repeated is not None and not expands:
+        computed = np.union1d(repeated, [] if computed is None else computed).astype(np.int64)
     if computed is None and all(isinstance(size, int) for size in sizes):
         return True
     fixed = [size for size in sizes if isinstance(size, int)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -170,8 +170,13 @@ class SharedNorm:
 
 @dataclass
 class LabelFlow:
-    """State of the interpretation of a graph on labels."""
+    """State of the interpretation of a graph on labels.
 
+    `units` has, for some layers by node, the number of the unit of each channel that they produce:
+    channels of one unit are one label from the start. `heads` are the labels of such layers.
+    """
+
+    units: Mapping[int, Labels] = field(default_factory=dict)
     coupling: Coupling = field(default_factory=Coupling)
     bindings: list[AxisBinding] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
@@ -180,6 +185,7 @@ class LabelFlow:
     norms: list[SharedNorm] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     grids: list[Labels] = field(default_factory=list)
+    heads: list[Labels] = field(default_factory=list)
     kept_axes: list[KeptAxis] = field(default_factory=list)
     kept_attributes: list[KeptAttribute] = field(default_factory=list)
     counts: dict[str, ShapeDependences] = field(default_factory=dict)
@@ -208,6 +214,15 @@ class NodeView:
     def shape(self, operand: int) -> tuple[int, ...] | None:
         """Shape of an input at the first input shapes; None where any of it is unknown."""
         return _static(self.tensor_info.shape(self.node.inputs[operand].name))
+
+    def on_dynamic_axis(self, operand: int) -> bool:
+        """Whether an input's labels lie along an axis of dynamic length, which repeats them."""
+        labels = self.labels[operand]
+        if labels is None or labels.size == 1:
+            return False
+        static = self.tensor_info.static_shape(self.node.inputs[operand].name) or ()
+        pairs = zip(labels.shape, static, strict=False)
+        return any(size > 1 and length is None for size, length in pairs)
 
     def output_shape(self, output: int = 0) -> tuple[int, ...] | None:
         """Shape of an output at the first input shapes; None where unknown."""

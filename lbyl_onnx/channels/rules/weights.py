@@ -135,6 +135,9 @@ def _product(view: NodeView, terms: Terms) -> list[Labels | None]:
         for x, term in zip(view.labels, terms, strict=False)
     )
     ahead = _letters(view, first, terms[0]), _letters(view, second, terms[1])
+    shared = {letter for letter in output if letter in terms[0] and letter in terms[1]}
+    if any(letters and {*letters} <= shared for letters in ahead):
+        return _side_by_side(view, (first, second), terms, shared)
     for labels, term, letters in zip((first, second), terms[:2], ahead, strict=True):
         for letter in letters:
             if labels is not None and letter in output and all(letter in x for x in terms[:2]):
@@ -151,6 +154,46 @@ def _product(view: NodeView, terms: Terms) -> list[Labels | None]:
         view.freeze(second, reason)
         return []
     return [_aligned(second, terms[1], output)]
+
+
+def _side_by_side(
+    view: NodeView, operands: tuple[Labels | None, Labels | None], terms: Terms, shared: set[str]
+) -> list[Labels | None]:
+    """Product for each of the channels that lie on axes of both operands, as whole heads do.
+
+    Those of one operand go with those of the other, and with all that lies across these axes.
+    """
+    whole = [
+        None if labels is None else _across(view, labels, term, shared)
+        for labels, term in zip(operands, terms, strict=False)
+    ]
+    varying = [{*_letters(view, x, term)} for x, term in zip(whole, terms, strict=False)]
+    for number, term in enumerate(terms[:2]):
+        alone = varying[1 - number] - varying[number]
+        sizes = dict(zip(term, view.shape(number) or (), strict=False))
+        if any(sizes.get(letter) != 1 for letter in alone):
+            for labels in whole:
+                view.freeze(labels, f"{view.op_type} multiplies them by what stays")
+            return []
+        if alone and not varying[number]:
+            view.freeze(whole[number], f"{view.op_type} multiplies them by whole heads")
+            whole[number] = None
+    one, two = (
+        None if labels is None else _aligned(labels, term, terms[2])
+        for labels, term in zip(whole, terms, strict=False)
+    )
+    if one is None or two is None:
+        return [two if one is None else one]
+    view.couple(one, two, multiplies=True)
+    return [two if varying[0] <= varying[1] else one]
+
+
+def _across(view: NodeView, labels: Labels, term: str, shared: set[str]) -> Labels:
+    """Couple labels along all axes but some."""
+    for letter in _letters(view, labels, term):
+        if letter not in shared:
+            labels = view.couple_along(labels, term.index(letter))
+    return labels
 
 
 def _letters(view: NodeView, labels: Labels | None, term: str) -> str:
@@ -193,7 +236,10 @@ def _produce(view: NodeView, layer: LinearLayer) -> list[Labels | None]:
     """Start new labels at the weight's axis of outputs."""
     if layer.channels < 2:
         return []  # a single channel has no other to leave its information to
-    fresh = view.flow.coupling.fresh(layer.channels)
+    units = view.flow.units.get(view.index, np.arange(layer.channels))
+    fresh = view.flow.coupling.fresh(int(units.max()) + 1)[units]
+    if view.index in view.flow.units:
+        view.flow.heads.append(np.unique(fresh))
     view.binding(layer.operand, layer.out_axis, fresh, Role.PRODUCER)
     _follow_bias(view, layer, fresh)
     shape = [1] * layer.rank

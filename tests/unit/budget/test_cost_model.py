@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from lbyl_onnx.graph.costs import constants
 from lbyl_onnx.io import reader
 from lbyl_onnx.option_types import Scope
 from lbyl_onnx.runtime import baseline
-from tests.support.einsum_attention import EQUATIONS, attention
+from tests.support import einsum_attention
+from tests.support.attentions import Block
 from tests.support.models import MODELS
 from tests.support.operators import OPERATORS
 from tests.support.rotary import rotary
@@ -32,10 +34,19 @@ BUILDERS: dict[str, Callable[[], ModelProto]] = {
     **SHARED,
     **{name: TOPOLOGIES[name][0] for name in GROUPED},
     **{name: OPERATORS[name][0] for name in NORMS},
-    **{f"einsum_{order}": partial(attention, order) for order in EQUATIONS},
+    **{
+        f"einsum_{order}": partial(einsum_attention.attention, order)
+        for order in einsum_attention.EQUATIONS
+    },
     "rotary_shared_table": partial(rotary, "stored", 9),
 }
 
+# Attention in single nodes and as one, with as many heads of queries or twice as many.
+BLOCKS = [
+    Block(4, 1, 3, True, True, True, False, True),
+    Block(4, 2, 2, False, False, True, False, False),
+    Block(4, 2, 3, False, True, False, True, True),
+]
 # A constant that several nodes read is written twice, or a bias is expanded to a pinned one.
 NEAR = {"shape_scaled", "shared_fill"}
 
@@ -43,16 +54,35 @@ NEAR = {"shape_scaled", "shared_fill"}
 @pytest.mark.parametrize("scope", ["inner", "all"])
 @pytest.mark.parametrize("name", BUILDERS)
 def test_predicted_costs_are_those_of_the_written_model(name: str, scope: Scope) -> None:
-    model = BUILDERS[name]()
+    check(BUILDERS[name](), Selection(scope=scope), counts_all=name not in NEAR)
+
+
+@pytest.mark.parametrize("attention", ["dims", "heads"])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_predicted_costs_of_attention_are_those_of_the_written_model(
+    block: Block, attention: Literal["dims", "heads"]
+) -> None:
+    check(block.model(), Selection(attention=attention), counts_all=True)
+
+
+def check(model: ModelProto, selection: Selection, counts_all: bool) -> None:
+    """Compress, and compare; `counts_all` with the parameters, too."""
+    config = Config(
+        round_to=1,
+        ratio=0.5,
+        scope=selection.scope,
+        attention=selection.attention,
+        method="none",
+        provider="cpu",
+    )
     try:
-        config = Config(round_to=1, ratio=0.5, scope=scope, method="none", provider="cpu")
         result = compress(model, config=config)
     except NothingToPruneError:
         pytest.skip("nothing can go")
     with reader.on_disk(model) as path:
         shapes = baseline.input_shapes(path, "CPUExecutionProvider")
         files = source.check_source(path)
-        analyzed = AnalyzedModel.open(files, shapes, Selection(scope=scope))
+        analyzed = AnalyzedModel.open(files, shapes, selection)
         groups = analyzed.channels.groups
         macs = counted_macs(analyzed, groups)
         parameters, stored = (
@@ -64,7 +94,7 @@ def test_predicted_costs_are_those_of_the_written_model(name: str, scope: Scope)
         assert len(counts) == len(whole)
         assert macs.at(whole) == pytest.approx(analyzed.costs.macs, rel=1e-12)
     assert macs.at(counts) == pytest.approx(result.after.macs, rel=1e-12)
-    if name not in NEAR:
+    if counts_all:
         assert parameters.at(counts) == pytest.approx(result.after.parameters, rel=1e-12)
         assert result.model is not None
         kept = sum(numpy_helper.to_array(t).nbytes for _, t in constants(result.model))
