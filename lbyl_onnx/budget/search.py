@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -143,6 +143,31 @@ class Space:
             for portion, counts in zip(self.portions, choices, strict=True)
         ]
         return spend(priced, cost, budget)
+
+    def evenly(self) -> Space:
+        """Return the same space, in which each group loses the same share."""
+        return replace(self, even=True)
+
+    def near(self, requested: Counts) -> Space:
+        """Return a space in which no group is far from requested counts.
+
+        Each loses at least half of what they take from it, and half as much again at most.
+        """
+        pairs = zip(self.choices, self.sizes, requested, strict=True)
+        return replace(self, choices=tuple(_bounded(c, n, int(w)) for c, n, w in pairs))
+
+
+# How far a group may be from requested counts, as a share of what they take from it.
+FARTHEST = 0.5
+
+
+def _bounded(choices: Counts, size: int, requested: int) -> Counts:
+    """Of a group's choices those near a requested one, and the first beyond on each side."""
+    some = FARTHEST * (size - requested)
+    high = choices[choices >= min(requested + some, choices[0])].min()
+    low = choices[choices <= max(requested - some, choices[-1])].max()
+    kept: Counts = choices[(choices <= high) & (choices >= low)]
+    return kept
 
 
 def near_choices(choices: Sequence[Counts], requested: Counts) -> tuple[Counts, ...]:

@@ -25,7 +25,7 @@ from lbyl_onnx.budget.search import (
 )
 from lbyl_onnx.compensate.group import Fitted
 from lbyl_onnx.config import Config
-from lbyl_onnx.errors import TargetError
+from lbyl_onnx.errors import TargetError, VerificationError
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.methods.types import Ranking
 from lbyl_onnx.observe.session import Measurement, Prepared, rounds
@@ -41,6 +41,8 @@ Files = tuple[Path, Path, Path]
 """The original, the compressed model, and the reference that it must equal."""
 # Targets that are measured on models, not counted.
 MEASURED = ("latency", "fidelity")
+# Share of the multiply-accumulates at which allocations are compared for what is measured.
+COMPARED = 0.75
 # Steps in a group below which rounding it is coarse.
 FEW_STEPS = 8
 
@@ -230,15 +232,45 @@ class _Reaching:
 
     def run(self) -> Reached:
         kind = self.target.kind
-        if kind == "latency":
-            return self._latency()
-        if kind == "fidelity":
-            return self._fidelity()
+        if kind in MEASURED:
+            whole = self.space.macs.at(self.space.most)
+            best = self._nearest(self.space.macs, COMPARED * whole)
+            return best._latency() if kind == "latency" else best._fidelity()
         if kind == "ratio":
-            counts = self.space.by_ratio(self.target.value)
+            exact = self.space.evenly()
+            even = exact.macs.at(exact.by_ratio(self.target.value))
+            best = self._nearest(self.space.macs, even)
+            counts = best.space.by_ratio(self.target.value)
             removed = 1 - counts.sum() / max(1, sum(self.space.sizes))
-            return self._reached(self._make(counts), self.target.value, float(removed))
-        return self._within_budget(kind)
+            return best._reached(best._make(counts), self.target.value, float(removed))
+        return self._nearest(self.cost, self.budget)._within_budget(kind)
+
+    def _nearest(self, cost: CountedCost, budget: float) -> _Reaching:
+        """Return this with the allocation that keeps the outputs nearest at a budget.
+
+        Predicted damage tells where channels go; that its sum over all layers is right is not
+        believed: where it is misled, as by errors that add up along the depth, the same share of
+        each group is better, or what lies between. Models of all three are made and measured.
+        """
+        space = self.space
+        if space.even or not within(cost.at(space.least), budget):
+            return self
+        even = space.evenly()
+        tried: dict[bytes, tuple[float, Space]] = {}
+        for candidate in (space, space.near(even.within(cost, budget)), even):
+            counts = candidate.within(cost, budget)
+            key = counts.tobytes()
+            if key not in tried and within(cost.at(counts), budget):
+                tried[key] = self._agreement(counts), candidate
+        return replace(self, space=max(tried.values(), key=lambda pair: pair[0])[1])
+
+    def _agreement(self, counts: Counts) -> float:
+        """How near a model of some counts is to the original; 0 where nothing can be compared."""
+        fitted = self._make(counts)
+        try:
+            return self.maker.agreement() if fitted.plan.groups else 1.0
+        except VerificationError:
+            return 0.0
 
     def _make(self, counts: Counts) -> Fitted:
         return self.maker.make(self.space.keyed(counts))
@@ -247,7 +279,7 @@ class _Reaching:
         self, fitted: Fitted, limit: float, got: float, latency: timing.PairedLatency | None = None
     ) -> Reached:
         costs, size = self.maker.costs() if fitted.plan.groups else (self.before.costs, 0)
-        allocation = self.maker.prepared.config.allotted
+        allocation: Allocation = "uniform" if self.space.even else "auto"
         report = TargetReport(
             self.target.kind, limit, got, str(self.target), allocation, self.space.step, latency
         )
