@@ -183,7 +183,10 @@ def attention(view: NodeView) -> list[Labels | None]:
         view.freeze(values, "Attention mixes them")
         return []
     if values.ndim == 4:
-        return [values]
+        shapes = view.shape(0), view.shape(2)
+        if values.shape[1] == 1 or shapes[0] is None or shapes[1] is None:
+            return [values]
+        return [np.repeat(values, shapes[0][1] // shapes[1][1], axis=1)]
     repeated = view.int_attribute("q_num_heads", 0) // len(third)
     # (heads, d) -> (1, 1, heads of the queries * d)
     return [np.repeat(third, repeated, axis=0).reshape(1, 1, -1)]
