@@ -28,6 +28,7 @@ blocks = st.builds(
     operator=st.booleans(),
     dynamic=st.booleans(),
     seed=st.integers(0, 9),
+    norm=st.sampled_from(["", "", "rms", "layer", "rms, written out", "layer, written out"]),
 )
 
 

@@ -160,7 +160,8 @@ class SharedNorm:
         Of its first input; of each set of channels that share statistics as many go.
     groups
         Of a GroupNormalization, whose groups lie on axis 1; None for an InstanceNormalization,
-        behind whose axis 1 the channels lie.
+        behind whose axis 1 the channels lie, and for one over the last axis: LayerNormalization,
+        RMSNormalization, or the ReduceMean of one in single operators.
     """
 
     node: int
