@@ -242,6 +242,7 @@ def _group(graph: Graph, flow: LabelFlow, lines: Lines, unit_set: _UnitSet) -> C
         tuple(placements[Role.CONSUMER]),
         np.unique(lines.line_of[units], return_inverse=True)[1].reshape(-1),  # (n,)
         tuple(p for p in flow.products if np.any(np.isin(roots[p.labels], units))),
+        tuple(n for n in flow.norms if np.any(np.isin(roots[n.labels], units))),
     )
 
 

@@ -58,6 +58,8 @@ class ChannelGroup:
         Shape (n,): number of the block of each channel, such as its head. Of each go as many.
     products
         The products in which the channels meet others and end, as queries and keys do.
+    norms
+        The normalisations that take statistics over them.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ChannelGroup:
     consumers: tuple[GroupBinding, ...]
     blocks: NDArray[np.intp]
     products: tuple[Product, ...] = ()
+    norms: tuple[SharedNorm, ...] = ()
 
     @property
     def size(self) -> int:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup
 from lbyl_onnx.channels.heads.products import Factor
+from lbyl_onnx.channels.heads.terms import along
 from lbyl_onnx.compensate.fits import ProducerMixing
 from lbyl_onnx.compensate.linear_mixing import added_mixing
 from lbyl_onnx.methods.mixing.bilinear import BilinearRank, losses, reduce_bilinear
+from lbyl_onnx.methods.mixing.gains import gains, rank_terms, term_moments
 from lbyl_onnx.methods.types import Moments, Ranking
+from lbyl_onnx.observe.session import ObservationRound
 from lbyl_onnx.types import Floats
 
 
@@ -47,6 +53,57 @@ def _mixed(
         added_mixing(graph, tensor_info, place, weights, zeros) for place in factor.added
     )
     return ProducerMixing(factor.producer, reduction.kept, weights, zeros, followers)
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledTerms:
+    """Terms of a product that stay, and what the others' part is made up for by.
+
+    Parameters
+    ----------
+    kept
+        (k,): the channels that stay.
+    gains
+        For the node of a normalisation, what its gamma is multiplied by, (channels,).
+    lost
+        Squared error of the product, as a share of its mean square.
+    """
+
+    kept: NDArray[np.intp]
+    gains: tuple[tuple[int, Floats], ...]
+    lost: float
+
+
+def terms_ranking(
+    analyzed: AnalyzedModel, round_: ObservationRound, group: ChannelGroup, count: int
+) -> Ranking | None:
+    """Rank channels that cannot be mixed by the error of their product; None without moments."""
+    measured, terms = round_.terms(group), analyzed.terms(group)
+    if measured is None or terms is None:
+        return None
+    blocks = group.blocks if group.block_count > 1 else None
+    return rank_terms(term_moments(*measured, terms.at, terms.units), count, blocks)
+
+
+def scaled_terms(
+    analyzed: AnalyzedModel, round_: ObservationRound, group: ChannelGroup, count: int
+) -> ScaledTerms | None:
+    """Choose and scale the terms of a product whose channels cannot be mixed; None as above."""
+    measured, terms = round_.terms(group), analyzed.terms(group)
+    ranking = terms_ranking(analyzed, round_, group, count)
+    if measured is None or terms is None or ranking is None:
+        return None
+    kept = ranking.kept(count)
+    moments = term_moments(*measured, terms.at, terms.units)
+    scales = np.ones(group.size)
+    scales[kept] = gains(moments, kept)
+    norm = next((node for node in terms.norms if node is not None), None)
+    found = [n for n in group.norms if n.node == norm]
+    if not found:
+        return ScaledTerms(kept, (), float(ranking.losses[-1, 0]))
+    at = along(found[0].labels, analyzed.channels.roots, group)
+    scaled = np.where(at < 0, 1.0, scales[at])
+    return ScaledTerms(kept, ((found[0].node, scaled),), float(ranking.losses[-1, 0]))
 
 
 def product_ranking(

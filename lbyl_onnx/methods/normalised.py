@@ -28,7 +28,13 @@ class KeptNorm:
 
 
 def kept_norm(
-    mean: Floats, second: Floats, kept: NDArray[np.intp], epsilon: float, *, centred: bool = False
+    mean: Floats,
+    second: Floats,
+    kept: NDArray[np.intp],
+    epsilon: float,
+    *,
+    centred: bool = False,
+    constant: bool = True,
 ) -> KeptNorm:
     """Fit a normalisation over the kept channels to the one over all.
 
@@ -45,6 +51,9 @@ def kept_norm(
     centred : bool
         Whether the mean over the channels is taken away first, as a layer normalisation does; the
         new one takes away that of the kept channels.
+    constant
+        Whether part of the sum of squares may become constant. Not where the pruned model gives
+        less of it, as a stream to which compensated layers add: nothing would make up for that.
 
     Returns
     -------
@@ -63,7 +72,7 @@ def kept_norm(
     ``eps' = (eps + b / n) / (a k / n)``, and gamma is divided by ``sqrt(a k / n)``. (a, b) is the
     least-squares fit for Gaussian rows, for which the covariance of two quadratic forms is
     ``2 tr(A C B C) + 4 m^T A C B m``, within ``a >= 1, b >= 0``: kept channels are among all, so
-    that t <= s where nothing is centred, and eps' must not be below zero.
+    that t <= s where nothing is centred, and eps' must not be below zero. Without a constant b = 0.
     """
     n = len(mean)
     kept = checked_kept(n, kept)
@@ -78,7 +87,8 @@ def kept_norm(
     variance = _covariance(mean, covariance, kept, kept, centred)
     if part <= 0.0:
         return KeptNorm(1.0, float(epsilon))
-    a, b = _line(shared, variance, total, part)
+    sums = shared, variance, total, part
+    a, b = _line(*sums) if constant else (_slope(*sums), 0.0)
     share = a * len(kept) / n
     return KeptNorm(float(1.0 / np.sqrt(share)), float((epsilon + b / n) / share))
 
@@ -90,7 +100,12 @@ def _line(shared: float, variance: float, total: float, part: float) -> tuple[fl
         return 1.0, max(0.0, total - part)
     if total - slope * part >= 0.0:
         return slope, total - slope * part
-    return max(1.0, (shared + total * part) / (variance + part * part)), 0.0
+    return _slope(shared, variance, total, part), 0.0
+
+
+def _slope(shared: float, variance: float, total: float, part: float) -> float:
+    """Least squares of s on t with slope 1 or more and no intercept."""
+    return max(1.0, (shared + total * part) / (variance + part * part))
 
 
 def _centred(matrix: Floats, *, rows: bool) -> Floats:

@@ -34,10 +34,14 @@ from lbyl_onnx.observe.planning import (
     key_of,
     left_of_bias,
     linear_outputs,
+    norm_key,
+    norm_spec,
     observation,
     repairable,
     rows_each,
     rows_wanted,
+    terms_keys,
+    terms_spec,
 )
 from lbyl_onnx.observe.pooling import pooled_by_layer
 from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
@@ -133,9 +137,25 @@ class ObservationRound:
             return "what they become is measured in several ways"
         return moments if all(m.finite for m in moments) else "their statistics are not finite"
 
+    def norms(self) -> dict[int, Moments]:
+        """Return the moments of what is normalised, by node, where they are finite."""
+        keys = {n.node: norm_key(g, n) for g in self.groups for n in g.norms}
+        by_node = {
+            node: self.observations[key].moments(self.measured[key])
+            for node, key in keys.items()
+            if key in self.observations
+        }
+        return {node: moments for node, moments in by_node.items() if moments.finite}
+
     def factors(self, group: ChannelGroup) -> tuple[Moments, Moments] | None:
         """Return the moments of both factors of a group's product; None where there are none."""
-        keys = factor_keys(group)
+        return self._pair(factor_keys(group))
+
+    def terms(self, group: ChannelGroup) -> tuple[Moments, Moments] | None:
+        """Return the moments of both operands of a group's product, likewise."""
+        return self._pair(terms_keys(group))
+
+    def _pair(self, keys: tuple[str, str]) -> tuple[Moments, Moments] | None:
         if any(key not in self.observations for key in keys):
             return None
         first, second = (self.observations[key].moments(self.measured[key]) for key in keys)
@@ -251,6 +271,15 @@ def _observations(
         if (factors := analyzed.factors(group)) is not None:
             specs = [factor_spec(analyzed.tensor_info, factor, samples) for factor in factors]
             observations |= dict(zip(factor_keys(group), specs, strict=True))
+        elif (terms := analyzed.terms(group)) is not None:
+            operands = terms.first, terms.second
+            seen = [terms_spec(analyzed.tensor_info, columns, samples) for columns in operands]
+            pairs = zip(terms_keys(group), seen, strict=True)
+            observations |= {key: spec for key, spec in pairs if spec is not None}
+        for norm in group.norms:
+            parts = analyzed.norm_parts(norm)
+            spec = parts and norm_spec(analyzed.tensor_info, parts, samples)
+            observations |= {norm_key(group, norm): spec} if spec else {}
         consumers = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
         candidates = {
             key_of(group, place): observation(

@@ -57,7 +57,7 @@ def shrunk(
     alive = ~np.isin(channels.roots, removed)
     outputs = {s.node: s for s in channels.bindings if s.role is Role.PRODUCER}
     operands = _cut(graph, tensor_info, channels, edits, alive, held)
-    attributes: dict[tuple[int, str], AttributeValue] = {}
+    attributes: dict[tuple[int, str], AttributeValue] = dict(edits.attributes)
     for sizes in channels.sizes:
         also = [] if sizes.also is None else [sizes.also]
         if all(np.all(alive[x]) for x in (*sizes.counted, *also)):

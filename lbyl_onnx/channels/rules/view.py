@@ -118,6 +118,8 @@ class Product:
         Which of its inputs is multiplied by 0 where a channel is gone.
     labels, others
         Of that input, and of the one that it is multiplied by.
+    meeting
+        Labels of both, each (sums, d), position by position as they meet in each sum.
     added
         An input that the node adds to it, with its labels: it is multiplied by 0 there, too.
     """
@@ -126,6 +128,7 @@ class Product:
     operand: int
     labels: Labels
     others: Labels
+    meeting: tuple[Labels, Labels]
     added: tuple[int, Labels] | None = None
 
 

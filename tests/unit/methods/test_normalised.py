@@ -30,7 +30,9 @@ def fourth(mean: Array, covariance: Array) -> Array:
     return moment
 
 
-def oracle(mean: Array, second: Array, kept: Array, eps: float, centred: bool) -> tuple[float, ...]:
+def oracle(
+    mean: Array, second: Array, kept: Array, eps: float, centred: bool, constant: bool
+) -> tuple[float, ...]:
     """Bounded least squares of s on (t, 1) by E[t t], E[t], E[s t], E[s]."""
     n, k = len(mean), len(kept)
     pick = np.eye(n)[:, kept]
@@ -41,22 +43,26 @@ def oracle(mean: Array, second: Array, kept: Array, eps: float, centred: bool) -
     t, s = np.sum(on_kept * second), np.sum(on_all * second)
     root = np.linalg.cholesky(np.asarray([[tt, t], [t, 1.0]])).T
     right = np.linalg.solve(root.T, [st, s])
-    a, b = lsq_linear(root, right, ([1.0, 0.0], np.inf), tol=1e-14).x
+    if constant:
+        a, b = lsq_linear(root, right, ([1.0, 0.0], np.inf), tol=1e-14).x
+    else:
+        (a,), b = lsq_linear(root[:, :1], right, (1.0, np.inf), tol=1e-14).x, np.float64(0.0)
     share = a * k / n
     return 1 / np.sqrt(share), (eps + b / n) / share
 
 
 @pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize("seed", range(12))
-def test_it_equals_bounded_least_squares(seed: int, centred: bool) -> None:
+def test_it_equals_bounded_least_squares(seed: int, constant: bool, centred: bool) -> None:
     rng = np.random.default_rng(seed)
     n = 5
     root = rng.normal(size=(n, 2 if seed % 3 == 0 else n)) * rng.uniform(0.1, 3, size=(n, 1))
     mean = rng.normal(size=n) * (seed % 4)
     second = root @ root.T + np.outer(mean, mean)
     kept = np.sort(rng.choice(n, 3, replace=False))
-    found = kept_norm(mean, second, kept, 0.01, centred=centred)
-    expected = oracle(mean, second, kept, 0.01, centred)
+    found = kept_norm(mean, second, kept, 0.01, centred=centred, constant=constant)
+    expected = oracle(mean, second, kept, 0.01, centred, constant)
     np.testing.assert_allclose((found.scale, found.epsilon), expected, rtol=1e-5, atol=1e-7)
 
 

@@ -1,0 +1,117 @@
+"""Products whose channels cannot be mixed: where they are measured, channel by channel and head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap
+from lbyl_onnx.channels.labels import FIXED, Labels, varying_axes
+from lbyl_onnx.graph.layers import linear_layer
+from lbyl_onnx.graph.model_graph import Graph, Tensor
+from lbyl_onnx.graph.norms.parts import parts_of
+from lbyl_onnx.graph.tensor_info import TensorInfo
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Where the channels of one operand of a product lie.
+
+    Parameters
+    ----------
+    tensor, rank
+        The operand.
+    axes
+        Axes on which its channels lie, heads first.
+    positions
+        (columns,): along these axes, flattened in their order.
+    """
+
+    tensor: str
+    rank: int
+    axes: tuple[int, ...]
+    positions: NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The terms that a group's channels add to a product.
+
+    Parameters
+    ----------
+    first, second
+        Both operands, as the product reads them.
+    at
+        For each place of each sum, (sums, d), the column of each.
+    units
+        The channel of the group at each place, (sums, d).
+    norms
+        Nodes of the normalisations on the way of each operand; None without.
+    """
+
+    first: Columns
+    second: Columns
+    at: tuple[NDArray[np.intp], NDArray[np.intp]]
+    units: NDArray[np.intp]
+    norms: tuple[int | None, int | None]
+
+
+def terms_of(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup
+) -> Terms | None:
+    """Return the terms of a group's product; None where it has none, or not all are its own."""
+    if len(group.products) != 1 or group.consumers or group.products[0].added is not None:
+        return None
+    product = group.products[0]
+    roots = [channels.roots[labels] for labels in product.meeting]
+    if not np.array_equal(roots[0], roots[1]) or not np.all(np.isin(roots[0], group.units)):
+        return None
+    inputs = graph.nodes[product.node].inputs
+    operands = inputs[product.operand], inputs[1 - product.operand]
+    columns: list[Columns] = []
+    at: list[NDArray[np.intp]] = []
+    for tensor, labels, met in zip(
+        operands, (product.labels, product.others), product.meeting, strict=True
+    ):
+        axes = varying_axes(labels)
+        line = labels[tuple(slice(None) if a in axes else 0 for a in range(labels.ndim))]
+        distinct, positions = np.unique(line.reshape(-1), return_index=True)
+        if not np.all(np.isin(met, distinct)) or FIXED in distinct:
+            return None
+        columns.append(Columns(tensor.name, labels.ndim, axes, positions.astype(np.intp)))
+        at.append(np.searchsorted(distinct, met).astype(np.intp))
+    units = np.searchsorted(group.units, roots[0]).astype(np.intp)
+    one, other = (_norm_before(graph, tensor_info, channels, tensor) for tensor in operands)
+    return Terms(columns[0], columns[1], (at[0], at[1]), units, (one, other))
+
+
+def _norm_before(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, operand: Tensor
+) -> int | None:
+    """Index of the normalisation between an operand and the layers that make it."""
+    index_of = {id(node): index for index, node in enumerate(graph.nodes)}
+    known = (
+        (n.node, parts_of(graph.nodes[n.node], n.labels.shape[-1], tensor_info))
+        for n in channels.norms
+    )
+    norms = {node for node, parts in known if parts is not None}
+    waiting, visited = [operand], set[int]()
+    while waiting:
+        for node in waiting.pop().inputs:
+            index = index_of[id(node)]
+            if index in visited or linear_layer(tensor_info, node) is not None:
+                continue
+            if index in norms:
+                return index
+            visited.add(index)
+            waiting += list(node.inputs)
+    return None
+
+
+def along(labels: Labels, roots: Labels, group: ChannelGroup) -> NDArray[np.intp]:
+    """Return the channel of the group at each place of a last axis, (C,); -1 for others."""
+    line = roots[labels.reshape(-1, labels.shape[-1])[0]]  # (.., C) -> (C,)
+    at = np.minimum(np.searchsorted(group.units, line), group.size - 1)
+    return np.where(group.units[at] == line, at, -1)
