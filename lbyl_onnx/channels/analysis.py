@@ -80,6 +80,7 @@ def find_channels(graph: Graph, tensor_info: TensorInfo, selection: Selection) -
         sharing,
         norms=tuple(flow.norms),
         kept_attributes=tuple(flow.kept_attributes),
+        selected=tuple(flow.selected),
         ties=ties,
     )
 

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.channels.labels import AxisBinding, Labels
-from lbyl_onnx.channels.rules.view import KeptAttribute, Product, ShapeParameter, SharedNorm
+from lbyl_onnx.channels.rules.view import (
+    KeptAttribute,
+    Product,
+    SelectedAxis,
+    ShapeParameter,
+    SharedNorm,
+)
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
@@ -137,6 +143,8 @@ class ChannelMap:
         Normalisations over several channels.
     kept_attributes
         Numbers of nodes that have to stay what they are.
+    selected
+        Computed inputs of nodes of which the channels that stay are taken.
     ties
         Keys of the groups, of two or more, whose blocks all keep as many channels.
     """
@@ -150,6 +158,7 @@ class ChannelMap:
     sharing: Sharing
     norms: tuple[SharedNorm, ...] = ()
     kept_attributes: tuple[KeptAttribute, ...] = ()
+    selected: tuple[SelectedAxis, ...] = ()
     ties: tuple[frozenset[int], ...] = ()
 
 

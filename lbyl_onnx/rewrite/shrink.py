@@ -79,7 +79,12 @@ def shrunk(
         added[index] = np.compress(alive[outputs[index].labels], added[index], axis=axis)
     operands |= _other_parts(tensor_info, channels, operands)
     operands |= _pinned(graph, tensor_info, channels, alive, operands)
-    return Edits(operands, added, attributes)
+    selected = {
+        (s.node, s.operand): (s.axis, np.flatnonzero(alive[s.labels]))
+        for s in channels.selected
+        if not np.all(alive[s.labels])
+    }
+    return Edits(operands, added, attributes, selected)
 
 
 def _cut(

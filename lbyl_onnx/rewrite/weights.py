@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -85,11 +85,14 @@ class Edits:
         to take them.
     attributes
         New attributes, by node and name; None takes one away.
+    selected
+        Of computed inputs of nodes, the axis and what is taken along it, (k,).
     """
 
     operands: Mapping[Operand, Value]
     added: Mapping[int, Array]
     attributes: Mapping[tuple[int, str], AttributeValue]
+    selected: Mapping[Operand, tuple[int, NDArray[np.intp]]] = field(default_factory=dict)
 
 
 def compensated(

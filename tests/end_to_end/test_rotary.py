@@ -16,6 +16,7 @@ from tests.support.rotary import EACH, HEADS, KEY_HEADS, WIDTH, rotary
 FEW, MANY = 5, 9
 EACH_LAYER = {"stored": ["matmul_0, matmul_3", "matmul_40, matmul_43"]}
 EACH_LAYER["computed"] = ["matmul_2, matmul_5", "matmul_42, matmul_45"]
+EACH_LAYER["positions"] = ["matmul_10, matmul_13", "matmul_50, matmul_53"]
 
 
 def cut(model: ModelProto, method: str) -> ModelProto:
@@ -48,13 +49,29 @@ def test_what_two_large_tables_are_computed_from_is_named() -> None:
     assert "the constant cos_0_out stays: another node reads what is computed from it" in reason
 
 
-@pytest.mark.parametrize("model", [("stored", FEW), ("stored", MANY), ("computed", FEW)])
+@pytest.mark.parametrize(
+    "model", [("stored", FEW), ("stored", MANY), ("computed", FEW), ("positions", FEW)]
+)
 def test_none_equals_the_original_without_the_pairs(model: tuple[str, int]) -> None:
     original = rotary(*model)
     analysis = interpret(original, Selection(scope="inner"))
     feeds = make_feeds(original)
     expected = run(masked(original, analysis.plan(0.5), analysis), feeds)
     assert_same(run(cut(original, "none"), feeds), expected)
+
+
+def test_of_angles_computed_from_positions_each_layer_takes_its_pairs() -> None:
+    original = rotary("positions")
+    result = cut(original, "lbyl+")
+    stored = values(result)
+    assert stored["w10"].shape == (WIDTH, HEADS * EACH // 2)
+    taken = [n for n in result.graph.node if n.op_type == "Gather" and "pruned" in n.name]
+    # Cosines and sines, once for queries and keys of each of two layers.
+    assert len(taken) == 4
+    for node in taken:
+        kept = stored[node.input[1]]
+        np.testing.assert_array_equal(kept[: EACH // 4] + EACH // 2, kept[EACH // 4 :])
+    np.testing.assert_array_equal(stored["each"], values(original)["each"])
 
 
 @pytest.mark.parametrize("method", method_names())

@@ -142,6 +142,24 @@ class KeptAxis:
 
 
 @dataclass(frozen=True)
+class SelectedAxis:
+    """An axis of a computed input of a node along which channels lie: those that stay are taken.
+
+    Parameters
+    ----------
+    node, operand, axis
+        The input, and its axis.
+    labels
+        Along that axis, (n,).
+    """
+
+    node: int
+    operand: int
+    axis: int
+    labels: Labels
+
+
+@dataclass(frozen=True)
 class KeptAttribute:
     """A number that a node works out from how many channels there are, and that has to stay."""
 
@@ -186,6 +204,7 @@ class LabelFlow:
     grids: list[Labels] = field(default_factory=list)
     kept_axes: list[KeptAxis] = field(default_factory=list)
     kept_attributes: list[KeptAttribute] = field(default_factory=list)
+    selected: list[SelectedAxis] = field(default_factory=list)
     counts: dict[str, ShapeDependences] = field(default_factory=dict)
     reads: list[tuple[int, int]] = field(default_factory=list)
 

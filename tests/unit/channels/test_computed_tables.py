@@ -1,4 +1,4 @@
-"""Targets of a Reshape that a graph computes in each run."""
+"""Tables that a graph computes, and targets of a Reshape that it computes in each run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,39 @@ from onnx import ModelProto
 
 from lbyl_onnx import Config, compress
 from tests.support.net import Net
-from tests.support.oracle import values
+from tests.support.oracle import assert_same, interpret, make_feeds, masked, run, values
 
 WIDTH, EACH = 6, 4
+
+
+def scaled(by: str) -> ModelProto:
+    """A hidden layer whose channels are scaled by what is computed, or by a layer's outputs."""
+    net = Net(("N", WIDTH))
+    x = net.node("MatMul", ["x", net.weight("made", WIDTH, EACH)])
+    mean = net.node("ReduceMean", ["x"], {"axes": [1]})  # (N, 1)
+    if by == "vector":
+        y = net.node("Cos", [net.node("Mul", [mean, net.weight("vector", EACH)])])
+    else:
+        y = net.node("Softmax", [net.node("MatMul", ["x", net.weight("matrix", WIDTH, EACH)])])
+    x = net.node("Mul", [x, y])
+    return net.model(net.node("MatMul", [x, net.weight("read", EACH, 3)]))
+
+
+def test_of_a_computed_table_the_channels_that_stay_are_taken() -> None:
+    model = scaled("vector")
+    analysis = interpret(model)
+    result = compress(model, config=Config(ratio=0.5, method="none", round_to=1, provider="cpu"))
+    assert result.model is not None
+    assert values(result.model)["made"].shape == (WIDTH, EACH // 2)
+    assert values(result.model)["vector"].shape == (EACH,)
+    feeds = make_feeds(model)
+    expected = run(masked(model, analysis.plan(0.5), analysis), feeds)
+    assert_same(run(result.model, feeds), expected)
+
+
+def test_what_a_layer_makes_is_no_table() -> None:
+    reasons = {r.name: r.reason for r in interpret(scaled("matrix")).channels.refusals}
+    assert "Mul joins them to channels that stay" in reasons["matmul_0"]
 
 
 def by_heads(allowzero: int) -> ModelProto:
