@@ -296,7 +296,7 @@ def _by_statistics(
 
 
 def _by_product(prepared: Prepared, round_: ObservationRound, entry: GroupPlan) -> Outcome:
-    """Mix the channels of queries and keys, and the like; drop those that cannot be mixed."""
+    """Mix the channels of queries and keys, and the like; choose those that cannot be mixed."""
     analyzed, config, group = prepared.analyzed, prepared.config, entry.group
     moments, factors = round_.factors(group), analyzed.factors(group)
     if len(entry.kept) == group.size or not config.mixes:

@@ -64,7 +64,8 @@ class ScaledTerms:
     kept
         (k,): the channels that stay.
     gains
-        For the node of a normalisation, what its gamma is multiplied by, (channels,).
+        For the node of a normalisation, what its gamma is multiplied by, (channels,); empty where
+        no normalisation could take it.
     lost
         Squared error of the product, as a share of its mean square.
     """
@@ -95,12 +96,14 @@ def scaled_terms(
         return None
     kept = ranking.kept(count)
     moments = term_moments(*measured, terms.at, terms.units)
-    scales = np.ones(group.size)
-    scales[kept] = gains(moments, kept)
     norm = next((node for node in terms.norms if node is not None), None)
     found = [n for n in group.norms if n.node == norm]
     if not found:
-        return ScaledTerms(kept, (), float(ranking.losses[-1, 0]))
+        gone = np.delete(np.arange(group.size), kept)
+        lost = moments.covariance[np.ix_(gone, gone)].sum() / (moments.covariance.sum() or 1.0)
+        return ScaledTerms(kept, (), float(lost))
+    scales = np.ones(group.size)
+    scales[kept] = gains(moments, kept)
     at = along(found[0].labels, analyzed.channels.roots, group)
     scaled = np.where(at < 0, 1.0, scales[at])
     return ScaledTerms(kept, ((found[0].node, scaled),), float(ranking.losses[-1, 0]))
