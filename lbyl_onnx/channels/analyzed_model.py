@@ -99,8 +99,8 @@ class AnalyzedModel:
         """Return the factors of a group's product, where their channels can be mixed."""
         return factors_of(self.graph, self.tensor_info, self.channels, group)
 
-    def terms(self, group: ChannelGroup) -> Terms | None:
-        """Return the terms of a group's product, where they can be told apart."""
+    def terms(self, group: ChannelGroup) -> tuple[Terms, ...]:
+        """Return the terms of each of a group's products, where they can be told apart."""
         return terms_of(self.graph, self.tensor_info, self.channels, group)
 
     def norm_parts(self, norm: SharedNorm) -> NormParts | None:

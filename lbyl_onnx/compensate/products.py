@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import ChannelGroup
 from lbyl_onnx.channels.heads.products import Factor
-from lbyl_onnx.channels.heads.terms import along
+from lbyl_onnx.channels.heads.terms import Terms, along
 from lbyl_onnx.compensate.fits import ProducerMixing
 from lbyl_onnx.compensate.linear_mixing import added_mixing
 from lbyl_onnx.methods.mixing.bilinear import BilinearRank, losses, reduce_bilinear
@@ -57,7 +57,7 @@ def _mixed(
 
 @dataclass(frozen=True, eq=False)
 class ScaledTerms:
-    """Terms of a product that stay, and what the others' part is made up for by.
+    """Terms of products that stay, and what the others' part is made up for by.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class ScaledTerms:
         For the node of a normalisation, what its gamma is multiplied by, (channels,); empty where
         no normalisation could take it.
     lost
-        Squared error of the product, as a share of its mean square.
+        Squared error of the products, as a share of their mean square.
     """
 
     kept: NDArray[np.intp]
@@ -75,38 +75,50 @@ class ScaledTerms:
     lost: float
 
 
+def _terms_of(
+    analyzed: AnalyzedModel, round_: ObservationRound, group: ChannelGroup
+) -> list[tuple[Terms, Moments]]:
+    """Terms of a group's products that cannot be mixed, with their moments; [] without these."""
+    measured, each = round_.terms(group), analyzed.terms(group)
+    if measured is None or len(measured) != len(each):
+        return []
+    pairs = zip(each, measured, strict=True)
+    return [(terms, term_moments(*two, terms.at, terms.units)) for terms, two in pairs]
+
+
 def terms_ranking(
     analyzed: AnalyzedModel, round_: ObservationRound, group: ChannelGroup, count: int
 ) -> Ranking | None:
-    """Rank channels that cannot be mixed by the error of their product; None without moments."""
-    measured, terms = round_.terms(group), analyzed.terms(group)
-    if measured is None or terms is None:
-        return None
+    """Rank channels that cannot be mixed by the error of their products; None without moments."""
+    moments = [here for _, here in _terms_of(analyzed, round_, group)]
     blocks = group.blocks if group.block_count > 1 else None
-    return rank_terms(term_moments(*measured, terms.at, terms.units), count, blocks)
+    return rank_terms(moments, count, blocks) if moments else None
 
 
 def scaled_terms(
     analyzed: AnalyzedModel, round_: ObservationRound, group: ChannelGroup, count: int
 ) -> ScaledTerms | None:
-    """Choose and scale the terms of a product whose channels cannot be mixed; None as above."""
-    measured, terms = round_.terms(group), analyzed.terms(group)
+    """Choose and scale the terms of products whose channels cannot be mixed; None as above."""
     ranking = terms_ranking(analyzed, round_, group, count)
-    if measured is None or terms is None or ranking is None:
+    if ranking is None:
         return None
     kept = ranking.kept(count)
-    moments = term_moments(*measured, terms.at, terms.units)
-    norm = next((node for node in terms.norms if node is not None), None)
-    found = [n for n in group.norms if n.node == norm]
-    if not found:
-        gone = np.delete(np.arange(group.size), kept)
-        lost = moments.covariance[np.ix_(gone, gone)].sum() / (moments.covariance.sum() or 1.0)
-        return ScaledTerms(kept, (), float(lost))
-    scales = np.ones(group.size)
-    scales[kept] = gains(moments, kept)
-    at = along(found[0].labels, analyzed.channels.roots, group)
-    scaled = np.where(at < 0, 1.0, scales[at])
-    return ScaledTerms(kept, ((found[0].node, scaled),), float(ranking.losses[-1, 0]))
+    gone = np.delete(np.arange(group.size), kept)
+    scaled: list[tuple[int, Floats]] = []
+    lost: list[float] = []
+    for number, (terms, moments) in enumerate(_terms_of(analyzed, round_, group)):
+        node = next((node for node in terms.norms if node is not None), None)
+        norm = next((norm for norm in group.norms if norm.node == node), None)
+        if norm is None:
+            whole = float(moments.covariance.sum()) or 1.0
+            lost.append(float(moments.covariance[np.ix_(gone, gone)].sum()) / whole)
+            continue
+        scales = np.ones(group.size)
+        scales[kept] = gains(moments, kept)
+        at = along(norm.labels, analyzed.channels.roots, group)
+        scaled.append((norm.node, np.where(at < 0, 1.0, scales[at])))
+        lost.append(float(ranking.losses[-1, number]))
+    return ScaledTerms(kept, tuple(scaled), float(np.mean(lost)))
 
 
 def product_ranking(

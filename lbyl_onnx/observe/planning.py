@@ -114,9 +114,9 @@ def factor_spec(tensor_info: TensorInfo, factor: Factor, samples: int) -> InputO
     )
 
 
-def terms_keys(group: ChannelGroup) -> tuple[str, str]:
-    """Return the keys of the views of both operands of a group's product."""
-    return f"{group.key}/terms/first", f"{group.key}/terms/second"
+def terms_keys(group: ChannelGroup, number: int) -> tuple[str, str]:
+    """Return the keys of the views of both operands of one of a group's products."""
+    return f"{group.key}/terms/{number}/first", f"{group.key}/terms/{number}/second"
 
 
 def terms_spec(tensor_info: TensorInfo, columns: Columns, samples: int) -> InputObservation | None:

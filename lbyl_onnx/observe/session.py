@@ -151,9 +151,11 @@ class ObservationRound:
         """Return the moments of both factors of a group's product; None where there are none."""
         return self._pair(factor_keys(group))
 
-    def terms(self, group: ChannelGroup) -> tuple[Moments, Moments] | None:
-        """Return the moments of both operands of a group's product, likewise."""
-        return self._pair(terms_keys(group))
+    def terms(self, group: ChannelGroup) -> list[tuple[Moments, Moments]] | None:
+        """Return the moments of both operands of each of a group's products, likewise."""
+        pairs = [self._pair(terms_keys(group, i)) for i in range(len(group.products))]
+        found = [pair for pair in pairs if pair is not None]
+        return found if found and len(found) == len(pairs) else None
 
     def _pair(self, keys: tuple[str, str]) -> tuple[Moments, Moments] | None:
         if any(key not in self.observations for key in keys):
@@ -271,15 +273,16 @@ def _observations(
         if (factors := analyzed.factors(group)) is not None:
             specs = [factor_spec(analyzed.tensor_info, factor, samples) for factor in factors]
             observations |= dict(zip(factor_keys(group), specs, strict=True))
-        elif (terms := analyzed.terms(group)) is not None:
-            operands = terms.first, terms.second
-            seen = [terms_spec(analyzed.tensor_info, columns, samples) for columns in operands]
-            pairs = zip(terms_keys(group), seen, strict=True)
-            observations |= {key: spec for key, spec in pairs if spec is not None}
+        for number, terms in enumerate(() if factors is not None else analyzed.terms(group)):
+            for key, columns in zip(
+                terms_keys(group, number), (terms.first, terms.second), strict=True
+            ):
+                spec = terms_spec(analyzed.tensor_info, columns, samples)
+                observations |= {} if spec is None else {key: spec}
         for norm in group.norms:
             parts = analyzed.norm_parts(norm)
-            spec = parts and norm_spec(analyzed.tensor_info, parts, samples)
-            observations |= {norm_key(group, norm): spec} if spec else {}
+            seen = None if parts is None else norm_spec(analyzed.tensor_info, parts, samples)
+            observations |= {} if seen is None else {norm_key(group, norm): seen}
         consumers = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
         candidates = {
             key_of(group, place): observation(

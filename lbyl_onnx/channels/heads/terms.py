@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap
 from lbyl_onnx.channels.labels import FIXED, Labels, varying_axes
+from lbyl_onnx.channels.rules.view import Product
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.model_graph import Graph, Tensor
 from lbyl_onnx.graph.norms.parts import parts_of
@@ -37,7 +38,7 @@ class Columns:
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """The terms that a group's channels add to a product.
+    """The terms that a group's channels add to one product.
 
     Parameters
     ----------
@@ -60,11 +61,22 @@ class Terms:
 
 def terms_of(
     graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup
+) -> tuple[Terms, ...]:
+    """Return the terms of each of a group's products; () where not all of one are its own."""
+    each = [_terms(graph, tensor_info, channels, group, product) for product in group.products]
+    found = tuple(terms for terms in each if terms is not None)
+    return () if group.consumers or len(found) < len(each) else found
+
+
+def _terms(
+    graph: Graph,
+    tensor_info: TensorInfo,
+    channels: ChannelMap,
+    group: ChannelGroup,
+    product: Product,
 ) -> Terms | None:
-    """Return the terms of a group's product; None where it has none, or not all are its own."""
-    if len(group.products) != 1 or group.consumers or group.products[0].added is not None:
+    if product.added is not None:
         return None
-    product = group.products[0]
     roots = [channels.roots[labels] for labels in product.meeting]
     if not np.array_equal(roots[0], roots[1]) or not np.all(np.isin(roots[0], group.units)):
         return None

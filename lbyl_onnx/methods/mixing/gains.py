@@ -6,6 +6,8 @@ unit of their channels, one or a rotated pair, adds a term to the score, and ter
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,12 +49,13 @@ def term_moments(
     return Moments(np.zeros(n), gram, min(first.rows, second.rows))
 
 
-def rank_terms(terms: Moments, count: int, blocks: NDArray[np.intp] | None) -> Ranking:
-    """Rank units down to a count, of each block as many, by the error of the sum of all terms.
+def rank_terms(products: Sequence[Moments], count: int, blocks: NDArray[np.intp] | None) -> Ranking:
+    """Rank units down to a count, of each block as many, by the error of each product's terms.
 
     Those that are left make up for what goes by their gains.
     """
-    return eliminate([ConsumerLoss(terms, np.ones_like(terms.covariance))], count, blocks=blocks)
+    losses = [ConsumerLoss(terms, np.ones_like(terms.covariance)) for terms in products]
+    return eliminate(losses, count, blocks=blocks)
 
 
 def gains(terms: Moments, kept: NDArray[np.intp]) -> Floats:

@@ -79,7 +79,7 @@ def test_gains_are_least_squares(seed: int, pairs: bool) -> None:
 @pytest.mark.parametrize("pairs", [False, True])
 def test_what_is_lost_is_what_is_left_of_the_squares(pairs: bool) -> None:
     case = Case.of(1, pairs)
-    ranking = rank_terms(case.moments(), 1, None)
+    ranking = rank_terms([case.moments()], 1, None)
     n = ranking.size
     for gone in range(n):
         kept = ranking.kept(n - gone).tolist()
@@ -90,5 +90,5 @@ def test_what_is_lost_is_what_is_left_of_the_squares(pairs: bool) -> None:
 
 def test_of_each_block_as_many_go() -> None:
     case = Case.of(2, False)
-    ranking = rank_terms(case.moments(), 2, np.asarray([0, 0, 0, 1, 1, 1]))
+    ranking = rank_terms([case.moments()], 2, np.asarray([0, 0, 0, 1, 1, 1]))
     assert sorted(ranking.kept(2) // 3) == [0, 1]

@@ -36,8 +36,7 @@ def test_operands_are_seen_by_head(operator: bool, tmp_path: Path) -> None:
     model = block(operator).model()
     found, graph = interpret(model), to_graph(model)
     (group,) = [g for g in found.channels.groups if g.products]
-    terms = terms_of(graph, found.tensor_info, found.channels, group)
-    assert terms is not None
+    (terms,) = terms_of(graph, found.tensor_info, found.channels, group)
     assert terms.units.tolist() == [[0, 1, 2, 3]] * 4
     operands = {"q": terms.first, "k": terms.second}
     x = np.random.default_rng(0).standard_normal((SAMPLES, 4, WIDTH)).astype(np.float32)
