@@ -305,9 +305,10 @@ def _by_product(prepared: Prepared, round_: ObservationRound, entry: GroupPlan) 
         terms = scaled_terms(analyzed, round_, group, len(entry.kept))
         if terms is None:
             return by_weights(analyzed, entry, config)
-        how = f"{config.method}, terms scaled" if terms.gains else "chosen by the product"
+        scaled = terms.gains or terms.mixings
+        how = f"{config.method}, terms scaled" if scaled else "chosen by the product"
         chosen = GroupPlan(group, terms.kept)
-        return Outcome(chosen, (), how, gains=terms.gains, error=terms.lost)
+        return Outcome(chosen, (), how, None, terms.mixings, terms.gains, error=terms.lost)
     mixed = product_mixings(analyzed, factors, moments, group, len(entry.kept))
     if mixed is None:
         return by_weights(analyzed, entry, config)

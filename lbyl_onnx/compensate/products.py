@@ -64,14 +64,16 @@ class ScaledTerms:
     kept
         (k,): the channels that stay.
     gains
-        For the node of a normalisation, what its gamma is multiplied by, (channels,); empty where
-        no normalisation could take it.
+        For nodes of normalisations, what gamma is multiplied by, (channels,).
+    mixings
+        What layers that make first operands become: each channel that stays is scaled.
     lost
         Squared error of the products, as a share of their mean square.
     """
 
     kept: NDArray[np.intp]
     gains: tuple[tuple[int, Floats], ...]
+    mixings: tuple[ProducerMixing, ...]
     lost: float
 
 
@@ -105,20 +107,27 @@ def scaled_terms(
     kept = ranking.kept(count)
     gone = np.delete(np.arange(group.size), kept)
     scaled: list[tuple[int, Floats]] = []
+    mixings: list[ProducerMixing] = []
     lost: list[float] = []
     for number, (terms, moments) in enumerate(_terms_of(analyzed, round_, group)):
         node = next((node for node in terms.norms if node is not None), None)
         norm = next((norm for norm in group.norms if norm.node == node), None)
-        if norm is None:
+        if norm is None and terms.made is None:
             whole = float(moments.covariance.sum()) or 1.0
             lost.append(float(moments.covariance[np.ix_(gone, gone)].sum()) / whole)
             continue
-        scales = np.ones(group.size)
-        scales[kept] = gains(moments, kept)
-        at = along(norm.labels, analyzed.channels.roots, group)
-        scaled.append((norm.node, np.where(at < 0, 1.0, scales[at])))
         lost.append(float(ranking.losses[-1, number]))
-    return ScaledTerms(kept, tuple(scaled), float(np.mean(lost)))
+        factors = gains(moments, kept)
+        if norm is not None:
+            scales = np.ones(group.size)
+            scales[kept] = factors
+            at = along(norm.labels, analyzed.channels.roots, group)
+            scaled.append((norm.node, np.where(at < 0, 1.0, scales[at])))
+        elif terms.made is not None:
+            weights = np.zeros((len(kept), group.size))
+            weights[np.arange(len(kept)), kept] = factors
+            mixings.append(ProducerMixing(terms.made, kept, weights, np.zeros(len(kept)), ()))
+    return ScaledTerms(kept, tuple(scaled), tuple(mixings), float(np.mean(lost)))
 
 
 def product_ranking(

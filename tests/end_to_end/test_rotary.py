@@ -60,6 +60,29 @@ def test_none_equals_the_original_without_the_pairs(model: tuple[str, int]) -> N
     assert_same(run(cut(original, "none"), feeds), expected)
 
 
+def test_the_pairs_that_stay_are_scaled_alike_in_all_heads() -> None:
+    original = rotary("stored", FEW)
+    result = compress(original, config=Config(ratio=0.5, round_to=1, provider="cpu"))
+    assert result.model is not None
+    assert [g.restored for g in result.groups if "scaled" in g.restored] == [
+        "lbyl+, terms scaled"
+    ] * 2
+    before, after = values(original), values(result.model)
+    queries, keys = (after[name].astype(np.float64).T for name in ("w0", "w3"))
+    columns = before["w0"].astype(np.float64).T  # (heads * dims, width)
+    near = np.abs(queries @ columns.T) / np.outer(
+        *(np.linalg.norm(x, axis=1) for x in (queries, columns))
+    )
+    at = np.argmax(near, axis=1)
+    np.testing.assert_allclose(near[np.arange(len(at)), at], 1.0, atol=1e-6)
+    factors = np.einsum("ij,ij->i", queries, columns[at]) / np.sum(columns[at] ** 2, axis=1)
+    pairs = factors.reshape(2 * HEADS, -1)  # (heads * dims,) -> (heads * halves, pairs)
+    np.testing.assert_allclose(pairs, np.tile(pairs[:1], (len(pairs), 1)), rtol=1e-5)
+    assert np.any(np.abs(pairs - 1.0) > 1e-3)
+    whole = {column.tobytes() for column in before["w3"].T.astype(np.float64).copy()}
+    assert all(key.tobytes() in whole for key in keys.copy())
+
+
 def test_of_angles_computed_from_positions_each_layer_takes_its_pairs() -> None:
     original = rotary("positions")
     result = cut(original, "lbyl+")

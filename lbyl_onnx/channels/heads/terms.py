@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap
+from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding
 from lbyl_onnx.channels.labels import FIXED, Labels, varying_axes
+from lbyl_onnx.channels.paths import HANDS_ON
 from lbyl_onnx.channels.rules.view import Product
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.model_graph import Graph, Tensor
 from lbyl_onnx.graph.norms.parts import parts_of
 from lbyl_onnx.graph.tensor_info import TensorInfo
+
+# Operators behind which a channel that was scaled before is scaled as much; sums of two such.
+SCALES = HANDS_ON | {"Add", "Sub", "Mul", "Neg", "Concat"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,9 @@ class Terms:
         The channel of the group at each place, (sums, d).
     norms
         Nodes of the normalisations on the way of each operand; None without.
+    made
+        Where the layer that makes the first operand has its channels; None where what lies between
+        does not hand on a scale of each channel.
     """
 
     first: Columns
@@ -57,6 +64,7 @@ class Terms:
     at: tuple[NDArray[np.intp], NDArray[np.intp]]
     units: NDArray[np.intp]
     norms: tuple[int | None, int | None]
+    made: GroupBinding | None
 
 
 def terms_of(
@@ -96,7 +104,39 @@ def _terms(
         at.append(np.searchsorted(distinct, met).astype(np.intp))
     units = np.searchsorted(group.units, roots[0]).astype(np.intp)
     one, other = (_norm_before(graph, tensor_info, channels, tensor) for tensor in operands)
-    return Terms(columns[0], columns[1], (at[0], at[1]), units, (one, other))
+    made = _made(graph, tensor_info, channels, group, operands[0])
+    if made is not None and made.positions.size != columns[0].positions.size:
+        made = None  # one weight makes both operands
+    return Terms(columns[0], columns[1], (at[0], at[1]), units, (one, other), made)
+
+
+def _made(
+    graph: Graph, tensor_info: TensorInfo, channels: ChannelMap, group: ChannelGroup, last: Tensor
+) -> GroupBinding | None:
+    """Where the one layer before an operand has its channels, if only linear nodes lie between."""
+    index_of = {id(node): index for index, node in enumerate(graph.nodes)}
+    makers, waiting = set[int](), [last]
+    while waiting:
+        tensor = waiting.pop()
+        labels = channels.tensors.get(tensor.name)
+        if labels is None or not np.any(np.isin(channels.roots[labels], group.units)):
+            continue
+        node = tensor.inputs[0]
+        layer = linear_layer(tensor_info, node)
+        if layer is not None:
+            if layer.groups != 1 or not layer.plain:
+                return None
+            makers.add(index_of[id(node)])
+            continue
+        added = node.op in ("Add", "Sub") and any(
+            channels.tensors.get(x.name) is None for x in node.inputs
+        )
+        if added or node.op not in SCALES:
+            return None
+        waiting += list(node.inputs)
+    places = [place for place in group.producers if place.binding.node in makers]
+    alone = len(makers) == len(places) == 1 and not places[0].binding.source
+    return places[0] if alone else None
 
 
 def _norm_before(

@@ -56,6 +56,7 @@ def test_operands_are_seen_by_head(operator: bool, tmp_path: Path) -> None:
     assert queries.shape[1:] == keys.shape[1:] == (4, SIZE)
     np.testing.assert_array_equal(keys[:, 0], keys[:, 1])
     assert not np.array_equal(keys[:, 1], keys[:, 2])
+    assert terms.made is None  # a scale would not pass the normalisation
     assert terms.norms[0] != terms.norms[1]
     assert None not in terms.norms
 
