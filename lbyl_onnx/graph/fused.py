@@ -217,8 +217,10 @@ def _attention(writer: _Writer) -> bool:
     if inputs[_BIAS]:
         x = writer.write("Add", [x, inputs[_BIAS]], {})
     array = numpy_helper.from_array(np.asarray(sizes, np.int64))
-    given = [writer.write("Constant", [], {"value": array})] if writer.opset >= 13 else []
-    first = writer.write("Split", [x, *given], {"axis": 2, **({} if given else {"split": sizes})})
+    operand = [writer.write("Constant", [], {"value": array})] if writer.opset >= 13 else []
+    first = writer.write(
+        "Split", [x, *operand], {"axis": 2, **({} if operand else {"split": sizes})}
+    )
     parts = [first, *(writer.free(f"{first}_{i}") for i in (1, 2))]
     writer.nodes[-1].output[:] = parts
     attributes = writer.attributes("qkv_hidden_sizes", "do_rotary", "past_present")

@@ -154,8 +154,8 @@ class ObservationRound:
     def terms(self, group: ChannelGroup) -> list[tuple[Moments, Moments]] | None:
         """Return the moments of both operands of each of a group's products, likewise."""
         pairs = [self._pair(terms_keys(group, i)) for i in range(len(group.products))]
-        found = [pair for pair in pairs if pair is not None]
-        return found if found and len(found) == len(pairs) else None
+        measured = [pair for pair in pairs if pair is not None]
+        return measured if measured and len(measured) == len(pairs) else None
 
     def _pair(self, keys: tuple[str, str]) -> tuple[Moments, Moments] | None:
         if any(key not in self.observations for key in keys):
@@ -281,8 +281,8 @@ def _observations(
                 observations |= {} if spec is None else {key: spec}
         for norm in group.norms:
             parts = analyzed.norm_parts(norm)
-            seen = None if parts is None else norm_spec(analyzed.tensor_info, parts, samples)
-            observations |= {} if seen is None else {norm_key(group, norm): seen}
+            whole = None if parts is None else norm_spec(analyzed.tensor_info, parts, samples)
+            observations |= {} if whole is None else {norm_key(group, norm): whole}
         consumers = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
         candidates = {
             key_of(group, place): observation(

@@ -131,18 +131,18 @@ def _insert_add(graph: gs.Graph, node: gs.Node, shift: gs.Constant, taken: set[s
 def _select(
     graph: gs.Graph, nodes: Sequence[gs.Node], edits: Edits, taken: set[str]
 ) -> list[_Edited]:
-    """Let nodes read some places along an axis of a computed input; return the indices."""
+    """Let nodes read some positions along an axis of a computed input; return the indices."""
     made: dict[tuple[str, int, bytes], gs.Variable] = {}
     indices: list[_Edited] = []
-    for (index, operand), (axis, places) in sorted(edits.selected.items()):
+    for (index, operand), (axis, positions) in sorted(edits.selected.items()):
         node = nodes[index]
         whole = node.inputs[operand]
-        key = whole.name, axis, places.tobytes()
+        key = whole.name, axis, positions.tobytes()
         if key not in made:
             name = _free_name(whole.name, taken)
             made[key] = gs.Variable(name, whole.dtype)
             chosen = _placeholder(_free_name(f"{whole.name}_channels", taken))
-            indices.append(_Edited(chosen, places.astype(np.int64), gs.Variable.empty()))
+            indices.append(_Edited(chosen, positions.astype(np.int64), gs.Variable.empty()))
             gather = gs.Node(
                 "Gather", f"{name}_gather", {"axis": axis}, [whole, chosen], [made[key]]
             )

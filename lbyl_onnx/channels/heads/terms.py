@@ -72,8 +72,8 @@ def terms_of(
 ) -> tuple[Terms, ...]:
     """Return the terms of each of a group's products; () where not all of one are its own."""
     each = [_terms(graph, tensor_info, channels, group, product) for product in group.products]
-    found = tuple(terms for terms in each if terms is not None)
-    return () if group.consumers or len(found) < len(each) else found
+    terms = tuple(one for one in each if one is not None)
+    return () if group.consumers or len(terms) < len(each) else terms
 
 
 def _terms(
@@ -134,9 +134,9 @@ def _made(
         if added or node.op not in SCALES:
             return None
         waiting += list(node.inputs)
-    places = [place for place in group.producers if place.binding.node in makers]
-    alone = len(makers) == len(places) == 1 and not places[0].binding.source
-    return places[0] if alone else None
+    bindings = [place for place in group.producers if place.binding.node in makers]
+    alone = len(makers) == len(bindings) == 1 and not bindings[0].binding.source
+    return bindings[0] if alone else None
 
 
 def _norm_before(
@@ -144,11 +144,11 @@ def _norm_before(
 ) -> int | None:
     """Index of the normalisation between an operand and the layers that make it."""
     index_of = {id(node): index for index, node in enumerate(graph.nodes)}
-    known = (
+    all_parts = (
         (n.node, parts_of(graph.nodes[n.node], n.labels.shape[-1], tensor_info))
         for n in channels.norms
     )
-    norms = {node for node, parts in known if parts is not None}
+    norms = {node for node, parts in all_parts if parts is not None}
     waiting, visited = [operand], set[int]()
     while waiting:
         for node in waiting.pop().inputs:

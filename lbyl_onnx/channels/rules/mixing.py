@@ -128,8 +128,8 @@ def _reduced(view: NodeView, labels: Labels, axes: set[int]) -> list[Labels | No
         )
         reason = f"{part_of} averages over them" if part_of else f"{view.op_type} sums over them"
         last = labels.ndim - 1
-        known = part_of and has_parts(view.node, labels.shape[last], view.tensor_info)
-        if not known or axes != {last} or view.along(labels, last) is None:
+        complete = part_of and has_parts(view.node, labels.shape[last], view.tensor_info)
+        if not complete or axes != {last} or view.along(labels, last) is None:
             return view.freeze_inputs(reason)
         view.flow.norms.append(SharedNorm(view.index, labels, None))
         return []
