@@ -90,6 +90,12 @@ SUBJECTS = (
         0.40,
     ),
     Subject(
+        "Qwen3-like",
+        ("qwen3_eager_dynamo_18",),
+        2 * (attention(keys=32, biases=0) + feed_forward(hidden=160, matrices=3, bias=False)),
+        0.40,
+    ),
+    Subject(
         "T5 encoder",
         ("t5_dynamo_18", "t5_eager_legacy_17_static"),
         2 * (attention(biases=0) + feed_forward(hidden=192, matrices=3, bias=False)),

@@ -31,6 +31,7 @@ ATTENTION = (
     ("llama", "dynamo 23"),
     ("llama_eager", "dynamo 18"),
     ("llama_eager", "legacy 17, static"),
+    ("qwen3_eager", "dynamo 18"),
     ("t5", "dynamo 18"),
     ("t5_eager", "legacy 17, static"),
     ("bert", "dynamo 23"),

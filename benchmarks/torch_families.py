@@ -63,6 +63,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 ATTENTIVE: dict[str, Callable[[], nn.Module]] = {
     "llama": partial(hugging_face.llama, True),
     "llama_eager": partial(hugging_face.llama, False),
+    "qwen3_eager": partial(hugging_face.qwen3, False),
     "t5": partial(hugging_face.t5, True),
     "t5_eager": partial(hugging_face.t5, False),
     "bert": partial(hugging_face.bert, True),
@@ -84,6 +85,7 @@ FAMILIES |= ATTENTIVE
 TOKENS_OF = dict.fromkeys(("text_encoder", "lstm_tagger", "gru_tagger"), transformers.WORDS) | {
     "llama": hugging_face.LLAMA_WORDS,
     "llama_eager": hugging_face.LLAMA_WORDS,
+    "qwen3_eager": hugging_face.LLAMA_WORDS,
     "t5": hugging_face.T5_WORDS,
     "t5_eager": hugging_face.T5_WORDS,
     "bert": hugging_face.BERT_WORDS,

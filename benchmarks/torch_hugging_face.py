@@ -10,6 +10,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     ViTConfig,
@@ -57,6 +59,16 @@ def llama(builtin: bool) -> nn.Module:
         max_position_embeddings=64, use_cache=False,
     )  # fmt: skip
     return Causal(LlamaForCausalLM(_attending(config, builtin)))
+
+
+def qwen3(builtin: bool) -> nn.Module:
+    """Qwen3 (2025): as LLaMA, with RMSNorm of each head's queries and keys before they turn."""
+    config = Qwen3Config(
+        vocab_size=LLAMA_WORDS, hidden_size=WIDTH, intermediate_size=LLAMA_HIDDEN,
+        num_hidden_layers=2, num_attention_heads=HEADS, num_key_value_heads=KEY_HEADS,
+        head_dim=WIDTH // HEADS, max_position_embeddings=64, use_cache=False,
+    )  # fmt: skip
+    return Causal(Qwen3ForCausalLM(_attending(config, builtin)))
 
 
 def t5(builtin: bool) -> nn.Module:

@@ -367,7 +367,7 @@ def _whole(job: _Job, prepared: Prepared, baseline: Baseline) -> _Rewritten:
     analyzed, size = prepared.analyzed, job.files.size
     for path in (job.pruned, job.reference):
         write_draft(analyzed.draft, path, analyzed.read, "auto")
-    nothing = Fitted(PruningPlan(()), (), (), (), (), (), None, {}, {})
+    nothing = Fitted(PruningPlan(()), (), (), (), (), (), (), None, {}, {})
     target = TargetReport("ratio", 0.0, 0.0, str(job.config.target), "uniform", 1)
     reached = Reached(nothing, analyzed.costs, size, target, {})
     return _described(prepared, baseline, analyzed.costs, (), (), reached)

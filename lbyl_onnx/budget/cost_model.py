@@ -199,15 +199,21 @@ def counted_parameters(
     for (index, operand), bindings in operands.items():
         name, axes = _stored_as(analyzed, (index, operand))
         dtype = tensor_info.dtype(name)
-        bindings = sorted(bindings, key=lambda binding: axes.get(binding.axis, binding.axis))
-        roots = b"/".join(channels.roots[s.labels].tobytes() for s in bindings)
+        # An axis whose channels all stay may carry labels for one reader and none for another.
+        bound = [
+            (axes.get(s.axis, s.axis), channels.roots[s.labels].tobytes(), s.labels)
+            for s in bindings
+            if not terms.owner.keys().isdisjoint(channels.roots[s.labels].tolist())
+        ]
+        along = sorted(bound, key=lambda entry: entry[0])
+        roots = b"/".join(b"%d:%b" % (axis, line) for axis, line, _ in along)
         if dtype not in FLOATS or (name, roots) in counted:
             continue
         counted.add((name, roots))
         size = math.prod(d or 0 for d in tensor_info.shape(name) or (0,))
         if size > 0:
             replaced |= _computed_from(analyzed.graph.nodes[index].inputs[operand])
-            terms.add(size * each(dtype), [s.labels for s in bindings])
+            terms.add(size * each(dtype), [labels for _, _, labels in along])
     for labels, values, dtype in _new_biases(analyzed, groups) if with_biases else ():
         terms.add(len(labels) * values * each(dtype), [labels])
     stored = dict(constants(analyzed.model))

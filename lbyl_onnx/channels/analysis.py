@@ -94,6 +94,7 @@ def _interpreted(
         sharing,
         norms=tuple(flow.norms),
         kept_attributes=tuple(flow.kept_attributes),
+        selected=tuple(flow.selected),
         ties=ties,
     )
 
@@ -260,6 +261,7 @@ def _group(graph: Graph, flow: LabelFlow, lines: Lines, unit_set: _UnitSet) -> C
         np.unique(lines.line_of[units], return_inverse=True)[1].reshape(-1),  # (n,)
         tuple(p for p in flow.products if np.any(np.isin(roots[p.labels], units))),
         any(p.binding.node in flow.units and p.positions.shape[1] > 1 for p in producers),
+        tuple(n for n in flow.norms if np.any(np.isin(roots[n.labels], units))),
     )
 
 

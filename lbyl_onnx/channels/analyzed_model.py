@@ -13,11 +13,14 @@ from lbyl_onnx.channels.affine import Response, respond
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, Selection
 from lbyl_onnx.channels.heads.products import Factor, factors_of
+from lbyl_onnx.channels.heads.terms import Terms, terms_of
 from lbyl_onnx.channels.paths import Activation, activation_between
 from lbyl_onnx.channels.refusals import refuse_quantised
+from lbyl_onnx.channels.rules.view import SharedNorm
 from lbyl_onnx.graph.costs import Costs, count_costs
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.model_graph import Graph, to_graph
+from lbyl_onnx.graph.norms.parts import NormParts, parts_of
 from lbyl_onnx.graph.sharing import Sharing
 from lbyl_onnx.graph.source import Source
 from lbyl_onnx.graph.tensor_info import TensorInfo
@@ -99,6 +102,15 @@ class AnalyzedModel:
     def factors(self, group: ChannelGroup) -> tuple[Factor, Factor] | None:
         """Return the factors of a group's product, where their channels can be mixed."""
         return factors_of(self.graph, self.tensor_info, self.channels, group)
+
+    def terms(self, group: ChannelGroup) -> tuple[Terms, ...]:
+        """Return the terms of each of a group's products, where they can be told apart."""
+        return terms_of(self.graph, self.tensor_info, self.channels, group)
+
+    def norm_parts(self, norm: SharedNorm) -> NormParts | None:
+        """Return the constants of a layer or RMS normalisation; None of any other."""
+        node = self.graph.nodes[norm.node]
+        return parts_of(node, norm.labels.shape[-1], self.tensor_info)
 
     def activation(self, group: ChannelGroup, consumer: GroupBinding) -> Activation | None:
         """Return what lies between a group and a consumer, where it is an activation alone."""

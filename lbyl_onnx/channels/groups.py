@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.channels.labels import AxisBinding, Labels
-from lbyl_onnx.channels.rules.view import KeptAttribute, Product, ShapeParameter, SharedNorm
+from lbyl_onnx.channels.rules.view import (
+    KeptAttribute,
+    Product,
+    SelectedAxis,
+    ShapeParameter,
+    SharedNorm,
+)
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
@@ -61,6 +67,8 @@ class ChannelGroup:
         The products in which the channels meet others and end, as queries and keys do.
     whole_heads
         Whether each of its channels is a head of attention, with its queries, keys and values.
+    norms
+        The normalisations that take statistics over them.
     """
 
     name: str
@@ -71,6 +79,7 @@ class ChannelGroup:
     blocks: NDArray[np.intp]
     products: tuple[Product, ...] = ()
     whole_heads: bool = False
+    norms: tuple[SharedNorm, ...] = ()
 
     @property
     def size(self) -> int:
@@ -138,6 +147,8 @@ class ChannelMap:
         Normalisations over several channels.
     kept_attributes
         Numbers of nodes that have to stay what they are.
+    selected
+        Computed inputs of nodes of which the channels that stay are taken.
     ties
         Keys of the groups, of two or more, whose blocks all keep as many channels.
     """
@@ -151,6 +162,7 @@ class ChannelMap:
     sharing: Sharing
     norms: tuple[SharedNorm, ...] = ()
     kept_attributes: tuple[KeptAttribute, ...] = ()
+    selected: tuple[SelectedAxis, ...] = ()
     ties: tuple[frozenset[int], ...] = ()
 
 

@@ -65,6 +65,24 @@ class Repair:
 
 
 @dataclass(frozen=True, eq=False)
+class NormFit:
+    """New constants of a normalisation that loses channels.
+
+    Parameters
+    ----------
+    scale_at, scale
+        The node and the input that gamma is, and what gamma is multiplied by, (channels,).
+    epsilon_at, epsilon
+        The node and the input, None for its attribute, and the new value.
+    """
+
+    scale_at: tuple[int, int]
+    scale: Floats
+    epsilon_at: tuple[int, int | None]
+    epsilon: float
+
+
+@dataclass(frozen=True, eq=False)
 class ProducerMixing:
     """A producer whose kept outputs become mixtures of all n outputs of its group.
 

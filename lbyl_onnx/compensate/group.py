@@ -14,12 +14,25 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.channels.affine import not_finite
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
-from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal, tied_to
+from lbyl_onnx.channels.groups import ChannelGroup, Refusal, tied_to
 from lbyl_onnx.channels.paths import LinearPath, linear_path
 from lbyl_onnx.compensate.consumer_loss import consumer_losses, joint_gram
-from lbyl_onnx.compensate.fits import ConsumerFit, ConsumerMixing, ProducerMixing, Repairs
+from lbyl_onnx.compensate.fits import (
+    ConsumerFit,
+    ConsumerMixing,
+    NormFit,
+    ProducerMixing,
+    Repairs,
+)
 from lbyl_onnx.compensate.linear_mixing import mixture
-from lbyl_onnx.compensate.products import product_mixings, product_ranking
+from lbyl_onnx.compensate.norms import norm_fits
+from lbyl_onnx.compensate.outcome import Outcome, by_weights, delivered, notes_of
+from lbyl_onnx.compensate.products import (
+    product_mixings,
+    product_ranking,
+    scaled_terms,
+    terms_ranking,
+)
 from lbyl_onnx.compensate.selection import (
     GroupPlan,
     KeptCounts,
@@ -29,17 +42,14 @@ from lbyl_onnx.compensate.selection import (
     rank,
 )
 from lbyl_onnx.compensate.variance import OutputContribution, Statistics, modelled, part
-from lbyl_onnx.config import Config
-from lbyl_onnx.errors import OptionError
 from lbyl_onnx.graph.sharing import same_everywhere
 from lbyl_onnx.methods.mixing import reduced_rank
 from lbyl_onnx.methods.mixing.blockwise import reduce_blocks
 from lbyl_onnx.methods.obs import eliminate
-from lbyl_onnx.methods.registry import Method, find_method
-from lbyl_onnx.methods.types import ConsumerLoss, Delivery, FoldedRows, Moments, Ranking
+from lbyl_onnx.methods.types import ConsumerLoss, Delivery, Moments, Ranking
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import key_of
-from lbyl_onnx.observe.pooling import averaged, deliveries
+from lbyl_onnx.observe.pooling import deliveries
 from lbyl_onnx.observe.session import ObservationRound, Prepared
 
 Step = Callable[[int, int], None]
@@ -60,6 +70,8 @@ class Fitted:
         What takes the mixing that some of the fits ask for to the producers.
     product_mixings
         What the producers of queries and keys, and the like, become.
+    norms
+        New constants of the normalisations over channels of which some go.
     refusals
         Groups that could not be fitted.
     restored
@@ -77,6 +89,7 @@ class Fitted:
     fits: tuple[ConsumerFit, ...]
     producer_mixings: tuple[ProducerMixing, ...]
     product_mixings: tuple[ProducerMixing, ...]
+    norms: tuple[NormFit, ...]
     refusals: tuple[Refusal, ...]
     restored: tuple[str, ...]
     statistics: Statistics | None
@@ -111,39 +124,31 @@ def fit(
         analyzed.graph, analyzed.tensor_info, groups, counts, config.score, config.seed
     )
     entries = {entry.group.key: entry for entry in plan.groups}
-    outcomes, before = list[_Outcome](), dict[int, SampleMoments]()
+    outcomes, before = list[Outcome](), dict[int, SampleMoments]()
     if prepared.run is None or not config.needs_moments:
         for done, entry in enumerate(plan.groups):
             step(done, len(plan.groups))
-            outcomes.append(_by_weights(analyzed, entry, config))
-        return _gathered(prepared, outcomes, None)
+            outcomes.append(by_weights(analyzed, entry, config))
+        return _gathered(prepared, outcomes, None, {})
+    norms: dict[int, Moments] = {}
     for round_ in measured:
         step(len(outcomes), len(groups))
         keys = round_.measured.keys()
         before |= {i: round_.measured[str(i)] for i in prepared.outputs if str(i) in keys}
+        norms |= round_.norms() if config.method_entry.needs == "moments" else {}
         by_statistics = partial(_by_statistics, prepared, round_)
         asked = [(entries[g.key], rankings.get(g.key)) for g in round_.groups]
         with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
             outcomes += pool.map(by_statistics, *zip(*asked, strict=True))
     statistics = Statistics(prepared.run, prepared.outputs, before) if before else None
-    return _gathered(prepared, outcomes, statistics)
-
-
-@dataclass(frozen=True, eq=False)
-class _Outcome:
-    """One group: the channels that stay, its fits (None where they are not finite), and how."""
-
-    entry: GroupPlan
-    fits: tuple[ConsumerFit, ...] | None
-    restored: str
-    mixture: ProducerMixing | None = None
-    product_mixings: tuple[ProducerMixing, ...] = ()
-    parts: tuple[tuple[int, OutputContribution], ...] = ()
-    error: float | None = None
+    return _gathered(prepared, outcomes, statistics, norms)
 
 
 def _gathered(
-    prepared: Prepared, outcomes: Sequence[_Outcome], statistics: Statistics | None
+    prepared: Prepared,
+    outcomes: Sequence[Outcome],
+    statistics: Statistics | None,
+    norms: Mapping[int, Moments],
 ) -> Fitted:
     bad = [outcome.entry.group.key for outcome in outcomes if outcome.fits is None]
     left_out = tied_to(prepared.analyzed.channels.ties, bad)
@@ -152,11 +157,14 @@ def _gathered(
     parts: dict[int, list[OutputContribution]] = defaultdict(list)
     for index, contribution in (entry for outcome in done for entry in outcome.parts):
         parts[index].append(contribution)
+    plan = PruningPlan(tuple(outcome.entry for outcome in done))
+    gains = [gain for outcome in done for gain in outcome.gains]
     return Fitted(
-        PruningPlan(tuple(outcome.entry for outcome in done)),
+        plan,
         tuple(fit for outcome in done for fit in outcome.fits or ()),
         tuple(outcome.mixture for outcome in done if outcome.mixture is not None),
         tuple(mixing for outcome in done for mixing in outcome.product_mixings),
+        norm_fits(prepared.analyzed, plan.removed, norms, gains),
         (*prepared.refusals, *unfit),
         tuple(outcome.restored + _parted(prepared.analyzed, outcome) for outcome in done),
         statistics,
@@ -165,7 +173,7 @@ def _gathered(
     )
 
 
-def _parted(analyzed: AnalyzedModel, outcome: _Outcome) -> str:
+def _parted(analyzed: AnalyzedModel, outcome: Outcome) -> str:
     """Say of a bias that layers with other weights read, too, that it is stored for each."""
     sharing = analyzed.channels.sharing
     for layer in analyzed.layers(outcome.entry.group):
@@ -189,7 +197,9 @@ def ranking_of(
     """
     if group.products:
         factors = round_.factors(group)
-        return None if factors is None else product_ranking(group, factors, count)
+        if factors is None:
+            return terms_ranking(prepared.analyzed, round_, group, count)
+        return product_ranking(group, factors, count)
     moments = round_.moments(group)
     if isinstance(moments, str):
         return None
@@ -243,14 +253,14 @@ def _layer_of_each(round_: ObservationRound, group: ChannelGroup) -> NDArray[np.
 
 def _by_statistics(
     prepared: Prepared, round_: ObservationRound, entry: GroupPlan, ranking: Ranking | None
-) -> _Outcome:
+) -> Outcome:
     """Choose and fit a group by its moments; by its weights where there are none to go by."""
     analyzed, config, group = prepared.analyzed, prepared.config, entry.group
     if group.products:
         return _by_product(prepared, round_, entry)
     moments = round_.moments(group)
     if isinstance(moments, str):
-        return _by_weights(analyzed, entry, config, moments)
+        return by_weights(analyzed, entry, config, moments)
     error: float | None = None
     if config.by_loss:
         channel_path = _path_to_mix(analyzed, group, moments)
@@ -266,10 +276,10 @@ def _by_statistics(
             error = float(np.mean(np.clip(ranking.losses[len(entry.removed)], 0.0, 1.0)))
     method = config.method_entry
     if method.needs != "moments":
-        return _by_weights(analyzed, entry, config)
+        return by_weights(analyzed, entry, config)
 
     def deliver(here: Moments) -> Delivery:
-        return _delivered(method, here, entry, config)
+        return delivered(method, here, entry, config)
 
     fits = deliveries(deliver, moments, round_.layers[group.key])
     restored = method.name
@@ -279,29 +289,37 @@ def _by_statistics(
         restored += " by window"
     keys = [key_of(group, place) for place in group.consumers]
     restored += ", as Gaussian" if any(round_.observations[key].activation for key in keys) else ""
-    restored += _notes(fits)
+    restored += notes_of(fits)
     whole = [ConsumerFit(group, place, d) for place, d in zip(group.consumers, fits, strict=True)]
     parts = tuple(
         (fit.consumer.binding.node, part(analyzed.graph, analyzed.tensor_info, fit, m))
         for fit, m in zip(whole, moments, strict=True)
         if fit.consumer.binding.node in prepared.modelled
     )
-    return _Outcome(entry, tuple(whole), restored, parts=parts, error=error)
+    return Outcome(entry, tuple(whole), restored, parts=parts, error=error)
 
 
-def _by_product(prepared: Prepared, round_: ObservationRound, entry: GroupPlan) -> _Outcome:
-    """Mix the channels of queries and keys, and the like; drop those that cannot be mixed."""
+def _by_product(prepared: Prepared, round_: ObservationRound, entry: GroupPlan) -> Outcome:
+    """Mix the channels of queries and keys, and the like; choose those that cannot be mixed."""
     analyzed, config, group = prepared.analyzed, prepared.config, entry.group
     moments, factors = round_.factors(group), analyzed.factors(group)
-    if not (config.mixes and moments and factors) or len(entry.kept) == group.size:
-        return _by_weights(analyzed, entry, config)
+    if len(entry.kept) == group.size or not config.mixes:
+        return by_weights(analyzed, entry, config)
+    if moments is None or factors is None:
+        terms = scaled_terms(analyzed, round_, group, len(entry.kept))
+        if terms is None:
+            return by_weights(analyzed, entry, config)
+        scaled = terms.gains or terms.mixings
+        how = f"{config.method}, terms scaled" if scaled else "chosen by the product"
+        chosen = GroupPlan(group, terms.kept)
+        return Outcome(chosen, (), how, None, terms.mixings, terms.gains, error=terms.lost)
     mixed = product_mixings(analyzed, factors, moments, group, len(entry.kept))
     if mixed is None:
-        return _by_weights(analyzed, entry, config)
+        return by_weights(analyzed, entry, config)
     reduction, mixings = mixed
     kept = GroupPlan(group, reduction.kept)
     restored = f"{config.method}, channels mixed"
-    return _Outcome(kept, (), restored, product_mixings=mixings, error=reduction.lost)
+    return Outcome(kept, (), restored, product_mixings=mixings, error=reduction.lost)
 
 
 def _by_mixing(
@@ -310,7 +328,7 @@ def _by_mixing(
     channel_path: LinearPath,
     moments: Sequence[Moments],
     method: str,
-) -> _Outcome | None:
+) -> Outcome | None:
     """Mix a group's channels in their producer; None where that cannot be done."""
     group = entry.group
     together = joint_gram(consumer_losses(analyzed, group, moments))
@@ -328,66 +346,4 @@ def _by_mixing(
     kept = GroupPlan(group, reduction.delivery.kept)
     # Of what all consumers lose, each is given the same part.
     error = min(1.0, reduction.lost / len(moments))
-    return _Outcome(kept, fits, f"{method}, channels mixed", moved, error=error)
-
-
-def _by_weights(
-    analyzed: AnalyzedModel, entry: GroupPlan, config: Config, why: str = ""
-) -> _Outcome:
-    """Fit a group by its weights alone; None for the fits where these are not finite."""
-    method = config.method_entry
-    if method.needs == "moments" and method.fallback is not None:
-        method = find_method(method.fallback)
-    if not entry.group.consumers:
-        return _Outcome(entry, (), "dropped: nothing reads them linearly")
-    fits = [_fit_one(analyzed, entry, place, config, method) for place in entry.group.consumers]
-    restored = f"{method.name} ({why})" if why else method.name
-    fitted = [fit for fit in fits if fit is not None]
-    if len(fitted) < len(fits):
-        return _Outcome(entry, None, restored)
-    if method.needs != "nothing":
-        shared = averaged([fit.delivery for fit in fitted], analyzed.layers(entry.group))
-        fitted = [replace(fit, delivery=d) for fit, d in zip(fitted, shared, strict=True)]
-    return _Outcome(entry, tuple(fitted), restored + _notes([fit.delivery for fit in fitted]))
-
-
-def _fit_one(
-    analyzed: AnalyzedModel,
-    entry: GroupPlan,
-    consumer: GroupBinding,
-    config: Config,
-    method: Method,
-) -> ConsumerFit | None:
-    """Fit one consumer; None where the group's weights are not finite."""
-    if method.needs == "nothing":
-        delivery = _delivered(method, entry.group.size, entry, config)
-        return ConsumerFit(entry.group, consumer, delivery)
-    response = analyzed.respond(entry.group, consumer)
-    if response is None:
-        return None
-    delivery = _delivered(method, response.rows, entry, config)
-    return ConsumerFit(entry.group, consumer, response.at_consumer(delivery))
-
-
-def _delivered(
-    method: Method, evidence: int | FoldedRows | Moments, entry: GroupPlan, config: Config
-) -> Delivery:
-    """Let a method deliver, and check that what it gives is of these channels."""
-    delivery = method.deliver(evidence, entry.kept, **config.options_of(method))
-    taps = (1, evidence.taps) if isinstance(evidence, Moments) else (1,)
-    valid = (
-        isinstance(delivery, Delivery)
-        and delivery.size == entry.group.size
-        and delivery.taps in taps
-    )
-    if not valid or not np.array_equal(delivery.kept, entry.kept):
-        raise OptionError(
-            f"method {method.name} gives no Delivery from {len(entry.kept)} kept channels to all "
-            f"{entry.group.size}"
-        )
-    return delivery
-
-
-def _notes(deliveries: Iterable[Delivery]) -> str:
-    """What the deliveries of a group say of themselves, each once."""
-    return "".join(f", {note}" for note in dict.fromkeys(d.note for d in deliveries) if note)
+    return Outcome(kept, fits, f"{method}, channels mixed", moved, error=error)

@@ -37,8 +37,9 @@ ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
 def unfused(model: ModelProto, read: Reader) -> ModelProto:
     """Return a model without FusedConv, FusedGemm, FusedMatMul; itself where it has none.
 
-    A node with an activation that is not known stays, and so does a FusedMatMul that transposes
-    what is of unknown rank.
+    So is Attention, whose one weight makes queries, keys and values, but for what attends to them.
+    A node with an activation that is not known stays, and so do a FusedMatMul that transposes
+    what is of unknown rank and Attention that keeps what it computes.
 
     Parameters
     ----------
@@ -113,8 +114,8 @@ class _Writer:
 
     def write(self, op_type: str, inputs: Sequence[str], attributes: Mapping[str, Any]) -> str:
         """Write a node with an output of a new name."""
-        output = self._free(f"{self.node.output[0]}_{op_type.lower()}")
-        name = self._free(f"{self.node.name}_{op_type.lower()}") if self.node.name else ""
+        output = self.free(f"{self.node.output[0]}_{op_type.lower()}")
+        name = self.free(f"{self.node.name}_{op_type.lower()}") if self.node.name else ""
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=name, **attributes))
         return output
 
@@ -126,7 +127,8 @@ class _Writer:
         self.nodes[-1].output[0] = self.node.output[0]
         return True
 
-    def _free(self, base: str) -> str:
+    def free(self, base: str) -> str:
+        """Return a name that is not in use, and take it."""
         number = 0
         while (name := f"{base}_{number}" if number else base) in self.names:
             number += 1
@@ -196,7 +198,42 @@ def _matmul(writer: _Writer) -> bool:
     return writer.finish("MatMul")
 
 
+# Inputs of Attention: weights of queries, keys and values side by side, their bias, masks.
+_WEIGHT, _BIAS, _MASK, _PAST, _SCORES = range(1, 6)
+
+
+def _attention(writer: _Writer) -> bool:
+    """Attention: one product makes queries, keys and values, MultiHeadAttention attends."""
+    inputs = [*writer.node.input, *[""] * 8][:8]
+    weight, mask = (writer.tensor_info.get(inputs[i], TensorFact()).shape for i in (_WEIGHT, _MASK))
+    kept = any(inputs[i] for i in (_PAST, *range(_SCORES + 1, 8)))
+    several = len([name for name in writer.node.output if name]) > 1
+    if kept or several or writer.value("do_rotary", 0) or weight is None or weight[-1] is None:
+        return False
+    if inputs[_MASK] and (mask is None or len(mask) != 2):
+        return False
+    sizes = writer.value("qkv_hidden_sizes", []) or [weight[-1] // 3] * 3
+    x = writer.write("MatMul", inputs[: _WEIGHT + 1], {})
+    if inputs[_BIAS]:
+        x = writer.write("Add", [x, inputs[_BIAS]], {})
+    array = numpy_helper.from_array(np.asarray(sizes, np.int64))
+    operand = [writer.write("Constant", [], {"value": array})] if writer.opset >= 13 else []
+    first = writer.write(
+        "Split", [x, *operand], {"axis": 2, **({} if operand else {"split": sizes})}
+    )
+    parts = [first, *(writer.free(f"{first}_{i}") for i in (1, 2))]
+    writer.nodes[-1].output[:] = parts
+    attributes = writer.attributes("qkv_hidden_sizes", "do_rotary", "past_present")
+    attended = [*parts, "", inputs[_MASK], inputs[_SCORES]]
+    while not attended[-1]:
+        attended.pop()
+    writer.write("MultiHeadAttention", attended, attributes)
+    writer.nodes[-1].domain = DOMAIN
+    return writer.finish("MatMul")
+
+
 EXPANDED: Mapping[str, Callable[[_Writer], bool]] = {
+    "Attention": _attention,
     "FusedConv": _conv,
     "FusedGemm": _gemm,
     "FusedMatMul": _matmul,

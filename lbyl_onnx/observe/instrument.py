@@ -6,7 +6,9 @@ resolution and the number of samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,7 +139,11 @@ def _measure(
         if tensor_info.dtype(name) != TensorProto.FLOAT:
             x = writer.op("Cast", [x], {"to": TensorProto.FLOAT})
         shape = tensor_info.shape(name)
-        columns = _columns(writer, x, view, None if shape is None else shape[view.axis])
+        channels = None if shape is None else shape[view.axis]
+        if view.among is not None and shape is not None:
+            channels = math.prod(shape[axis] or 0 for axis in (*view.among, view.axis))
+            x, view = _flattened(writer, x, view)
+        columns = _columns(writer, x, view, channels)
         mean = writer.mean(columns, [1], True)
         writer.op("Identity", [mean], output=outputs["mean"])
         writer.op("Shape", [columns], output=outputs["shape"])
@@ -153,6 +159,17 @@ def _measure(
             )
             turned = writer.op("Transpose", [rest], {"perm": [1, 0]})
             writer.op("MatMul", [some, turned], output=outputs[str(number)])
+
+
+def _flattened(writer: Writer, x: str, view: MomentSpec) -> tuple[str, MomentSpec]:
+    """Bring all axes on which columns lie together: a matrix of rows, and the view of it."""
+    own = (*(view.among or ()), view.axis)
+    others = [a for a in range(view.rank) if a not in own]
+    x = writer.op("Transpose", [x], {"perm": [*others, *own]})
+    shape = writer.ints(*(0,) * len(others), -1)  # (.., heads, d) -> (.., heads * d)
+    x = writer.op("Reshape", [x, shape])
+    rank = len(others) + 1
+    return x, replace(view, axis=rank - 1, rank=rank, among=None)
 
 
 def _columns(writer: Writer, x: str, view: MomentSpec, channels: int | None) -> str:

@@ -11,16 +11,19 @@ from numpy.typing import NDArray
 
 from lbyl_onnx.channels.groups import ChannelGroup, ChannelMap, GroupBinding, layer_read
 from lbyl_onnx.channels.heads.products import Factor
+from lbyl_onnx.channels.heads.terms import Columns
 from lbyl_onnx.channels.paths import (
     Activation,
     feeds_a_layer,
     layers_behind,
     only_convs_read,
 )
+from lbyl_onnx.channels.rules.view import SharedNorm
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.norms.normalisations import scale_of_stream
+from lbyl_onnx.graph.norms.parts import NormParts
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.gaussian import behind
 from lbyl_onnx.methods.types import Moments
@@ -108,6 +111,41 @@ def factor_spec(tensor_info: TensorInfo, factor: Factor, samples: int) -> InputO
     taps = factor.positions.shape[1]
     return InputObservation(
         replace(view, strides=_strides(plane, samples * taps, view.columns, spatial))
+    )
+
+
+def terms_keys(group: ChannelGroup, number: int) -> tuple[str, str]:
+    """Return the keys of the views of both operands of one of a group's products."""
+    return f"{group.key}/terms/{number}/first", f"{group.key}/terms/{number}/second"
+
+
+def terms_spec(tensor_info: TensorInfo, columns: Columns, samples: int) -> InputObservation | None:
+    """View one operand of a product, each channel of each head; None where its shape is unknown."""
+    shape = tensor_info.shape(columns.tensor)
+    if shape is None or any(shape[axis] is None for axis in columns.axes):
+        return None
+    *among, axis = columns.axes
+    view = MomentSpec(
+        columns.tensor, axis, columns.rank, columns.positions[:, None], among=tuple(among)
+    )
+    rows = samples * rows_each(tensor_info, view)
+    return InputObservation(replace(view, strides=(max(1, rows // rows_enough(view.columns)),)))
+
+
+def norm_key(group: ChannelGroup, norm: SharedNorm) -> str:
+    """Return the key of the view of what is normalised over a group's channels."""
+    return f"{group.key}/norm/{norm.node}"
+
+
+def norm_spec(tensor_info: TensorInfo, parts: NormParts, samples: int) -> InputObservation | None:
+    """View what is normalised, all channels of the last axis; None where its shape is unknown."""
+    shape = tensor_info.shape(parts.tensor.name)
+    if shape is None or None in shape or len(shape) < 2:
+        return None
+    sizes = [d or 0 for d in shape]
+    view = MomentSpec(parts.tensor.name, len(sizes) - 1, len(sizes), np.arange(sizes[-1])[:, None])
+    return InputObservation(
+        replace(view, strides=_strides(sizes[1:-1], samples, view.columns, spatial=False))
     )
 
 
@@ -309,6 +347,9 @@ def observation(
 def rows_each(tensor_info: TensorInfo, view: MomentSpec) -> int:
     """Rows that one sample gives a view without a window."""
     shape = [d or 0 for d in tensor_info.shape(view.tensor) or ()]
+    if view.among is not None:
+        own = {0, *view.among, view.axis}
+        return math.prod(d for axis, d in enumerate(shape) if axis not in own)
     plane = shape[2:] if view.axis == 1 else shape[1:-1]
     return math.prod(plane) * len(view.positions[0])
 

@@ -34,10 +34,14 @@ from lbyl_onnx.observe.planning import (
     key_of,
     left_of_bias,
     linear_outputs,
+    norm_key,
+    norm_spec,
     observation,
     repairable,
     rows_each,
     rows_wanted,
+    terms_keys,
+    terms_spec,
 )
 from lbyl_onnx.observe.pooling import pooled_by_layer
 from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
@@ -133,9 +137,27 @@ class ObservationRound:
             return "what they become is measured in several ways"
         return moments if all(m.finite for m in moments) else "their statistics are not finite"
 
+    def norms(self) -> dict[int, Moments]:
+        """Return the moments of what is normalised, by node, where they are finite."""
+        keys = {n.node: norm_key(g, n) for g in self.groups for n in g.norms}
+        by_node = {
+            node: self.observations[key].moments(self.measured[key])
+            for node, key in keys.items()
+            if key in self.observations
+        }
+        return {node: moments for node, moments in by_node.items() if moments.finite}
+
     def factors(self, group: ChannelGroup) -> tuple[Moments, Moments] | None:
         """Return the moments of both factors of a group's product; None where there are none."""
-        keys = factor_keys(group)
+        return self._pair(factor_keys(group))
+
+    def terms(self, group: ChannelGroup) -> list[tuple[Moments, Moments]] | None:
+        """Return the moments of both operands of each of a group's products, likewise."""
+        pairs = [self._pair(terms_keys(group, i)) for i in range(len(group.products))]
+        measured = [pair for pair in pairs if pair is not None]
+        return measured if measured and len(measured) == len(pairs) else None
+
+    def _pair(self, keys: tuple[str, str]) -> tuple[Moments, Moments] | None:
         if any(key not in self.observations for key in keys):
             return None
         first, second = (self.observations[key].moments(self.measured[key]) for key in keys)
@@ -251,6 +273,16 @@ def _observations(
         if (factors := analyzed.factors(group)) is not None:
             specs = [factor_spec(analyzed.tensor_info, factor, samples) for factor in factors]
             observations |= dict(zip(factor_keys(group), specs, strict=True))
+        for number, terms in enumerate(() if factors is not None else analyzed.terms(group)):
+            for key, columns in zip(
+                terms_keys(group, number), (terms.first, terms.second), strict=True
+            ):
+                spec = terms_spec(analyzed.tensor_info, columns, samples)
+                observations |= {} if spec is None else {key: spec}
+        for norm in group.norms:
+            parts = analyzed.norm_parts(norm)
+            whole = None if parts is None else norm_spec(analyzed.tensor_info, parts, samples)
+            observations |= {} if whole is None else {norm_key(group, norm): whole}
         consumers = [[group.consumers[i] for i in x.consumers] for x in analyzed.layers(group)]
         candidates = {
             key_of(group, place): observation(

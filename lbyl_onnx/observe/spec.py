@@ -36,6 +36,9 @@ class MomentSpec:
         plane every stride-th row; () for all.
     cross
         Whether all pairs of columns are wanted, or each column alone.
+    among
+        Axes before that of the channels on which columns lie, too, as those of heads do: positions
+        are along all of them and the axis, flattened. The axis may then be any; None for none.
     """
 
     tensor: str
@@ -46,6 +49,7 @@ class MomentSpec:
     window: Window | None = None
     strides: tuple[int, ...] = ()
     cross: bool = True
+    among: tuple[int, ...] | None = None
 
     @property
     def taps(self) -> int:

@@ -67,6 +67,7 @@ def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> ModelDr
             shifts[key] = _Edited(_placeholder(name), value, gs.Variable.empty())
         _insert_add(graph, nodes[index], shifts[key].constant, taken)
     constants += shifts.values()
+    constants += _select(graph, nodes, edits, taken)
     _drop_unread(graph, [edited.replaced for edited in constants])
     left = {t.name for t in graph.tensors().values()} | _captured(graph)
     count = Counter(edited.replaced.name for edited in constants)
@@ -125,6 +126,30 @@ def _insert_add(graph: gs.Graph, node: gs.Node, shift: gs.Constant, taken: set[s
     name = _free_name(f"{node.name or output.name}_add", taken)
     add = gs.Node("Add", name, inputs=[before, shift], outputs=[output])
     graph.nodes.insert(1 + next(i for i, n in enumerate(graph.nodes) if n is node), add)
+
+
+def _select(
+    graph: gs.Graph, nodes: Sequence[gs.Node], edits: Edits, taken: set[str]
+) -> list[_Edited]:
+    """Let nodes read some positions along an axis of a computed input; return the indices."""
+    made: dict[tuple[str, int, bytes], gs.Variable] = {}
+    indices: list[_Edited] = []
+    for (index, operand), (axis, positions) in sorted(edits.selected.items()):
+        node = nodes[index]
+        whole = node.inputs[operand]
+        key = whole.name, axis, positions.tobytes()
+        if key not in made:
+            name = _free_name(whole.name, taken)
+            made[key] = gs.Variable(name, whole.dtype)
+            chosen = _placeholder(_free_name(f"{whole.name}_channels", taken))
+            indices.append(_Edited(chosen, positions.astype(np.int64), gs.Variable.empty()))
+            gather = gs.Node(
+                "Gather", f"{name}_gather", {"axis": axis}, [whole, chosen], [made[key]]
+            )
+            place = next(i for i, n in enumerate(graph.nodes) if n is node)
+            graph.nodes.insert(place, gather)
+        node.inputs[operand] = made[key]
+    return indices
 
 
 def _drop_unread(graph: gs.Graph, tensors: Sequence[gs.Tensor]) -> None:

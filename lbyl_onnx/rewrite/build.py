@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
-from lbyl_onnx.compensate.fits import ConsumerFit, ProducerMixing, Repairs
+from lbyl_onnx.compensate.fits import ProducerMixing, Repairs
 from lbyl_onnx.compensate.group import Fitted, fit
 from lbyl_onnx.compensate.selection import KeptCounts, PruningPlan, choose_channels
 from lbyl_onnx.errors import VerificationError
@@ -72,12 +72,12 @@ class ModelBuilder:
         repairs = fitted.modelled
         if fitted.statistics is not None:
             self.progress("repairing", 0, 1)
-            plain = self._draft(self._compensated(fitted.fits, fitted.product_mixings, {}), {})
+            plain = self._draft(self._compensated(fitted, fitted.product_mixings, {}), {})
             restored = self._staying_alone(plain, fitted.plan)
             changed = {f.consumer.binding.node for f in fitted.fits if f.delivery.removed.size}
             repairs = fitted.statistics.repaired(analyzed, restored, changed)
         mixings = (*fitted.producer_mixings, *fitted.product_mixings)
-        edits = self._compensated(fitted.fits, mixings, repairs)
+        edits = self._compensated(fitted, mixings, repairs)
         reference = self._staying_alone(self._draft(edits, {}), fitted.plan)
         write_draft(reference, self.reference, analyzed.read, "auto")
         release()
@@ -85,15 +85,13 @@ class ModelBuilder:
         return fitted
 
     def _compensated(
-        self,
-        fits: Sequence[ConsumerFit],
-        producer_mixings: Sequence[ProducerMixing],
-        repairs: Repairs,
+        self, fitted: Fitted, producer_mixings: Sequence[ProducerMixing], repairs: Repairs
     ) -> Edits:
         """Compensated constants, rounded to the types that they are stored in."""
         analyzed, held = self.prepared.analyzed, self.baseline.effort.held_weight
         graph, tensor_info = analyzed.graph, analyzed.tensor_info
-        edits = compensated(graph, tensor_info, fits, producer_mixings, repairs, held)
+        fits, norms = fitted.fits, fitted.norms
+        edits = compensated(graph, tensor_info, fits, producer_mixings, repairs, norms, held)
         return as_stored(graph, tensor_info, analyzed.channels.sharing, edits)
 
     def _draft(self, edits: Edits, shapes: Shapes) -> ModelDraft:

@@ -6,6 +6,8 @@ it adds nothing to the mean and nothing to the sum of squares. That sum is then 
 values, by 1 / r^2 where r^2 is the share that stays. So all are divided by r before, which gives
 the variance v of those that stay, and the scale gamma is multiplied by it:
 ``(x / r - m / r) / sqrt(v + eps) * (r * gamma) = (x - m) / sqrt(v + eps) * gamma``.
+The same holds for a layer normalisation, over the last axis; an RMS normalisation has no mean. Of
+one in single operators each ReduceMean is over values divided by r^2, with removed ones zero.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class NormMask:
     stays
         Which channels stay, broadcasting to the normalisation's first input.
     groups
-        Of a GroupNormalization; None where statistics are over axes 2 and up, as they come.
+        Of a GroupNormalization; None where statistics are over all channels, as they come.
     rank, dtype
         Of the first input.
     """
@@ -134,13 +136,26 @@ class _Masked:
 
     def written(self) -> list[NodeProto]:
         """Return the nodes."""
-        mask, stays = self.mask, self.mask.stays
+        stays = self.mask.stays
         share = float(np.mean(stays))
+        node = NodeProto()
+        node.CopyFrom(self.node)
+        if node.op_type == "ReduceMean":
+            node.input[0] = self._node("Mul", [node.input[0], self._constant(stays / share)])
+            return [*self.nodes, node]
         root = np.sqrt(share)
         x = self._node("Mul", [self.node.input[0], self._constant(stays / root)])
-        filler = ~stays / share  # the means that it multiplies are over all, removed ones being 0
+        node.input[0] = x if node.op_type == "RMSNormalization" else self._centred(x, share)
+        node.input[1] = self._node("Mul", [node.input[1], self._constant(np.asarray(root))])
+        return [*self.nodes, node]
+
+    def _centred(self, x: str, share: float) -> str:
+        """Give the removed channels of x, which are 0, the mean of those that stay."""
+        mask = self.mask
+        filler = ~mask.stays / share  # the means that it multiplies are over all
         if mask.groups is None:
-            mean = self._mean(x, range(2, mask.rank))
+            last = self.node.op_type == "LayerNormalization"
+            mean = self._mean(x, [mask.rank - 1] if last else range(2, mask.rank))
             filled = self._node("Mul", [mean, self._constant(filler)])
         else:
             grouped = self._node("Reshape", [x, self._ints(0, mask.groups, -1)])
@@ -149,11 +164,7 @@ class _Masked:
             filled = self._node("Mul", [mean, self._constant(grid)])
             shape = self._ints(0, filler.size, *(1,) * (mask.rank - 2))
             filled = self._node("Reshape", [filled, shape])  # -> (N, C, 1, ..)
-        norm = NodeProto()
-        norm.CopyFrom(self.node)
-        norm.input[0] = self._node("Add", [x, filled])
-        norm.input[1] = self._node("Mul", [norm.input[1], self._constant(np.asarray(root))])
-        return [*self.nodes, norm]
+        return self._node("Add", [x, filled])
 
     def _mean(self, x: str, axes: Sequence[int]) -> str:
         if self.opset < _AXES_AS_INPUT:

@@ -57,7 +57,7 @@ def shrunk(
     alive = ~np.isin(channels.roots, removed)
     outputs = {s.node: s for s in channels.bindings if s.role is Role.PRODUCER}
     operands = _cut(graph, tensor_info, channels, edits, alive, held)
-    attributes: dict[tuple[int, str], AttributeValue] = {}
+    attributes: dict[tuple[int, str], AttributeValue] = dict(edits.attributes)
     for sizes in channels.sizes:
         also = [] if sizes.also is None else [sizes.also]
         if all(np.all(alive[x]) for x in (*sizes.counted, *also)):
@@ -79,7 +79,12 @@ def shrunk(
         added[index] = np.compress(alive[outputs[index].labels], added[index], axis=axis)
     operands |= _other_parts(tensor_info, channels, operands)
     operands |= _pinned(graph, tensor_info, channels, alive, operands)
-    return Edits(operands, added, attributes)
+    selected = {
+        (s.node, s.operand): (s.axis, np.flatnonzero(alive[s.labels]))
+        for s in channels.selected
+        if not np.all(alive[s.labels])
+    }
+    return Edits(operands, added, attributes, selected)
 
 
 def _cut(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lbyl_onnx.compensate.fits import ConsumerFit, ProducerMixing, Repair, Repairs
+from lbyl_onnx.compensate.fits import ConsumerFit, NormFit, ProducerMixing, Repair, Repairs
 from lbyl_onnx.errors import CompensationError
 from lbyl_onnx.graph.layers import linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer, Operand, by_window
@@ -85,11 +85,14 @@ class Edits:
         to take them.
     attributes
         New attributes, by node and name; None takes one away.
+    selected
+        Of computed inputs of nodes, the axis and what is taken along it, (k,).
     """
 
     operands: Mapping[Operand, Value]
     added: Mapping[int, Array]
     attributes: Mapping[tuple[int, str], AttributeValue]
+    selected: Mapping[Operand, tuple[int, NDArray[np.intp]]] = field(default_factory=dict)
 
 
 def compensated(
@@ -98,6 +101,7 @@ def compensated(
     fits: Sequence[ConsumerFit],
     producer_mixings: Sequence[ProducerMixing],
     repairs: Repairs,
+    norms: Sequence[NormFit],
     held: int,
 ) -> Edits:
     """Fold each delivery into its consumer, in the shapes of the original model.
@@ -116,6 +120,8 @@ def compensated(
         Of channels of their own; consumers read these as they come, without mixing.
     repairs
         What the outputs of some layers are scaled and shifted by.
+    norms
+        New constants of normalisations.
     held
         Bytes of a weight up to which it is kept; larger ones are computed when they are written.
 
@@ -164,7 +170,26 @@ def compensated(
                 new = narrowed(values, stored.dtype, node)
                 moved[positions[mixture.kept]] = new.reshape(-1, *(1,) * (moved.ndim - 1))
             operands[at] = np.moveaxis(moved, 0, place.binding.axis)
-    return Edits(operands, added, {})
+    return Edits(operands, added, _normalised(graph, tensor_info, norms, operands))
+
+
+def _normalised(
+    graph: Graph, tensor_info: TensorInfo, norms: Sequence[NormFit], operands: dict[Operand, Value]
+) -> dict[tuple[int, str], AttributeValue]:
+    """Put in new constants of normalisations; return those that are attributes."""
+    attributes: dict[tuple[int, str], AttributeValue] = {}
+    for fit in norms:
+        node = graph.nodes[fit.scale_at[0]]
+        gamma = tensor_info.value(node.inputs[fit.scale_at[1]].name)
+        operands[fit.scale_at] = narrowed(gamma.astype(np.float64) * fit.scale, gamma.dtype, node)
+        index, operand = fit.epsilon_at
+        if operand is None:
+            attributes[index, "epsilon"] = fit.epsilon
+            continue
+        epsilon = tensor_info.value(graph.nodes[index].inputs[operand].name)
+        new = np.full(epsilon.shape, fit.epsilon)
+        operands[index, operand] = narrowed(new, epsilon.dtype, graph.nodes[index])
+    return attributes
 
 
 def _changes(

@@ -30,6 +30,7 @@ blocks = st.builds(
     dynamic=st.booleans(),
     seed=st.integers(0, 9),
     by_head=st.booleans(),
+    norm=st.sampled_from(["", "", "rms", "layer", "rms, written out", "layer, written out"]),
 )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from onnx import ModelProto
 
 from lbyl_onnx import Config, compress
+from tests.support.attentions import EPSILON, Block
 from tests.support.net import Net
+from tests.support.oracle import values
 
 CHANNELS = 8
 
@@ -32,3 +35,21 @@ def test_channels_are_mixed_only_where_nothing_filters_each(depthwise: bool, mix
     (group,) = result.groups
     assert group.kept == CHANNELS // 2
     assert ("mixed" in group.restored) is mixed
+
+
+def test_behind_a_normalisation_gamma_and_epsilon_are_fitted() -> None:
+    block = Block(2, 1, 8, False, True, False, False, True, norm="rms, written out")
+    model = block.model()
+    errors = {}
+    for method in ("none", "lbyl+"):
+        result = compress(
+            model, config=Config(round_to=1, ratio=0.5, method=method, provider="cpu")
+        )
+        assert result.model is not None
+        errors[method] = result.verification.fidelity.relative_error or 0.0
+        after = values(result.model)
+        epsilon = [v for name, v in after.items() if name.startswith("q.epsilon")]
+        assert bool(epsilon[0] == np.float32(EPSILON)) is (method == "none")
+    (group,) = [g for g in result.groups if "scaled" in g.restored]
+    assert group.predicted_error is not None
+    assert errors["lbyl+"] < errors["none"]

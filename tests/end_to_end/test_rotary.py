@@ -16,6 +16,7 @@ from tests.support.rotary import EACH, HEADS, KEY_HEADS, WIDTH, rotary
 FEW, MANY = 5, 9
 EACH_LAYER = {"stored": ["matmul_0, matmul_3", "matmul_40, matmul_43"]}
 EACH_LAYER["computed"] = ["matmul_2, matmul_5", "matmul_42, matmul_45"]
+EACH_LAYER["positions"] = ["matmul_10, matmul_13", "matmul_50, matmul_53"]
 
 
 def cut(model: ModelProto, method: str) -> ModelProto:
@@ -48,13 +49,52 @@ def test_what_two_large_tables_are_computed_from_is_named() -> None:
     assert "the constant cos_0_out stays: another node reads what is computed from it" in reason
 
 
-@pytest.mark.parametrize("model", [("stored", FEW), ("stored", MANY), ("computed", FEW)])
+@pytest.mark.parametrize(
+    "model", [("stored", FEW), ("stored", MANY), ("computed", FEW), ("positions", FEW)]
+)
 def test_none_equals_the_original_without_the_pairs(model: tuple[str, int]) -> None:
     original = rotary(*model)
     analysis = interpret(original, Selection(scope="inner"))
     feeds = make_feeds(original)
     expected = run(masked(original, analysis.plan(0.5), analysis), feeds)
     assert_same(run(cut(original, "none"), feeds), expected)
+
+
+def test_the_pairs_that_stay_are_scaled_alike_in_all_heads() -> None:
+    original = rotary("stored", FEW)
+    result = compress(original, config=Config(ratio=0.5, round_to=1, provider="cpu"))
+    assert result.model is not None
+    assert [g.restored for g in result.groups if "scaled" in g.restored] == [
+        "lbyl+, terms scaled"
+    ] * 2
+    before, after = values(original), values(result.model)
+    queries, keys = (after[name].astype(np.float64).T for name in ("w0", "w3"))
+    columns = before["w0"].astype(np.float64).T  # (heads * dims, width)
+    near = np.abs(queries @ columns.T) / np.outer(
+        *(np.linalg.norm(x, axis=1) for x in (queries, columns))
+    )
+    at = np.argmax(near, axis=1)
+    np.testing.assert_allclose(near[np.arange(len(at)), at], 1.0, atol=1e-6)
+    factors = np.einsum("ij,ij->i", queries, columns[at]) / np.sum(columns[at] ** 2, axis=1)
+    pairs = factors.reshape(2 * HEADS, -1)  # (heads * dims,) -> (heads * halves, pairs)
+    np.testing.assert_allclose(pairs, np.tile(pairs[:1], (len(pairs), 1)), rtol=1e-5)
+    assert np.any(np.abs(pairs - 1.0) > 1e-3)
+    whole = {column.tobytes() for column in before["w3"].T.astype(np.float64).copy()}
+    assert all(key.tobytes() in whole for key in keys.copy())
+
+
+def test_of_angles_computed_from_positions_each_layer_takes_its_pairs() -> None:
+    original = rotary("positions")
+    result = cut(original, "lbyl+")
+    stored = values(result)
+    assert stored["w10"].shape == (WIDTH, HEADS * EACH // 2)
+    taken = [n for n in result.graph.node if n.op_type == "Gather" and "pruned" in n.name]
+    # Cosines and sines, once for queries and keys of each of two layers.
+    assert len(taken) == 4
+    for node in taken:
+        kept = stored[node.input[1]]
+        np.testing.assert_array_equal(kept[: EACH // 4] + EACH // 2, kept[EACH // 4 :])
+    np.testing.assert_array_equal(stored["each"], values(original)["each"])
 
 
 @pytest.mark.parametrize("method", method_names())

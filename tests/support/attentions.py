@@ -14,7 +14,7 @@ from tests.support.net import Net
 
 Floats = NDArray[np.float64]
 Kept = Mapping[str, NDArray[np.bool_]]
-WIDTH, OUT = 6, 5
+WIDTH, OUT, EPSILON = 6, 5, 0.01
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Block:
         Of the weights.
     by_head
         Whether each head has a mask of its own.
+    norm
+        What queries and keys are normalised by, head by head, each with a scale of its own: "rms"
+        or "layer", as one node or, as "rms, written out", in single operators; "" for nothing.
     """
 
     heads: int
@@ -46,6 +49,7 @@ class Block:
     dynamic: bool
     seed: int = 0
     by_head: bool = False
+    norm: str = ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -67,6 +71,9 @@ class Block:
         inner = self.counts["q"] * self.size
         values["out"] = rng.standard_normal((inner, OUT)) / np.sqrt(inner)
         masks = (self.counts["q"],) * self.by_head
+        for name in "qk":
+            values[f"{name}.gamma"] = 0.5 + rng.random(self.size)
+            values[f"{name}.beta"] = rng.standard_normal(self.size)
         drawn = rng.random((*masks, self.tokens, self.tokens))
         values["mask"] = np.where(drawn < 0.3, -5.0, 0.0)
         return {name: value.astype(np.float32).astype(np.float64) for name, value in values.items()}
@@ -82,6 +89,27 @@ class Block:
         out = net.constant("out", net.cast(self.weights()["out"]))
         assert inner == len(self.weights()["out"])
         return net.declared(net.node("MatMul", [y, out]), batch, length, OUT)
+
+    def _normalised(self, net: Net, x: str, name: str) -> str:
+        """Normalise queries or keys, (.., d), over the channels of each head."""
+        values = {k: net.cast(self.weights()[f"{name}.{k}"]) for k in ("gamma", "beta")}
+        gamma = net.constant(f"{name}.gamma", values["gamma"])
+        centred, written_out = "layer" in self.norm, "written out" in self.norm
+        inputs = [gamma, net.constant(f"{name}.beta", values["beta"])] if centred else [gamma]
+        if not written_out:
+            op = "LayerNormalization" if centred else "RMSNormalization"
+            return net.node(op, [x, *inputs], {"epsilon": EPSILON, "axis": -1})
+        last = net.ints(-1)
+        if centred:
+            x = net.node("Sub", [x, net.node("ReduceMean", [x, last])])
+        square = net.node("Mul", [x, x])
+        epsilon = net.constant(f"{name}.epsilon", net.cast(np.asarray(EPSILON)))
+        variance = net.node("Add", [net.node("ReduceMean", [square, last]), epsilon])
+        root = net.node("Sqrt", [variance])
+        if centred:
+            x = net.node("Mul", [net.node("Div", [x, root]), gamma])
+            return net.node("Add", [x, inputs[1]])
+        return net.node("Mul", [gamma, net.node("Mul", [x, net.node("Reciprocal", [root])])])
 
     def _projected(self, net: Net, names: str) -> str:
         values = self.weights()
@@ -104,13 +132,22 @@ class Block:
     def _one_node(self, net: Net, parts: list[str]) -> str:
         mask = [net.constant("mask", net.cast(self.weights()["mask"]))] if self.masked else []
         counts = {"q_num_heads": self.counts["q"], "kv_num_heads": self.heads}
+        if self.norm:  # heads on an axis of their own
+            x = net.node("Attention", [self._by_head(net, p, n) for n, p in parts_of(parts)] + mask)
+            x = net.node("Transpose", [x], {"perm": [0, 2, 1, 3]})
+            return net.node("Reshape", [x, net.ints(0, 0, self.counts["q"] * self.size)])
         return net.node("Attention", [*parts, *mask], counts)
+
+    def _by_head(self, net: Net, part: str, name: str) -> str:
+        """Queries, keys or values as (N, heads, T, d), normalised if they are to be."""
+        x = net.node("Reshape", [part, net.ints(0, 0, self.counts[name], self.size)])
+        x = net.node("Transpose", [x], {"perm": [0, 2, 1, 3]})
+        return self._normalised(net, x, name) if self.norm and name != "v" else x
 
     def _written_out(self, net: Net, parts: list[str]) -> str:
         by_head: list[str] = []
-        for part, count in zip(parts, self.counts.values(), strict=True):
-            x = net.node("Reshape", [part, net.ints(0, 0, count, self.size)])
-            x = net.node("Transpose", [x], {"perm": [0, 2, 1, 3]})
+        for name, part in parts_of(parts):
+            x, count = self._by_head(net, part, name), self.counts[name]
             if count < self.counts["q"]:  # (N, heads, T, d) -> (N, heads * shared, T, d)
                 order = np.repeat(np.arange(count), self.shared)
                 x = net.node("Gather", [x, net.ints(*order.tolist())], {"axis": 1})
@@ -143,10 +180,26 @@ class Block:
             y = y.reshape(*x.shape[:2], count, self.size).transpose(0, 2, 1, 3)  # (N, heads, T, d)
             times = self.counts["q"] // count
             stays = np.repeat(kept["v" if name == "v" else "k"], self.shared, axis=0)
-            by_head[name] = np.repeat(y, times, axis=1) * stays[:, None, :]
+            y = np.repeat(y, times, axis=1) * stays[:, None, :]
+            by_head[name] = y if name == "v" or not self.norm else self._over(y, stays, name)
         scores = by_head["q"] @ by_head["k"].transpose(0, 1, 3, 2) / np.sqrt(self.size)
         scores += values["mask"] if self.masked else 0.0
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         y = weights / weights.sum(axis=-1, keepdims=True) @ by_head["v"]
         flat = y.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1)  # (N, T, heads * d)
         return np.asarray(flat @ values["out"])
+
+    def _over(self, y: Floats, stays: NDArray[np.bool_], name: str) -> Floats:
+        """Normalise (N, heads, T, d) over the channels that stay, (heads, d); others are 0."""
+        values, mask = self.weights(), stays[:, None, :]
+        count = mask.sum(axis=-1, keepdims=True)
+        if "layer" in self.norm:
+            y = (y - y.sum(axis=-1, keepdims=True) / count) * mask
+        variance = np.sum(y * y, axis=-1, keepdims=True) / count
+        y = y / np.sqrt(variance + np.float32(EPSILON)) * values[f"{name}.gamma"]
+        return np.asarray((y + values[f"{name}.beta"]) * mask if "layer" in self.norm else y)
+
+
+def parts_of(parts: list[str]) -> list[tuple[str, str]]:
+    """Name queries, keys and values."""
+    return list(zip("qkv", parts, strict=True))

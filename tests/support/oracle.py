@@ -217,13 +217,17 @@ def _normalised_apart(
     ]
     picked = onnx.NodeProto()
     picked.CopyFrom(node)
-    for operand, along in ((0, axis), (1, 0), (2, 0)):
+    one_each = axis == 1 or node.op_type in ("LayerNormalization", "RMSNormalization")
+    parameters = [] if node.op_type == "ReduceMean" else range(1, len(node.input))
+    for operand, along in ((0, axis), *((i, 0) for i in parameters)):
         of_channels = operand and tensor_info.shape(node.input[operand]) == stays.shape
-        if operand == 0 or (of_channels and axis == 1):
+        if operand == 0 or (of_channels and one_each):
             name = f"{base}_of_{operand}"
             inputs = [node.input[operand], f"{base}_kept"]
             made.append(helper.make_node("Gather", inputs, [name], axis=along))
             picked.input[operand] = name
+    if node.op_type == "ReduceMean":
+        return [*made, picked]
     picked.output[0] = f"{base}_kept_alone"
     inputs = [picked.output[0], f"{base}_where"]
     return [*made, picked, helper.make_node("Gather", inputs, [base], axis=axis)]

@@ -50,6 +50,7 @@ _ONNX: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, mixing.reduce),
     **dict.fromkeys(("ArgMax", "ArgMin"), mixing.arg_reduce),
     **dict.fromkeys(mixing.ALONG_AXIS, mixing.along_axis),
+    **dict.fromkeys(mixing.TO_THE_END, mixing.normalisation),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), moves.reshape),
     **dict.fromkeys(("Resize", "Upsample"), moves.resize),
     **dict.fromkeys(("Shape", "Size"), reads_shape),

@@ -149,7 +149,9 @@ def _by_head(view: NodeView, labels: Labels, operand: int) -> Labels | None:
 def _meet(view: NodeView, queries: Labels, keys: Labels, bias: int | None = None) -> None:
     """Couple the channels of queries and keys, each (heads, d), head by head."""
     shared = len(queries) // len(keys) if len(queries) > 1 else 1
-    view.couple(queries, np.repeat(keys, shared, axis=0), multiplies=True)
+    met = np.repeat(keys, shared, axis=0)
+    view.couple(queries, met, multiplies=True)
+    first, second = np.broadcast_arrays(queries, met)
     labels, others = view.labels[:2]
     assert labels is not None
     assert others is not None
@@ -157,7 +159,7 @@ def _meet(view: NodeView, queries: Labels, keys: Labels, bias: int | None = None
     if bias is not None:  # of the queries, then of keys and values
         rest = np.zeros((view.shape(bias) or (queries.size,))[0] - queries.size, np.int64)
         added = bias, np.concatenate([queries.reshape(-1), rest])
-    view.flow.products.append(Product(view.index, 0, labels, others, added))
+    view.flow.products.append(Product(view.index, 0, labels, others, (first, second), added))
     if "scale" not in view.node.attrs:
         scale = 1.0 / math.sqrt(queries.shape[1])
         view.flow.kept_attributes.append(KeptAttribute(view.index, "scale", scale, queries))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from lbyl_onnx.channels.labels import FIXED, Labels, Role, padded, varying_axes
-from lbyl_onnx.channels.rules.view import Join, NodeView
+from lbyl_onnx.channels.rules.view import Join, NodeView, SelectedAxis
+from lbyl_onnx.graph.layers import linear_layer
 
 # Operators whose operands scale or mask one another, channel by channel: gates.
 PRODUCTS = ("And", "Div", "Mul", "PRelu", "Pow")
+# Those that scale channels by numbers of a table, and the most nodes that compute it.
+SCALING, LARGEST_TABLE = ("Mul",), 64
 
 
 def passes_first(view: NodeView) -> list[Labels | None]:
@@ -77,8 +81,33 @@ def _meet_unlabelled(view: NodeView, operand: int, base: Labels) -> None:
     met = [axis for axis in axes if axis >= offset and static[axis - offset] != 1]
     if not met:
         return
-    along = view.along(base, met[-1]) if view.is_constant(operand) else None
-    if along is None:
+    table = view.op_type in SCALING and _is_table(view, operand)
+    along = view.along(base, met[-1]) if view.is_constant(operand) or table else None
+    if along is None or (table and static[met[-1] - offset] is None):
         view.freeze(base, f"{view.op_type} joins them to channels that stay")
+    elif table:
+        view.flow.selected.append(SelectedAxis(view.index, operand, met[-1] - offset, along))
     else:
         view.binding(operand, met[-1] - offset, along, Role.FOLLOWER)
+
+
+def _is_table(view: NodeView, operand: int) -> bool:
+    """Whether an input is computed of shapes, positions and vectors, as angles of a rotation are.
+
+    No layer lies before it, but one whose weight is a vector: one number for each channel.
+    """
+    if view.is_constant(operand):
+        return False
+    waiting, visited = [view.node.inputs[operand]], set[int]()
+    while waiting:
+        for node in waiting.pop().inputs:
+            layer = linear_layer(view.tensor_info, node)
+            if layer is not None and layer.channels * layer.groups > 1:
+                shape = view.tensor_info.shape(layer.weight_name) or ()
+                if math.prod(d or 0 for d in shape) > max(d or 0 for d in shape):
+                    return False
+            if id(node) in visited or len(visited) > LARGEST_TABLE:
+                continue
+            visited.add(id(node))
+            waiting += list(node.inputs)
+    return len(visited) <= LARGEST_TABLE

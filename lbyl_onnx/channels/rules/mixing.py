@@ -7,6 +7,7 @@ import numpy as np
 from lbyl_onnx.channels.labels import Labels, Role, varying_axes
 from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter, SharedNorm
 from lbyl_onnx.graph.norms.normalisations import normalisation_of
+from lbyl_onnx.graph.norms.parts import has_parts
 
 
 def _beyond(labels: Labels, axis: int) -> bool:
@@ -117,14 +118,40 @@ def _reduced(view: NodeView, labels: Labels, axes: set[int]) -> list[Labels | No
             normalisation_of(view.node, view.tensor_info) if view.op_type == "ReduceMean" else None
         )
         reason = f"{part_of} averages over them" if part_of else f"{view.op_type} sums over them"
-        return view.freeze_inputs(reason)
+        last = labels.ndim - 1
+        complete = part_of and has_parts(view.node, labels.shape[last], view.tensor_info)
+        if not complete or axes != {last} or view.along(labels, last) is None:
+            return view.freeze_inputs(reason)
+        view.flow.norms.append(SharedNorm(view.index, labels, None))
+        return []
     if view.int_attribute("keepdims", 1):
         return [labels]
     return [np.squeeze(labels, tuple(axes))]
 
 
+def normalisation(view: NodeView) -> list[Labels | None]:
+    """LayerNormalization, RMSNormalization: statistics are over the channels that stay.
+
+    Gamma and beta follow.
+    """
+    labels = view.labels[0]
+    if labels is None or labels.shape[-1] < 2 or varying_axes(labels)[-1:] != (labels.ndim - 1,):
+        return along_axis(view)
+    operands = [i for i in (1, 2) if view.has(i)]
+    constant = all(view.is_constant(i) and view.shape(i) == labels.shape[-1:] for i in operands)
+    last = view.int_attribute("axis", -1) in (-1, labels.ndim - 1)
+    alone = len([output for output in view.node.outputs if output.name]) == 1
+    along = view.along(labels, labels.ndim - 1)
+    if not (constant and last and alone) or along is None:
+        return view.freeze_inputs(f"{view.op_type} mixes them")
+    for operand in operands:
+        view.binding(operand, 0, along, Role.FOLLOWER)
+    view.flow.norms.append(SharedNorm(view.index, labels, None))
+    return [labels]
+
+
 def along_axis(view: NodeView) -> list[Labels | None]:
-    """Softmax, LayerNormalization and others that mix one axis, or all from one axis on."""
+    """Softmax and others that mix one axis, or all from one axis on."""
     labels, shape = view.labels[0], view.shape(0)
     if labels is None or shape is None:
         return view.freeze_inputs(f"{view.op_type} mixes them")
@@ -154,4 +181,4 @@ def mean_variance(view: NodeView) -> list[Labels | None]:
 
 SOFTMAXES = ("Softmax", "LogSoftmax", "Hardmax")
 TO_THE_END = ("LayerNormalization", "RMSNormalization")
-ALONG_AXIS = (*SOFTMAXES, *TO_THE_END, "CumSum", "LRN", "LpNormalization")
+ALONG_AXIS = (*SOFTMAXES, "CumSum", "LRN", "LpNormalization")

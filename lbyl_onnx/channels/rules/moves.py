@@ -107,7 +107,8 @@ def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
     if values is None or before is None:
         return False
     expands = view.op_type == "Expand"
-    zero_copies = view.op_type == "Reshape" and not view.int_attribute("allowzero", 0)
+    literal = view.int_attribute("allowzero", 0)  # a 0 is a size then: it must not be there
+    zero_copies = view.op_type == "Reshape" and not (literal and 0 in values[0])
     shape = view.shape(0) or ()
     ahead = len(values[0]) - len(shape) if expands else 0  # axes that Expand puts before
     sizes: list[int | Labels] = []
@@ -135,7 +136,10 @@ def retarget(view: NodeView, operand: int, labels: Labels) -> bool:
     unknown = -1 in fixed and view.op_type != "Reshape"
     if fixed.count(-1) > 1 or unknown or (0 in fixed and not zero_copies):
         return False
-    view.flow.sizes.append(ShapeParameter(view.index, operand, tuple(sizes), also=computed))
+    replaced = "allowzero" if literal and 0 in fixed else None
+    view.flow.sizes.append(
+        ShapeParameter(view.index, operand, tuple(sizes), replaces=replaced, also=computed)
+    )
     return True
 
 

@@ -118,6 +118,8 @@ class Product:
         Which of its inputs is multiplied by 0 where a channel is gone.
     labels, others
         Of that input, and of the one that it is multiplied by.
+    meeting
+        Labels of both, each (sums, d), position by position as they meet in each sum.
     added
         An input that the node adds to it, with its labels: it is multiplied by 0 there, too.
     """
@@ -126,6 +128,7 @@ class Product:
     operand: int
     labels: Labels
     others: Labels
+    meeting: tuple[Labels, Labels]
     added: tuple[int, Labels] | None = None
 
 
@@ -136,6 +139,24 @@ class KeptAxis:
     node: int
     labels: Labels
     axis: int
+
+
+@dataclass(frozen=True)
+class SelectedAxis:
+    """An axis of a computed input of a node along which channels lie: those that stay are taken.
+
+    Parameters
+    ----------
+    node, operand, axis
+        The input, and its axis.
+    labels
+        Along that axis, (n,).
+    """
+
+    node: int
+    operand: int
+    axis: int
+    labels: Labels
 
 
 @dataclass(frozen=True)
@@ -160,7 +181,8 @@ class SharedNorm:
         Of its first input; of each set of channels that share statistics as many go.
     groups
         Of a GroupNormalization, whose groups lie on axis 1; None for an InstanceNormalization,
-        behind whose axis 1 the channels lie.
+        behind whose axis 1 the channels lie, and for one over the last axis: LayerNormalization,
+        RMSNormalization, or the ReduceMean of one in single operators.
     """
 
     node: int
@@ -188,6 +210,7 @@ class LabelFlow:
     heads: list[Labels] = field(default_factory=list)
     kept_axes: list[KeptAxis] = field(default_factory=list)
     kept_attributes: list[KeptAttribute] = field(default_factory=list)
+    selected: list[SelectedAxis] = field(default_factory=list)
     counts: dict[str, ShapeDependences] = field(default_factory=dict)
     reads: list[tuple[int, int]] = field(default_factory=list)
 

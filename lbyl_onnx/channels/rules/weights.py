@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, padded, varying_axes
@@ -147,7 +149,10 @@ def _product(view: NodeView, terms: Terms) -> list[Labels | None]:
         order = output + "".join(summed)
         aligned = _aligned(first, terms[0], order), _aligned(second, terms[1], order)
         view.couple(*aligned, multiplies=True)
-        view.flow.products.append(Product(view.index, 0, first, second))
+        spread = np.broadcast_arrays(*aligned)
+        size = math.prod(spread[0].shape[len(output) :])
+        meeting = spread[0].reshape(-1, size), spread[1].reshape(-1, size)  # (.., d) -> (sums, d)
+        view.flow.products.append(Product(view.index, 0, first, second, meeting))
         return []
     view.freeze(first, reason)
     if second is None or not {*ahead[1]} <= {*output}:

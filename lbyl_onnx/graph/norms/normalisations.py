@@ -14,7 +14,7 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.types import Floats
 
 # What may lie between the operators without changing what they compute.
-_PASSED = ("Cast", "Identity")
+PASSED = ("Cast", "Identity")
 
 
 def normalisation_of(mean: Node, tensor_info: TensorInfo) -> str | None:
@@ -27,13 +27,13 @@ def normalisation_of(mean: Node, tensor_info: TensorInfo) -> str | None:
     tensor_info
         Constants of its graph.
     """
-    squared = _squared(mean, tensor_info)
+    squared = squared_by(mean, tensor_info)
     if squared is not None and _is_divided_by(mean, tensor_info):
-        return "layer normalisation" if _is_centred(squared) else "RMS normalisation"
-    for difference in _consumers(mean, "Sub"):
-        for square in _consumers(difference, "Mul", "Pow"):
-            for second in _consumers(square, "ReduceMean"):
-                if _squared(second, tensor_info) is not None and _is_divided_by(
+        return "layer normalisation" if is_centred(squared) else "RMS normalisation"
+    for difference in consumers_of(mean, "Sub"):
+        for square in consumers_of(difference, "Mul", "Pow"):
+            for second in consumers_of(square, "ReduceMean"):
+                if squared_by(second, tensor_info) is not None and _is_divided_by(
                     second, tensor_info
                 ):
                     return "layer normalisation"
@@ -43,9 +43,9 @@ def normalisation_of(mean: Node, tensor_info: TensorInfo) -> str | None:
 # Operators of layer and RMS normalisation as one node; their second input is the scale.
 _ONE_NODE = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 # What takes a layer's outputs to the normalisation of a stream without scaling its channels.
-_ONTO_STREAM = ("Add", "Sum", "Dropout", *_PASSED)
+_ONTO_STREAM = ("Add", "Sum", "Dropout", *PASSED)
 # Nodes that are looked at on the way.
-_NEAR = 12
+NEAR = 12
 
 
 def scale_of_stream(node: Node, layer: LinearLayer, tensor_info: TensorInfo) -> Floats | None:
@@ -74,7 +74,7 @@ def normalising_scale(node: Node, channels: int, tensor_info: TensorInfo) -> Flo
         Of the nearest normalisation; None where there is none with finite constants.
     """
     waiting, visited = [node.outputs[0]], 0
-    while waiting and visited < _NEAR:
+    while waiting and visited < NEAR:
         tensor = waiting.pop(0)
         for reader in tensor.outputs:
             visited += 1
@@ -97,7 +97,7 @@ def _written_out(tensor: Tensor, channels: int, tensor_info: TensorInfo) -> Floa
     if not any(normalisation_of(mean, tensor_info) for mean in means):
         return None
     waiting = [tensor]
-    for _ in range(_NEAR):
+    for _ in range(NEAR):
         if not waiting:
             return None
         for reader in waiting.pop(0).outputs:
@@ -106,7 +106,7 @@ def _written_out(tensor: Tensor, channels: int, tensor_info: TensorInfo) -> Floa
                     scale = _per_channel(operand, channels, tensor_info)
                     if scale is not None:
                         return scale
-            if reader.op in ("Sub", "Div", "Mul", *_PASSED):
+            if reader.op in ("Sub", "Div", "Mul", *PASSED):
                 waiting.append(reader.outputs[0])
     return None
 
@@ -122,18 +122,18 @@ def _per_channel(tensor: Tensor, channels: int, tensor_info: TensorInfo) -> Floa
     return np.abs(value.reshape(-1))  # (1, .., C) -> (C,)
 
 
-def _squared(mean: Node, tensor_info: TensorInfo) -> Tensor | None:
+def squared_by(mean: Node, tensor_info: TensorInfo) -> Tensor | None:
     """Return what is squared in front of a ReduceMean."""
     square = _producer(mean.inputs[0])
     if square is None or len(square.inputs) != 2 or mean.op != "ReduceMean":
         return None
     first, second = square.inputs
     twice = square.op == "Mul" and first is second
-    power = square.op == "Pow" and _scalar(second, tensor_info) == 2.0
+    power = square.op == "Pow" and scalar_of(second, tensor_info) == 2.0
     return first if twice or power else None
 
 
-def _is_centred(tensor: Tensor) -> bool:
+def is_centred(tensor: Tensor) -> bool:
     """Whether a tensor is the difference from a mean."""
     difference = _producer(tensor)
     if difference is None or difference.op != "Sub":
@@ -144,16 +144,17 @@ def _is_centred(tensor: Tensor) -> bool:
 
 def _is_divided_by(mean: Node, tensor_info: TensorInfo) -> bool:
     """Whether the root of a mean and a constant divides something."""
-    for total in _consumers(mean, "Add"):
-        for root in _consumers(total, "Sqrt", "Pow"):
-            exponent = 0.5 if root.op == "Sqrt" else _scalar(root.inputs[1], tensor_info)
-            divides = exponent == 0.5 and _consumers(root, "Div", "Reciprocal")
+    for total in consumers_of(mean, "Add"):
+        for root in consumers_of(total, "Sqrt", "Pow"):
+            exponent = 0.5 if root.op == "Sqrt" else scalar_of(root.inputs[1], tensor_info)
+            divides = exponent == 0.5 and consumers_of(root, "Div", "Reciprocal")
             if divides or exponent == -0.5:
                 return True
     return False
 
 
-def _scalar(tensor: Tensor, tensor_info: TensorInfo) -> float | None:
+def scalar_of(tensor: Tensor, tensor_info: TensorInfo) -> float | None:
+    """Return a constant of one element; None for any other tensor."""
     if tensor_info.shape(tensor.name) not in ((), (1,)) or not tensor_info.is_constant(tensor.name):
         return None
     return float(tensor_info.value(tensor.name).reshape(()))  # (1,) -> ()
@@ -161,17 +162,17 @@ def _scalar(tensor: Tensor, tensor_info: TensorInfo) -> float | None:
 
 def _producer(tensor: Tensor) -> Node | None:
     """Return the node that computes a tensor, past what changes nothing."""
-    while tensor.inputs and tensor.inputs[0].op in _PASSED:
+    while tensor.inputs and tensor.inputs[0].op in PASSED:
         tensor = tensor.inputs[0].inputs[0]
     return tensor.inputs[0] if tensor.inputs else None
 
 
-def _consumers(node: Node, *op_types: str) -> list[Node]:
+def consumers_of(node: Node, *op_types: str) -> list[Node]:
     """Return the nodes of some types that read a node's output, past what changes nothing."""
     consumers, waiting = [], [node]
     while waiting:
         for consumer in waiting.pop().outputs[0].outputs:
-            if consumer.op in _PASSED:
+            if consumer.op in PASSED:
                 waiting.append(consumer)
             elif consumer.op in op_types:
                 consumers.append(consumer)

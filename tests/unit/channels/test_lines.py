@@ -176,3 +176,16 @@ def test_grids_that_cut_one_axis_in_two_ways_leave_whole_slices() -> None:
     for rows in (2, 3):
         left = np.bincount(keep // (12 // rows), minlength=rows)
         assert len(set(left.tolist())) == 1
+
+
+def test_one_node_repeats_values_for_the_heads_of_queries() -> None:
+    net = Net(("N", TOKENS, WIDTH), opset=23)
+    counts = {"q": 4, "k": 2, "v": 2}
+    parts = [heads(net, linear(net, "x", WIDTH, 4 * n), n, 4) for n in counts.values()]
+    y = net.node("Transpose", [net.node("Attention", parts)], {"perm": [0, 2, 1, 3]})
+    y = net.node("Reshape", [y, net.ints(0, 0, 16)])
+    channels = interpret(net.declared(linear(net, y, 16, 4), "N", TOKENS, 4)).channels
+    (values,) = [group for group in channels.groups if not group.products]
+    assert values.size == 8
+    positions = values.consumers[0].positions
+    np.testing.assert_array_equal(positions[:4], [[i, i + 4] for i in range(4)])

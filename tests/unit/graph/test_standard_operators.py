@@ -147,6 +147,53 @@ class TestFused:
         result = compress(model, config=config)
         assert [group.channels for group in result.groups] == [8, 6]
 
+    @pytest.mark.parametrize(
+        ("sizes", "mask", "more"),
+        [
+            ((8, 8, 8), False, {}),
+            ((8, 8, 12), True, {"scale": 0.2, "mask_filter_value": -50.0}),
+            ((12, 12, 4), True, {"unidirectional": 1}),
+        ],
+    )
+    def test_attention_makes_its_parts_by_one_product(
+        self, sizes: tuple[int, ...], mask: bool, more: dict[str, Any], tmp_path: Path
+    ) -> None:
+        net = Net((5, 5, 6))
+        inputs = ["x", net.weight("w", 6, sum(sizes))]
+        inputs.append(net.constant("b", net.cast(net.rng.normal(size=sum(sizes)))))
+        if mask:
+            inputs.append(
+                net.constant("mask", np.tile(np.asarray([1, 1, 1, 0, 0], np.int32), (5, 1)))
+            )
+        attributes = {"num_heads": 2, "qkv_hidden_sizes": [*sizes], **more}
+        y = net.node("Attention", inputs, attributes)
+        net.nodes[-1].domain = "com.microsoft"
+        y = net.node("MatMul", [y, net.weight("out", sizes[2], 3)])
+        model = net.declared(y, 5, 5, 3)
+        plain = loaded(model, tmp_path)
+        ops = [n.op_type for n in plain.graph.node if n.op_type not in ("Constant", "Add")]
+        assert ops == ["MatMul", "Split", "MultiHeadAttention", "MatMul"]
+        feeds = make_feeds(model)
+        assert_same(run(plain, feeds), run(model, feeds))
+        result = cut(model)
+        assert values(result)["w"].shape == (6, sum(sizes) // 2)
+
+    @pytest.mark.parametrize("kept", ["past", "mask of lengths"])
+    def test_attention_that_cannot_be_written_out_stays(self, kept: str, tmp_path: Path) -> None:
+        net = Net(("N", 5, 6))
+        bias = net.constant("b", net.cast(np.ones(24)))
+        inputs = ["x", net.weight("w", 6, 24), bias]
+        inputs.append(
+            net.constant("lengths", np.asarray([5], np.int32)) if kept == "mask of lengths" else ""
+        )
+        if kept == "past":
+            inputs.append(net.constant("past", net.cast(np.zeros((2, 1, 2, 3, 4)))))
+        y = net.node("Attention", inputs, {"num_heads": 2})
+        net.nodes[-1].domain = "com.microsoft"
+        model = net.declared(y, "N", 5, 8)
+        ops = [node.op_type for node in loaded(model, tmp_path).graph.node]
+        assert ops == ["Attention"]
+
     def test_an_activation_that_is_not_known_is_named(self) -> None:
         net = Net(("N", 3, 6, 6))
         inputs = [net.relu(net.conv("x", (3, 8))), net.weight("w", 6, 8, 1, 1)]

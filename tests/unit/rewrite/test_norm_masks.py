@@ -13,6 +13,7 @@ from lbyl_onnx.io.writer import ModelDraft
 from lbyl_onnx.methods.registry import method_names
 from lbyl_onnx.rewrite import build
 from lbyl_onnx.rewrite.norm_masks import NormMask, with_kept_statistics
+from tests.support.attentions import Block
 from tests.support.net import Net
 from tests.support.operators import OPERATORS, declared, group_norm, group_norm_block, grouped_norm
 from tests.support.oracle import Array, interpret, run, values
@@ -114,6 +115,16 @@ def test_the_proof_tells_statistics_over_what_is_gone(monkeypatch: pytest.Monkey
     monkeypatch.setattr(build, "norm_masks", lambda *_: ())
     with pytest.raises(VerificationError, match="the rewrite is wrong"):
         compress(group_norm(2), config=Config(round_to=1, ratio=0.5, method="none", provider="cpu"))
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer", "rms, written out", "layer, written out"])
+def test_the_proof_tells_statistics_of_heads_over_what_is_gone(
+    monkeypatch: pytest.MonkeyPatch, norm: str
+) -> None:
+    monkeypatch.setattr(build, "norm_masks", lambda *_: ())
+    block = Block(2, 1, 4, False, True, False, False, False, norm=norm)
+    with pytest.raises(VerificationError, match="the rewrite is wrong"):
+        compress(block.model(), config=Config(round_to=1, ratio=0.5, method="none", provider="cpu"))
 
 
 def test_a_computed_scale_is_refused() -> None:

@@ -84,7 +84,7 @@ class TestOwn:
         )
         fit = ConsumerFit(group, group.consumers[0], delivery)
         graph = to_graph(model)
-        edits = compensated(graph, found.tensor_info, [fit], [], {}, held=1 << 30)
+        edits = compensated(graph, found.tensor_info, [fit], [], {}, [], held=1 << 30)
         node = group.consumers[0].binding.node
         weight = np.asarray(load(edits.operands[node, 1]), np.float64)  # (out, in)
         stored = values(model)
