@@ -86,7 +86,7 @@ def merged_inverted(path: Path, config: Config) -> onnx.ModelProto:
                 raise ValueError(f"{entry.group.name}: its weights are not finite")
             delivery = inverted_delivery(response.rows, entry.kept, config)
             fits.append(ConsumerFit(entry.group, place, response.at_consumer(delivery)))
-    edits = compensated(graph, tensor_info, fits, (), (), {}, USUAL.held_weight)
+    edits = compensated(graph, tensor_info, fits, (), {}, (), USUAL.held_weight)
     if edits.added:
         raise ValueError(f"{path}: a delivery with an offset cannot be written here")
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
