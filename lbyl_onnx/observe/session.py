@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -296,7 +297,8 @@ def _run(
     effort = baseline.effort
     rows = rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views)
     needed = effort.most_samples if noises else max(effort.enough_samples, rows)
-    count = sample_count(macs, needed, effort)
+    each = sum(math.prod(shape) for shape in baseline.first.values()) // baseline.batch
+    count = sample_count(macs, each, needed, effort)
     size = batch_size(analyzed.largest_activation // baseline.batch, count, effort)
     plain = (replace(view, cross=False, window=None) for view in views)
     everywhere = {view.tensor: view for view in plain}
