@@ -25,7 +25,7 @@ from lbyl_onnx.data.source import (
 )
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.inputs.choices import kinds_of
-from lbyl_onnx.inputs.first_layers import with_statistics
+from lbyl_onnx.inputs.first_layers import sampled_kinds
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import (
@@ -150,6 +150,7 @@ def prepare(
     folder: Path,
     measured: bool = False,
     own: Samples | None = None,
+    kinds: Mapping[str, InputKind] | None = None,
 ) -> Prepared:
     """Find what can be fitted, and decide on what the model is measured.
 
@@ -165,6 +166,9 @@ def prepare(
         Whether statistics are wanted where the method needs none, too.
     own
         The user's own samples; None for synthetic ones.
+    kinds
+        What samples of each input are, as `sampled_kinds` tells; None where that is still to be
+        told.
     """
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels)
     needs_moments = measured or config.needs_moments
@@ -174,10 +178,11 @@ def prepare(
         else {}
     )
     graph, tensor_info = analyzed.graph, analyzed.tensor_info
-    kinds = kinds_of(graph, tensor_info, config, analyzed.read.model)
     run = prior = None
+    if kinds is None:  # where nothing is measured, nothing need be fitted
+        tell = sampled_kinds if observations else kinds_of
+        kinds = tell(graph, tensor_info, config, analyzed.read.model)
     if observations:
-        kinds = with_statistics(kinds, graph, tensor_info, config.layout)
         views = [s.view for s in observations.values()]
         run = _run(analyzed, baseline, config, folder, views, kinds, own)
         if run.batch_statistics:
