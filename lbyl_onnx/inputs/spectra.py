@@ -10,10 +10,10 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 
 # Usual rows of a mel filter bank, and windows of a Fourier transform, whose power has half as many
 # rows and one more.
-MEL_BINS = frozenset({40, 64, 80, 96, 128})
+MEL_BINS = frozenset({32, 40, 64, 80, 96, 128})
 WINDOWS = frozenset({256, 320, 400, 512, 640, 800, 1024, 2048, 4096})
 # Of the mel filter banks those that are usual heights of lines of text, too.
-TEXT_HEIGHTS = frozenset({64, 96})
+TEXT_HEIGHTS = frozenset({32, 64, 96})
 # A plane is so many times as long in time as it has bins where it is no image by its sides.
 LONGER = 1.4
 

@@ -197,6 +197,8 @@ def test_inputs_of_floats(make: Callable[[], ModelProto], name: str, sure: str) 
         (("N", 1, "t", 64), "spectrogram", "guessed"),
         (("N", 1, 96, 64), "spectrogram", "guessed"),
         (("N", 100, 40, 1), "spectrogram", "guessed"),
+        (("N", 76, 32, 1), "spectrogram", "guessed"),  # of a wake word's embedding
+        (("N", 1, 32, 320), "image", "guessed"),
         (("N", 1, 80, "t"), "spectrogram", "guessed"),
         (("N", 1, 201, "t"), "spectrogram", "likely"),
         (("N", 1, 300, 257), "spectrogram", "likely"),
