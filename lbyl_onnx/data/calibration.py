@@ -17,7 +17,7 @@ from lbyl_onnx.data.files.text_files import open_texts
 from lbyl_onnx.data.image_files import form_of, open_images
 from lbyl_onnx.data.padding import without_padding
 from lbyl_onnx.data.samples import Input, Samples, SampleShapes, choose
-from lbyl_onnx.data.tokenizer import tokenizer_places
+from lbyl_onnx.data.tokenizer import tokenizer_candidates
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.input_options.shapes import Shapes
@@ -51,8 +51,8 @@ class FrontEnd:
 
     def folders(self, texts: Path) -> list[Path]:
         """Where a tokenizer may lie, for texts in this folder."""
-        places = tokenizer_places(self.model, self.tokenizer)
-        return places if self.tokenizer is not None else [*places, texts]
+        candidates = tokenizer_candidates(self.model, self.tokenizer)
+        return candidates if self.tokenizer is not None else [*candidates, texts]
 
 
 PLAIN = FrontEnd()

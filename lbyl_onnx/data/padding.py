@@ -93,8 +93,8 @@ def without_padding(samples: Samples, inputs: Sequence[Input]) -> Samples:
 
 
 def _may_mask(i: Input) -> bool:
-    told = i.kind == "mask" if i.kind else "mask" in i.name.lower()
-    return told and len(i.shape) == 2 and i.shape[1] is None
+    is_mask = i.kind == "mask" if i.kind else "mask" in i.name.lower()
+    return is_mask and len(i.shape) == 2 and i.shape[1] is None
 
 
 def _cut_axes(mask: Input, inputs: Sequence[Input], shapes: Sequence[Shapes]) -> Axes | None:

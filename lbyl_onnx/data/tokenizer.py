@@ -18,18 +18,18 @@ LARGEST = 1 << 26
 _PADDING = ("[PAD]", "<pad>", "<|pad|>", "<PAD>")
 
 
-def tokenizer_places(model: Path | None, given: Path | None = None) -> list[Path]:
+def tokenizer_candidates(model: Path | None, supplied: Path | None = None) -> list[Path]:
     """Return where the tokenizer of a model may lie, the likeliest first.
 
     Parameters
     ----------
     model
         The model's own file; None for one in memory.
-    given
-        The tokenizer.json that the user gave, or its folder: then it is the only place.
+    supplied
+        The tokenizer.json that the user gave, or its folder: then it is the only one.
     """
-    if given is not None:
-        return [given]
+    if supplied is not None:
+        return [supplied]
     if model is None:
         return []
     folder = model.parent
@@ -38,9 +38,9 @@ def tokenizer_places(model: Path | None, given: Path | None = None) -> list[Path
     return [folder, *above]
 
 
-def first_tokenizer(places: Iterable[Path]) -> Path | None:
+def first_tokenizer(candidates: Iterable[Path]) -> Path | None:
     """Return the first tokenizer.json of some files and folders; None where there is none."""
-    files = (place / NAME if place.is_dir() else place for place in places)
+    files = (path / NAME if path.is_dir() else path for path in candidates)
     return next((file for file in files if file.is_file()), None)
 
 

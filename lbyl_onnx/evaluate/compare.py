@@ -162,15 +162,17 @@ def _compared(
     )
 
 
-def _synthetic(path: Path, provider: str, seed: int, given: SuppliedShapes) -> list[Feeds]:
+def _synthetic(
+    path: Path, provider: str, seed: int, supplied_shapes: SuppliedShapes
+) -> list[Feeds]:
     """Synthetic samples; where the model gives no numbers on them, random values."""
-    shapes = baseline.input_shapes(path, provider, given)
+    shapes = baseline.input_shapes(path, provider, supplied_shapes)
     model, _ = graph_source.load_model(path)
     feeds = list(synthetic_samples(path, model, shapes, COMPARED, seed))
     (outputs,) = execute.run_batches(path, provider, feeds[:1])
     if all(map(execute.is_finite, outputs.values())):
         return feeds
-    return list(baseline.run_baseline(path, provider, seed, supplied_shapes=given).feeds)
+    return list(baseline.run_baseline(path, provider, seed, supplied_shapes=supplied_shapes).feeds)
 
 
 def _kinds(signature: Signature) -> list[list[tuple[str, str]]]:

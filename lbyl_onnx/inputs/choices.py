@@ -11,7 +11,7 @@ import numpy as np
 from lbyl_onnx.config import Config
 from lbyl_onnx.data.input_kind import IMAGES, InputKind, InputRange, Vocabulary
 from lbyl_onnx.data.synthetic.images import image_layout
-from lbyl_onnx.data.tokenizer import first_tokenizer, read_vocabulary, tokenizer_places
+from lbyl_onnx.data.tokenizer import first_tokenizer, read_vocabulary, tokenizer_candidates
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
@@ -69,8 +69,8 @@ def kinds_of(
 
 
 def _own_vocabulary(config: Config, model: Path) -> Vocabulary | None:
-    given = None if config.tokenizer is None else Path(config.tokenizer)
-    file = first_tokenizer(tokenizer_places(model, given))
+    supplied = None if config.tokenizer is None else Path(config.tokenizer)
+    file = first_tokenizer(tokenizer_candidates(model, supplied))
     return None if file is None else read_vocabulary(file)
 
 

@@ -97,8 +97,8 @@ def with_evidence(
     # Nothing is run: any size will do for what is dynamic.
     shapes = {i.name: tuple(d or ANY_SIZE for d in i.shape) for i in inputs}
     kinds = input_kinds(to_graph(model), TensorInfo(model, shapes, shapes, read))
-    told = {name: kind.name for name, kind in kinds.items() if kind.sure != "guessed"}
-    return tuple(replace(i, kind=told.get(i.name, "")) for i in inputs)
+    certain = {name: kind.name for name, kind in kinds.items() if kind.sure != "guessed"}
+    return tuple(replace(i, kind=certain.get(i.name, "")) for i in inputs)
 
 
 def is_folded(graph: Graph) -> bool:

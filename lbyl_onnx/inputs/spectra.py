@@ -46,8 +46,8 @@ def spectrogram_by_plane(
     rows, columns = shape[2:] if shape[1] == 1 else shape[1:3]
     sides = {side for side in (rows, columns) if side is not None and side > 1}
     for node in readers:
-        if _places(node, tensor_info) in sides:
-            reason = f"{node_name(node)} normalises each of {_places(node, tensor_info)} rows"
+        if _rows(node, tensor_info) in sides:
+            reason = f"{node_name(node)} normalises each of {_rows(node, tensor_info)} rows"
             return InputKind("spectrogram", reason, "likely")
     if rows == columns:
         return None
@@ -66,7 +66,7 @@ def spectrogram_by_plane(
     return None
 
 
-def _places(node: Node, tensor_info: TensorInfo) -> int | None:
+def _rows(node: Node, tensor_info: TensorInfo) -> int | None:
     """How many places a normalisation has parameters for; None for any other node."""
     if node.op not in ("BatchNormalization", "LayerNormalization") or len(node.inputs) < 2:
         return None

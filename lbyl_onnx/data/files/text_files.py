@@ -86,8 +86,8 @@ def token_kinds(inputs: Sequence[Input]) -> dict[str, TokenKind] | str:
         if len(i.shape) != 2:
             return f"input {i.name} has rank {len(i.shape)}"
         name = i.name.lower()
-        told = [kind for kind, _ in _NAMES if kind == i.kind]
-        named = told or [kind for kind, words in _NAMES if any(word in name for word in words)]
+        by_graph = [kind for kind, _ in _NAMES if kind == i.kind]
+        named = by_graph or [kind for kind, words in _NAMES if any(word in name for word in words)]
         rest = [kind for kind in _BY_ORDER if kind not in kinds.values()]
         kind = named[0] if named else rest[0] if rest else "tokens"
         if i.dtype.kind not in ("iufb" if kind == "mask" else "iu"):
