@@ -134,7 +134,7 @@ def _spectrograms(
     others = [axis for axis in range(len(shape)) if axis not in axes]
     count = math.prod(shape[axis] for axis in others)
     planes = spectrograms(count, shape[bins], shape[frames], rng)
-    # The broader prior: other textures, too, as of music and noise.
+    # A broader prior: every other one has textures that speech has not.
     pictured = planes[1::2]
     pictured[...] = images(len(pictured), (1, *planes.shape[1:]), rng)[:, 0]
     order = [*others, bins, frames]
