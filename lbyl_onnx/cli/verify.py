@@ -35,7 +35,7 @@ Examples:
     "--inputs",
     type=click.Path(dir_okay=False),
     metavar="DATA.npz",
-    help="An array for each input, samples first; else random ones.",
+    help="An array for each input, samples first; else synthetic samples.",
 )
 @click.option("--labels", metavar="KEY", help="Class numbers in that file: shows top-1 of both.")
 @click.option(

@@ -17,6 +17,7 @@ from lbyl_onnx.data.files.text_files import open_texts
 from lbyl_onnx.data.image_files import form_of, open_images
 from lbyl_onnx.data.padding import without_padding
 from lbyl_onnx.data.samples import Input, Samples, SampleShapes, choose
+from lbyl_onnx.data.tokenizer import tokenizer_candidates
 from lbyl_onnx.errors import CalibrationError, OptionError
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.input_options.shapes import Shapes
@@ -50,14 +51,8 @@ class FrontEnd:
 
     def folders(self, texts: Path) -> list[Path]:
         """Where a tokenizer may lie, for texts in this folder."""
-        if self.tokenizer is not None:
-            return [self.tokenizer]
-        folder = None if self.model is None else self.model.parent
-        if folder is None:
-            return [texts]
-        # Exports lie in a folder onnx/ beside what they were exported from.
-        above = [folder.absolute().parent] if folder.absolute().name == "onnx" else []
-        return [folder, *above, texts]
+        candidates = tokenizer_candidates(self.model, self.tokenizer)
+        return candidates if self.tokenizer is not None else [*candidates, texts]
 
 
 PLAIN = FrontEnd()

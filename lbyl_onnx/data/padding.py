@@ -52,10 +52,11 @@ class _Cut:
 def without_padding(samples: Samples, inputs: Sequence[Input]) -> Samples:
     """Return samples cut to their own lengths, where a mask tells them and the model takes any.
 
-    A mask is an input of rank 2, (samples, length), whose name holds "mask" and whose values are 0
-    and 1. Its axis is cut from the first to the last 1, and along with it each axis of the same
-    name; where no other has that name, the axes 1 that are as long. What has a fixed length stays
-    as it is, and so do zeros between ones.
+    A mask is an input of rank 2, (samples, length), that the graph reads as one, or whose name
+    holds "mask" where the graph tells nothing, and whose values are 0 and 1. Its axis is cut from
+    the first to the last 1, and along with it each axis of the same name; where no other has that
+    name, the axes 1 that are as long. What has a fixed length stays as it is, and so do zeros
+    between ones.
 
     Parameters
     ----------
@@ -92,7 +93,8 @@ def without_padding(samples: Samples, inputs: Sequence[Input]) -> Samples:
 
 
 def _may_mask(i: Input) -> bool:
-    return "mask" in i.name.lower() and len(i.shape) == 2 and i.shape[1] is None
+    is_mask = i.kind == "mask" if i.kind else "mask" in i.name.lower()
+    return is_mask and len(i.shape) == 2 and i.shape[1] is None
 
 
 def _cut_axes(mask: Input, inputs: Sequence[Input], shapes: Sequence[Shapes]) -> Axes | None:

@@ -32,6 +32,8 @@ class Input:
     symbols
         Names of its dimensions: those of one name have one size; None for one without, and empty
         where none is known.
+    kind
+        What the graph tells that it takes, as `InputKind` names it; empty where it tells nothing.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Input:
     shape: tuple[int | None, ...]
     stated_shape: tuple[int, ...] = ()
     symbols: tuple[str | None, ...] = ()
+    kind: str = ""
 
 
 class SampleReader(Protocol):

@@ -106,10 +106,21 @@ def batch_size(largest: int, requested: int, effort: Effort) -> int:
     return max(1, min(fits, effort.largest_batch, requested))
 
 
-def sample_count(macs: int, requested: int, effort: Effort) -> int:
-    """Synthetic samples to take: as many as are requested, if one pass over them is affordable."""
+def sample_count(macs: int, values: int, requested: int, effort: Effort) -> int:
+    """Synthetic samples to take: as many as are requested, if they are affordable.
+
+    Parameters
+    ----------
+    macs, values
+        Multiply-accumulates of one sample, and the values that it is made of.
+    requested
+        How many would be enough.
+    effort
+        What one pass over them and drawing them may take.
+    """
     affordable = max(effort.fewest_samples, effort.pass_macs // max(1, macs))
-    return max(1, min(requested, affordable, effort.most_samples))
+    drawn = max(effort.enough_samples, effort.drawn_values // max(1, values))
+    return max(1, min(requested, affordable, drawn, effort.most_samples))
 
 
 def rounded(count: int, size: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,36 @@ from lbyl_onnx.errors import CalibrationError
 from lbyl_onnx.io.files import read_bounded
 
 NAME = "tokenizer.json"
-# Bytes of such a file; those of vocabularies of 256,000 tokens are a quarter of it.
-LARGEST = 1 << 27
+# Bytes of such a file; those of vocabularies of 256,000 tokens are half of it.
+LARGEST = 1 << 26
 # What tokenizers call the token behind the end of a text.
 _PADDING = ("[PAD]", "<pad>", "<|pad|>", "<PAD>")
 
 
-def vocabulary_beside(model: Path) -> Vocabulary | None:
-    """Return the vocabulary of the tokenizer.json in a model's folder; None where there is none.
+def tokenizer_candidates(model: Path | None, supplied: Path | None = None) -> list[Path]:
+    """Return where the tokenizer of a model may lie, the likeliest first.
 
-    Raises
-    ------
-    CalibrationError
-        When the file is none of a tokenizer.
+    Parameters
+    ----------
+    model
+        The model's own file; None for one in memory.
+    supplied
+        The tokenizer.json that the user gave, or its folder: then it is the only one.
     """
-    path = model.parent / NAME
-    return read_vocabulary(path) if path.is_file() else None
+    if supplied is not None:
+        return [supplied]
+    if model is None:
+        return []
+    folder = model.parent
+    # Exports lie in a folder onnx/ beside what they were exported from.
+    above = [folder.absolute().parent] if folder.absolute().name == "onnx" else []
+    return [folder, *above]
+
+
+def first_tokenizer(candidates: Iterable[Path]) -> Path | None:
+    """Return the first tokenizer.json of some files and folders; None where there is none."""
+    files = (path / NAME if path.is_dir() else path for path in candidates)
+    return next((file for file in files if file.is_file()), None)
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

@@ -1,4 +1,4 @@
-"""Compare two models on inputs of the user's own, or on random ones."""
+"""Compare two models on inputs of the user's own, or on synthetic samples."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
 from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import Fidelity, fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
+from lbyl_onnx.evaluate.synthetic import synthetic_samples
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.input_options.shapes import SuppliedShapes, checked_shapes
@@ -25,6 +26,8 @@ from lbyl_onnx.runtime.session import Feeds, Signature
 from lbyl_onnx.text import listed, short
 from lbyl_onnx.types import Array
 
+# Synthetic samples at the first input shapes, and at others.
+COMPARED = (32, 1)
 # Samples that are run at once where a model takes as many as it is given.
 BATCH = 64
 
@@ -47,7 +50,7 @@ class Comparison:
     latency
         Times of both, measured in turns.
     inputs
-        Where the inputs are from: a file, or None for random ones.
+        Where the inputs are from: a file, or None for synthetic samples.
     random
         Nodes that draw random numbers, for which both models were given the same.
     accuracy
@@ -82,13 +85,14 @@ def compare_models(
     original, compressed
         Files of models with the same inputs and outputs.
     inputs
-        An .npz with an array for each input of the model, samples first; None for random ones.
+        An .npz with an array for each input of the model, samples first; None for
+        synthetic samples, such as `compress` takes.
     labels
         Name of the array of class numbers, one for each sample, in that file.
     provider
         Where ONNX Runtime runs them.
     seed
-        Of random inputs.
+        Of synthetic samples.
     input_shape
         Their shapes, by the names of the inputs; the name may be empty where there is one.
 
@@ -110,7 +114,7 @@ def compare_models(
     """
     supplied_shapes = checked_shapes(input_shape)
     if inputs is not None and supplied_shapes:
-        raise OptionError("input shapes are of random inputs; leave them out beside a file")
+        raise OptionError("input shapes are of synthetic samples; leave them out beside a file")
     one, two = Path(original), Path(compressed)
     name = providers.provider_name(provider)
     sources = [graph_source.check_source(path) for path in (one, two)]
@@ -120,10 +124,7 @@ def compare_models(
     if inputs is None:
         if labels is not None:
             raise CalibrationError("labels need inputs; give --inputs DATA.npz")
-        feeds, true_labels = (
-            list(baseline.run_baseline(one, name, seed, supplied_shapes=supplied_shapes).feeds),
-            None,
-        )
+        feeds, true_labels = _synthetic(one, name, seed, supplied_shapes), None
     else:
         file = Path(inputs)
         with bounded(f"reading {file.name}", seconds_for(0)):
@@ -148,7 +149,7 @@ def _compared(
     feeds, true_labels = samples
     with same_randomness(*paths) as (files, random):
         before, after = (_outputs(path, provider, feeds) for path in files)
-    described = "random inputs" if inputs is None else f"inputs of {inputs}"
+    described = "synthetic samples" if inputs is None else f"inputs of {inputs}"
     near = fidelity(outputs, before, after, described)
     _check(outputs, before, after)
     if near.agreement is None:
@@ -166,6 +167,19 @@ def _compared(
         random,
         PairedAccuracy.of(*hits) if hits else None,
     )
+
+
+def _synthetic(
+    path: Path, provider: str, seed: int, supplied_shapes: SuppliedShapes
+) -> list[Feeds]:
+    """Synthetic samples; where the model gives no numbers on them, random values."""
+    shapes = baseline.input_shapes(path, provider, supplied_shapes)
+    model, _ = graph_source.load_model(path)
+    feeds = list(synthetic_samples(path, model, shapes, COMPARED, seed))
+    (outputs,) = execute.run_batches(path, provider, feeds[:1])
+    if all(map(execute.is_finite, outputs.values())):
+        return feeds
+    return list(baseline.run_baseline(path, provider, seed, supplied_shapes=supplied_shapes).feeds)
 
 
 def _kinds(signature: Signature) -> list[list[tuple[str, str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,23 +11,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lbyl_onnx.config import Config
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.calibration import read_calibration
-from lbyl_onnx.data.input_kind import InputKind, InputSpec
 from lbyl_onnx.data.samples import Input, Samples
-from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
 from lbyl_onnx.errors import CalibrationError, VerificationError
 from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
+from lbyl_onnx.evaluate.synthetic import synthetic_samples
 from lbyl_onnx.graph import source
-from lbyl_onnx.graph.model_graph import to_graph
-from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import Shapes, SuppliedShapes
-from lbyl_onnx.inputs.choices import kinds_of, stated_sizes
-from lbyl_onnx.io.external_data import TensorReader
+from lbyl_onnx.inputs.choices import stated_sizes
 from lbyl_onnx.runtime import baseline, execute
 from lbyl_onnx.runtime.session import Feeds
 from lbyl_onnx.text import listed, short
@@ -35,8 +30,6 @@ from lbyl_onnx.types import Array
 
 # Synthetic samples on which two models are compared, and samples in a mini-batch of the user's.
 SYNTHETIC, BATCH = 200, 64
-# What the synthetic samples' seed begins with: they are not those that the statistics see.
-_STREAM = 20_011
 
 
 @dataclass(frozen=True)
@@ -113,9 +106,8 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
     model, _ = source.load_model(original)
     inputs = _inputs(model, *shapes)
     if data.inputs is None:
-        tensor_info = TensorInfo(model, *shapes, TensorReader(original))
-        kinds = kinds_of(to_graph(model), tensor_info, Config(input=data.choices), original)
-        feeds = list(_synthetic(inputs, shapes[0], kinds, data.seed))
+        drawn = synthetic_samples(original, model, shapes, (SYNTHETIC, 0), data.seed, data.choices)
+        feeds = list(drawn)
         return _nearness(original, compressed, feeds, feeds, provider)
     samples = read_calibration(data.inputs, inputs, limit=_ALL)
     batch = max((i.shape[0] for i in inputs if i.shape and i.shape[0]), default=BATCH)
@@ -204,15 +196,6 @@ def _nearness(
         raise VerificationError("no output value could be compared")
     weighted = sum(n.samples * (v or 0.0) for n, v in zip(near, values, strict=True))
     return Score("agreement" if classes else "cosine", 1.0, weighted / samples, samples)
-
-
-def _synthetic(
-    inputs: Iterable[Input], first: Shapes, kinds: Mapping[str, InputKind], seed: int
-) -> Iterator[Feeds]:
-    specs = {i.name: InputSpec(i.dtype, first[i.name], kinds[i.name]) for i in inputs}
-    batch = max((shape[0] for shape in first.values() if shape), default=1)
-    for number in range(-(-SYNTHETIC // max(1, batch))):
-        yield synthetic_feeds(specs, np.random.default_rng([_STREAM, seed, number]))
 
 
 def _inputs(model: onnx.ModelProto, first: Shapes, second: Shapes) -> list[Input]:

@@ -15,11 +15,11 @@ class Effort:
         Rounds in which two models are timed in turns: at most, and of slow models at least.
     loaded_rounds
         Rounds of models too large to be held both at once: they are loaded anew for each turn.
-    rest
-        Seconds before a turn: ONNX Runtime's threads of the other model go on spinning for a while
-        and would take its cores.
     pass_macs
         Multiply-accumulates that one pass over samples may take, if the fewest samples allow.
+    drawn_values
+        Values of all synthetic samples together, if `enough_samples` of them allow: drawing one
+        takes as long as hundreds of multiply-accumulates.
     fewest_samples, most_samples
         Synthetic samples of the statistics, whatever such a pass takes.
     enough_samples
@@ -41,8 +41,8 @@ class Effort:
     rounds: int = 15
     fewest_rounds: int = 9
     loaded_rounds: int = 5
-    rest: float = 0.05
     pass_macs: int = 100 * 10**9
+    drawn_values: int = 1 << 22
     fewest_samples: int = 64
     most_samples: int = 4096
     enough_samples: int = 256

@@ -11,7 +11,7 @@ import numpy as np
 from lbyl_onnx.config import Config
 from lbyl_onnx.data.input_kind import IMAGES, InputKind, InputRange, Vocabulary
 from lbyl_onnx.data.synthetic.images import image_layout
-from lbyl_onnx.data.tokenizer import vocabulary_beside
+from lbyl_onnx.data.tokenizer import first_tokenizer, read_vocabulary, tokenizer_candidates
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
@@ -37,7 +37,7 @@ def kinds_of(
     config
         The options.
     model
-        Its file; a tokenizer.json beside it tells the special tokens.
+        Its file; the tokenizer.json beside it, or that of the options, tells the special tokens.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def kinds_of(
     """
     kinds = input_kinds(graph, tensor_info, config.layout)
     said = {choice.kind for choice in config.input} | {kind.name for kind in kinds.values()}
-    vocabulary = vocabulary_beside(model) if "tokens" in said else None
+    vocabulary = _own_vocabulary(config, model) if "tokens" in said else None
     if vocabulary is not None:
         kinds = {name: _in_vocabulary(kind, vocabulary) for name, kind in kinds.items()}
     shapes = {name: tensor_info.shape(name) or () for name in kinds}
@@ -66,6 +66,12 @@ def kinds_of(
         for name in pictures:
             kinds[name] = _chosen(rest, kinds[name], shapes[name], config, None)
     return kinds
+
+
+def _own_vocabulary(config: Config, model: Path) -> Vocabulary | None:
+    supplied = None if config.tokenizer is None else Path(config.tokenizer)
+    file = first_tokenizer(tokenizer_candidates(model, supplied))
+    return None if file is None else read_vocabulary(file)
 
 
 def stated_sizes(

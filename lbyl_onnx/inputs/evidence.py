@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper
 
 from lbyl_onnx.data.input_kind import IMAGES, LONG, InputKind, Vocabulary, kind_by_shape
-from lbyl_onnx.graph.model_graph import Graph, Node, Tensor, node_name
+from lbyl_onnx.data.samples import Input
+from lbyl_onnx.graph.model_graph import Graph, Node, Tensor, node_name, to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.pixel_range import input_ranges
+from lbyl_onnx.inputs.spectra import spectrogram_by_plane
+from lbyl_onnx.io.lazy_array import Reader
 from lbyl_onnx.option_types import Layout
 
 # Operators behind which the same values stand, in another shape or type.
@@ -37,6 +41,8 @@ _SEGMENTS = re.compile(r"(token.?type|segment)", re.IGNORECASE)
 _POSITIONS = re.compile(r"pos(ition)?(_|\b|s|ids)", re.IGNORECASE)
 _SPECTRA = re.compile(r"(mel|spec|fbank|mfcc|filter.?bank)", re.IGNORECASE)
 _SOUNDS = re.compile(r"(wav|audio|speech|pcm)", re.IGNORECASE)
+# Elements along a dynamic axis where any number will do.
+ANY_SIZE = 8
 # Nodes that are followed behind one input.
 MOST_NODES = 200
 # Bins of a spectrogram that a layer reads as channels: fewer are signals.
@@ -76,6 +82,25 @@ def input_kinds(
     return _renamed(kinds)
 
 
+def with_evidence(
+    inputs: Sequence[Input], model: onnx.ModelProto, read: Reader
+) -> tuple[Input, ...]:
+    """Return the inputs of a model with the kinds that its graph tells; no guesses.
+
+    Parameters
+    ----------
+    inputs
+        What samples it takes.
+    model, read
+        The model, and what reads its tensors.
+    """
+    # Nothing is run: any size will do for what is dynamic.
+    shapes = {i.name: tuple(d or ANY_SIZE for d in i.shape) for i in inputs}
+    kinds = input_kinds(to_graph(model), TensorInfo(model, shapes, shapes, read))
+    certain = {name: kind.name for name, kind in kinds.items() if kind.sure != "guessed"}
+    return tuple(replace(i, kind=certain.get(i.name, "")) for i in inputs)
+
+
 def is_folded(graph: Graph) -> bool:
     """Whether a graph has convolutions, and nothing that normalises what they give."""
     operators = {node.op for node in graph.nodes}
@@ -97,7 +122,11 @@ def _kind(tensor: Tensor, tensor_info: TensorInfo, layout: Layout) -> InputKind:
     if dtype.kind == "f" and uses and all(_before_softmax(use) for use in uses):
         reason = f"{_names(uses)} add it to what Softmax reads"
         return InputKind("constant", reason, "likely")
-    return _of_floats(tensor, shape, uses, kind_by_shape(shape, dtype, layout))
+    kind = _of_floats(tensor, shape, uses, kind_by_shape(shape, dtype, layout))
+    if kind.name == "image" and kind.sure == "guessed" and kind.pixels is None:
+        static = tensor_info.static_shape(tensor.name) or ()
+        return spectrogram_by_plane(static, [use.node for use in uses], tensor_info) or kind
+    return kind
 
 
 def _of_floats(

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from lbyl_onnx.config import Config
 from lbyl_onnx.data.image_statistics import ImageStatistics
 from lbyl_onnx.data.input_kind import IMAGES, InputKind, subject_of
 from lbyl_onnx.data.synthetic.images import Subject
@@ -20,9 +22,18 @@ from lbyl_onnx.graph.model_graph import Graph, Node, Tensor, node_name
 from lbyl_onnx.graph.norms.batch_norm import following_moments
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.inputs.affine_chain import AffineChain, image_chain
+from lbyl_onnx.inputs.choices import kinds_of
 from lbyl_onnx.inputs.image_fit import Filters, fit_images
 from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Floats
+
+
+def sampled_kinds(
+    graph: Graph, tensor_info: TensorInfo, config: Config, model: Path
+) -> dict[str, InputKind]:
+    """Return what synthetic samples of each input are: `kinds_of`, then `with_statistics`."""
+    kinds = kinds_of(graph, tensor_info, config, model)
+    return with_statistics(kinds, graph, tensor_info, config.layout)
 
 
 def with_statistics(

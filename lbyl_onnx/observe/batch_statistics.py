@@ -94,9 +94,10 @@ def normalise(
             _emit_moments(writer, names, columns, x, outputs[1:])
         return
     axes = [0, *range(2, rank)]
-    centred = writer.op("Sub", [x, writer.mean(x, axes, True)])
+    kept = writer.mean(x, axes, True)  # (1, C, 1, ..)
+    centred = writer.op("Sub", [x, kept])
     var = writer.mean(writer.op("Mul", [centred, centred]), axes, False)
-    mean = writer.mean(x, axes, False)
+    mean = writer.op("Reshape", [kept, writer.ints(-1)])  # (1, C, 1, ..) -> (C,)
     writer.op("BatchNormalization", [x, *parameters, mean, var], {"epsilon": eps}, output)
 
 

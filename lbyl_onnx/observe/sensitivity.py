@@ -21,7 +21,7 @@ from lbyl_onnx.types import Array
 # Power of the error that is put into a layer's outputs, as a share of their variance.
 POWER = 0.1
 # Samples that tell it, at most.
-SAMPLES = 32
+SAMPLES = 16
 # From this opset on operators broadcast by themselves.
 BROADCAST_OPSET = 7
 _OTHER = f"{PREFIX}another_sample"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +25,7 @@ from lbyl_onnx.data.source import (
 )
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.inputs.choices import kinds_of
-from lbyl_onnx.inputs.first_layers import with_statistics
+from lbyl_onnx.inputs.first_layers import sampled_kinds
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.planning import (
@@ -171,6 +172,7 @@ def prepare(
     folder: Path,
     measured: bool = False,
     own: Samples | None = None,
+    kinds: Mapping[str, InputKind] | None = None,
 ) -> Prepared:
     """Find what can be fitted, and decide on what the model is measured.
 
@@ -186,6 +188,9 @@ def prepare(
         Whether statistics are wanted where the method needs none, too.
     own
         The user's own samples; None for synthetic ones.
+    kinds
+        What samples of each input are, as `sampled_kinds` tells; None where that is still to be
+        told.
     """
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels)
     needs_moments = measured or config.needs_moments
@@ -195,10 +200,11 @@ def prepare(
         else {}
     )
     graph, tensor_info = analyzed.graph, analyzed.tensor_info
-    kinds = kinds_of(graph, tensor_info, config, analyzed.read.model)
     run = prior = None
+    if kinds is None:  # where nothing is measured, nothing need be fitted
+        tell = sampled_kinds if observations else kinds_of
+        kinds = tell(graph, tensor_info, config, analyzed.read.model)
     if observations:
-        kinds = with_statistics(kinds, graph, tensor_info, config.layout)
         views = [s.view for s in observations.values()]
         run = _run(analyzed, baseline, config, folder, views, kinds, own)
         if run.batch_statistics:
@@ -334,7 +340,8 @@ def _run(
     effort = baseline.effort
     rows = rows_wanted((v, rows_each(analyzed.tensor_info, v)) for v in views)
     needed = effort.most_samples if noises else max(effort.enough_samples, rows)
-    count = sample_count(macs, needed, effort)
+    each = sum(math.prod(shape) for shape in baseline.first.values()) // baseline.batch
+    count = sample_count(macs, each, needed, effort)
     size = batch_size(analyzed.largest_activation // baseline.batch, count, effort)
     plain = (replace(view, cross=False, window=None) for view in views)
     everywhere = {view.tensor: view for view in plain}

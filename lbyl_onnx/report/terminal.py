@@ -127,7 +127,7 @@ def print_comparison(
         Text(f"{printable(original)} and {printable(compressed)}", style="bold"), soft_wrap=True
     )
     inputs = (
-        "random inputs"
+        "synthetic samples"
         if comparison.inputs is None
         else f"inputs of {printable(comparison.inputs)}"
     )

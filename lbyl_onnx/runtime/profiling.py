@@ -17,7 +17,7 @@ from lbyl_onnx.errors import OutputError
 from lbyl_onnx.graph.source import stored_bytes
 from lbyl_onnx.guard.bounds import bounded, late_after, seconds_for
 from lbyl_onnx.runtime.installed import ort
-from lbyl_onnx.runtime.session import Feeds, options
+from lbyl_onnx.runtime.session import Feeds, timed
 
 # Runs that are profiled: at most so many, for at most about so many seconds.
 RUNS, SECONDS = 50, 1.0
@@ -57,7 +57,7 @@ def kernel_times(
         When there is no room for the profile.
     """
     with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
-        settings = options()
+        settings = timed()
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
         if not optimise:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lbyl_onnx.guard.bounds import bounded, late_after
 from lbyl_onnx.guard.effort import USUAL, Effort
-from lbyl_onnx.runtime.session import Feeds, Session, as_written
+from lbyl_onnx.runtime.session import Feeds, Session, as_written, timed
 from lbyl_onnx.types import Floats
 
 # Seconds that the rounds may take about, if the fewest of them allow: an interval wants these.
@@ -116,7 +116,7 @@ def paired(
         Whether ONNX Runtime may optimise the graphs. Where it may not, they are large: one is held
         in memory at a time.
     effort
-        How many rounds, and the rest between them.
+        How many rounds.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def paired(
         When ONNX Runtime does not load one.
     """
     paths = (original, other)
-    sessions = [Session.of(path, provider) for path in paths] if optimise else []
+    sessions = [Session.of(path, provider, timed()) for path in paths] if optimise else []
 
     def turn(which: int) -> _Turn:
         if optimise:
@@ -133,12 +133,11 @@ def paired(
 
     rounds = effort.loaded_rounds
     if optimise:
-        seconds = sum(turn(which).seconds + effort.rest for which in (0, 1))
+        seconds = sum(turn(which).seconds for which in (0, 1))
         rounds = max(effort.fewest_rounds, min(effort.rounds, int(SECONDS / seconds)))
     turns: list[list[_Turn]] = [[], []]
     for number in range(rounds):
         for which in (0, 1) if number % 2 else (1, 0):
-            time.sleep(effort.rest)
             turns[which].append(turn(which))
     before, after = ([one.fastest for one in own] for own in turns)
     return summary(before, after, min(sum(one.runs for one in own) for own in turns))

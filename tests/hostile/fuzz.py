@@ -30,7 +30,7 @@ from tests.hostile.mutations import mutant
 from tests.support.models import MODELS
 
 SECONDS, MEMORY = 60, 2 << 30
-LITTLE = Effort(rounds=2, fewest_rounds=2, rest=0.0, fewest_samples=8, most_samples=16)
+LITTLE = Effort(rounds=2, fewest_rounds=2, fewest_samples=8, most_samples=16)
 METHODS: tuple[str, ...] = ("none", "none", "none", "nm", "lbyl", "none", "none", "lbyl+")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.data.samples import Input, Samples, SampleShapes, choose
-from lbyl_onnx.data.tokenizer import NAME
+from lbyl_onnx.data.tokenizer import LARGEST, NAME, first_tokenizer
 from lbyl_onnx.errors import CalibrationError, LbylOnnxError, first_line
 from lbyl_onnx.input_options.shapes import Shapes
 from lbyl_onnx.io.files import read_bounded
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 TokenKind = Literal["tokens", "mask", "segments", "positions"]
 """What an input of a model of texts takes."""
-# Bytes of a file of texts, and of a tokenizer: those of 256,000 entries have half as many.
-LARGEST_TEXTS, LARGEST_TOKENIZER = 1 << 26, 1 << 26
+# Bytes of a file of texts.
+LARGEST_TEXTS = 1 << 26
 # Tokens of one text where the model takes more: attention takes memory by their square.
 MOST_TOKENS = 4096
 # Texts that name a kind of input, in the order in which they are looked for.
@@ -73,7 +73,8 @@ class _Texts:
 def token_kinds(inputs: Sequence[Input]) -> dict[str, TokenKind] | str:
     """Tell what each input of a model of texts takes, or why it takes none.
 
-    By its name; where that tells nothing, by its place among those: tokens, mask, segments.
+    By what reads it in the graph; where that tells nothing by its name, and where neither does by
+    its place among those: tokens, mask, segments.
 
     Parameters
     ----------
@@ -85,7 +86,8 @@ def token_kinds(inputs: Sequence[Input]) -> dict[str, TokenKind] | str:
         if len(i.shape) != 2:
             return f"input {i.name} has rank {len(i.shape)}"
         name = i.name.lower()
-        named = [kind for kind, words in _NAMES if any(word in name for word in words)]
+        by_graph = [kind for kind, _ in _NAMES if kind == i.kind]
+        named = by_graph or [kind for kind, words in _NAMES if any(word in name for word in words)]
         rest = [kind for kind in _BY_ORDER if kind not in kinds.values()]
         kind = named[0] if named else rest[0] if rest else "tokens"
         if i.dtype.kind not in ("iufb" if kind == "mask" else "iu"):
@@ -194,10 +196,9 @@ def _tokenizer_file(candidates: Sequence[Path], name: str) -> Path:
     """Return the first tokenizer of these places."""
     if len(candidates) == 1 and not candidates[0].exists():
         raise CalibrationError(f"{candidates[0]} does not exist; give a {NAME} as --tokenizer")
-    for place in candidates:
-        file = place / NAME if place.is_dir() else place
-        if file.is_file():
-            return file
+    file = first_tokenizer(candidates)
+    if file is not None:
+        return file
     looked = ", ".join(dict.fromkeys(map(str, candidates)))
     raise CalibrationError(
         f"{name} holds texts, but there is no {NAME} in {looked}; give it as --tokenizer"
@@ -213,7 +214,7 @@ def _tokenizer(file: Path) -> Tokenizer:
         ) from error
     mend = f"give a {NAME} of the library tokenizers"
     with _explained(f"{file} is no tokenizer", mend):
-        stored = read_bounded(file, LARGEST_TOKENIZER).decode("utf-8")
+        stored = read_bounded(file, LARGEST).decode("utf-8")
         tokenizer: Tokenizer = Tokenizer.from_str(stored)
     return tokenizer
 

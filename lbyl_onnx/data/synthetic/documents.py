@@ -53,19 +53,16 @@ def alphabet(rng: np.random.Generator) -> Alphabet:
     """Draw an alphabet: signs of a few strokes between the points of a grid."""
     height, width = DRAWN
     grid = np.array([(y, x) for y in np.linspace(0.1, 0.9, 4) for x in np.linspace(0.1, 0.9, 3)])
-    y, x = np.meshgrid(
-        (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij"
-    )
     # Ends of the strokes: (signs, strokes, 2 ends, 2 coordinates), widths in shares of the height.
-    ends = grid[rng.integers(0, len(grid), (SIGNS, STROKES, 2))]
+    ends = grid[rng.integers(0, len(grid), (SIGNS, STROKES, 2))] * [1.0, width / height]
     there = np.arange(STROKES) < rng.integers(2, STROKES + 1, (SIGNS, 1))
-    point = np.stack([y, x], axis=-1) * [1.0, width / height]  # (height, width, 2)
-    start, end = (ends[:, :, i] * [1.0, width / height] for i in (0, 1))
-    along = (end - start)[:, :, None, None]  # (signs, strokes, 1, 1, 2)
-    offset = point - start[:, :, None, None]  # (signs, strokes, height, width, 2)
-    square = np.maximum(np.sum(along**2, axis=-1), 1e-9)
-    part = np.clip(np.sum(offset * along, axis=-1) / square, 0.0, 1.0)
-    distance = np.linalg.norm(offset - part[..., None] * along, axis=-1)
+    # One coordinate at a time, rows and columns apart: (signs, strokes, height or 1, 1 or width).
+    y = ((np.arange(height) + 0.5) / height)[:, None] - ends[:, :, 0, 0, None, None]
+    x = (np.arange(width) + 0.5) / width * (width / height) - ends[:, :, 0, 1, None, None]
+    down, across = (ends[:, :, 1, i, None, None] - ends[:, :, 0, i, None, None] for i in (0, 1))
+    square = np.maximum(down**2 + across**2, 1e-9)
+    part = np.clip((y * down + x * across) / square, 0.0, 1.0)  # (signs, strokes, height, width)
+    distance = np.sqrt((y - part * down) ** 2 + (x - part * across) ** 2)
     half = rng.uniform(*HALF_WIDTHS, (SIGNS, 1, 1, 1))
     ink = np.clip((half - distance) * height + 0.5, 0.0, 1.0) * there[:, :, None, None]
     signs = np.concatenate([ink.max(axis=1), np.zeros((1, height, width))]).astype(np.float32)

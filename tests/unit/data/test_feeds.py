@@ -184,6 +184,15 @@ def test_spectrograms_fall_towards_high_frequencies(
     assert np.polyfit(np.arange(len(means)), means, 1)[0] < 0
 
 
+def test_every_other_spectrogram_has_another_texture() -> None:
+    spec = InputSpec(np.dtype(np.float32), (64, 40, 100), InputKind("spectrogram"))
+    values = synthetic_input(spec, np.random.default_rng(0))
+    means = values.mean(axis=2)  # (64, 40)
+    falls = np.polyfit(np.arange(40), means.T, 1)[0] < 0
+    assert np.all(falls[::2])
+    assert not np.all(falls[1::2])
+
+
 def test_values_are_moved_and_cut_as_the_user_says() -> None:
     kind = InputKind("vector", mean=3.0, spread=2.0, low=1.0, high=6.0)
     spec = InputSpec(np.dtype(np.float32), (200, 30), kind)

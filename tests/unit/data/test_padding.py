@@ -87,6 +87,13 @@ def test_what_stays_as_it_is(tmp_path: Path, inputs: list[Input]) -> None:
     assert np.array_equal(batch["ids"], arrays()["ids"])
 
 
+@pytest.mark.parametrize(("kind", "longest"), [("mask", 3), ("tokens", LENGTH), ("", LENGTH)])
+def test_the_graph_tells_a_mask_of_any_name(tmp_path: Path, kind: str, longest: int) -> None:
+    mask = replace(MASK, name="attention", kind=kind)
+    samples = opened(tmp_path, [IDS, mask], attention=arrays()["attention_mask"])
+    assert samples.most_frequent == {"ids": (longest,), "attention": (longest,)}
+
+
 def test_values_of_no_mask_cut_nothing(tmp_path: Path) -> None:
     values = 2 * arrays()["attention_mask"]
     (batch,) = opened(tmp_path, [IDS, MASK], attention_mask=values).batches(9)

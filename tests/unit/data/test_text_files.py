@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,12 @@ def rows(samples: Samples, name: str = "input_ids") -> list[list[int]]:
 def test_kinds_follow_from_the_names_then_the_order(names: list[str], kinds: str) -> None:
     found = token_kinds([takes(name) for name in names])
     assert found == dict(zip(names, kinds.split(), strict=True))
+
+
+def test_what_the_graph_tells_comes_before_the_names() -> None:
+    kinds = {"a": "mask", "mask": "tokens", "input_ids": "segments", "positions": "flags"}
+    inputs = [replace(takes(name), kind=kind) for name, kind in kinds.items()]
+    assert token_kinds(inputs) == kinds | {"positions": "positions"}
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,13 @@ class TestTokenizer:
         assert vocabulary is not None
         assert (vocabulary.size, vocabulary.first) == (2, None)
 
+    def test_it_may_lie_beside_the_folder_of_the_export(self, tmp_path: Path) -> None:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+        (tmp_path / "onnx").mkdir()
+        vocabulary = kind_of(text_model(), folder=tmp_path / "onnx").vocabulary
+        assert vocabulary is not None
+        assert vocabulary.special == (0, 1, 2)
+
     def test_that_of_another_model_is_left_aside(self, tmp_path: Path) -> None:
         (tmp_path / "tokenizer.json").write_text(json.dumps(TOKENIZER))
         vocabulary = kind_of(text_model(rows=2 + 1 - 1), folder=tmp_path).vocabulary

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lbyl_onnx.data.input_kind import InputKind
+from lbyl_onnx.data.samples import Input
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.inputs.evidence import input_kinds
+from lbyl_onnx.inputs.evidence import input_kinds, with_evidence
 from tests.support.net import Dims, Net
 from tests.support.oracle import input_shapes
 
@@ -19,7 +20,9 @@ LENGTH = 12
 
 
 def kinds(model: ModelProto) -> dict[str, InputKind]:
-    tensor_info = TensorInfo(model, input_shapes(model, 1, LENGTH), input_shapes(model, 2, LENGTH))
+    tensor_info = TensorInfo(
+        model, input_shapes(model, 1, LENGTH), input_shapes(model, 2, LENGTH + 1)
+    )
     return input_kinds(to_graph(model), tensor_info)
 
 
@@ -189,6 +192,40 @@ def test_inputs_of_floats(make: Callable[[], ModelProto], name: str, sure: str) 
 
 
 @pytest.mark.parametrize(
+    ("shape", "name", "sure"),
+    [
+        (("N", 1, "t", 64), "spectrogram", "guessed"),
+        (("N", 1, 96, 64), "spectrogram", "guessed"),
+        (("N", 100, 40, 1), "spectrogram", "guessed"),
+        (("N", 76, 32, 1), "spectrogram", "guessed"),  # of a wake word's embedding
+        (("N", 1, 32, 320), "image", "guessed"),
+        (("N", 1, 80, "t"), "spectrogram", "guessed"),
+        (("N", 1, 201, "t"), "spectrogram", "likely"),
+        (("N", 1, 300, 257), "spectrogram", "likely"),
+        (("N", 1, 64, "w"), "image", "guessed"),  # lines of text are as high
+        (("N", 1, 80, 90), "image", "guessed"),
+        (("N", 1, 128, 128), "image", "guessed"),
+        (("N", 1, 28, 28), "image", "guessed"),
+    ],
+)
+def test_planes_of_one_channel(shape: Dims, name: str, sure: str) -> None:
+    kind = kinds(reading(shape))["x"]
+    assert (kind.name, kind.sure) == (name, sure)
+
+
+@pytest.mark.parametrize(("places", "name"), [(48, "spectrogram"), (1, "image")])
+def test_what_each_row_is_normalised_by_is_a_spectrogram(places: int, name: str) -> None:
+    """As PANNs do: the bins stand on the axis of the channels, and go back."""
+    net = Net(("N", 1, 60, 48))
+    there = [0, 3, 2, 1] if places > 1 else [0, 1, 2, 3]
+    turned = net.node("Transpose", ["x"], {"perm": there})
+    normal = net.batch_norm(turned, places)
+    kind = kinds(net.model(net.node("Transpose", [normal], {"perm": there})))["x"]
+    assert kind.name == name
+    assert ("normalises each of 48 rows" in kind.reason) == (places > 1)
+
+
+@pytest.mark.parametrize(
     ("name", "kind"), [("log_mel", "spectrogram"), ("fbank", "spectrogram"), ("x1", "image")]
 )
 def test_names_tell_what_shapes_do_not(name: str, kind: str) -> None:
@@ -205,3 +242,24 @@ def test_the_range_in_the_graph_is_kept() -> None:
     assert kind.pixels is not None
     assert (kind.pixels.low, kind.pixels.high) == (0.0, 255.0)
     assert "div_" in kind.reason
+
+
+class TestCalibrated:
+    """What the graph tells of inputs that the user's samples are for."""
+
+    @staticmethod
+    def inputs(model: ModelProto) -> dict[str, str]:
+        taken = [Input(i.name, np.dtype(np.int64), (None, None)) for i in model.graph.input]
+        return {i.name: i.kind for i in with_evidence(taken, model, numpy_helper.to_array)}
+
+    def test_it_tells_what_names_do_not(self) -> None:
+        encoder = Encoder()
+        model = encoder.model(
+            encoder.masked("b", TensorProto.INT64), encoder.rows("c", 2), encoder.rows("mask", 90)
+        )
+        assert self.inputs(model) == {"b": "mask", "c": "segments", "mask": "tokens"}
+
+    def test_a_guess_is_not_told(self) -> None:
+        encoder = Encoder()
+        x = encoder.net.node("Cast", [encoder.add_input("a")], {"to": TensorProto.FLOAT})
+        assert self.inputs(encoder.model(encoder.net.node("Sin", [x]))) == {"a": ""}

@@ -665,9 +665,14 @@ class TestSamples:
     @pytest.mark.parametrize("requested", [1, 256, 10**6])
     @pytest.mark.parametrize("effort", EFFORTS)
     def test_a_pass_is_affordable(self, macs: int, requested: int, effort: Effort) -> None:
-        count = sample_count(macs, requested, effort)
+        count = sample_count(macs, 1, requested, effort)
         assert 1 <= count <= min(requested, effort.most_samples)
         assert count <= effort.fewest_samples or count * macs <= effort.pass_macs
+
+    @pytest.mark.parametrize(("values", "count"), [(100, 40), (101, 39), (500, 16), (10**6, 16)])
+    def test_large_samples_are_no_more_than_enough(self, values: int, count: int) -> None:
+        effort = Effort(drawn_values=4000, enough_samples=16, fewest_samples=2)
+        assert sample_count(1, values, 64, effort) == count
 
     @pytest.mark.parametrize(("count", "size", "whole"), [(1, 8, 8), (8, 8, 8), (9, 8, 16)])
     def test_a_count_is_whole_mini_batches(self, count: int, size: int, whole: int) -> None:

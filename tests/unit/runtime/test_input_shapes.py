@@ -337,7 +337,7 @@ class TestCommands:
             "verify", path, path, "--inputs", tmp_path / "x.npz", "--input-shape", "1,3,9,9"
         )
         assert result.exit_code == 2
-        assert "random inputs" in result.stderr
+        assert "synthetic samples" in result.stderr
 
     def test_sweep_measures_at_it(self, path: Path, tmp_path: Path) -> None:
         options = ("--ratios", "0.5", "--methods", "none", "--out", tmp_path / "out")

@@ -13,7 +13,7 @@ from lbyl_onnx.runtime.session import CPU
 from lbyl_onnx.runtime.timing import Latency, PairedLatency, paired, summary
 from tests.support.net import Net
 
-QUICK = Effort(rounds=4, fewest_rounds=4, loaded_rounds=2, rest=0.0)
+QUICK = Effort(rounds=4, fewest_rounds=4, loaded_rounds=2)
 
 
 def rounds(ratio: float, noise: float, count: int = 21) -> PairedLatency:
