@@ -19,7 +19,7 @@ from lbyl_onnx.evaluate.metrics import Fidelity, fidelity
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import node_macs
 from lbyl_onnx.graph.layers import is_layer
-from lbyl_onnx.graph.model_graph import node_name
+from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.guard.memory import release
 from lbyl_onnx.observe.run import ObservationRun, measure
 from lbyl_onnx.option_types import shown
@@ -191,13 +191,15 @@ def _static(
     layers, ranges = _rounded(job, analyzed, pinned=False), _ranges(job, analyzed, prepared)
     file = job.folder / "rounded.onnx"
     save(with_rounded(onnx.load(prepared), layers), file)
+    tail, behind = behind_layers(analyzed.graph)
     steps = {layer.weight: layer.steps for layer in layers.values()}
     left = dict.fromkeys(named, "named by --keep-float")
     for name in _without_range(analyzed, layers, ranges):
         left.setdefault(name, "its range is not finite on the samples")
 
     def written(more: Sequence[str]) -> float:
-        plan = QuantisationPlan(ranges, steps, [*left, *more], job.symmetric)
+        whole = tuple(name for name in ranges if name in behind)
+        plan = QuantisationPlan(ranges, steps, [*left, *tail, *more], whole, job.symmetric)
         quantise(file, job.output, plan)
         return _loss(compared(job, job.source, job.output))
 
@@ -208,6 +210,28 @@ def _static(
             lost = without
     written([])
     return _proven(job, "static", len(layers) - len(left), left)
+
+
+def behind_layers(graph: Graph) -> tuple[list[str], set[str]]:
+    """Return the nodes behind which there is no layer, and what these and the last layers give.
+
+    It stays in floating point: the largest of some outputs are what a classifier tells, and cut
+    at the ends of a range they would all be one.
+    """
+    reached = {id(node) for node in graph.nodes if is_layer(node)}
+    for node in reversed(graph.nodes):
+        readers = [reader for tensor in node.outputs for reader in tensor.outputs]
+        if any(id(reader) in reached for reader in readers):
+            reached.add(id(node))
+    tail = [node for node in graph.nodes if id(node) not in reached]
+    last = [
+        node
+        for node in graph.nodes
+        if is_layer(node)
+        and all(id(reader) not in reached for tensor in node.outputs for reader in tensor.outputs)
+    ]
+    names = {tensor.name for node in (*tail, *last) for tensor in node.outputs}
+    return [node_name(node) for node in tail], names
 
 
 def _ranges(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -47,6 +48,8 @@ class QuantisationPlan:
         Steps of those that are rounded already, by name; of others the library takes its own.
     left
         Names of the nodes that stay in floating point.
+    whole
+        Names of activations that are not quantised, though a layer that is gives them.
     symmetric
         Whether zero lies in the middle of each range, and biases stay in floating point, as
         TensorRT wants it.
@@ -55,6 +58,7 @@ class QuantisationPlan:
     ranges: Mapping[str, tuple[float, float]]
     weights: Mapping[str, Steps]
     left: Sequence[str]
+    whole: Sequence[str]
     symmetric: bool
 
 
@@ -192,7 +196,41 @@ def quantise(source: Path, output: Path, plan: QuantisationPlan) -> None:
             options,
         )
         quantizer.quantize_model()
-        quantizer.model.save_model_to_file(str(output), False)
+        written = quantizer.model.model
+        _keep_whole(written, plan.whole)
+        quantizer.model.topological_sort()
+        onnx.save(written, output)
+
+
+def _keep_whole(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Take away the pairs that quantise some activations, of which one node alone reads the first.
+
+    The library calls what a node gives by another name where a graph output is quantised.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    gone: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
+    outputs = {info.name for info in model.graph.output}
+    for second in model.graph.node:
+        first = makers.get(second.input[0]) if second.op_type == "DequantizeLinear" else None
+        if first is None or first.op_type != "QuantizeLinear" or first.input[0] not in makers:
+            continue
+        if not {first.input[0], second.output[0]} & {*names} or readers[first.output[0]] > 1:
+            continue
+        gone += [first, second]
+        if second.output[0] in outputs:  # its name has to stay
+            maker = makers[first.input[0]]
+            position = [*maker.output].index(first.input[0])
+            renamed[first.input[0]] = maker.output[position] = second.output[0]
+        else:
+            renamed[second.output[0]] = first.input[0]
+    kept = [node for node in model.graph.node if node not in gone]
+    for node in kept:
+        for position, name in enumerate(node.input):
+            node.input[position] = renamed.get(name, name)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def _override(weight: Steps, kind: Any) -> list[dict[str, Any]]:

@@ -113,6 +113,17 @@ def test_outputs_stay_near(name: str) -> None:
     assert result.quantised.deviation < 0.05
 
 
+def test_outputs_are_not_cut_at_the_ends_of_a_range() -> None:
+    """The largest of several classes would otherwise all be the end of the range."""
+    model = model_of(quantised("layered"))
+    producer = {name: node.op_type for node in model.graph.node for name in node.output}
+    assert producer[model.graph.output[0].name] == "Gemm"
+    original = layered()
+    feeds = {name: 20.0 * value for name, value in make_feeds(original).items()}
+    (after,) = run(model, feeds)
+    assert len(np.unique(after)) == after.size
+
+
 def test_products_of_sequences_take_the_ranges_of_each_run() -> None:
     result = quantised("sequence")
     assert result.quantised is not None
