@@ -17,7 +17,7 @@ from lbyl_onnx.channels.heads.whole import Units, with_whole_heads
 from lbyl_onnx.channels.labels import FIXED, Freeze, Labels, Role
 from lbyl_onnx.channels.refusals import why_outside_inner
 from lbyl_onnx.channels.rules import AT_ANY_LENGTH, RULES, no_rule
-from lbyl_onnx.channels.rules.tables import READ_ROWS
+from lbyl_onnx.channels.rules.tables import STARTS
 from lbyl_onnx.channels.rules.view import LabelFlow, NodeView
 from lbyl_onnx.channels.shape_arithmetic import count_channels, counted, freeze_unsized
 from lbyl_onnx.errors import OptionError
@@ -120,7 +120,7 @@ def _interpret(
     labels = [tensors.get(tensor.name) for tensor in node.inputs]
     key = operator_key(node.domain or "", node.op)
     # Layers and tables start labels; what an unknown operator of another domain holds is listed.
-    starts = is_layer(node) or (key[0] and key not in RULES) or node.op in READ_ROWS
+    starts = is_layer(node) or (key[0] and key not in RULES) or node.op in STARTS
     if not starts and all(x is None for x in labels):
         return []
     if node.outputs and tensor_info.is_constant(node.outputs[0].name):

@@ -47,6 +47,21 @@ def embedded(reader: str = "MatMul", rows: int = ROWS, tied: bool = False) -> Mo
     return net.model(net.node("MatMul", [hidden, net.weight("second", 6, 3)]))
 
 
+def with_class_token(dynamic: bool) -> ModelProto:
+    """Tokens with a learned one in front, stored once, or repeated for each sample."""
+    net = Net(("N" if dynamic else 2, 4, WIDTH))
+    token = net.weight("class_token", 1, 1, WIDTH)
+    if dynamic:
+        batch = net.node("Gather", [net.node("Shape", ["x"]), net.ints(0)])
+        rest = net.ints(1, 1)
+        token = net.node("Expand", [token, net.node("Concat", [batch, rest], {"axis": 0})])
+    else:
+        token = net.constant("tokens_of_two", net.cast(net.rng.normal(size=(2, 1, WIDTH))))
+    patches = net.node("MatMul", ["x", net.weight("patches", WIDTH, WIDTH)])
+    stream = net.node("Concat", [token, patches], {"axis": 1})
+    return net.model(net.node("MatMul", [net.node("Relu", [stream]), net.weight("last", WIDTH, 3)]))
+
+
 def halved(model: ModelProto, method: str) -> ModelProto:
     config = Config(ratio=0.5, method=method, scope="all", round_to=1, provider="cpu")
     result = compress(model, config=config)
@@ -71,6 +86,19 @@ def test_none_equals_the_original_with_zeroed_inputs() -> None:
     analysis, feeds = interpret(original, STREAMS), make_feeds(original)
     expected = run(masked(original, analysis.plan(0.5), analysis), feeds)
     assert_same(run(halved(original, "none"), feeds), expected)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_class_token_loses_the_channels_of_the_tokens_beside_it(dynamic: bool) -> None:
+    original = with_class_token(dynamic)
+    analysis, feeds = interpret(original, STREAMS), make_feeds(original)
+    (group,) = analysis.channels.groups
+    assert group.size == WIDTH
+    expected = run(masked(original, analysis.plan(0.5), analysis), feeds)
+    cut = halved(original, "none")
+    assert_same(run(cut, feeds), expected)
+    name = "class_token" if dynamic else "tokens_of_two"
+    assert values(cut)[name].shape[-1] == WIDTH // 2
 
 
 @pytest.mark.parametrize("method", method_names())

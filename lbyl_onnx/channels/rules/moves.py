@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lbyl_onnx.channels.labels import Labels, Role, compress, expand, repeated_part, varying_axes
-from lbyl_onnx.channels.rules.tables import started
+from lbyl_onnx.channels.rules.tables import following, repeats, started
 from lbyl_onnx.channels.rules.view import NodeView, ShapeParameter
 
 # Labels are spread over a tensor's whole shape to be reshaped; past this they are frozen.
@@ -160,7 +160,7 @@ def concat(view: NodeView) -> list[Labels | None]:
     known_shapes = [shape for shape in shapes if shape is not None]
     rank = len(known_shapes[0])
     axis = view.int_attribute("axis", 0) % rank
-    parts = [np.zeros((1,) * rank, np.int64) if x is None else x for x in view.labels]
+    parts = [following(view, i, axis) if x is None else x for i, x in enumerate(view.labels)]
     common = np.broadcast_shapes(*((*x.shape[:axis], 1, *x.shape[axis + 1 :]) for x in parts))
     widened = [
         np.broadcast_to(x, (*common[:axis], shape[axis], *common[axis + 1 :]))
@@ -363,6 +363,8 @@ def _resize_sizes(view: NodeView, labels: Labels, axes: Sequence[int]) -> bool:
 def expand_(view: NodeView) -> list[Labels | None]:
     """Expand: broadcast; the shape that is asked for counts channels."""
     labels, after = view.labels[0], view.output_shape()
+    if all(x is None for x in view.labels):
+        return repeats(view)
     if labels is None or after is None:
         return view.freeze_inputs("Expand reads them as a shape or gives an unknown one")
     moved = labels.reshape((1,) * (len(after) - labels.ndim) + labels.shape)  # -> output rank

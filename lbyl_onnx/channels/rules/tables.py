@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from lbyl_onnx.channels.labels import Labels, Role
+import numpy as np
+
+from lbyl_onnx.channels.labels import AxisBinding, Labels, Role, varying_axes
 from lbyl_onnx.channels.rules.view import NodeView
 
 # Operators that read rows of a constant; which ones, other inputs tell.
 READ_ROWS = ("Gather", "Slice")
+# Operators whose rules are asked though no channels enter: they bring those of constants.
+STARTS = (*READ_ROWS, "Expand")
 # Columns from which on a table holds channels, and not pairs or the like.
 FEWEST = 4
 
@@ -36,3 +40,42 @@ def _takes_rows(view: NodeView) -> bool:
         return view.int_attribute("axis", 0) % (last + 1) != last
     axes = view.ints(3, "axes")
     return axes is not None and all(axis % (last + 1) != last for axis in axes)
+
+
+def following(view: NodeView, operand: int, axis: int) -> Labels:
+    """Labels of an input of Concat that has none: of a constant put beside channels, along an axis.
+
+    A class token follows the channels of the tokens that it is put beside, repeated for each sample
+    or not; other inputs bring fixed positions.
+    """
+    tensor, shape = view.node.inputs[operand], view.shape(operand) or ()
+    fixed = np.zeros((1,) * len(shape), np.int64)
+    beside = next(x for x in view.labels if x is not None)
+    axes = varying_axes(view.flow.coupling.canonical(beside))
+    if len(axes) != 1 or axes[0] == axis or shape[axes[0]] != beside.shape[axes[0]]:
+        return fixed
+    repeated = view.flow.repeated.get(tensor.name)
+    if repeated is None and not view.is_constant(operand):
+        return fixed
+    along = view.along(beside, axes[0])
+    if along is None:
+        return fixed
+    if repeated is None:
+        view.binding(operand, axes[0], along, Role.FOLLOWER)
+        return beside
+    node, stored = repeated
+    if axes[0] - len(shape) + len(stored) < 0 or stored[axes[0] - len(shape)] != len(along):
+        return fixed
+    position = axes[0] - len(shape) + len(stored)
+    view.flow.bindings.append(AxisBinding(node, 0, position, along, Role.FOLLOWER))
+    return beside
+
+
+def repeats(view: NodeView) -> list[Labels | None]:
+    """Note an Expand that repeats a constant, and asks for no number of its channels."""
+    shape, target = view.shape(0), view.tensor_info.traced_value(view.node.inputs[1].name)
+    if shape and target is not None and view.is_constant(0):
+        values, dynamic = target
+        if values[-1] == 1 and not dynamic[-1]:
+            view.flow.repeated[view.node.outputs[0].name] = (view.index, shape)
+    return []

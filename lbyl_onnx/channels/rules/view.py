@@ -213,6 +213,7 @@ class LabelFlow:
     selected: list[SelectedAxis] = field(default_factory=list)
     counts: dict[str, ShapeDependences] = field(default_factory=dict)
     reads: list[tuple[int, int]] = field(default_factory=list)
+    repeated: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
