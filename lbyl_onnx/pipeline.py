@@ -29,7 +29,6 @@ from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.evaluate.layers import examine
 from lbyl_onnx.evaluate.metrics import Fidelity
 from lbyl_onnx.evaluate.verify import sampled_fidelity, verify
-from lbyl_onnx.evaluate.warnings import Timed, warnings_of
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.graph.model_graph import Graph, node_name
@@ -45,6 +44,7 @@ from lbyl_onnx.quantise.int8 import QuantisationJob, Quantised, to_int8
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.inputs import InputReport, input_reports, input_warnings
+from lbyl_onnx.results.warnings import Timed, warnings_of
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime import providers, timing
 from lbyl_onnx.runtime.baseline import (

@@ -97,7 +97,7 @@ class _Terms:
         self.terms.append((whole / math.prod(map(len, labels)), [self.axis(x) for x in labels]))
 
     def cost(self, fixed: float) -> CountedCost:
-        width = max((len(axes) for _, axes in self.terms), default=1)
+        width = max((1, *(len(axes) for _, axes in self.terms)))
         factors = [axes + [0] * (width - len(axes)) for _, axes in self.terms]
         return CountedCost(
             fixed,

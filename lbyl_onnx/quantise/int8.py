@@ -24,11 +24,12 @@ from lbyl_onnx.guard.memory import release
 from lbyl_onnx.observe.run import ObservationRun, measure
 from lbyl_onnx.option_types import shown
 from lbyl_onnx.quantise.activations import activation_ranges
-from lbyl_onnx.quantise.weights import RoundedLayer, rounded, save, weight_views, with_rounded
+from lbyl_onnx.quantise.weights import RoundedLayer, rounded, weight_views, with_rounded
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.runtime.execute import run_batches
 from lbyl_onnx.runtime.quantisation import (
     QuantisationPlan,
+    drop_unread,
     preprocess,
     quantise,
     quantise_weights,
@@ -190,7 +191,7 @@ def _static(
     """Quantise weights and activations, with ranges from samples."""
     layers, ranges = _rounded(job, analyzed, pinned=False), _ranges(job, analyzed, prepared)
     file = job.folder / "rounded.onnx"
-    save(with_rounded(onnx.load(prepared), layers), file)
+    _save_rounded(prepared, layers, file)
     tail, behind = behind_layers(analyzed.graph)
     steps = {layer.weight: layer.steps for layer in layers.values()}
     left = dict.fromkeys(named, "named by --keep-float")
@@ -210,6 +211,13 @@ def _static(
             lost = without
     written([])
     return _proven(job, "static", len(layers) - len(left), left)
+
+
+def _save_rounded(prepared: Path, layers: Mapping[int, RoundedLayer], file: Path) -> None:
+    """Write a model with rounded weights, without what they stand in for."""
+    model = with_rounded(onnx.load(prepared), layers)
+    drop_unread(model)
+    onnx.save(model, file)
 
 
 def behind_layers(graph: Graph) -> tuple[list[str], set[str]]:
@@ -276,7 +284,7 @@ def _dynamic(
         if analyzed.graph.nodes[index].op == "MatMul"
     }
     file = job.folder / "rounded.onnx"
-    save(with_rounded(onnx.load(prepared), layers), file)
+    _save_rounded(prepared, layers, file)
     left = dict.fromkeys(named, "named by --keep-float")
     quantise_weights(file, job.output, list(left), job.bits)
     return _proven(job, "dynamic", len(layers) - len(left), left)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from lbyl_onnx.channels.groups import GroupBinding
@@ -237,13 +235,3 @@ def _shift_bias(
     value = (before + shift).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(value, made))
     node.input[2] = made
-
-
-def save(model: ModelProto, path: Path) -> None:
-    """Write a model without the initializers that nothing reads any more."""
-    read = {name for node in model.graph.node for name in node.input}
-    read |= {info.name for info in model.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    onnx.save(model, path)

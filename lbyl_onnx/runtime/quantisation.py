@@ -16,6 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from lbyl_onnx.errors import InstallationError, QuantisationError, first_line
+from lbyl_onnx.graph.model_graph import captured
 from lbyl_onnx.methods.integers.rounding import most_of
 from lbyl_onnx.option_types import Hardware
 from lbyl_onnx.runtime.installed import ort
@@ -231,6 +232,17 @@ def _keep_whole(model: onnx.ModelProto, names: Collection[str]) -> None:
             node.input[position] = renamed.get(name, name)
     del model.graph.node[:]
     model.graph.node.extend(kept)
+    drop_unread(model)
+
+
+def drop_unread(model: onnx.ModelProto) -> None:
+    """Take away initializers that no node reads and no output is."""
+    read = {name for node in model.graph.node for name in node.input}
+    read |= {info.name for info in model.graph.output}
+    read = read.union(*(captured(node) for node in model.graph.node))
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
 
 
 def _override(weight: Steps, kind: Any) -> list[dict[str, Any]]:

@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from lbyl_onnx import CompressResult, Config, compress
-from lbyl_onnx.evaluate.warnings import LONGEST_NAME, Timed, warnings_of
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.report.html import Origin, as_html
 from lbyl_onnx.report.json import as_json
 from lbyl_onnx.report.terminal import print_result
+from lbyl_onnx.results.warnings import LONGEST_NAME, Timed, warnings_of
 from lbyl_onnx.runtime import timing
 from tests.support.architectures import chain
 
