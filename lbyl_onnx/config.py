@@ -91,8 +91,8 @@ class Config:
     allocation: Allocation | None = option(
         None,
         types.TEXT,
-        "The same share of every group, or more where the predicted damage is less; without it "
-        "`auto` for a target, `uniform` for a ratio.",
+        "The same share of every group, or more where the predicted damage is less, if outputs "
+        "then stay nearer; without it `auto` for a target, `uniform` for a ratio.",
         CHANNELS,
         choices=lambda: get_args(Allocation),
     )

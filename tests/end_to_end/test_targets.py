@@ -84,6 +84,19 @@ def test_a_ratio_with_auto_spends_the_multiply_accumulates_of_uniform() -> None:
     assert sum(kept(auto)) < sum(g.channels for g in auto.groups)
 
 
+@pytest.mark.parametrize("name", ["chain", "inception", "mlp", "residual"])
+def test_auto_keeps_outputs_at_least_as_near_as_uniform(name: str) -> None:
+    near = {
+        allocation: compressed(
+            BUILDERS[name](), macs="60%", allocation=allocation, round_to=1
+        ).verification.fidelity.nearness
+        for allocation in ("uniform", "auto")
+    }
+    assert near["uniform"] is not None
+    assert near["auto"] is not None
+    assert near["auto"] >= near["uniform"] - 1e-6  # the kernels' rounding
+
+
 class TestRedundant:
     """A model in which half of one layer's channels are copies of the other half."""
 
