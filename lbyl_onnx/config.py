@@ -88,6 +88,21 @@ class Config:
         TARGETS,
         bounds=Bounds(0, 1, above=True, below=True),
     )
+    min_score: float | None = option(
+        None,
+        types.NUMBER,
+        "Smallest model with at least this score by the function of `--score`.",
+        TARGETS,
+    )
+    metric: str | None = option(
+        None,
+        types.TEXT,
+        "Function of your own that is given the path of a model and returns its score, larger is "
+        "better: `module:function`, or `file.py:function`.",
+        TARGETS,
+        metavar="FILE.py:NAME",
+        flag="--score",
+    )
     allocation: Allocation | None = option(
         None,
         types.TEXT,
@@ -322,6 +337,8 @@ class Config:
         self._check_registered()
         if self.calibration is not None:
             self.check_samples("calibration")
+        if (self.metric is None) != (self.min_score is None):
+            raise OptionError("metric and min_score go together; give both")
         if self.keep_float and self.quantize is None:
             raise OptionError("keep_float is of quantised models; give quantize too")
         for name, kind in (("tokenizer", "texts"), ("sample_rate", "sounds")):

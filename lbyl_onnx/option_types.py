@@ -331,6 +331,8 @@ class Options(TypedDict, total=False):
     size: str | float | None
     latency: str | float | None
     fidelity: float | None
+    min_score: float | None
+    metric: str | None
     allocation: Allocation | None
     round_to: int | Literal["auto"]
     hardware: Hardware

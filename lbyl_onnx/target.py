@@ -9,7 +9,9 @@ from typing import Literal
 
 from lbyl_onnx.errors import OptionError
 
-Kind = Literal["ratio", "macs", "params", "size", "latency", "fidelity"]
+Kind = Literal["ratio", "macs", "params", "size", "latency", "fidelity", "min_score"]
+# Kinds whose value is a plain number.
+_PLAIN = ("ratio", "fidelity", "min_score")
 DEFAULT_RATIO = 0.3
 _NUMBER = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*")
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
@@ -34,8 +36,9 @@ class Target:
     kind
         What of it.
     value
-        The most (of fidelity the least): multiply-accumulates, parameters, bytes, milliseconds; a
-        share of the original's where `relative`. For a ratio, the share of channels to remove.
+        The most (of fidelity and score the least): multiply-accumulates, parameters, bytes,
+        milliseconds; a share of the original's where `relative`. For a ratio, the share of channels
+        to remove.
     relative
         Whether it is a share.
     """
@@ -50,8 +53,8 @@ class Target:
 
     def __str__(self) -> str:
         """Return it as on the command line, numbers in plain units."""
-        if self.kind in ("ratio", "fidelity"):
-            return f"{self.kind} {self.value:g}"
+        if self.kind in _PLAIN:
+            return f"{self.kind.replace('_', ' ')} {self.value:g}"
         if self.relative:
             return f"{self.kind} {100 * self.value:g}%"
         return f"{self.kind} {amount(self.kind, self.value)}"
@@ -76,12 +79,12 @@ def parse_target(kind: Kind, text: str | float) -> Target:
 
     Examples
     --------
-    >>> parse_goal("size", "1.5MB").value
+    >>> parse_target("size", "1.5MB").value
     1500000.0
-    >>> parse_goal("macs", "50%")
-    Goal(kind='macs', value=0.5, relative=True)
+    >>> parse_target("macs", "50%")
+    Target(kind='macs', value=0.5, relative=True)
     """
-    if kind in ("ratio", "fidelity"):
+    if kind in _PLAIN:
         return Target(kind, float(text), kind == "ratio")
     message = f"{kind} is {text!r}; give for example {_EXAMPLES[kind]}"
     match = _NUMBER.fullmatch(str(text))

@@ -40,7 +40,7 @@ from lbyl_onnx.types import Progress
 Files = tuple[Path, Path, Path]
 """The original, the compressed model, and the reference that it must equal."""
 # Targets that are measured on models, not counted.
-MEASURED = ("latency", "fidelity")
+MEASURED = ("latency", "fidelity", "min_score")
 # Share of the multiply-accumulates at which allocations are compared for what is measured.
 COMPARED = 0.75
 # Steps in a group below which rounding it is coarse.
@@ -235,7 +235,7 @@ class _Reaching:
         if kind in MEASURED:
             whole = self.space.macs.at(self.space.most)
             best = self._nearest(self.space.macs, COMPARED * whole)
-            return best._latency() if kind == "latency" else best._fidelity()
+            return best._latency() if kind == "latency" else best._as_near()
         if kind == "ratio":
             exact = self.space.evenly()
             even = exact.macs.at(exact.by_ratio(self.target.value))
@@ -336,24 +336,28 @@ class _Reaching:
         times = self.maker.times()
         return f"{amount('latency', times.after.median)} ({times.ratio:.0%})"
 
-    def _fidelity(self) -> Reached:
-        """Reach a fidelity: make models until the smallest is found that has it."""
-        fidelities: dict[bytes, float] = {}
+    def _as_near(self) -> Reached:
+        """Reach a fidelity or a score: make models until the smallest is found that has it."""
+        kind, maker = self.target.kind, self.maker
+        measure = maker.agreement if kind == "fidelity" else maker.score
+        # Of a score that of the original is measured, too: it may be less than is asked for.
+        whole = 1.0 if kind == "fidelity" else maker.original_score()
+        values: dict[bytes, float] = {}
 
         def fits(counts: Counts) -> bool:
-            whole = bool((counts == self.space.sizes).all())
+            everything = bool((counts == self.space.sizes).all())
             self._make(counts)
-            fidelities[counts.tobytes()] = 1.0 if whole else self.maker.agreement()
-            return fidelities[counts.tobytes()] >= self.target.value
+            values[counts.tobytes()] = whole if everything else measure()
+            return values[counts.tobytes()] >= self.target.value
 
         def why(counts: Counts) -> str:
-            best = amount("fidelity", fidelities[counts.tobytes()])
+            best = amount(kind, values[counts.tobytes()])
             return f"{self.target} cannot be reached: the most is {best} with the layers kept"
 
         counts = search(self.space, fits, why, cheapest=True)
         if bool((counts == self.space.sizes).all()):
             raise TargetError(f"{self.target} leaves no channel that can go; ask for less")
-        return self._reached(self._make(counts), self.target.value, fidelities[counts.tobytes()])
+        return self._reached(self._make(counts), self.target.value, values[counts.tobytes()])
 
 
 def _over(target: Target, times: timing.PairedLatency) -> float:

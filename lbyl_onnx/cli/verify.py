@@ -17,7 +17,10 @@ from lbyl_onnx.report.json import comparison_as_json
 from lbyl_onnx.report.terminal import print_comparison
 
 _SECTIONS = {
-    "What it is held against": ("--inputs", "--labels", "--min-agreement"),
+    "What it is held against": (
+        *("--inputs", "--labels", "--min-agreement"),
+        *("--score", "--min-score"),
+    ),
     "Running": ("--provider", "--input-shape"),
     "Telling": ("--json", "--debug"),
 }
@@ -44,6 +47,18 @@ Examples:
     metavar="X",
     help="Exit with 3 where an output has less: equal classes or whole numbers, else cosine.",
 )
+@click.option(
+    "--score",
+    metavar="FILE.py:NAME",
+    help="Function of your own that scores the path of a model: file.py:name or module:name.",
+)
+@click.option(
+    "--min-score",
+    "least_score",
+    type=float,
+    metavar="X",
+    help="Exit with 3 where COMPRESSED scores less.",
+)
 @config_options(["provider", "input_shape"])
 @common.json_option
 @common.debug_option
@@ -53,12 +68,16 @@ def verify(
     inputs: str | None,
     labels: str | None,
     min_agreement: float | None,
+    score: str | None,
+    least_score: float | None,
     provider: Provider,
     input_shape: SuppliedShapes,
     json_path: str | None,
     debug: bool,
 ) -> None:
     """Run both models on the same inputs: how near the outputs are, and how fast each is."""
+    if least_score is not None and score is None:
+        raise click.UsageError("--min-score is of --score; give both")
     with common.errors_in_one_line(debug, compressed):
         common.check_json_path(json_path)
         comparison = compare_models(
@@ -68,6 +87,7 @@ def verify(
             labels=labels,
             provider=provider,
             input_shape=input_shape,
+            score=score,
         )
         common.write_json_to(
             comparison_as_json(comparison, original, compressed, __version__), json_path
@@ -75,6 +95,9 @@ def verify(
         print_comparison(comparison, original, compressed, common.console_for(json_path))
         if min_agreement is not None:
             _hold(comparison, min_agreement)
+        if least_score is not None and comparison.scores and comparison.scores[1] < least_score:
+            after = comparison.scores[1]
+            raise VerificationError(f"the score is {after:.6g}, below {least_score:g}")
 
 
 def _hold(comparison: Comparison, least: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
 from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import Fidelity, fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
+from lbyl_onnx.evaluate.score import own_score
 from lbyl_onnx.evaluate.synthetic import synthetic_samples
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.guard.bounds import bounded, seconds_for
@@ -55,6 +56,8 @@ class Comparison:
         Nodes that draw random numbers, for which both models were given the same.
     accuracy
         How sure the shares of labels are, and whether they differ; None without labels.
+    scores
+        Of both, by the user's own function; None without one.
     """
 
     provider: str
@@ -66,6 +69,7 @@ class Comparison:
     inputs: str | None
     random: tuple[str, ...] = ()
     accuracy: PairedAccuracy | None = None
+    scores: tuple[float, float] | None = None
 
 
 def compare_models(
@@ -77,6 +81,7 @@ def compare_models(
     provider: Provider = "auto",
     seed: int = 0,
     input_shape: SuppliedShapes = (),
+    score: str | None = None,
 ) -> Comparison:
     """Run two models on the same inputs.
 
@@ -95,6 +100,9 @@ def compare_models(
         Of synthetic samples.
     input_shape
         Their shapes, by the names of the inputs; the name may be empty where there is one.
+    score
+        A function of your own that scores the path of a model: `module:function` or
+        `file.py:function`.
 
     Returns
     -------
@@ -106,7 +114,8 @@ def compare_models(
     CalibrationError
         When the inputs cannot be read or do not fit.
     OptionError
-        When a shape does not fit the models, or is given beside inputs.
+        When a shape does not fit the models, or is given beside inputs; when the score's function
+        cannot be had.
     ModelError
         When a model does not run.
     VerificationError
@@ -133,6 +142,9 @@ def compare_models(
     outputs = [output for output, _, _ in first.outputs]
     described = None if inputs is None else str(inputs)
     comparison = _compared((one, two), name, outputs, (feeds, true_labels), described)
+    if score is not None:
+        scores = own_score(score, one), own_score(score, two)
+        comparison = replace(comparison, scores=scores)
     for source in sources:
         source.check_unchanged()
     return comparison

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +19,7 @@ from numpy.typing import NDArray
 from lbyl_onnx.data.arrays import open_arrays
 from lbyl_onnx.data.calibration import read_calibration
 from lbyl_onnx.data.samples import Input, Samples
-from lbyl_onnx.errors import CalibrationError, VerificationError
+from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError, first_line
 from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
@@ -23,6 +28,7 @@ from lbyl_onnx.graph import source
 from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import Shapes, SuppliedShapes
 from lbyl_onnx.inputs.choices import stated_sizes
+from lbyl_onnx.option_types import shown
 from lbyl_onnx.runtime import baseline, execute
 from lbyl_onnx.runtime.session import Feeds
 from lbyl_onnx.text import listed, short
@@ -208,3 +214,71 @@ def _inputs(model: onnx.ModelProto, first: Shapes, second: Shapes) -> list[Input
         )
         for name, shape in first.items()
     ]
+
+
+Metric = Callable[[Path], object]
+
+
+def own_score(named: str, model: Path) -> float:
+    """Score a model.
+
+    Parameters
+    ----------
+    named
+        The function: `module:function` or `file.py:function`. Modules are looked for in the
+        current folder, too.
+    model
+        Path of the model.
+
+    Raises
+    ------
+    OptionError
+        When there is no such function, it raises an error, or what it returns is no finite number.
+    """
+    function = _loaded(named)
+    try:
+        value = function(model)
+    except Exception as error:  # whatever the user's own code raises
+        raise OptionError(
+            f"score {shown(named)} raised {type(error).__name__} on {model.name}: "
+            f"{first_line(error)}"
+        ) from error
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(float(value)):
+        raise OptionError(f"score {shown(named)} returned {shown(value)}; return a finite number")
+    return float(value)
+
+
+def _loaded(named: str) -> Metric:
+    """Import a function."""
+    where, _, name = named.rpartition(":")
+    if not where or not name:
+        raise OptionError(f"score is {shown(named)}; give module:function or file.py:function")
+    try:
+        module = _from_file(Path(where)) if where.endswith(".py") else _from_module(where)
+        function = getattr(module, name)
+    except Exception as error:  # an import runs the user's own code
+        raise OptionError(
+            f"score {shown(named)} cannot be imported: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not callable(function):
+        raise OptionError(f"score {shown(named)} is no function; name one that takes a path")
+    loaded: Metric = function
+    return loaded
+
+
+def _from_file(path: Path) -> object:
+    name = f"lbyl_onnx_score_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_module(name: str) -> object:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.pop(0)

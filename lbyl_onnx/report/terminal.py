@@ -150,6 +150,10 @@ def print_comparison(
         table.add_row("top-1", f"{before:.2%}", f"{after:.2%}", f"{kept:.1%}")
         likely = (accuracy.original, accuracy.compressed)
         table.add_row("95 % interval", *(f"{low:.1%} to {high:.1%}" for low, high in likely), "")
+    if comparison.scores is not None:
+        first, second = comparison.scores
+        part = f"{second / first:.1%}" if first > 0.0 else "-"
+        table.add_row("score", f"{first:.6g}", f"{second:.6g}", part)
     old, new = comparison.latency.before, comparison.latency.after
     sides = (milliseconds(old.median), milliseconds(new.median))
     table.add_row(

@@ -14,6 +14,7 @@ from lbyl_onnx.compensate.fits import ProducerMixing, Repairs
 from lbyl_onnx.compensate.group import Fitted, fit
 from lbyl_onnx.compensate.selection import KeptCounts, PruningPlan, choose_channels
 from lbyl_onnx.errors import VerificationError
+from lbyl_onnx.evaluate.score import own_score
 from lbyl_onnx.evaluate.verify import sampled_fidelity
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import Costs, count_costs
@@ -144,6 +145,14 @@ class ModelBuilder:
         if near.nearness is None:
             raise VerificationError("no output value could be compared")
         return near.nearness
+
+    def score(self) -> float:
+        """Return the score of what was written, by the user's own function."""
+        return own_score(str(self.prepared.config.metric), self.staged)
+
+    def original_score(self) -> float:
+        """Return the same of the original."""
+        return own_score(str(self.prepared.config.metric), self.source)
 
     def _write(self, edits: Edits, plan: PruningPlan) -> None:
         """Write the compressed model, without the channels that are not in the plan."""
