@@ -122,7 +122,8 @@ class Config:
     hardware: Hardware = option(
         "host",
         types.TEXT,
-        "Machine that `auto` rounds for; `host` is this one.",
+        "Machine that `auto` rounds for, and whose kernels multiply whole numbers; `host` is this "
+        "one.",
         CHANNELS,
         choices=lambda: get_args(Hardware),
     )
