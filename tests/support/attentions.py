@@ -192,7 +192,7 @@ class Block:
     def _over(self, y: Floats, stays: NDArray[np.bool_], name: str) -> Floats:
         """Normalise (N, heads, T, d) over the channels that stay, (heads, d); others are 0."""
         values, mask = self.weights(), stays[:, None, :]
-        count = mask.sum(axis=-1, keepdims=True)
+        count = np.maximum(mask.sum(axis=-1, keepdims=True), 1)  # a head may be gone whole
         if "layer" in self.norm:
             y = (y - y.sum(axis=-1, keepdims=True) / count) * mask
         variance = np.sum(y * y, axis=-1, keepdims=True) / count
