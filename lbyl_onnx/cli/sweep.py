@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import click
 from rich.console import Console
@@ -25,7 +25,7 @@ from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import SuppliedShapes
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.methods.registry import find_method, method_names
-from lbyl_onnx.option_types import Attention, Hardware, Provider, Scope
+from lbyl_onnx.option_types import Attention, Hardware, Provider, Quantize, Scope
 from lbyl_onnx.sweep import schedulers
 from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
 from lbyl_onnx.sweep.output import as_csv, as_svg
@@ -34,10 +34,12 @@ from lbyl_onnx.text import milliseconds, printable, share
 
 # The options that every cell of a sweep has in common.
 _SHARED = ("criterion", "method_options", "scope", "attention", "round_to", "hardware", "seed")
+# The word for results that are not quantised.
+_NONE = "none"
 # More ratios than this are a slip of the pen.
 _MOST_RATIOS = 200
 _SECTIONS = {
-    "What": ("--ratios", "--methods", *(OPTIONS[name].flag for name in _SHARED)),
+    "What": ("--ratios", "--methods", "--quantize", *(OPTIONS[name].flag for name in _SHARED)),
     "Scoring": ("--inputs", "--labels"),
     "Where it runs": ("--workers", "--scheduler", "--provider", "--input", "--input-shape"),
     "Telling": ("--out", "--json", "--quiet", "--debug"),
@@ -46,6 +48,7 @@ _EXAMPLES = """\b
 Examples:
   lbyl-onnx sweep model.onnx --out curve
   lbyl-onnx sweep a.onnx b.onnx --ratios 0.1:0.7:0.2 --methods nm,lbyl+ --out curve
+  lbyl-onnx sweep model.onnx --ratios 0:0.5:0.1 --quantize none,int8 --out curve
   lbyl-onnx sweep model.onnx --inputs test.npz --labels labels --out curve
   lbyl-onnx sweep model.onnx --scheduler tcp://10.0.0.1:8786 --out /shared/curve
 
@@ -75,6 +78,17 @@ def _methods(context: click.Context, parameter: click.Parameter, value: str) -> 
     return methods
 
 
+def _quantizations(
+    context: click.Context, parameter: click.Parameter, value: str
+) -> tuple[Quantize | None, ...]:
+    """Read names of quantisations separated by commas; `none` is none."""
+    named: dict[str, Quantize | None] = {_NONE: None, **{name: name for name in get_args(Quantize)}}
+    parts = tuple(dict.fromkeys(value.split(",")))
+    if not set(parts) <= named.keys():
+        raise click.BadParameter(f"give some of {','.join(named)}")
+    return tuple(named[part] for part in parts)
+
+
 def _options_of(
     method: str, methods: Sequence[str], supplied: Sequence[tuple[str, str]]
 ) -> tuple[tuple[str, str], ...]:
@@ -101,6 +115,16 @@ def _options_of(
     show_default=True,
     metavar="M,..",
     help="How the removed channels are restored.",
+)
+@click.option(
+    "--quantize",
+    "quantizations",
+    callback=_quantizations,
+    default=_NONE,
+    show_default=True,
+    metavar="Q,..",
+    help="How the results are quantised: not (`none`), to `int8`, or both beside each other; of a "
+    "ratio of 0 only what is quantised is measured.",
 )
 @config_options(_SHARED)
 @click.option(
@@ -143,6 +167,7 @@ def sweep(
     models: tuple[str, ...],
     ratios: tuple[float, ...],
     methods: tuple[str, ...],
+    quantizations: tuple[Quantize | None, ...],
     criterion: str,
     method_options: tuple[tuple[str, str], ...],
     scope: Scope,
@@ -181,9 +206,12 @@ def sweep(
                 provider=provider,
                 input=input,
                 input_shape=input_shape,
+                quantize=kind,
             )
             for method in methods
+            for kind in quantizations
             for ratio in ratios
+            if ratio > 0.0 or kind is not None or len(quantizations) == 1
         ]
         where = schedulers.local(workers) if scheduler is None else schedulers.dask(scheduler)
         cells = plan_cells(
@@ -220,7 +248,7 @@ def _write(result: Sweep, folder: Path, quiet: bool, json_path: str | None) -> N
 
 
 def _cell_name(cell: Outcome | Failure) -> str:
-    return f"{cell.model}, {cell.method} at {cell.ratio:g}"
+    return f"{cell.model}, {cell.series} at {cell.ratio:g}"
 
 
 def _print(result: Sweep, folder: Path, console: Console) -> None:
@@ -246,7 +274,7 @@ def _table(outcomes: list[Outcome]) -> Table:
     for outcome in outcomes:
         before, after = outcome.before, outcome.after
         table.add_row(
-            outcome.method,
+            outcome.series,
             f"{outcome.ratio:g}",
             share(after.macs, before.macs),
             share(after.parameters, before.parameters),

@@ -67,8 +67,8 @@ def _slower(timed: Timed) -> Iterator[str]:
     )
     if timed.quantised:
         why = (
-            "on this machine whole numbers gain its layers nothing; leave --quantize out, unless "
-            "another machine runs it"
+            "on this machine whole numbers gain its layers no time, only bytes; leave --quantize "
+            "out, unless those count, or another machine runs it"
         )
     elif timed.step % timed.block:
         why = (

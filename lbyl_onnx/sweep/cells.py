@@ -95,10 +95,11 @@ def run_cell(cell: Cell) -> Outcome | Failure:
             scored = score(cell.model, output, cell.data, provider)
         files.check_unchanged()
     except LbylOnnxError as error:
-        return Failure(*names, str(error), error.exit_code)
+        return Failure(*names, str(error), error.exit_code, config.quantize)
     before = _measures(result.before, result.size_before, result.latency.before, scored.before)
     after = _measures(result.after, result.size_after, result.latency.after, scored.after)
-    return Outcome(*names, scored.metric, scored.samples, before, after, scored.p_value)
+    sides = scored.metric, scored.samples, before, after
+    return Outcome(*names, *sides, scored.p_value, config.quantize)
 
 
 def _measures(costs: Costs, size: int, latency: Latency, score: float) -> Measures:
@@ -185,8 +186,9 @@ def _read(folder: Path, cell: Cell) -> Outcome | None:
 def _sound(outcome: Outcome, cell: Cell) -> bool:
     """Whether an outcome is one that `run_cell` could have given for a cell."""
     config = cell.config
+    said = outcome.key, outcome.method, outcome.ratio, outcome.quantize
     return (
-        (outcome.key, outcome.method, outcome.ratio) == (cell.key, config.method, config.ratio)
+        said == (cell.key, config.method, config.ratio, config.quantize)
         and isinstance(outcome.model, str)
         and isinstance(outcome.metric, str)
         and outcome.metric in METRICS

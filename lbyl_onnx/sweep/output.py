@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 from lbyl_onnx.report.svg import Axis, GridRow, Series, grid_of_curves
 from lbyl_onnx.sweep.types import Measures, Outcome, Sweep
@@ -15,13 +15,14 @@ def as_csv(sweep: Sweep) -> str:
     """Return the outcomes as CSV, a row for each."""
     text = io.StringIO()
     names = [field.name for field in fields(Measures)]
-    heads = ["model", "method", "ratio", "metric", "samples"]
+    heads = ["model", "method", "ratio", "quantize", "metric", "samples"]
     writer = csv.writer(text, lineterminator="\n")
     columns = [*names, "score_low", "score_high"]
     named = [f"{n}_{side}" for side in ("before", "after") for n in columns]
     writer.writerow([*heads, *named, "p_value"])
     for outcome in sweep.outcomes:
-        row = [getattr(outcome, head) for head in heads]
+        shown = asdict(outcome) | {"quantize": outcome.quantize or "none"}
+        row = [shown[head] for head in heads]
         for side in (outcome.before, outcome.after):
             row += [getattr(side, n) for n in names]
             row += outcome.interval(side) or ("", "")
@@ -43,20 +44,21 @@ METRICS = {
 _COSTS: Mapping[str, Callable[[Measures], float | None]] = {
     "MACs left": lambda side: side.macs,
     "parameters left": lambda side: side.parameters,
+    "bytes left": lambda side: side.file_size,
     "latency left": lambda side: side.latency,
 }
 
 
 def _row(model: str, sweep: Sweep) -> GridRow:
     outcomes = [outcome for outcome in sweep.outcomes if outcome.model == model]
-    methods = dict.fromkeys(outcome.method for outcome in sweep.outcomes)
+    names = dict.fromkeys(outcome.series for outcome in sweep.outcomes)
     y = Axis(METRICS[outcomes[0].metric], "{:g}".format, high=1.0)
     panels = tuple(
         (
             Axis(title, "{:.0%}".format),
             tuple(
-                Series(method, _curve([o for o in outcomes if o.method == method], cost))
-                for method in methods
+                Series(name, _curve([o for o in outcomes if o.series == name], cost))
+                for name in names
             ),
         )
         for title, cost in _COSTS.items()

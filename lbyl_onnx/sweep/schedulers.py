@@ -29,7 +29,9 @@ def local(workers: int) -> Scheduler:
 
 
 def _lost(cell: Cell, reason: str) -> Failure:
-    return Failure(cell.key, str(cell.model), cell.config.method, cell.config.ratio, reason)
+    config = cell.config
+    names = cell.key, str(cell.model), config.method, config.ratio
+    return Failure(*names, reason, quantize=config.quantize)
 
 
 def _from_anywhere(cell: Cell) -> Cell:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lbyl_onnx.config import Config
 from lbyl_onnx.evaluate.doubt import wilson
 from lbyl_onnx.evaluate.score import ScoringData
+from lbyl_onnx.option_types import Quantize
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Outcome:
         The original and the compressed model.
     p_value
         Probability of the accuracies' difference by chance; None for other metrics.
+    quantize
+        How it was quantised afterwards; None where it was not.
     """
 
     key: str
@@ -74,6 +77,12 @@ class Outcome:
     before: Measures
     after: Measures
     p_value: float | None = None
+    quantize: Quantize | None = None
+
+    @property
+    def series(self) -> str:
+        """The method, and how the result was quantised: a line of the picture."""
+        return series_name(self.method, self.quantize)
 
     def interval(self, side: Measures) -> tuple[float, float] | None:
         """Return the 95 % interval of a side's score; None for a cosine, which is no share."""
@@ -92,6 +101,17 @@ class Failure:
     ratio: float
     reason: str
     exit_code: int = 1
+    quantize: Quantize | None = None
+
+    @property
+    def series(self) -> str:
+        """The method, and how the result was to be quantised."""
+        return series_name(self.method, self.quantize)
+
+
+def series_name(method: str, quantize: Quantize | None) -> str:
+    """Return what the outcomes of a method and a quantisation are called."""
+    return method if quantize is None else f"{method} + {quantize}"
 
 
 @dataclass(frozen=True)

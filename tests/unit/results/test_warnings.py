@@ -64,7 +64,7 @@ def test_a_result_that_is_measurably_slower_is_told(after: float, step: int, mes
 def test_whole_numbers_that_gain_nothing_are_told() -> None:
     timed = Timed(timing.summary([1.0] * 9, [1.2] * 9, 9), 1, 8, True)
     (line,) = warnings_of(SMALL, SMALL, (1, 1), [], timed)
-    assert "whole numbers gain its layers nothing" in line
+    assert "whole numbers gain its layers no time, only bytes" in line
 
 
 @pytest.mark.parametrize(("kept", "warned"), [(10, False), (3, False), (2, True)])

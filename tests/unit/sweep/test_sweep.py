@@ -46,13 +46,12 @@ class Recorder:
             self.ran.append(cell)
             names = cell.key, str(cell.model), cell.config.method, cell.config.ratio
             if cell.config.method == self._fails:
-                yield Failure(*names, "it will not", 4)
+                yield Failure(*names, "it will not", 4, cell.config.quantize)
             else:
                 before = Measures(1000, 2000, 3000, 0.5, 1.0)
                 left = 1 - cell.config.ratio
-                yield Outcome(
-                    *names, "accuracy", 100, before, Measures(1, int(2000 * left), 3, 0.25, left)
-                )
+                after = Measures(1, int(2000 * left), 3, 0.25, left)
+                yield Outcome(*names, "accuracy", 100, before, after, quantize=cell.config.quantize)
 
 
 def cells_of(models: Sequence[Path], ratios: Sequence[float] = (0.1, 0.2)) -> tuple[Cell, ...]:
@@ -145,6 +144,7 @@ class TestKeeping:
             (("metric",), "foo"), (("metric",), ["accuracy"]), (("samples",), 1.5),
             (("samples",), True), (("samples",), -1), (("samples",), 10**400),
             (("key",), "0" * 64), (("method",), "nm"), (("ratio",), 0.7), (("model",), 3),
+            (("quantize",), "int8"), (("quantize",), []),
             (("after", "score"), float("nan")), (("after", "score"), 1e300),
             (("after", "score"), "1"), (("after", "score"), None),
             (("before", "latency"), float("inf")), (("before", "latency"), []),
@@ -202,6 +202,17 @@ class TestKeeping:
         assert run_sweep(cells_of([sample]), folder, rest, nothing).failures == ()
         assert len(rest.ran) == 2
 
+    def test_a_quantised_cell_is_told_and_kept(self, sample: Path, folder: Path) -> None:
+        config = replace(QUICK, ratio=0.0, quantize="int8")
+        cells = plan_cells([sample], [config], ScoringData(), "1.0")
+        (outcome,) = run_sweep(cells, folder, lambda some: map(run_cell, some), nothing).outcomes
+        assert (outcome.quantize, outcome.series) == ("int8", "none + int8")
+        assert outcome.after.parameters == outcome.before.parameters
+        assert outcome.after.file_size < 0.5 * outcome.before.file_size
+        rest = Recorder()
+        assert run_sweep(cells, folder, rest, nothing).outcomes == (outcome,)
+        assert rest.ran == []
+
     def test_a_model_that_changed_under_a_worker_is_a_failure(
         self, sample: Path, tmp_path: Path
     ) -> None:
@@ -230,8 +241,8 @@ class TestTelling:
         done = run_sweep(cells_of([sample, other]), folder, Recorder(), nothing)
         root = ET.fromstring(as_svg(done))
         lines = [e for e in root.iter(f"{SVG}polyline") if e.get("class", "").startswith("line")]
-        # Two methods in three panels of two models, and once in the legend.
-        assert len(lines) == 2 * 3 * 2 + 2
+        # Two methods in four panels of two models, and once in the legend.
+        assert len(lines) == 2 * 4 * 2 + 2
         titles = [e.text for e in root.iter(f"{SVG}text") if e.get("class") == "title"]
         assert titles == [str(sample), str(other).replace("\x1b", r"\x1b")]
 
@@ -343,6 +354,33 @@ class TestCommand:
         assert done.stderr.splitlines() == lines
         assert "none" in done.stdout
 
+    def test_quantised_cells_are_series_of_their_own(
+        self, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recorder = Recorder()
+        monkeypatch.setattr(schedulers, "local", lambda workers: recorder)
+        words = ("--ratios", "0,0.1", "--methods", "none", "--quantize", "none,int8")
+        done = sweep(sample, *words, "--out", tmp_path / "out")
+        assert done.exit_code == 0, done.stderr
+        cells = [(cell.config.quantize, cell.config.ratio) for cell in recorder.ran]
+        assert cells == [(None, 0.1), ("int8", 0.0), ("int8", 0.1)]  # all is there at a ratio of 0
+        rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").read_text().splitlines()))
+        assert [row["quantize"] for row in rows] == ["none", "int8", "int8"]
+        root = ET.parse(tmp_path / "out" / "sweep.svg").getroot()
+        lines = [e for e in root.iter(f"{SVG}polyline") if e.get("class", "").startswith("line")]
+        assert len(lines) == 2 * 4 + 2
+        assert "none + int8" in [e.text for e in root.iter(f"{SVG}text")]
+        assert done.stdout.count("none + int8") == 2
+
+    def test_a_quantised_cell_that_fails_is_named(
+        self, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(schedulers, "local", lambda workers: Recorder(fails="none"))
+        words = ("--ratios", "0", "--methods", "none", "--quantize", "int8")
+        done = sweep(sample, *words, "--out", tmp_path / "out")
+        assert done.exit_code == 4
+        assert done.stderr == f"lbyl-onnx: error: {sample}, none + int8 at 0: it will not\n"
+
     @pytest.mark.parametrize(
         ("words", "code", "says"),
         [
@@ -352,6 +390,7 @@ class TestCommand:
             (("--ratios", "a"), 2, "FIRST:LAST:STEP"),
             (("--ratios", "1.5"), 2, "from 0 to below 1"),
             (("--methods", "magic"), 2, "none,nm,lbyl,lbyl+"),
+            (("--quantize", "int4"), 2, "give some of none,int8"),
             (("--labels", "y"), 2, "--inputs"),
             (("--workers", "0"), 2, "range"),
         ],
