@@ -269,7 +269,7 @@ def quantise_weights(source: Path, output: Path, left: Sequence[str], bits: int)
         library.quantize_dynamic(
             str(source),
             str(output),
-            op_types_to_quantize=["MatMul", "Attention"],
+            op_types_to_quantize=["MatMul", "Attention", "Gather"],
             per_channel=True,
             reduce_range=bits < 8,
             weight_type=library.QuantType.QInt8,

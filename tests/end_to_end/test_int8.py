@@ -131,6 +131,16 @@ def test_products_of_sequences_take_the_ranges_of_each_run() -> None:
     assert operators(model_of(result))["MatMulInteger"] == 2
 
 
+def test_tables_of_tokens_take_a_quarter_of_their_bytes() -> None:
+    net = Net(("N", "T"))
+    net.inputs[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    x = net.node("Gather", [net.weight("table", 40, 16), "x"])
+    model = net.model(net.node("MatMul", [x, net.weight("first", 16, 32)]))
+    result = model_of(compress(model, config=INT8))
+    stored = {t.dims[0]: t.data_type for t in result.graph.initializer if len(t.dims) == 2}
+    assert stored[40] in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+
+
 def test_layers_that_are_named_stay_in_floating_point() -> None:
     model = layered()
     name = next(n.name for n in model.graph.node if n.op_type == "Gemm")
