@@ -10,6 +10,9 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, NodeProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
+# From this IR version on initializers need not be listed among the graph's inputs, too.
+UNLISTED_FROM = 4
+
 if TYPE_CHECKING:
     # graphsurgeon declares no types: these are those of its attributes that are used here.
     class Tensor:

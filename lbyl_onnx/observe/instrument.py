@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from lbyl_onnx.graph.model_graph import captured
+from lbyl_onnx.graph.model_graph import UNLISTED_FROM, captured
 from lbyl_onnx.graph.tensor_info import TensorInfo, attribute
 from lbyl_onnx.io.writer import ModelDraft, copy_field
 from lbyl_onnx.observe.batch_statistics import (
@@ -33,8 +33,6 @@ from lbyl_onnx.observe.spec import MomentSpec, Noise, Target
 
 # From this version on BatchNormalization may take its batch's statistics, with three outputs.
 _TRAINS = 14
-# Initializers need not be listed among the inputs from this IR version on.
-_UNLISTED = 4
 
 
 def instrument(
@@ -283,7 +281,7 @@ def _assembled(
     for entry, value in model.ListFields():
         if entry.name != "graph":
             copy_field(result, entry.name, value)
-    result.ir_version = max(result.ir_version, _UNLISTED)
+    result.ir_version = max(result.ir_version, UNLISTED_FROM)
     result.graph.name = model.graph.name
     result.graph.input.extend(model.graph.input)
     result.graph.input.extend(

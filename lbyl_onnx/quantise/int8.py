@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +15,7 @@ from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.config import Config
 from lbyl_onnx.data.source import SampleSource
 from lbyl_onnx.errors import OptionError, QuantisationError, VerificationError
-from lbyl_onnx.evaluate.metrics import Fidelity, fidelity
+from lbyl_onnx.evaluate.metrics import fidelity
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import node_macs
 from lbyl_onnx.graph.layers import is_layer
@@ -38,6 +38,8 @@ from lbyl_onnx.runtime.quantisation import (
 from lbyl_onnx.runtime.session import Feeds
 from lbyl_onnx.types import Array
 
+Outputs = list[tuple[Array, ...]]
+"""Of each mini-batch, in the order of the model's outputs."""
 # Bytes of a model up to which ONNX Runtime's tools take it.
 LARGEST = 1 << 31
 # Samples on which ranges are taken.
@@ -114,6 +116,11 @@ class QuantisationJob:
     def bits(self) -> int:
         """Bits of the weights."""
         return weight_bits(self.config.hardware, self.baseline.provider)
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the model's outputs."""
+        return [name for name, _, _ in self.baseline.record.signature.outputs]
 
     def batches(self) -> Iterator[Feeds]:
         """Yield the samples on which ranges are taken and outputs compared."""
@@ -198,19 +205,50 @@ def _static(
     for name in _without_range(analyzed, layers, ranges):
         left.setdefault(name, "its range is not finite on the samples")
 
-    def written(more: Sequence[str]) -> float:
-        whole = tuple(name for name in ranges if name in behind)
+    whole = tuple(name for name in ranges if name in behind)
+
+    def write(more: Sequence[str]) -> None:
         plan = QuantisationPlan(ranges, steps, [*left, *tail, *more], whole, job.symmetric)
         quantise(file, job.output, plan)
-        return _loss(compared(job, job.source, job.output))
 
-    lost = written([])
-    for name in _suspects(analyzed, layers) if lost > NOTICED else []:
-        if name not in left and (without := written([name])) < WORTH_IT * lost:
+    write([])
+    before = _outputs(job, job.source)
+    _leave_suspects(job, before, _suspects(analyzed, layers), left, write)
+    return _proven(job, before, "static", len(layers) - len(left), left)
+
+
+def _leave_suspects(
+    job: QuantisationJob,
+    before: Outputs,
+    suspects: Sequence[str],
+    left: dict[str, str],
+    write: Callable[[Sequence[str]], None],
+) -> None:
+    """Add to `left` the layers without which the outputs lose much less, and write without them.
+
+    Parameters
+    ----------
+    job, before
+        What is quantised, and its outputs.
+    suspects
+        Names of layers that are tried, one after the other.
+    left
+        Layers that stay in floating point.
+    write
+        Writes the model with those that are left, and more of them.
+    """
+    asked = [name for name in suspects if name not in left]
+    lost = _loss(job, before) if asked else 0.0
+    stale = False
+    for name in asked if lost > NOTICED else []:
+        write([name])
+        without = _loss(job, before)
+        stale = without >= WORTH_IT * lost
+        if not stale:
             left[name] = f"the outputs lose {without:.3g} without it, {lost:.3g} with it"
             lost = without
-    written([])
-    return _proven(job, "static", len(layers) - len(left), left)
+    if stale:
+        write([])
 
 
 def _save_rounded(prepared: Path, layers: Mapping[int, RoundedLayer], file: Path) -> None:
@@ -287,40 +325,36 @@ def _dynamic(
     _save_rounded(prepared, layers, file)
     left = dict.fromkeys(named, "named by --keep-float")
     quantise_weights(file, job.output, list(left), job.bits)
-    return _proven(job, "dynamic", len(layers) - len(left), left)
+    return _proven(job, _outputs(job, job.source), "dynamic", len(layers) - len(left), left)
 
 
-def compared(job: QuantisationJob, first: Path, second: Path, optimise: bool = True) -> Fidelity:
-    """Compare two models on samples; the second with ONNX Runtime's kernels or as it is written."""
-    names = [name for name, _, _ in job.baseline.record.signature.outputs]
+def _outputs(job: QuantisationJob, path: Path, optimise: bool = True) -> Outputs:
+    """Run a model on the samples, with ONNX Runtime's kernels or as it is written."""
     release()
-    one = _outputs(job, first, names, True)
-    release()
-    return fidelity(names, one, _outputs(job, second, names, optimise), "samples")
-
-
-def _outputs(
-    job: QuantisationJob, path: Path, names: Sequence[str], optimise: bool
-) -> list[tuple[Array, ...]]:
     runs = run_batches(path, job.baseline.provider, job.batches(), optimise)
-    return [tuple(outputs[name] for name in names) for outputs in runs]
+    return [tuple(outputs[name] for name in job.output_names) for outputs in runs]
 
 
-def _loss(near: Fidelity) -> float:
-    """How far a model's outputs are from another's: 1 - cosine, or what is not equal."""
-    return 1.0 if near.nearness is None else 1.0 - near.nearness
+def _loss(job: QuantisationJob, before: Outputs) -> float:
+    """How far what was written is from the model before: 1 - cosine, or what is not equal."""
+    near = fidelity(job.output_names, before, _outputs(job, job.output), "samples").nearness
+    return 1.0 if near is None else 1.0 - near
 
 
-def _proven(job: QuantisationJob, kind: str, layers: int, left: Mapping[str, str]) -> Quantised:
+def _proven(
+    job: QuantisationJob, before: Outputs, kind: str, layers: int, left: Mapping[str, str]
+) -> Quantised:
     """Check the kernels against the reference that rounds in floating point.
 
     The kernels of one machine need not be those of another: where `hardware` is not this one, they
     are not run.
     """
-    near = compared(job, job.source, job.output, optimise=False)
+    names, reference = job.output_names, _outputs(job, job.output, optimise=False)
+    near = fidelity(names, before, reference, "samples")
     apart = 0.0
     if job.config.hardware == "host":
-        apart = compared(job, job.output, job.output, optimise=False).relative_error or 0.0
+        kernels = _outputs(job, job.output)
+        apart = fidelity(names, kernels, reference, "samples").relative_error or 0.0
         changed = near.relative_error or 0.0
         if not np.isfinite(apart) or apart > max(1e-3, ROUNDING * changed):
             raise VerificationError(

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from lbyl_onnx.graph.model_graph import bodies, names_of, names_read, to_graph
+from lbyl_onnx.graph.model_graph import UNLISTED_FROM, bodies, names_of, names_read, to_graph
 from lbyl_onnx.io.lazy_array import Value, identity
 from lbyl_onnx.io.writer import ModelDraft, NamedArray, without_fields
 from lbyl_onnx.rewrite.weights import Edits
@@ -25,8 +25,6 @@ from lbyl_onnx.rewrite.weights import Edits
 Shapes = Mapping[str, tuple[int | None, ...]]
 Protos = Mapping[int, onnx.NodeProto]  # id of a graphsurgeon node -> the message it came from
 _NUMBERS = (onnx.AttributeProto.INT, onnx.AttributeProto.INTS, onnx.AttributeProto.FLOAT)
-# Before this IR version every initializer had to be listed among the graph's inputs, too.
-LISTED_UNTIL = 4
 
 
 def apply_edits(model: onnx.ModelProto, edits: Edits, shapes: Shapes) -> ModelDraft:
@@ -239,7 +237,7 @@ def _inputs(
     stored = {tensor.name for tensor in initializers}
     gone = {tensor.name for tensor in model.graph.initializer} - stored
     yield from (_reshaped(info, shapes) for info in model.graph.input if info.name not in gone)
-    if not 0 < model.ir_version < LISTED_UNTIL:
+    if not 0 < model.ir_version < UNLISTED_FROM:
         return
     listed = {info.name for info in model.graph.input}
     for new in initializers:

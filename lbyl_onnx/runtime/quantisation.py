@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from lbyl_onnx.errors import InstallationError, QuantisationError, first_line
-from lbyl_onnx.graph.model_graph import captured
+from lbyl_onnx.graph.model_graph import UNLISTED_FROM, captured
 from lbyl_onnx.methods.integers.rounding import most_of
 from lbyl_onnx.option_types import Hardware
 from lbyl_onnx.runtime.installed import ort
@@ -25,8 +25,6 @@ from lbyl_onnx.types import Floats
 
 # Operator set from which on weights have a step for each output.
 OPSET = 13
-# From this IR version on initializers need not be listed among the inputs.
-UNLISTED = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +107,11 @@ def preprocess(source: Path, output: Path) -> None:
         if versions and versions[0] < OPSET:
             model = onnx.version_converter.convert_version(model, OPSET)
         listed = {tensor.name for tensor in model.graph.initializer}
-        if model.ir_version < UNLISTED:  # initializers are listed among the inputs
+        if model.ir_version < UNLISTED_FROM:  # initializers are listed among the inputs
             kept = [info for info in model.graph.input if info.name not in listed]
             del model.graph.input[:]
             model.graph.input.extend(kept)
             model.ir_version = 8
-        onnx.save(model, output)
         settings = options()
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         settings.optimized_model_filepath = str(output)
@@ -171,9 +168,10 @@ def quantise(source: Path, output: Path, plan: QuantisationPlan) -> None:
         model = onnx.load(source)
         int8 = library.QuantType.QInt8
         ranges = {
-            name: (np.float32(low), np.float32(high)) for name, (low, high) in plan.ranges.items()
+            name: (np.asarray(low, np.float32), np.asarray(high, np.float32))
+            for name, (low, high) in plan.ranges.items()
         }
-        options = {
+        chosen = {
             "ActivationSymmetric": plan.symmetric,
             "WeightSymmetric": True,
             "QuantizeBias": not plan.symmetric,
@@ -187,14 +185,11 @@ def quantise(source: Path, output: Path, plan: QuantisationPlan) -> None:
             False,  # eight bits, not seven
             int8,
             int8,
-            TensorsData(
-                CalibrationMethod.MinMax,
-                {n: tuple(map(np.asarray, pair)) for n, pair in ranges.items()},
-            ),
+            TensorsData(CalibrationMethod.MinMax, ranges),
             [],
             list(plan.left),
             [*QDQRegistry, *(op for op in QLinearOpsRegistry if op not in QDQRegistry)],
-            options,
+            chosen,
         )
         quantizer.quantize_model()
         written = quantizer.model.model
@@ -336,7 +331,7 @@ def _trial(step: float) -> onnx.ModelProto:
     ]
     graph = helper.make_graph(
         nodes,
-        "probe",
+        "trial",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, _TRIED])],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 1])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],

@@ -185,7 +185,7 @@ def _read(folder: Path, cell: Cell) -> Outcome | None:
 
 def _sound(outcome: Outcome, cell: Cell) -> bool:
     """Whether an outcome is one that `run_cell` could have given for a cell."""
-    config = cell.config
+    config, p_value = cell.config, outcome.p_value
     said = outcome.key, outcome.method, outcome.ratio, outcome.quantize
     return (
         said == (cell.key, config.method, config.ratio, config.quantize)
@@ -194,12 +194,8 @@ def _sound(outcome: Outcome, cell: Cell) -> bool:
         and outcome.metric in METRICS
         and _counts(outcome.samples)
         and all(map(_measured, (outcome.before, outcome.after)))
-        and (outcome.p_value is None or _is_share(outcome.p_value))
+        and (p_value is None or (type(p_value) in (int, float) and 0.0 <= p_value <= 1.0))
     )
-
-
-def _is_share(value: object) -> bool:
-    return type(value) in (int, float) and 0.0 <= float(str(value)) <= 1.0
 
 
 def _measured(side: Measures) -> bool:

@@ -64,9 +64,9 @@ def following(view: NodeView, operand: int, axis: int) -> Labels:
         view.binding(operand, axes[0], along, Role.FOLLOWER)
         return beside
     node, stored = repeated
-    if axes[0] - len(shape) + len(stored) < 0 or stored[axes[0] - len(shape)] != len(along):
+    position = axes[0] - len(shape) + len(stored)  # Expand may have put axes before
+    if position < 0 or stored[position] != len(along):
         return fixed
-    position = axes[0] - len(shape) + len(stored)
     view.flow.bindings.append(AxisBinding(node, 0, position, along, Role.FOLLOWER))
     return beside
 
