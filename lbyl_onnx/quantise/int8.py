@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -198,9 +198,7 @@ def _static(
     """Quantise weights and activations, with ranges from samples."""
     layers, ranges = _rounded(job, analyzed, pinned=False), _ranges(job, analyzed, prepared)
     file = job.folder / "rounded.onnx"
-    _save_rounded(prepared, layers, file)
     tail, behind = behind_layers(analyzed.graph)
-    steps = {layer.weight: layer.steps for layer in layers.values()}
     left = dict.fromkeys(named, "named by --keep-float")
     for name in _without_range(analyzed, layers, ranges):
         left.setdefault(name, "its range is not finite on the samples")
@@ -208,13 +206,16 @@ def _static(
     whole = tuple(name for name in ranges if name in behind)
 
     def write(more: Sequence[str]) -> None:
+        some = _without(analyzed, layers, {*left, *more})
+        _save_rounded(prepared, some, file)
+        steps = {layer.weight: layer.steps for layer in some.values()}
         plan = QuantisationPlan(ranges, steps, [*left, *tail, *more], whole, job.symmetric)
         quantise(file, job.output, plan)
 
     write([])
     before = _outputs(job, job.source)
     _leave_suspects(job, before, _suspects(analyzed, layers), left, write)
-    return _proven(job, before, "static", len(layers) - len(left), left)
+    return _proven(job, before, "static", len(_without(analyzed, layers, left)), left)
 
 
 def _leave_suspects(
@@ -249,6 +250,14 @@ def _leave_suspects(
             lost = without
     if stale:
         write([])
+
+
+def _without(
+    analyzed: AnalyzedModel, layers: Mapping[int, RoundedLayer], names: Collection[str]
+) -> dict[int, RoundedLayer]:
+    """Layers that do not stay in floating point: those that do keep the weights that they had."""
+    nodes = analyzed.graph.nodes
+    return {i: layer for i, layer in layers.items() if node_name(nodes[i]) not in names}
 
 
 def _save_rounded(prepared: Path, layers: Mapping[int, RoundedLayer], file: Path) -> None:
@@ -322,10 +331,11 @@ def _dynamic(
         if analyzed.graph.nodes[index].op == "MatMul"
     }
     file = job.folder / "rounded.onnx"
-    _save_rounded(prepared, layers, file)
     left = dict.fromkeys(named, "named by --keep-float")
+    layers = _without(analyzed, layers, left)
+    _save_rounded(prepared, layers, file)
     quantise_weights(file, job.output, list(left), job.bits)
-    return _proven(job, _outputs(job, job.source), "dynamic", len(layers) - len(left), left)
+    return _proven(job, _outputs(job, job.source), "dynamic", len(layers), left)
 
 
 def _outputs(job: QuantisationJob, path: Path, optimise: bool = True) -> Outputs:

@@ -19,7 +19,7 @@ from lbyl_onnx.runtime.quantisation import weight_bits
 from tests.conftest import ROOT
 from tests.support.models import MODELS
 from tests.support.net import Net
-from tests.support.oracle import make_feeds, run
+from tests.support.oracle import make_feeds, run, values
 
 SAMPLE = ROOT / "samples" / "digits.onnx"
 INT8 = Config(ratio=0.0, quantize="int8", provider="cpu")
@@ -150,6 +150,7 @@ def test_layers_that_are_named_stay_in_floating_point() -> None:
     (gemm,) = [n for n in model_of(result).graph.node if n.op_type == "Gemm"]
     stored = {t.name: t.data_type for t in model_of(result).graph.initializer}
     assert stored[gemm.input[1]] == onnx.TensorProto.FLOAT
+    assert np.array_equal(values(model_of(result))[gemm.input[1]], values(model)[gemm.input[1]])
 
 
 def test_bytes_are_the_same_again() -> None:
