@@ -38,7 +38,7 @@ def document(setting: dict[str, object], results: Iterable[SubjectResult]) -> di
 
 def _config_document(config: Config) -> dict[str, object]:
     row: dict[str, object] = {
-        "ratio": config.ratio,
+        "ratio": config.requested_ratio,
         "method": config.method,
         "criterion": config.criterion,
     }
@@ -93,7 +93,7 @@ def _pairs(pairs: Iterable[tuple[float, float]]) -> str:
 
 
 def _ratios(result: SubjectResult) -> list[float]:
-    return sorted({cell.config.ratio for cell in result.cells})
+    return sorted({cell.config.requested_ratio for cell in result.cells})
 
 
 def _percent(value: float) -> str:
@@ -164,7 +164,11 @@ def _published_section(
             has_row = percent in here
             row.append(_percent(result.find(config).accuracy) if has_row else "")
             if tuned:
-                row.append(_percent(best(result, config.ratio, method).accuracy) if has_row else "")
+                row.append(
+                    _percent(best(result, config.requested_ratio, method).accuracy)
+                    if has_row
+                    else ""
+                )
     title = f"{table.setting}. Source: {table.source}."
     return [title, "", markdown_table(header, rows), ""]
 
@@ -173,7 +177,7 @@ def _scale_section(results: Sequence[SubjectResult]) -> list[str]:
     """Neuron Merging as derived and with the factors inverted."""
     rows = []
     for result in results:
-        for ratio in sorted({config.ratio for config, _ in result.inverted_scale}):
+        for ratio in sorted({config.requested_ratio for config, _ in result.inverted_scale}):
             default = replace(BASE, ratio=ratio, method="nm")
             theirs = [(c, a) for c, a in result.inverted_scale if c.ratio == ratio]
             rows.append(

@@ -152,7 +152,7 @@ def _compress(
     off = 0.0
     if config.method == "none":
         inputs = _feeds(analysis.model, shapes)
-        reference = masked(analysis.model, analysis.plan(config.ratio), analysis)
+        reference = masked(analysis.model, analysis.plan(config.requested_ratio), analysis)
         pairs = zip(run(result.model, inputs), run(reference, inputs), strict=True)
         off = max(deviation(new, want) for new, want in pairs)
         if off > TOLERANCE:

@@ -9,7 +9,7 @@ from lbyl_onnx import Config
 
 METHODS: tuple[str, ...] = ("none", "nm", "lbyl")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
-BASE = Config(provider="cpu", method="lbyl", criterion="l2", round_to=1)
+BASE = Config(provider="cpu", method="lbyl", criterion="l2", round_to=1, ratio=0.3)
 # lambda1 and lambda2 from the published ranges, 1e-6 to 5e-4 and 1e-4 to 0.1; what is useful
 # depends on the scale of the weights, so two pairs lie far above.
 LBYL_GRID = ((1e-6, 1e-4), (1e-5, 1e-3), (1e-5, 1e-2), (5e-4, 1e-1), (1e-2, 1.0), (1e-2, 10.0))

@@ -37,7 +37,7 @@ def synthetic(path: Path) -> list[Feeds]:
     baseline = run_baseline(path, CPU, 0)
     analyzed = AnalyzedModel.open(check_source(path), baseline.shape_sets, Selection())
     with tempfile.TemporaryDirectory() as name:
-        run = prepare(analyzed, baseline, Config(provider="cpu"), Path(name)).run
+        run = prepare(analyzed, baseline, Config(provider="cpu", ratio=0.3), Path(name)).run
         assert run is not None
         some = max(1, RANGED // run.source.size)
         return list(itertools.islice(run.source.batches(), some))

@@ -42,7 +42,7 @@ STAGES = {
 }
 RATIOS = (0.05, 0.1)
 METHODS = method_names()
-BASE = Config(scope="inner", round_to=1, provider="cpu")
+BASE = Config(scope="inner", round_to=1, provider="cpu", ratio=0.3)
 
 WIDTH, HEIGHT, MARGIN, FONT_SIZE = 1000, 1400, 80, 34  # pixels
 LINE_STEP, PARAGRAPH_STEP = 64, 40  # pixels

@@ -76,7 +76,7 @@ def document(setting: Setting, uncompressed: Reading, cells: Sequence[Cell]) -> 
     rows = []
     for cell in cells:
         row: dict[str, Any] = {
-            "ratio": cell.config.ratio,
+            "ratio": cell.config.requested_ratio,
             "method": cell.config.method,
             "compressed": list(cell.stages),
             "parameters": cell.parameters,
@@ -146,14 +146,14 @@ def _row(config: Config, cells: Sequence[Cell]) -> list[str]:
     if isinstance(whole.reading, Reading):
         ratios = (whole.reading.page_ratios, whole.reading.work_ratios)
         times = [f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in ratios]
-    return [f"{100 * config.ratio:.3g} %", config.method, *scores, *costs, *times]
+    return [f"{100 * config.requested_ratio:.3g} %", config.method, *scores, *costs, *times]
 
 
 def _remarks(cells: Sequence[Cell]) -> list[str]:
     """Say in words which pages are not readable, which models cause it, and what failed."""
     lines = []
     for cell in cells:
-        name = f"{100 * cell.config.ratio:.3g} % {cell.config.method}"
+        name = f"{100 * cell.config.requested_ratio:.3g} % {cell.config.method}"
         if isinstance(cell.reading, str):
             if len(cell.stages) == 1:
                 lines.append(f"- **{name}: a model was not written.** {cell.reading}.")

@@ -17,15 +17,15 @@ __version__ = "0.1.0"
 # Where each public name is, once it is asked for: the parent process of the command line is up
 # before NumPy and ONNX Runtime could be imported.
 _HOMES = {
-    "budget.solve": "TargetReport",
+    "budget.reached": "Nearby TargetReport",
     "channels.groups": "Refusal",
     "channels.operators": "register_operator",
     "config": "Config",
     "data.image_statistics": "ImageStatistics",
     "data.input_kind": "InputKind InputRange Vocabulary",
     "errors": "CalibrationError CompensationError InstallationError LbylOnnxError ModelError "
-    "NothingToPruneError OptionError OutputError QuantisationError TargetError TooSlowError "
-    "VerificationError",
+    "NothingSafeError NothingToPruneError OptionError OutputError QuantisationError TargetError "
+    "TooSlowError VerificationError",
     "evaluate.compare": "Comparison compare_models",
     "evaluate.doubt": "PairedAccuracy",
     "evaluate.layers": "Details LayerComparison",
@@ -53,7 +53,8 @@ TYPE_CHECKING = False  # to type checkers it is True: for them the same names on
 if TYPE_CHECKING:
     # isort: off
     # It would give each name a statement of its own.
-    from lbyl_onnx.budget.solve import TargetReport as TargetReport
+    from lbyl_onnx.budget.reached import Nearby as Nearby
+    from lbyl_onnx.budget.reached import TargetReport as TargetReport
     from lbyl_onnx.channels.groups import Refusal as Refusal
     from lbyl_onnx.channels.operators import register_operator as register_operator
     from lbyl_onnx.config import Config as Config
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
         InstallationError as InstallationError,
         LbylOnnxError as LbylOnnxError,
         ModelError as ModelError,
+        NothingSafeError as NothingSafeError,
         NothingToPruneError as NothingToPruneError,
         OptionError as OptionError,
         OutputError as OutputError,

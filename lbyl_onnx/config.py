@@ -30,7 +30,7 @@ from lbyl_onnx.option_types import (
     options_of,
     shown,
 )
-from lbyl_onnx.target import DEFAULT_RATIO, Kind, Target, parse_target
+from lbyl_onnx.target import GOALS, SAFE, Kind, Target, parse_target
 
 # Sections of the options, on the command line and in README.
 SECTIONS = HOW_MUCH, METHODS, TARGETS, CHANNELS, NUMBERS, SAMPLES, RUNNING = (
@@ -54,11 +54,11 @@ class Config:
     globs, a dict for pairs, NumPy's numbers for Python's. Others raise OptionError.
     """
 
-    ratio: float = option(
-        DEFAULT_RATIO,
+    ratio: float | None = option(
+        None,
         types.NUMBER,
         "Share of each group's channels to remove: of n channels, floor(n (1 - ratio)) stay, "
-        "at least one.",
+        "at least one. Without a ratio or a target, the most goes that is predicted safe.",
         HOW_MUCH,
         metavar="R",
         bounds=_RATIO,
@@ -403,23 +403,23 @@ class Config:
 
     @property
     def target(self) -> Target:
-        """The pruning target.
+        """The pruning target; `SAFE` where none is given.
 
         Raises
         ------
         OptionError
             Where more than one target is given, or it cannot be read.
         """
-        targets = {kind: getattr(self, kind) for kind in get_args(Kind) if kind != "ratio"}
+        targets = {kind: getattr(self, kind) for kind in GOALS}
         kinds: list[Kind] = [kind for kind, value in targets.items() if value is not None]
-        if len(kinds) > 1 or (kinds and self.ratio != DEFAULT_RATIO):
-            both = ["ratio", *kinds] if len(kinds) == 1 else kinds
-            raise OptionError(f"{' and '.join(both)} are given; give one target")
-        return (
-            parse_target(kinds[0], targets[kinds[0]])
-            if kinds
-            else Target("ratio", self.ratio, True)
-        )
+        if len(kinds) > 1:
+            raise OptionError(f"{' and '.join(kinds)} are given; give one target")
+        return parse_target(kinds[0], targets[kinds[0]]) if kinds else SAFE
+
+    @property
+    def requested_ratio(self) -> float:
+        """The ratio; 0 where another target is given."""
+        return self.ratio or 0.0
 
     @property
     def allotted(self) -> Allocation:
@@ -496,7 +496,7 @@ def combined(first: Mapping[str, Any], second: Mapping[str, Any]) -> Config:
     OptionError
         For a value that is not allowed, and where the second gives several targets.
     """
-    kinds = set(get_args(Kind))
+    kinds = set(GOALS)
     targets = sorted(kind for kind in second.keys() & kinds if second[kind] is not None)
     if len(targets) > 1:
         raise OptionError(f"{' and '.join(targets)} are given; give one target")

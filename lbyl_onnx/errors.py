@@ -63,3 +63,7 @@ class NothingToPruneError(LbylOnnxError):
     """No channel group could be pruned; nothing was written."""
 
     exit_code = 4
+
+
+class NothingSafeError(NothingToPruneError):
+    """No goal was given, and nothing that is predicted safe makes the model faster."""

@@ -325,7 +325,7 @@ def documented(declared: Any) -> str:
 class Options(TypedDict, total=False):
     """The options of `Config` as keywords, for type checkers."""
 
-    ratio: float
+    ratio: float | None
     macs: str | float | None
     params: str | float | None
     size: str | float | None

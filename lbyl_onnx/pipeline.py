@@ -13,7 +13,8 @@ from typing import Any, Unpack
 import onnx
 
 from lbyl_onnx.budget.attention import cheaper_by_dims, share_of
-from lbyl_onnx.budget.solve import Before, Reached, TargetReport, reach
+from lbyl_onnx.budget.reached import Before, Reached, TargetReport
+from lbyl_onnx.budget.solve import reach
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Refusal, Selection
 from lbyl_onnx.channels.refusals import why_nothing
@@ -24,7 +25,13 @@ from lbyl_onnx.data.array_samples import SamplesLike
 from lbyl_onnx.data.calibration import open_own_samples
 from lbyl_onnx.data.samples import Samples
 from lbyl_onnx.data.source import SampleSource
-from lbyl_onnx.errors import ModelError, NothingToPruneError, OptionError, VerificationError
+from lbyl_onnx.errors import (
+    ModelError,
+    NothingSafeError,
+    NothingToPruneError,
+    OptionError,
+    VerificationError,
+)
 from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.evaluate.layers import examine
 from lbyl_onnx.evaluate.metrics import Fidelity
@@ -352,9 +359,13 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     if not prepared.groups:
         raise NothingToPruneError(why_nothing(graph, tensor_info, (*frozen, *prepared.refusals)))
     before = Before(analyzed.costs, files.size)
-    reached = reach(
-        prepared, baseline, before, (files.path, job.pruned, job.reference), job.progress
-    )
+    paths = (files.path, job.pruned, job.reference)
+    try:
+        reached = reach(prepared, baseline, before, paths, job.progress)
+    except NothingSafeError:
+        if config.quantize is None:
+            raise
+        return _whole(job, prepared, baseline)
     plan = reached.fitted.plan
     refusals = (*frozen, *reached.fitted.refusals)
     if not plan.groups:

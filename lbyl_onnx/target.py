@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from lbyl_onnx.errors import OptionError
 
-Kind = Literal["ratio", "macs", "params", "size", "latency", "fidelity", "min_score"]
+Kind = Literal["ratio", "macs", "params", "size", "latency", "fidelity", "min_score", "safe"]
 # Kinds whose value is a plain number.
-_PLAIN = ("ratio", "fidelity", "min_score")
-DEFAULT_RATIO = 0.3
+_PLAIN = ("ratio", "fidelity", "min_score", "safe")
 _NUMBER = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*")
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _BYTES = {"": 1.0, "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9}
@@ -36,9 +35,9 @@ class Target:
     kind
         What of it.
     value
-        The most (of fidelity and score the least): multiply-accumulates, parameters, bytes,
-        milliseconds; a share of the original's where `relative`. For a ratio, the share of channels
-        to remove.
+        The most (of fidelity, score and what is safe the least): multiply-accumulates, parameters,
+        bytes, milliseconds; a share of the original's where `relative`. For a ratio, the share of
+        channels to remove.
     relative
         Whether it is a share.
     """
@@ -53,11 +52,19 @@ class Target:
 
     def __str__(self) -> str:
         """Return it as on the command line, numbers in plain units."""
+        if self.kind == "safe":
+            return f"what is safe (fidelity {self.value:g})"
         if self.kind in _PLAIN:
             return f"{self.kind.replace('_', ' ')} {self.value:g}"
         if self.relative:
             return f"{self.kind} {100 * self.value:g}%"
         return f"{self.kind} {amount(self.kind, self.value)}"
+
+
+GOALS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != "safe")
+"""Kinds that the user gives; without any, the most is removed that is predicted safe."""
+SAFE = Target("safe", 0.98, False)
+"""The outputs keep this cosine (of whole numbers this share is equal): no goal is given."""
 
 
 def amount(kind: Kind, value: float) -> str:

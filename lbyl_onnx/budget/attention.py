@@ -24,7 +24,7 @@ def share_of(target: Target) -> float:
     """Return the share of channels, about, that a target takes away: in (0, 1)."""
     if target.kind == "ratio":
         return target.value
-    if not target.relative or target.kind in ("fidelity", "min_score"):
+    if not target.relative or target.kind in ("fidelity", "min_score", "safe"):
         return USUAL_SHARE
     return min(LARGEST_SHARE, max(1.0 - target.value, 1e-3))
 

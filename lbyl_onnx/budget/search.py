@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,7 @@ COARSE = 1.5
 # ones, which costs no more time than was there, and a whole block would be half of their channels.
 NARROW = 2
 Made = TypeVar("Made")
+Sharing = Literal["free", "near", "even"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +58,9 @@ class Space:
     damages
         Predicted damage by how many channels have gone, (m + 1,), by the key of each portion; None
         where it is not known.
-    even
-        Whether each group loses the same share, but for rounding.
+    sharing
+        How budgets are shared out: each group loses the same share, but for rounding (`even`), or
+        what does the least predicted damage, any (`free`) or not far from an even share (`near`).
     macs
         Multiply-accumulates by counts.
     """
@@ -68,7 +70,7 @@ class Space:
     choices: tuple[Counts, ...]
     exact: tuple[Counts, ...]
     damages: Mapping[int, Floats] | None
-    even: bool
+    sharing: Sharing
     macs: CountedCost
 
     @property
@@ -101,12 +103,7 @@ class Space:
         Where they are not even, they are any others that have no more.
         """
         requested = uniform(self.exact, self.sizes, ratio, self.blocks)
-        budget = self.macs.at(requested)
-        return (
-            self._rounded(requested, self.macs, budget)
-            if self.even
-            else self._spent(self.choices, self.macs, budget)
-        )
+        return self._shared(requested, self.macs, self.macs.at(requested))
 
     def serves(self, ratio: float) -> bool:
         """Whether rounding leaves about what a ratio asks for: neither more nor far less."""
@@ -117,11 +114,20 @@ class Space:
 
     def within(self, cost: CountedCost, budget: float) -> Counts:
         """Return the counts that keep a cost within a budget; the least ones must."""
-        if not self.even:
+        if self.sharing == "free":
             return self._spent(self.choices, cost, budget)
-        return self._rounded(
-            uniform_within(self.exact, self.sizes, cost, budget, self.blocks), cost, budget
-        )
+        requested = uniform_within(self.exact, self.sizes, cost, budget, self.blocks)
+        return self._shared(requested, cost, budget)
+
+    def _shared(self, requested: Counts, cost: CountedCost, budget: float) -> Counts:
+        """Return counts within a budget that even counts in steps of one channel have."""
+        if self.sharing == "free":
+            return self._spent(self.choices, cost, budget)
+        even = self._rounded(requested, cost, budget)
+        if self.sharing == "even" or not within(cost.at(even), budget):
+            return even
+        pairs = zip(self.choices, self.sizes, even, strict=True)
+        return self._spent([_bounded(c, n, int(w)) for c, n, w in pairs], cost, budget)
 
     def _rounded(self, requested: Counts, cost: CountedCost, budget: float) -> Counts:
         """Return even counts in steps, within a budget.
@@ -144,17 +150,9 @@ class Space:
         ]
         return spend(priced, cost, budget)
 
-    def evenly(self) -> Space:
-        """Return the same space, in which each group loses the same share."""
-        return replace(self, even=True)
-
-    def near(self, requested: Counts) -> Space:
-        """Return a space in which no group is far from requested counts.
-
-        Each loses at least half of what they take from it, and half as much again at most.
-        """
-        pairs = zip(self.choices, self.sizes, requested, strict=True)
-        return replace(self, choices=tuple(_bounded(c, n, int(w)) for c, n, w in pairs))
+    def shared(self, sharing: Sharing) -> Space:
+        """Return the same space, in which budgets are shared out another way."""
+        return replace(self, sharing=sharing)
 
 
 # How far a group may be from requested counts, as a share of what they take from it.
@@ -162,7 +160,10 @@ FARTHEST = 0.5
 
 
 def _bounded(choices: Counts, size: int, requested: int) -> Counts:
-    """Of a group's choices those near a requested one, and the first beyond on each side."""
+    """Of a group's choices those near a requested one, and the first beyond on each side.
+
+    It loses at least half of what the requested one takes, and half as much again at most.
+    """
     some = FARTHEST * (size - requested)
     high = choices[choices >= min(requested + some, choices[0])].min()
     low = choices[choices <= max(requested - some, choices[-1])].max()

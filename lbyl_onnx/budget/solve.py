@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from lbyl_onnx.budget.allocation import uniform, within
+from lbyl_onnx.budget.allowed_loss import Tried, smallest, within_loss
 from lbyl_onnx.budget.cost_model import CountedCost, Counts, counted_macs, counted_parameters
 from lbyl_onnx.budget.damage import Curve, curves, rankings
 from lbyl_onnx.budget.portions import Portion, damages, of_portions, portions
+from lbyl_onnx.budget.reached import Before, Nearby, Reached, TargetReport
 from lbyl_onnx.budget.search import (
     TRIES,
+    Sharing,
     Space,
     allowed_counts,
     leasts,
@@ -25,8 +29,7 @@ from lbyl_onnx.budget.search import (
 )
 from lbyl_onnx.compensate.group import Fitted
 from lbyl_onnx.config import Config
-from lbyl_onnx.errors import TargetError, VerificationError
-from lbyl_onnx.graph.costs import Costs
+from lbyl_onnx.errors import NothingSafeError, TargetError, VerificationError
 from lbyl_onnx.methods.types import Ranking
 from lbyl_onnx.observe.session import Measurement, Prepared, rounds
 from lbyl_onnx.option_types import Allocation
@@ -40,64 +43,18 @@ from lbyl_onnx.types import Progress
 Files = tuple[Path, Path, Path]
 """The original, the compressed model, and the reference that it must equal."""
 # Targets that are measured on models, not counted.
-MEASURED = ("latency", "fidelity", "min_score")
+MEASURED = ("latency", "fidelity", "min_score", "safe")
+# Of these, what is told by the outputs' nearness alone.
+BY_OUTPUTS = ("fidelity", "safe")
+# What a model that nobody asked a size of has to gain: this share of the time.
+LEAST_GAIN = 0.03
 # Share of the multiply-accumulates at which allocations are compared for what is measured.
 COMPARED = 0.75
+_OTHER_WAYS = (
+    "try --quantize int8, give --calibration with samples of your own, or ask for more by --ratio"
+)
 # Steps in a group below which rounding it is coarse.
 FEW_STEPS = 8
-
-
-@dataclass(frozen=True)
-class Before:
-    """What the original costs, and its bytes."""
-
-    costs: Costs
-    size: int
-
-
-@dataclass(frozen=True)
-class TargetReport:
-    """The target, and what was reached.
-
-    Parameters
-    ----------
-    kind
-        What of the model.
-    wanted
-        The most (of fidelity the least) that was allowed: multiply-accumulates, parameters, bytes,
-        milliseconds; for a ratio the share of the groups' channels to remove.
-    reached
-        The same of the result.
-    text
-        The target as the user gave it.
-    allocation, round_to
-        How channels were shared out, and what their numbers are multiples of.
-    latency
-        The measured times that a latency was decided by; None for other targets.
-    """
-
-    kind: Kind
-    wanted: float
-    reached: float
-    text: str
-    allocation: Allocation
-    round_to: int
-    latency: timing.PairedLatency | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Reached:
-    """What was made, what it costs, and how that compares with the target.
-
-    `predicted` is the share of its consumers' outputs that each group's loss takes along, by the
-    group's key, where moments or curves tell it.
-    """
-
-    fitted: Fitted
-    costs: Costs
-    size: int
-    target: TargetReport
-    predicted: Mapping[int, float]
 
 
 def reach(
@@ -120,6 +77,8 @@ def reach(
     ------
     TargetError
         When the target cannot be reached.
+    NothingSafeError
+        Where no target is given, when nothing that is safe makes the model faster.
     OptionError
         Where a glob matches no group.
     """
@@ -141,8 +100,9 @@ def reach(
         predicted = curves(prepared, orders, lowest)
     damage = damages(predicted, wholes) if weighed else None
     macs = of_portions(counted_macs(prepared.analyzed, prepared.groups), prepared.groups, wholes)
+    sharing: Sharing = "even" if even else "free"
     spaces = [
-        Space(wholes, step, tuple(choices[step]), tuple(choices[1]), damage, even, macs)
+        Space(wholes, step, tuple(choices[step]), tuple(choices[1]), damage, sharing, macs)
         for step in steps
     ]
     maker = ModelBuilder(prepared, baseline, measured, orders, *files, progress)
@@ -229,6 +189,7 @@ class _Reaching:
     cost: CountedCost
     budget: float
     curves: Mapping[int, Curve]
+    compared: tuple[Tried, ...] = ()
 
     def run(self) -> Reached:
         kind = self.target.kind
@@ -237,7 +198,7 @@ class _Reaching:
             best = self._nearest(self.space.macs, COMPARED * whole)
             return best._latency() if kind == "latency" else best._as_near()
         if kind == "ratio":
-            exact = self.space.evenly()
+            exact = self.space.shared("even")
             even = exact.macs.at(exact.by_ratio(self.target.value))
             best = self._nearest(self.space.macs, even)
             counts = best.space.by_ratio(self.target.value)
@@ -253,16 +214,19 @@ class _Reaching:
         each group is better, or what lies between. Models of all three are made and measured.
         """
         space = self.space
-        if space.even or not within(cost.at(space.least), budget):
+        if space.sharing == "even" or not within(cost.at(space.least), budget):
             return self
-        even = space.evenly()
-        tried: dict[bytes, tuple[float, Space]] = {}
-        for candidate in (space, space.near(even.within(cost, budget)), even):
+        tried: dict[bytes, tuple[float, Space, Counts]] = {}
+        for sharing in get_args(Sharing):
+            candidate = space.shared(sharing)
             counts = candidate.within(cost, budget)
             key = counts.tobytes()
             if key not in tried and within(cost.at(counts), budget):
-                tried[key] = self._agreement(counts), candidate
-        return replace(self, space=max(tried.values(), key=lambda pair: pair[0])[1])
+                tried[key] = self._agreement(counts), candidate, counts
+        near, best, counts = max(tried.values(), key=lambda entry: entry[0])
+        return replace(
+            self, space=best, compared=(Tried(counts, space.macs.at(counts), 1.0 - near),)
+        )
 
     def _agreement(self, counts: Counts) -> float:
         """How near a model of some counts is to the original; 0 where nothing can be compared."""
@@ -279,7 +243,7 @@ class _Reaching:
         self, fitted: Fitted, limit: float, got: float, latency: timing.PairedLatency | None = None
     ) -> Reached:
         costs, size = self.maker.costs() if fitted.plan.groups else (self.before.costs, 0)
-        allocation: Allocation = "uniform" if self.space.even else "auto"
+        allocation: Allocation = "uniform" if self.space.sharing == "even" else "auto"
         report = TargetReport(
             self.target.kind, limit, got, str(self.target), allocation, self.space.step, latency
         )
@@ -337,27 +301,70 @@ class _Reaching:
         return f"{amount('latency', times.after.median)} ({times.ratio:.0%})"
 
     def _as_near(self) -> Reached:
-        """Reach a fidelity or a score: make models until the smallest is found that has it."""
+        """Reach a fidelity or a score: make models until the smallest is known that has it."""
         kind, maker = self.target.kind, self.maker
-        measure = maker.agreement if kind == "fidelity" else maker.score
+        by_outputs = kind in BY_OUTPUTS
+        measure = maker.agreement if by_outputs else maker.score
         # Of a score that of the original is measured, too: it may be less than is asked for.
-        whole = 1.0 if kind == "fidelity" else maker.original_score()
-        values: dict[bytes, float] = {}
+        whole = 1.0 if by_outputs else maker.original_score()
+        last: dict[bytes, Fitted] = {}
 
-        def fits(counts: Counts) -> bool:
-            everything = bool((counts == self.space.sizes).all())
-            self._make(counts)
-            values[counts.tobytes()] = whole if everything else measure()
-            return values[counts.tobytes()] >= self.target.value
+        def lost(counts: Counts) -> float:
+            if bool((counts == self.space.sizes).all()):
+                return 0.0
+            last.clear()
+            last[counts.tobytes()] = self._make(counts)
+            return whole - measure()
 
-        def why(counts: Counts) -> str:
-            best = amount(kind, values[counts.tobytes()])
-            return f"{self.target} cannot be reached: the most is {best} with the layers kept"
+        allowed = whole - self.target.value
+        models = within_loss(self.space, lost, allowed, self.compared if by_outputs else ())
+        best = smallest(models, allowed)
+        if best is None or bool((best.counts == self.space.sizes).all()):
+            raise self._nothing(models, whole)
+        fitted = last.get(best.counts.tobytes()) or self._make(best.counts)
+        times = self._gained(whole - best.lost) if kind == "safe" else None
+        reached = self._reached(fitted, self.target.value, whole - best.lost, times)
+        original = self.before.costs.macs or 1
+        at = models.index(best)
+        # The first is the original, of which there is nothing to say.
+        less, more = (
+            next((Nearby(entry.macs / original, whole - entry.lost) for entry in near), None)
+            for near in (models[max(1, at - 1) : at], models[at + 1 : at + 2])
+        )
+        return replace(reached, target=replace(reached.target, less=less, more=more))
 
-        counts = search(self.space, fits, why, cheapest=True)
-        if bool((counts == self.space.sizes).all()):
-            raise TargetError(f"{self.target} leaves no channel that can go; ask for less")
-        return self._reached(self._make(counts), self.target.value, values[counts.tobytes()])
+    def _gained(self, near: float) -> timing.PairedLatency:
+        """Return the times of what is safe.
+
+        Raises
+        ------
+        NothingSafeError
+            When it is not faster.
+        """
+        times = self.maker.times()
+        if times.ratio > 1.0 - LEAST_GAIN:
+            raise NothingSafeError(
+                f"what is predicted safe (fidelity {near:.3f}) takes {times.ratio:.1%} of the "
+                f"original's time; {_OTHER_WAYS}"
+            )
+        return times
+
+    def _nothing(self, models: Sequence[Tried], whole: float) -> TargetError | NothingSafeError:
+        """Say that not even the first step is within what may be lost, or that it is not known."""
+        kind, most = self.target.kind, models[min(1, len(models) - 1)]
+        if kind == "safe":
+            share = most.macs / (self.before.costs.macs or 1)
+            return NothingSafeError(
+                f"no channels are predicted safe to remove: at {share:.0%} of the "
+                f"multiply-accumulates the fidelity is {whole - most.lost:.3f}, "
+                f"{self.target.value:g} is safe; {_OTHER_WAYS}"
+            )
+        if models[0].lost > whole - self.target.value:
+            best = amount(kind, whole - models[0].lost)
+            return TargetError(
+                f"{self.target} cannot be reached: the most is {best} with the layers kept"
+            )
+        return TargetError(f"{self.target} leaves no channel that can go; ask for less")
 
 
 def _over(target: Target, times: timing.PairedLatency) -> float:

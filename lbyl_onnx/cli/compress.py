@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import get_args
 
 import click
 
@@ -22,7 +21,7 @@ from lbyl_onnx.report.terminal import print_result
 from lbyl_onnx.report.versions import versions
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.runtime.providers import both_distributions
-from lbyl_onnx.target import Kind
+from lbyl_onnx.target import GOALS
 
 _OWN_SECTIONS = {
     HOW_MUCH: ("--config",),
@@ -35,6 +34,7 @@ _SECTIONS = {
 }
 _EXAMPLES = """\b
 Examples:
+  lbyl-onnx compress in.onnx out.onnx
   lbyl-onnx compress in.onnx out.onnx --ratio 0.3
   lbyl-onnx compress in.onnx out.onnx --macs 50%
   lbyl-onnx compress in.onnx out.onnx --report out.html --json out.json
@@ -134,6 +134,6 @@ def _staged(path: str | None, stack: ExitStack) -> StagedText | None:
 def _config(context: click.Context, path: Path | None) -> Config:
     """Options of the command line, then those of the file, then the defaults."""
     read = read_options(path) if path is not None else {}
-    if len(read.keys() & set(get_args(Kind))) > 1:
+    if len(read.keys() & set(GOALS)) > 1:
         raise OptionError(f"{path} gives more than one target; give one")
     return combined(read, given_options(context))

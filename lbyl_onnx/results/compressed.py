@@ -9,7 +9,7 @@ import onnx
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from lbyl_onnx.budget.solve import TargetReport
+from lbyl_onnx.budget.reached import TargetReport
 from lbyl_onnx.channels.groups import Refusal
 from lbyl_onnx.config import Config
 from lbyl_onnx.evaluate.layers import Details
@@ -22,6 +22,7 @@ from lbyl_onnx.results.rendering import (
     costs_table,
     fidelity_text,
     groups_part,
+    nearby_lines,
     quantised_lines,
     refusals_part,
 )
@@ -115,6 +116,7 @@ class CompressResult:
         for warning in self.warnings:
             yield Text(f"warning: {printable(warning)}", style="yellow")
         yield fidelity_text(self.verification)
+        yield from map(Text, nearby_lines(self.target))
         yield from map(Text, quantised_lines(self.quantised))
         if self.groups or self.quantised is None:
             yield from groups_part(self.groups)
@@ -135,11 +137,11 @@ class CompressResult:
         text = target.text
         if target.kind != "ratio":
             text += f": reached {amount(target.kind, target.reached)}"
-            if target.kind == "fidelity":
+            if target.kind in ("fidelity", "safe"):
                 text += " on the samples"
             elif target.wanted:
                 text += f" of {amount(target.kind, target.wanted)}"
-        if target.latency is not None:
+        if target.kind == "latency" and target.latency is not None:
             after = target.latency.after
             text += f" ({after.low:.3g} to {after.high:.3g} in {after.runs} runs)"
         if target.allocation != ("uniform" if target.kind == "ratio" else "auto"):

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lbyl_onnx.budget.reached import TargetReport
 from lbyl_onnx.channels.groups import Refusal
 from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
@@ -144,6 +145,14 @@ def quantised_lines(quantised: Quantised | None) -> list[str]:
         lines.append(f"cosine with the outputs before that: {quantised.cosine:.4f}")
     some = quantised.left[:LONGEST_LIST]
     return lines + [f"{printable(name)} stays in floating point: {why}" for name, why in some]
+
+
+def nearby_lines(target: TargetReport) -> Iterator[str]:
+    """Yield what one step less or more would have done, where that was measured."""
+    what = "score" if target.kind == "min_score" else "fidelity"
+    for step, near in (("less", target.less), ("more", target.more)):
+        if near is not None:
+            yield f"one step {step}: {near.macs:.0%} of the MACs at {what} {near.value:.3f}"
 
 
 def groups_part(groups: tuple[GroupReport, ...]) -> Iterator[RenderableType]:

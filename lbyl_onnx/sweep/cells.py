@@ -79,7 +79,7 @@ def _digest(paths: Sequence[Path]) -> str:
 def run_cell(cell: Cell) -> Outcome | Failure:
     """Compress, score, and forget the compressed model; a worker's whole task."""
     config = cell.config
-    names = cell.key, str(cell.model), config.method, config.ratio
+    names = cell.key, str(cell.model), config.method, config.requested_ratio
     try:
         files = open_source(cell.model)
         if _digest(model_files(cell.model)) != cell.digest:
@@ -188,7 +188,7 @@ def _sound(outcome: Outcome, cell: Cell) -> bool:
     config, p_value = cell.config, outcome.p_value
     said = outcome.key, outcome.method, outcome.ratio, outcome.quantize
     return (
-        said == (cell.key, config.method, config.ratio, config.quantize)
+        said == (cell.key, config.method, config.requested_ratio, config.quantize)
         and isinstance(outcome.model, str)
         and isinstance(outcome.metric, str)
         and outcome.metric in METRICS

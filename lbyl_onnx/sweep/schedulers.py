@@ -30,7 +30,7 @@ def local(workers: int) -> Scheduler:
 
 def _lost(cell: Cell, reason: str) -> Failure:
     config = cell.config
-    names = cell.key, str(cell.model), config.method, config.ratio
+    names = cell.key, str(cell.model), config.method, config.requested_ratio
     return Failure(*names, reason, quantize=config.quantize)
 
 

@@ -155,7 +155,7 @@ def test_inspect_says_of_a_quantised_model_what_compress_says(tmp_path: Path) ->
     path = tmp_path / "in.onnx"
     onnx.save(quantised(), path)
     messages = []
-    for arguments in (["inspect", str(path)], ["compress", str(path), "--dry-run"]):
+    for arguments in (["inspect", str(path)], ["compress", "--ratio=0.3", str(path), "--dry-run"]):
         result = CliRunner().invoke(main, arguments)
         assert (result.exit_code, result.stdout) == (4, "")
         messages.append(result.stderr)

@@ -104,7 +104,7 @@ def widths(page: Any, selector: str) -> list[float]:
 def report(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     result = compress(
-        sample, config=Config(round_to=1, method="lbyl", provider="cpu"), detailed=True
+        sample, config=Config(round_to=1, method="lbyl", provider="cpu", ratio=0.3), detailed=True
     )
     path.write_text(as_html(result, ORIGIN), encoding="utf-8")
     return path
@@ -142,7 +142,9 @@ class TestReport:
         for number, node in enumerate(model.graph.node):
             node.name = f"{number}{NASTY * 4}"
         result = compress(
-            model, config=Config(round_to=1, method="none", provider="cpu"), detailed=True
+            model,
+            config=Config(round_to=1, method="none", provider="cpu", ratio=0.3),
+            detailed=True,
         )
         path = tmp_path / "report.html"
         path.write_text(as_html(result, ORIGIN), encoding="utf-8")
@@ -165,7 +167,7 @@ def deep_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("deep") / "report.html"
     model = resnet(RESNET_101, image_size=32)
     result = compress(
-        model, config=Config(round_to=1, method="none", provider="cpu"), detailed=True
+        model, config=Config(round_to=1, method="none", provider="cpu", ratio=0.3), detailed=True
     )
     path.write_text(as_html(result, ORIGIN), encoding="utf-8")
     return path

@@ -47,7 +47,8 @@ def unpadded() -> ModelProto:
 
 
 def pruned(model: ModelProto | Path, calibration: Path, **options: object) -> CompressResult:
-    return compress(model, calibration=str(calibration), provider="cpu", **options)  # type: ignore[arg-type]
+    config = Config(ratio=0.3, provider="cpu")
+    return compress(model, calibration=str(calibration), config=config, **options)  # type: ignore[arg-type]
 
 
 def saved(folder: Path, name: str, array: Array) -> Path:
@@ -60,13 +61,13 @@ class TestAnySize:
     def test_the_model_is_counted_at_the_size_of_the_samples(self, tmp_path: Path) -> None:
         """Not at a size of the tool's own choice: each position has its multiplications."""
         found = pruned(convolutions(), saved(tmp_path, "x.npy", IMAGES))
-        fixed = compress(convolutions((1, 3, HEIGHT, WIDTH)), provider="cpu")
+        fixed = compress(convolutions((1, 3, HEIGHT, WIDTH)), provider="cpu", ratio=0.3)
         assert found.before.macs == fixed.before.macs
 
     def test_a_shape_that_is_given_comes_before_that_of_the_samples(self, tmp_path: Path) -> None:
         given = (("x", (1, 3, HEIGHT, 20)),)
         found = pruned(convolutions(), saved(tmp_path, "x.npy", IMAGES), input_shape=given)
-        fixed = compress(convolutions((1, 3, HEIGHT, 20)), provider="cpu")
+        fixed = compress(convolutions((1, 3, HEIGHT, 20)), provider="cpu", ratio=0.3)
         assert found.before.macs == fixed.before.macs
 
     def test_a_fixed_axis_takes_no_other_size(self, tmp_path: Path) -> None:
@@ -91,14 +92,14 @@ class TestAnySize:
         """It runs at the size that most have: an image of 2 x 2 has no place for a window."""
         images = [IMAGES[:2, :, :, :20], IMAGES[:1, :, :2, :2]]
         with pytest.raises(ModelError, match=r"on calibration samples x:1,3,2,2: leave them out"):
-            compress(unpadded(), samples=images, provider="cpu")
+            compress(unpadded(), samples=images, provider="cpu", ratio=0.3)
 
     def test_tokens_that_the_model_does_not_know_are_told(self) -> None:
         """As of another model's tokenizer."""
         feeds = {name: np.full((4, 5), 1) for name in ("input_ids", "attention_mask")}
         feeds["input_ids"][:, 2] = VOCABULARY
         with pytest.raises(ModelError, match=r"out of data bounds.* on calibration samples input_"):
-            compress(encoder(), samples=feeds, provider="cpu")
+            compress(encoder(), samples=feeds, provider="cpu", ratio=0.3)
 
     def test_a_declared_batch_is_kept_where_the_graph_holds_it(self, tmp_path: Path) -> None:
         """Samples that fill no batch of 4 are left out."""
@@ -133,13 +134,13 @@ class TestSeveralFiles:
             saved(tmp_path / "parts", f"{number}.npy", IMAGES[:2, :, :, :width])
         found = pruned(convolutions(), tmp_path / "parts")
         assert found.verification.fidelity.samples == 6
-        fixed = compress(convolutions((1, 3, HEIGHT, WIDTH)), provider="cpu")
+        fixed = compress(convolutions((1, 3, HEIGHT, WIDTH)), provider="cpu", ratio=0.3)
         assert found.before.macs == fixed.before.macs
 
 
 def written(folder: Path, *options: str) -> bytes:
     arguments = ["compress", str(folder / "m.onnx"), str(folder / "out.onnx"), "--force"]
-    result = CliRunner().invoke(main, [*arguments, "--provider", "cpu", *options])
+    result = CliRunner().invoke(main, [*arguments, "--ratio=0.3", "--provider=cpu", *options])
     assert result.exit_code == 0, result.output
     return (folder / "out.onnx").read_bytes()
 
@@ -193,7 +194,7 @@ class TestPadding:
     def test_the_model_is_counted_at_the_length_that_most_have(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", **sentences(8, 0))  # type: ignore[arg-type]  # by name
         found = pruned(encoder(), tmp_path / "x.npz")
-        assert found.before.macs == compress(encoder(3), provider="cpu").before.macs
+        assert found.before.macs == compress(encoder(3), provider="cpu", ratio=0.3).before.macs
 
     def test_where_the_length_is_fixed_it_stays(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", **sentences(8, 0))  # type: ignore[arg-type]  # by name
@@ -205,12 +206,12 @@ class TestInMemory:
     def test_it_gives_the_model_of_the_file(self, tmp_path: Path) -> None:
         of_file = pruned(convolutions(), saved(tmp_path, "x.npy", IMAGES))
         for samples in (IMAGES, {"x": IMAGES}, [{"x": part} for part in np.split(IMAGES, 3)]):
-            found = compress(convolutions(), samples=samples, provider="cpu")
+            found = compress(convolutions(), samples=samples, provider="cpu", ratio=0.3)
             assert found.model == of_file.model
             assert found.before.macs == of_file.before.macs
 
     def test_the_report_says_where_they_are_from_and_holds_none(self) -> None:
-        found = compress(convolutions(), samples=IMAGES, provider="cpu")
+        found = compress(convolutions(), samples=IMAGES, provider="cpu", ratio=0.3)
         assert found.verification.fidelity.inputs.startswith("samples from Python")
         document = json.loads(as_json(found, "m.onnx", "0"))
         assert document["options"]["calibration"] is None
@@ -225,7 +226,9 @@ class TestInMemory:
     )
     def test_options_that_do_not_go_with_them(self, options: dict[str, Any], says: str) -> None:
         with pytest.raises(OptionError, match=says):
-            compress(convolutions(), samples=IMAGES, provider="cpu", **options)
+            compress(
+                convolutions(), samples=IMAGES, provider="cpu", config=Config(ratio=0.3), **options
+            )
 
     def test_an_array_is_no_path(self) -> None:
         wrong: dict[str, Any] = {"calibration": {"x": IMAGES}}
@@ -235,7 +238,7 @@ class TestInMemory:
     def test_samples_of_which_no_two_have_one_size(self) -> None:
         """The sensitivity of the outputs is then that on synthetic samples."""
         each = [IMAGES[n : n + 1, :, :, n:] for n in range(6)]
-        found = compress(convolutions(), samples=each, allocation="auto", provider="cpu")
+        found = compress(convolutions(), samples=each, allocation="auto", provider="cpu", ratio=0.3)
         assert found.verification.fidelity.samples == 6
 
 
@@ -269,7 +272,7 @@ class TestTexts:
         onnx.save(encoder(positions=7), tmp_path / "m.onnx")
         path, _ = texts(tmp_path, (12, 9, 30, 3))
         found = pruned(tmp_path / "m.onnx", path)
-        assert found.before.macs == compress(encoder(7, 7), provider="cpu").before.macs
+        assert found.before.macs == compress(encoder(7, 7), provider="cpu", ratio=0.3).before.macs
         assert found.verification.fidelity.samples == 4
 
     def test_a_fixed_length(self, tmp_path: Path) -> None:
@@ -310,7 +313,7 @@ class TestSounds:
             values = np.random.default_rng(number).uniform(-1, 1, frames)
             soundfile.write(tmp_path / "sounds" / f"{number}.flac", values, 16_000)
         found = pruned(listener(), tmp_path / "sounds")
-        assert found.before.macs == compress(listener(600), provider="cpu").before.macs
+        assert found.before.macs == compress(listener(600), provider="cpu", ratio=0.3).before.macs
         assert found.verification.fidelity.samples == 3
 
     def test_a_rate_without_sounds_is_refused(self) -> None:

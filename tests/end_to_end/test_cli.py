@@ -61,7 +61,7 @@ def test_what_the_user_sees(sample: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(timing, "paired", lambda *_: same)
     (tmp_path / "digits.onnx").write_bytes(sample.read_bytes())
     options = ("--ratio", "0.25", "--provider", "cpu", "--hardware", "avx2")
-    result = run("compress", "digits.onnx", "small.onnx", *options)
+    result = run("compress", "--ratio=0.3", "digits.onnx", "small.onnx", *options)
     assert result.exit_code == 0
     screen = "\n".join(line.rstrip() for line in result.stdout.splitlines()) + "\n"
     screen = re.sub(r"to \de-\d\d", "to <rounding>", screen)  # the order of sums is the machine's
@@ -76,13 +76,17 @@ def test_every_method_and_criterion_writes_a_smaller_model(
     sample: Path, tmp_path: Path, method: str, criterion: str
 ) -> None:
     output = tmp_path / "out.onnx"
-    result = run("compress", sample, output, "--method", method, "--criterion", criterion)
+    result = run(
+        "compress", "--ratio=0.3", sample, output, "--method", method, "--criterion", criterion
+    )
     assert result.exit_code == 0, result.stderr
     assert output.stat().st_size < sample.stat().st_size
 
 
 def test_json_goes_to_stdout_and_tables_to_stderr(sample: Path, tmp_path: Path) -> None:
-    result = run("compress", sample, tmp_path / "out.onnx", "--json", "-", "--round-to", "1")
+    result = run(
+        "compress", "--ratio=0.3", sample, tmp_path / "out.onnx", "--json", "-", "--round-to", "1"
+    )
     report = json.loads(result.stdout)
     assert "parameters" in result.stderr
     assert report["lbyl_onnx"] == __version__
@@ -102,19 +106,28 @@ def test_json_goes_to_stdout_and_tables_to_stderr(sample: Path, tmp_path: Path) 
 
 def test_json_goes_to_a_file(sample: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    result = run("compress", sample, tmp_path / "out.onnx", "--json", report, "--quiet")
+    result = run(
+        "compress", "--ratio=0.3", sample, tmp_path / "out.onnx", "--json", report, "--quiet"
+    )
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert json.loads(report.read_text())["options"]["method"] == "lbyl+"
 
 
 def test_json_into_no_folder_is_refused_before_any_work(sample: Path, tmp_path: Path) -> None:
-    result = run("compress", sample, tmp_path / "out.onnx", "--json", tmp_path / "no" / "r.json")
+    result = run(
+        "compress",
+        "--ratio=0.3",
+        sample,
+        tmp_path / "out.onnx",
+        "--json",
+        tmp_path / "no" / "r.json",
+    )
     assert result.exit_code == 1
     assert not (tmp_path / "out.onnx").exists()
 
 
 def test_dry_run_writes_nothing(sample: Path, tmp_path: Path) -> None:
-    result = run("compress", sample, tmp_path / "out.onnx", "--dry-run")
+    result = run("compress", "--ratio=0.3", sample, tmp_path / "out.onnx", "--dry-run")
     assert result.exit_code == 0
     assert "nothing written" in result.stdout
     assert list(tmp_path.iterdir()) == []
@@ -122,7 +135,9 @@ def test_dry_run_writes_nothing(sample: Path, tmp_path: Path) -> None:
 
 def test_include_and_exclude_choose_producers(sample: Path, tmp_path: Path) -> None:
     options = ("--include", "/*/conv/Conv", "--exclude", "/top/*", "--json", "-")
-    report = json.loads(run("compress", sample, tmp_path / "o.onnx", *options).stdout)
+    report = json.loads(
+        run("compress", "--ratio=0.3", sample, tmp_path / "o.onnx", *options).stdout
+    )
     assert [g["name"] for g in report["groups"]] == ["/stem/conv/Conv", "/block/unit1/conv/Conv"]
     reasons = {r["name"]: r["reason"] for r in report["refusals"]}
     assert reasons["/top/conv/Conv"] == "left out by --exclude"
@@ -160,7 +175,7 @@ def test_errors_are_one_line_with_their_exit_code(
         "empty": tmp_path / "empty.onnx",
     }
     (tmp_path / "empty.onnx").touch()
-    result = run("compress", *(a.format(**places) for a in arguments))
+    result = run("compress", "--ratio=0.3", *(a.format(**places) for a in arguments))
     assert result.exit_code == code
     assert says in result.stderr
     assert "Traceback" not in result.stderr
@@ -178,7 +193,7 @@ def test_a_failed_verification_writes_nothing(
     output = tmp_path / "out.onnx"
     output.write_bytes(b"what was there before")
     monkeypatch.setattr(pipeline, "verify", fail)
-    result = run("compress", sample, output, "--force")
+    result = run("compress", "--ratio=0.3", sample, output, "--force")
     assert (result.exit_code, result.stderr) == (
         3,
         f"lbyl-onnx: error: {sample}: output y is wrong\n",
@@ -194,10 +209,12 @@ def test_a_fault_of_ours_is_one_line_and_with_debug_a_traceback(
         raise KeyError("unforeseen")
 
     monkeypatch.setattr(pipeline, "prepare", fail)
-    result = run("compress", sample, tmp_path / "out.onnx")
+    result = run("compress", "--ratio=0.3", sample, tmp_path / "out.onnx")
     assert result.exit_code == 1
     assert "internal error: KeyError" in result.stderr
-    assert isinstance(run("compress", sample, tmp_path / "o.onnx", "--debug").exception, KeyError)
+    assert isinstance(
+        run("compress", "--ratio=0.3", sample, tmp_path / "o.onnx", "--debug").exception, KeyError
+    )
 
 
 def test_ctrl_c_leaves_130_and_no_output(
@@ -207,7 +224,7 @@ def test_ctrl_c_leaves_130_and_no_output(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "verify", interrupt)
-    assert run("compress", sample, tmp_path / "out.onnx").exit_code == 130
+    assert run("compress", "--ratio=0.3", sample, tmp_path / "out.onnx").exit_code == 130
     assert list(tmp_path.iterdir()) == []
 
 
@@ -215,7 +232,15 @@ def test_same_command_same_bytes_whatever_the_hash_seed(sample: Path, tmp_path: 
     written = []
     for seed in ("0", "1"):
         output = tmp_path / f"{seed}.onnx"
-        command = [sys.executable, "-m", "lbyl_onnx", "compress", str(sample), str(output)]
+        command = [
+            sys.executable,
+            "-m",
+            "lbyl_onnx",
+            "compress",
+            "--ratio=0.3",
+            str(sample),
+            str(output),
+        ]
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(command, env=environment, capture_output=True, check=True)
         assert done.stderr == b""  # piped: no progress bar
@@ -226,7 +251,7 @@ def test_same_command_same_bytes_whatever_the_hash_seed(sample: Path, tmp_path: 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
 def test_the_output_has_the_mode_of_any_new_file(sample: Path, tmp_path: Path) -> None:
     (tmp_path / "any").touch()
-    assert run("compress", sample, tmp_path / "out.onnx").exit_code == 0
+    assert run("compress", "--ratio=0.3", sample, tmp_path / "out.onnx").exit_code == 0
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("any", "out.onnx")]
     assert modes[0] == modes[1]
 
@@ -236,7 +261,7 @@ def test_names_that_would_move_the_cursor_are_spelled_out(sample: Path, tmp_path
     model.graph.node[0].name = "stem\x1b[2J[red]"
     source = tmp_path / "in.onnx"
     onnx.save(model, source)
-    result = run("compress", source, tmp_path / "out.onnx")
+    result = run("compress", "--ratio=0.3", source, tmp_path / "out.onnx")
     assert result.exit_code == 0
     assert "\x1b" not in result.stdout
     assert "stem\\x1b[2J[red]" in result.stdout
@@ -248,14 +273,14 @@ def test_both_onnxruntimes_are_warned_of(
     # The package has the command itself under the module's name.
     module = sys.modules["lbyl_onnx.cli.compress"]
     monkeypatch.setattr(module, "both_distributions", lambda: True)
-    result = run("compress", sample, tmp_path / "out.onnx")
+    result = run("compress", "--ratio=0.3", sample, tmp_path / "out.onnx")
     assert result.exit_code == 0
     assert "uninstall both" in result.stderr
 
 
 def test_version_and_help() -> None:
     assert __version__ in run("--version").stdout
-    assert "--ratio" in run("compress", "--help").stdout
+    assert "--ratio" in run("compress", "--ratio=0.3", "--help").stdout
 
 
 class TestInspect:

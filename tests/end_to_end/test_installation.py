@@ -23,7 +23,7 @@ BROKEN = {
     ),
 }
 COMMANDS = {
-    "compress": ("compress", "in.onnx", "out.onnx"),
+    "compress": ("compress", "--ratio=0.3", "in.onnx", "out.onnx"),
     "inspect": ("inspect", "in.onnx"),
     "verify": ("verify", "in.onnx", "in.onnx"),
     "sweep": ("sweep", "in.onnx", "--out", "curve"),

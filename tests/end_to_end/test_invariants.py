@@ -336,7 +336,9 @@ class TestInvariant9NothingUnverified:
     ) -> None:
         monkeypatch.setattr(pipeline, "verify", self.failing(VerificationError("differs")))
         with pytest.raises(VerificationError, match="differs"):
-            compress(chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"))
+            compress(
+                chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu", ratio=0.3)
+            )
         assert list(tmp_path.iterdir()) == []
 
     def test_a_failed_verification_leaves_an_existing_file(
@@ -346,7 +348,9 @@ class TestInvariant9NothingUnverified:
         target.write_bytes(b"before")
         monkeypatch.setattr(pipeline, "verify", self.failing(VerificationError("differs")))
         with pytest.raises(VerificationError, match="differs"):
-            compress(chain(), target, config=Config(round_to=1, provider="cpu"), force=True)
+            compress(
+                chain(), target, config=Config(round_to=1, provider="cpu", ratio=0.3), force=True
+            )
         assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("out.onnx", b"before")]
 
     def test_the_output_appears_by_a_rename_after_verification(
@@ -360,7 +364,9 @@ class TestInvariant9NothingUnverified:
             return original(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(pipeline, "verify", verify)
-        compress(chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"))
+        compress(
+            chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu", ratio=0.3)
+        )
         assert listings == [[]]
         assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
 
@@ -372,12 +378,17 @@ class TestInvariant9NothingUnverified:
 
         monkeypatch.setattr(Path, "replace", refuse)
         with pytest.raises(OutputError, match="cannot be written: Permission denied"):
-            compress(chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"))
+            compress(
+                chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu", ratio=0.3)
+            )
         assert list(tmp_path.iterdir()) == []
 
     def test_a_dry_run_writes_nothing(self, tmp_path: Path) -> None:
         result = compress(
-            chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"), dry_run=True
+            chain(),
+            tmp_path / "out.onnx",
+            config=Config(round_to=1, provider="cpu", ratio=0.3),
+            dry_run=True,
         )
         assert (result.output, result.model) == (None, None)
         assert result.verification.values > 0
@@ -386,7 +397,9 @@ class TestInvariant9NothingUnverified:
     @pytest.mark.skipif(os.name != "posix", reason="file modes are a POSIX matter")
     def test_the_file_has_the_mode_of_any_new_file(self, tmp_path: Path) -> None:
         (tmp_path / "plain").write_bytes(b"")
-        compress(chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu"))
+        compress(
+            chain(), tmp_path / "out.onnx", config=Config(round_to=1, provider="cpu", ratio=0.3)
+        )
         modes = {p.name: p.stat().st_mode for p in tmp_path.iterdir()}
         assert modes["out.onnx"] == modes["plain"]
 

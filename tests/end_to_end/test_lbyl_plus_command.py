@@ -44,7 +44,7 @@ NAMES = (
 
 
 def cli(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["compress", *(str(a) for a in arguments)])
+    return CliRunner().invoke(main, ["compress", "--ratio=0.3", *(str(a) for a in arguments)])
 
 
 def written(model: ModelProto | Path, folder: Path, config: Config) -> bytes:
@@ -60,14 +60,14 @@ class TestDefault:
 
     @pytest.mark.parametrize("method", ["none", "nm", "lbyl"])
     def test_other_methods_choose_by_norm(self, method: str) -> None:
-        config = Config(round_to=1, method=method)
+        config = Config(round_to=1, method=method, ratio=0.3)
         assert not config.by_loss
         assert config.score == "l2"
 
     @pytest.mark.parametrize("method", ["none", "nm", "lbyl", "lbyl+"])
     @pytest.mark.parametrize("criterion", ["l2", "l1", "gm", "random"])
     def test_a_criterion_that_is_given_holds(self, method: str, criterion: str) -> None:
-        config = Config(round_to=1, method=method, criterion=criterion)
+        config = Config(round_to=1, method=method, criterion=criterion, ratio=0.3)
         assert not config.by_loss
         assert config.score == criterion
 
@@ -333,7 +333,9 @@ class TestCalibration:
             assert (result.exit_code, result.stderr) == (0, "")
             outputs.append(output.read_bytes())
         assert outputs[0] == outputs[1]
-        assert outputs[0] != written(sample, tmp_path, Config(round_to=1, provider="cpu"))
+        assert outputs[0] != written(
+            sample, tmp_path, Config(round_to=1, provider="cpu", ratio=0.3)
+        )
 
     @pytest.mark.parametrize("options", [(), ("--mean", "0.5", "--std", "0.25")])
     def test_a_folder_of_images(

@@ -210,7 +210,9 @@ def test_restoring_verifies_on_whatever_is_drawn(
 ) -> None:
     if not interpret(model, Selection(scope=scope)).plan(0.5):
         return
-    result = compress(model, config=Config(round_to=1, method=method, scope=scope, provider="cpu"))
+    result = compress(
+        model, config=Config(round_to=1, method=method, scope=scope, provider="cpu", ratio=0.3)
+    )
     assert result.verification.values > 0
     near = result.verification.fidelity
     assert near.relative_error is None or np.isfinite(near.relative_error)

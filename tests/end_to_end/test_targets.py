@@ -9,7 +9,14 @@ import numpy as np
 import onnx
 import pytest
 
-from lbyl_onnx import CompressResult, Config, OptionError, TargetError, compress
+from lbyl_onnx import (
+    CompressResult,
+    Config,
+    NothingSafeError,
+    OptionError,
+    TargetError,
+    compress,
+)
 from lbyl_onnx.runtime import timing
 from tests.support.architectures import chain, inception, mlp, residual
 from tests.support.models import MODELS
@@ -97,24 +104,64 @@ def test_auto_keeps_outputs_at_least_as_near_as_uniform(name: str) -> None:
     assert near["auto"] >= near["uniform"] - 1e-6  # the kernels' rounding
 
 
-class TestRedundant:
+@pytest.fixture
+def model() -> onnx.ModelProto:
     """A model in which half of one layer's channels are copies of the other half."""
+    model = mlp()
+    for tensor in model.graph.initializer:
+        value = onnx.numpy_helper.to_array(tensor).copy()
+        if tensor.name in model.graph.node[0].input[1:3]:
+            half = len(value) // 2
+            value[half : 2 * half] = value[:half]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+    return model
 
-    @pytest.fixture
-    def model(self) -> onnx.ModelProto:
-        model = mlp()
-        for tensor in model.graph.initializer:
-            value = onnx.numpy_helper.to_array(tensor).copy()
-            if tensor.name == model.graph.node[0].input[1]:
-                half = len(value) // 2
-                value[half : 2 * half] = value[:half]
-                tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
-            if tensor.name == model.graph.node[0].input[2]:
-                half = len(value) // 2
-                value[half : 2 * half] = value[:half]
-                tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
-        return model
 
+@pytest.mark.usefixtures("per_channel")
+class TestNoGoal:
+    def test_what_is_redundant_goes(self, model: onnx.ModelProto) -> None:
+        result = compressed(model, round_to=1)
+        target = result.target
+        assert (target.kind, target.wanted) == ("safe", 0.98)
+        assert target.reached >= 0.98
+        assert target.reached == result.verification.fidelity.nearness
+        assert result.groups[0].ratio >= 0.4
+        assert target.more is None or target.more.value < 0.98
+        assert "what is safe (fidelity 0.98): reached" in result.summary()
+
+    def test_one_step_more_or_less_is_told(self) -> None:
+        result = compressed(mlp(), method="none", round_to=1)
+        assert result.target.more is not None
+        share = result.after.macs / result.before.macs
+        assert result.target.more.macs < share
+        assert result.target.less is None or result.target.less.macs > share
+        assert f"one step more: {result.target.more.macs:.0%} of the MACs" in result.summary()
+
+    def test_nothing_is_written_where_nothing_is_safe(self, tmp_path: Path) -> None:
+        output = tmp_path / "out.onnx"
+        config = Config(provider="cpu", method="none", ratio_for=(("*", 0.9),))
+        with pytest.raises(NothingSafeError, match=r"at .*% of the .* fidelity is 0\..*--ratio"):
+            compress(mlp(), output, config=config)
+        assert not output.exists()
+        assert NothingSafeError.exit_code == 4
+
+    def test_int8_goes_on_alone_where_nothing_is_safe(self) -> None:
+        result = compressed(mlp(), method="none", ratio_for=(("*", 0.9),), quantize="int8")
+        assert result.groups == ()
+        assert result.quantised is not None
+
+
+@pytest.mark.parametrize("ratio", [0.98, 1.0, 1.5])
+def test_what_is_safe_is_not_written_where_it_is_not_faster(
+    model: onnx.ModelProto, ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = timing.summary([1.0], [ratio], runs=1)
+    monkeypatch.setattr(timing, "paired", lambda *_: times)
+    with pytest.raises(NothingSafeError, match="of the original's time"):
+        compressed(model)
+
+
+class TestRedundant:
     def test_what_is_redundant_goes_first(self, model: onnx.ModelProto) -> None:
         result = compressed(model, macs="70%", round_to=1)
         removed = [group.ratio for group in result.groups]
@@ -132,20 +179,21 @@ def test_a_fidelity_that_no_cut_has() -> None:
         compressed(chain(), fidelity=0.9999999)
 
 
+@pytest.fixture
+def per_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that takes a millisecond for each parameter."""
+
+    def time(original: Path, other: Path, *_: object) -> timing.PairedLatency:
+        times = []
+        for path in (original, other):
+            weights = onnx.load(path).graph.initializer
+            times.append([float(sum(np.prod(t.dims) for t in weights if len(t.dims) > 1))])
+        return timing.summary(times[0], times[1], runs=1)
+
+    monkeypatch.setattr(timing, "paired", time)
+
+
 class TestLatency:
-    @pytest.fixture
-    def per_channel(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A runtime that takes a millisecond for each parameter."""
-
-        def time(original: Path, other: Path, *_: object) -> timing.PairedLatency:
-            times = []
-            for path in (original, other):
-                weights = onnx.load(path).graph.initializer
-                times.append([float(sum(np.prod(t.dims) for t in weights if len(t.dims) > 1))])
-            return timing.summary(times[0], times[1], runs=1)
-
-        monkeypatch.setattr(timing, "paired", time)
-
     @pytest.mark.usefixtures("per_channel")
     @pytest.mark.parametrize("share", [0.9, 0.6])
     def test_it_is_hit(self, share: float) -> None:
@@ -172,7 +220,7 @@ class TestOverrides:
 
     def test_a_number_for_some_comes_first(self) -> None:
         options: Options = {"keep_for": (("conv_0", 5),), "ratio_for": (("*", 0.75),)}
-        result = compressed(chain(), **options)
+        result = compressed(chain(), ratio=0.3, **options)
         assert kept(result) == [5, result.groups[1].channels // 4]
 
     def test_others_make_up_for_it(self) -> None:

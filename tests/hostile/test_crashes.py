@@ -47,7 +47,7 @@ def folder(tmp_path: Path, sample: Path) -> Path:
     return inner
 
 
-ARGUMENTS = [*COMMAND, "compress", "in.onnx", "out.onnx", "--force", *OPTIONS]
+ARGUMENTS = [*COMMAND, "compress", "--ratio=0.3", "in.onnx", "out.onnx", "--force", *OPTIONS]
 
 
 @pytest.mark.parametrize(

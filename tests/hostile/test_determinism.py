@@ -26,7 +26,16 @@ def bytes_of_run(number: int, folder: Path) -> str:
     }
     available = sorted(os.sched_getaffinity(0))[:cores] if sys.platform == "linux" else []
     subprocess.run(
-        [*COMMAND, "compress", "in.onnx", f"{number}.onnx", "--provider", "cpu", "--quiet"],
+        [
+            *COMMAND,
+            "compress",
+            "--ratio=0.3",
+            "in.onnx",
+            f"{number}.onnx",
+            "--provider",
+            "cpu",
+            "--quiet",
+        ],
         cwd=folder,
         env=env,
         check=True,

@@ -62,7 +62,7 @@ class Workspace:
 
     def command(self, ratio: str) -> list[str]:
         options = ("--ratio", ratio, "--force", "--external-data", "always", *QUICK)
-        return [*COMMAND, "compress", "in.onnx", "out.onnx", *options]
+        return [*COMMAND, "compress", "--ratio=0.3", "in.onnx", "out.onnx", *options]
 
     def run(self, ratio: str) -> None:
         env = environment(self.folder.parent / "scratch")
@@ -349,7 +349,16 @@ def folder(tmp_path: Path) -> Path:
 def test_a_full_disk_by_file_size(folder: Path, external: str, limit: int) -> None:
     (folder / "out.onnx").write_bytes(b"what was there before")
     before = contents(folder)
-    arguments = ["compress", "in.onnx", "out.onnx", "--force", "--external-data", external, *QUICK]
+    arguments = [
+        "compress",
+        "--ratio=0.3",
+        "in.onnx",
+        "out.onnx",
+        "--force",
+        "--external-data",
+        external,
+        *QUICK,
+    ]
     done = subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
@@ -389,7 +398,16 @@ def test_a_full_disk(folder: Path, sample: Path, small_disk: Path, what: str) ->
     output = small_disk / "out.onnx" if what == "output" else folder / "out.onnx"
     output.write_bytes(b"what was there before")
     env = environment(folder.parent / "scratch" if what == "output" else small_disk)
-    arguments = ["compress", "in.onnx", str(output), "--force", "--external-data", "never", *QUICK]
+    arguments = [
+        "compress",
+        "--ratio=0.3",
+        "in.onnx",
+        str(output),
+        "--force",
+        "--external-data",
+        "never",
+        *QUICK,
+    ]
     done = subprocess.run(
         [*COMMAND, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
@@ -406,7 +424,7 @@ def test_a_folder_that_cannot_be_written(folder: Path) -> None:
     locked.chmod(0o555)
     if os.access(locked, os.W_OK):  # modes do not bind root; a kernel's own folder does
         locked = Path("/proc")
-    ran = run(["compress", "in.onnx", str(locked / "out.onnx"), *QUICK], folder)
+    ran = run(["compress", "--ratio=0.3", "in.onnx", str(locked / "out.onnx"), *QUICK], folder)
     assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
     assert "cannot be written" in ran.stderr
 
@@ -477,12 +495,14 @@ def test_a_report_takes_no_model_s_place(folder: Path, victim: str) -> None:
     source = folder / "in.onnx"
     onnx.save(chain(), source, save_as_external_data=True, location="w.bin", size_threshold=0)
     before = contents(folder)
-    ran = run(["compress", "in.onnx", "out.onnx", "--json", victim, *QUICK], folder)
+    ran = run(["compress", "--ratio=0.3", "in.onnx", "out.onnx", "--json", victim, *QUICK], folder)
     assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
     assert contents(folder) == before
 
 
 def test_a_report_goes_to_no_device(folder: Path) -> None:
-    ran = run(["compress", "in.onnx", "out.onnx", "--json", "/dev/full", *QUICK], folder)
+    ran = run(
+        ["compress", "--ratio=0.3", "in.onnx", "out.onnx", "--json", "/dev/full", *QUICK], folder
+    )
     assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
     assert not (folder / "out.onnx").exists()

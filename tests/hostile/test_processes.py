@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the proce
 
 SWEEP = ("sweep", "in.onnx", "--methods", "none", "--workers", "2", "--out", "../curve", *OPTIONS)
 COMMANDS = {
-    "compress": ("compress", "in.onnx", "../out.onnx", "--method", "none", *OPTIONS),
+    "compress": ("compress", "--ratio=0.3", "in.onnx", "../out.onnx", "--method", "none", *OPTIONS),
     "inspect": ("inspect", "in.onnx"),
     "verify": ("verify", "in.onnx", "in.onnx", *OPTIONS),
     "sweep": (*SWEEP, "--ratios", "0.2,0.4"),

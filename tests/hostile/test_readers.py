@@ -43,7 +43,7 @@ def folder(sample: Path, tmp_path: Path) -> Path:
 def commands_on(model: str) -> dict[str, tuple[str, ...]]:
     """Every command on a model."""
     return {
-        "compress": ("compress", model, "out.onnx", *OPTIONS),
+        "compress": ("compress", "--ratio=0.3", model, "out.onnx", *OPTIONS),
         "inspect": ("inspect", model),
         "verify": ("verify", model, "in.onnx", *OPTIONS),
         "verify, the other one": ("verify", "in.onnx", model, *OPTIONS),
@@ -93,7 +93,7 @@ ARRAYS: dict[str, Make] = {
     "a device": device,
 }
 READING = {
-    "compress": ("compress", "in.onnx", "--dry-run", *OPTIONS, "--calibration"),
+    "compress": ("compress", "--ratio=0.3", "in.onnx", "--dry-run", *OPTIONS, "--calibration"),
     "verify": ("verify", "in.onnx", "in.onnx", *OPTIONS, "--inputs"),
     "sweep": ("sweep", "in.onnx", *QUICK, "--inputs"),
 }
@@ -168,20 +168,30 @@ def test_files_of_options(name: str, folder: Path) -> None:
     file, text = OPTION_FILES[name]
     (folder / file).write_text(text)
     before = contents(folder.parent)
-    refused(run(["compress", "in.onnx", *DRY, "--config", file], folder), before, folder, 2)
+    refused(
+        run(["compress", "--ratio=0.3", "in.onnx", *DRY, "--config", file], folder),
+        before,
+        folder,
+        2,
+    )
 
 
 @pytest.mark.parametrize("make", [pipe, device])
 def test_files_of_options_that_are_none(make: Make, folder: Path) -> None:
     argument = make(folder)
     before = contents(folder.parent)
-    refused(run(["compress", "in.onnx", *DRY, "--config", argument], folder), before, folder, 2)
+    refused(
+        run(["compress", "--ratio=0.3", "in.onnx", *DRY, "--config", argument], folder),
+        before,
+        folder,
+        2,
+    )
 
 
 @pytest.mark.parametrize("option", ["--keep-for", "--ratio-for"])
 @pytest.mark.parametrize("number", ["inf", "nan", "1e999"])
 def test_numbers_that_are_none(option: str, number: str, folder: Path) -> None:
-    ran = run(["compress", "in.onnx", *DRY, option, f"*={number}"], folder)
+    ran = run(["compress", "--ratio=0.3", "in.onnx", *DRY, option, f"*={number}"], folder)
     assert ran.code == 2
     assert "Traceback" not in ran.stderr
     assert "finite" in ran.stderr
@@ -242,7 +252,7 @@ def test_odd_files(make: Make, command: str, folder: Path) -> None:
 def test_an_output_whose_name_is_not_utf8(folder: Path) -> None:
     before = contents(folder.parent)
     output = os.fsdecode(b"out\xff.onnx")
-    refused(run(["compress", "in.onnx", output, *OPTIONS], folder), before, folder)
+    refused(run(["compress", "--ratio=0.3", "in.onnx", output, *OPTIONS], folder), before, folder)
 
 
 def test_weights_that_numpy_warns_of(folder: Path) -> None:
@@ -260,7 +270,9 @@ def test_weights_that_numpy_warns_of(folder: Path) -> None:
             )
     onnx.save(model, folder / "bn.onnx")
     before = contents(folder.parent)
-    refused(run(["compress", "bn.onnx", "out.onnx", *OPTIONS], folder), before, folder, 3)
+    refused(
+        run(["compress", "--ratio=0.3", "bn.onnx", "out.onnx", *OPTIONS], folder), before, folder, 3
+    )
 
 
 @pytest.mark.parametrize("command", ["compress", "inspect"])

@@ -85,7 +85,10 @@ def test_one_line_of_error_and_nothing_touched(name: str, sample: Path, tmp_path
     (folder / "in.onnx").write_bytes(sample.read_bytes())
     argument = make(folder)
     before = contents(tmp_path)
-    ran = run(["compress", "in.onnx", "out.onnx", "--calibration", argument, *OPTIONS], folder)
+    ran = run(
+        ["compress", "--ratio=0.3", "in.onnx", "out.onnx", "--calibration", argument, *OPTIONS],
+        folder,
+    )
     assert (ran.code, ran.stdout) == (1, "")
     assert re.fullmatch(rf"lbyl-onnx: error: [^\n]*{re.escape(argument)}[^\n]*\n", ran.stderr)
     assert says in ran.stderr

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors and limi
 
 QUICK = ("--method", "none", "--force", *OPTIONS)
 COMMANDS = {
-    "compress": ("compress", "in.onnx", "out.onnx", *QUICK),
+    "compress": ("compress", "--ratio=0.3", "in.onnx", "out.onnx", *QUICK),
     "inspect": ("inspect", "in.onnx"),
     "verify": ("verify", "in.onnx", "in.onnx", *OPTIONS),
     "sweep": ("sweep", "in.onnx", "--methods", "none", "--ratios", "0.4", "--out", "curve",

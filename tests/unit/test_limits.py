@@ -90,7 +90,7 @@ def test_changes_are_told_from_what_is_none(source: str, changes: bool) -> None:
 
 
 def test_the_samples_are_as_many_as_the_effort_says() -> None:
-    config = Config(round_to=1, method="none", provider="cpu")
+    config = Config(round_to=1, method="none", provider="cpu", ratio=0.3)
     little = replace(USUAL, most_unmeasured=8, fewest_compared=8)
     found = [
         compress(MODELS["mlp"](), config=config, effort=effort).verification.fidelity.samples
@@ -99,7 +99,7 @@ def test_the_samples_are_as_many_as_the_effort_says() -> None:
     assert found == [64, 8]
 
 
-@pytest.mark.parametrize("options", [{}, {"latency": "1000ms"}])
+@pytest.mark.parametrize("options", [{"ratio": 0.3}, {"latency": "1000ms"}])
 def test_models_are_timed_with_the_effort(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:

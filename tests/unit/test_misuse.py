@@ -113,7 +113,8 @@ def test_a_glob_that_matches_only_what_no_layer_produces() -> None:
 
 def test_one_glob_prunes_what_it_names_and_nothing_else() -> None:
     def pruned(**options: Any) -> list[str]:
-        result = compress(chain(), config=config(provider="cpu", method="none", **options))
+        settings = config(provider="cpu", method="none", ratio=0.3, **options)
+        result = compress(chain(), config=settings)
         return [group.name for group in result.groups]
 
     names = pruned()

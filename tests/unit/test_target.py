@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lbyl_onnx import Config, OptionError
-from lbyl_onnx.target import Kind, parse_target
+from lbyl_onnx.target import Kind, Target, parse_target
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,8 @@ def test_what_is_no_amount(kind: Kind, text: str) -> None:
 
 
 def test_one_target() -> None:
-    assert Config().target.kind == "ratio"
+    assert Config().target.kind == "safe"
+    assert Config(ratio=0.3).target == Target("ratio", 0.3, True)
     assert Config(size="5MB").target.kind == "size"
     with pytest.raises(OptionError, match="macs and size"):
         Config(macs="50%", size="5MB")

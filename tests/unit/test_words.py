@@ -35,7 +35,7 @@ LOST = {
 # Words that are no file: a stage is a part of the pipeline, a target what the result is to be.
 NO_PATHS = {"stage": "staged", "target": "output"}
 # Fields of the report's JSON, which others read.
-KEPT = {("budget.solve", "wanted")}
+KEPT = {("budget.reached", "wanted")}
 
 
 def named(tree: ast.AST) -> Iterator[tuple[str, int, str]]:

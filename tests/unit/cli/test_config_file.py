@@ -82,7 +82,16 @@ class TestCommand:
     def run(self, sample: Path, path: Path, text: str, *more: str) -> Result:
         file = path / "options.toml"
         file.write_text(text)
-        arguments = ["compress", str(sample), "--dry-run", "--provider", "cpu", "--json", "-"]
+        arguments = [
+            "compress",
+            "--ratio=0.3",
+            str(sample),
+            "--dry-run",
+            "--provider",
+            "cpu",
+            "--json",
+            "-",
+        ]
         return CliRunner().invoke(main, [*arguments, "--config", str(file), *more])
 
     def test_the_command_line_comes_first(self, sample: Path, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ class TestFused:
         model = net.declared(x, "N", 6, 6, 6)
         assert "Erf" not in ACTIVATIONS
         with pytest.raises(ModelError):  # nor does ONNX Runtime know it
-            compress(model, config=Config(round_to=1, provider="cpu"))
+            compress(model, config=Config(round_to=1, provider="cpu", ratio=0.3))
 
 
 # --- functions ----------------------------------------------------------------------------------
@@ -442,7 +442,7 @@ def test_operators_that_hold_the_weights_are_named(
     tmp_path: Path, build: Callable[[Path], ModelProto], names: str, way_out: str
 ) -> None:
     with pytest.raises(NothingToPruneError) as caught:
-        compress(build(tmp_path), config=Config(round_to=1, provider="cpu"))
+        compress(build(tmp_path), config=Config(round_to=1, provider="cpu", ratio=0.3))
     assert "nothing could be pruned" in str(caught.value)
     assert names in str(caught.value)
     assert way_out in str(caught.value)
@@ -466,4 +466,4 @@ def test_inspect_lists_what_another_domain_holds(tmp_path: Path) -> None:
 def test_a_model_without_weights_is_told_so() -> None:
     net = Net(("N", 6))
     with pytest.raises(NothingToPruneError, match="the model holds no weights"):
-        compress(net.model(net.relu("x")), config=Config(round_to=1, provider="cpu"))
+        compress(net.model(net.relu("x")), config=Config(round_to=1, provider="cpu", ratio=0.3))

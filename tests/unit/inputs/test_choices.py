@@ -226,7 +226,14 @@ class TestTold:
     def run(self, folder: Path, model: ModelProto, *options: str) -> tuple[str, dict[str, Any]]:
         onnx.save(model, folder / "m.onnx")
         report = folder / "report.json"
-        arguments = ["compress", str(folder / "m.onnx"), "--dry-run", "--json", str(report)]
+        arguments = [
+            "compress",
+            "--ratio=0.3",
+            str(folder / "m.onnx"),
+            "--dry-run",
+            "--json",
+            str(report),
+        ]
         result = CliRunner().invoke(main, [*arguments, *options])
         assert result.exit_code == 0, result.output
         return " ".join(result.output.split()), json.loads(report.read_text())
@@ -260,7 +267,14 @@ class TestTold:
         assert not any("--input" in warning for warning in report["warnings"])
 
     def test_wrong_words_list_the_right_ones(self, tmp_path: Path, sample: Path) -> None:
-        command = ["compress", str(sample), str(tmp_path / "o.onnx"), "--input", "pictures"]
+        command = [
+            "compress",
+            "--ratio=0.3",
+            str(sample),
+            str(tmp_path / "o.onnx"),
+            "--input",
+            "pictures",
+        ]
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 2
         assert "the kinds are image, photo, document" in " ".join(result.output.split())

@@ -267,7 +267,7 @@ def outputs(model: ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_a_model_of_pixels_keeps_what_it_computes_on_pixels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, config = detector(), Config(provider="cpu", round_to=1)
+    model, config = detector(), Config(provider="cpu", round_to=1, ratio=0.3)
     images = synthetic_images(48, (3, 32, 32), np.random.default_rng(9), "photo")
     pixels = np.clip(np.rint(127 + 64 * images), 0, 255).astype(np.float32)
     want = outputs(model, pixels)
@@ -296,7 +296,7 @@ def test_it_is_told_once_and_only_where_it_was_found(tmp_path: Path, sample: Pat
 
 
 def run_dry(model: Path, report: Path) -> str:
-    arguments = ["compress", str(model), "--dry-run", "--json", str(report)]
+    arguments = ["compress", "--ratio=0.3", str(model), "--dry-run", "--json", str(report)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
     return result.stderr

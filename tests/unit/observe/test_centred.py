@@ -31,7 +31,7 @@ SHAPE = (3, 16, 16)
 
 
 def prepared(model: ModelProto, folder: Path, own: Samples | None = None) -> Prepared:
-    config = Config(provider="cpu")
+    config = Config(provider="cpu", ratio=0.3)
     with on_disk(model) as source:
         files = check_source(source)
         baseline = run_baseline(files.path, CPU, 0)

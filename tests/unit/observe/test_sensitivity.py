@@ -124,6 +124,10 @@ def test_fewer_samples_than_a_mini_batch_holds(tmp_path: Path, samples: int) -> 
     values = np.random.default_rng(0).standard_normal((samples, 3, 6, 6)).astype(np.float32)
     np.savez(tmp_path / "few.npz", x=values)
     config = Config(
-        allocation="auto", calibration=str(tmp_path / "few.npz"), provider="cpu", round_to=1
+        allocation="auto",
+        calibration=str(tmp_path / "few.npz"),
+        provider="cpu",
+        round_to=1,
+        ratio=0.3,
     )
     assert compress(chain(), config=config).after.macs > 0

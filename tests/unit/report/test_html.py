@@ -122,7 +122,7 @@ def test_names_from_the_model_are_text_and_nothing_else(sample: Path, tmp_path: 
     for number, node in enumerate(model.graph.node):
         node.name = f"{number} {NASTY}"
     result = compress(
-        model, config=Config(round_to=1, method="none", provider="cpu"), detailed=True
+        model, config=Config(round_to=1, method="none", provider="cpu", ratio=0.3), detailed=True
     )
     text = as_html(result, replace(ORIGIN, source=NASTY, command=NASTY))
     page = Page(text)
@@ -135,7 +135,15 @@ def test_names_from_the_model_are_text_and_nothing_else(sample: Path, tmp_path: 
 class TestOption:
     def test_it_writes_the_page_with_the_command(self, sample: Path, tmp_path: Path) -> None:
         page, output = tmp_path / "a page.html", tmp_path / "out.onnx"
-        words = ["compress", str(sample), str(output), "--quiet", "--report", str(page)]
+        words = [
+            "compress",
+            "--ratio=0.3",
+            str(sample),
+            str(output),
+            "--quiet",
+            "--report",
+            str(page),
+        ]
         done = CliRunner().invoke(main, words)
         assert (done.exit_code, done.output) == (0, "")
         origin = Page(page.read_text(encoding="utf-8")).sections["origin"]
@@ -159,7 +167,9 @@ class TestOption:
         (tmp_path / "weights.data").write_bytes(b"\x00\x01")
         output, json = tmp_path / "out.onnx", tmp_path / "r.json"
         words = ["--report", report.format(tmp=tmp_path), "--json", str(json)]
-        done = CliRunner().invoke(main, ["compress", str(sample), str(output), *words])
+        done = CliRunner().invoke(
+            main, ["compress", "--ratio=0.3", str(sample), str(output), *words]
+        )
         assert done.exit_code == 1
         assert says in done.stderr
         assert [path.name for path in tmp_path.iterdir()] == ["weights.data"]
@@ -168,7 +178,9 @@ class TestOption:
         page = tmp_path / "r.html"
         page.write_text("<!doctype html>before")
         words = ["--method", "none", "--report", str(page)]
-        done = CliRunner().invoke(main, ["compress", str(sample), "--dry-run", *words])
+        done = CliRunner().invoke(
+            main, ["compress", "--ratio=0.3", str(sample), "--dry-run", *words]
+        )
         assert done.exit_code == 0
         assert "before" not in Page(page.read_text()).sections
         assert "origin" in Page(page.read_text()).sections

@@ -320,7 +320,16 @@ class TestCommands:
     ) -> None:
         recorded: list[tuple[int, ...]] = []
         note_samples(monkeypatch, recorded)
-        result = run("compress", path, "--dry-run", "--input-shape", "1,3,20,24", "--json", "-")
+        result = run(
+            "compress",
+            "--ratio=0.3",
+            path,
+            "--dry-run",
+            "--input-shape",
+            "1,3,20,24",
+            "--json",
+            "-",
+        )
         assert result.exit_code == 0
         assert json.loads(result.stdout)["before"]["macs"] == self.macs(20, 24)
         assert {shape[1:] for shape in recorded} == {(3, 20, 24)}
@@ -410,7 +419,11 @@ def other_input(kind: str) -> ModelProto:
 def test_an_input_that_is_no_tensor_of_numbers_is_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(other_input(kind), path)
-    for arguments in (["inspect", path], ["compress", path, "--dry-run"], ["verify", path, path]):
+    for arguments in (
+        ["inspect", path],
+        ["compress", "--ratio=0.3", path, "--dry-run"],
+        ["verify", path, path],
+    ):
         result = run(*arguments)
         assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
         assert "input s is " in result.stderr

@@ -44,12 +44,12 @@ class Recorder:
             if len(self.ran) == self._stop_after:
                 raise KeyboardInterrupt
             self.ran.append(cell)
-            names = cell.key, str(cell.model), cell.config.method, cell.config.ratio
+            names = cell.key, str(cell.model), cell.config.method, cell.config.requested_ratio
             if cell.config.method == self._fails:
                 yield Failure(*names, "it will not", 4, cell.config.quantize)
             else:
                 before = Measures(1000, 2000, 3000, 0.5, 1.0)
-                left = 1 - cell.config.ratio
+                left = 1 - cell.config.requested_ratio
                 after = Measures(1, int(2000 * left), 3, 0.25, left)
                 yield Outcome(*names, "accuracy", 100, before, after, quantize=cell.config.quantize)
 
@@ -126,7 +126,7 @@ class TestKeeping:
         run_sweep(cells_of([sample], (0.1,)), folder, Recorder(), nothing)
         rest = Recorder()
         run_sweep(cells_of([sample], (0.1, 0.2, 0.3)), folder, rest, nothing)
-        assert sorted(cell.config.ratio for cell in rest.ran) == [0.2, 0.2, 0.3, 0.3]
+        assert sorted(cell.config.requested_ratio for cell in rest.ran) == [0.2, 0.2, 0.3, 0.3]
 
     @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"before": {}}', b"\xff"])
     def test_a_damaged_file_is_run_again(self, sample: Path, folder: Path, damage: bytes) -> None:
@@ -362,7 +362,7 @@ class TestCommand:
         words = ("--ratios", "0,0.1", "--methods", "none", "--quantize", "none,int8")
         done = sweep(sample, *words, "--out", tmp_path / "out")
         assert done.exit_code == 0, done.stderr
-        cells = [(cell.config.quantize, cell.config.ratio) for cell in recorder.ran]
+        cells = [(cell.config.quantize, cell.config.requested_ratio) for cell in recorder.ran]
         assert cells == [(None, 0.1), ("int8", 0.0), ("int8", 0.1)]  # all is there at a ratio of 0
         rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").read_text().splitlines()))
         assert [row["quantize"] for row in rows] == ["none", "int8", "int8"]
@@ -424,7 +424,7 @@ def test_a_worker_that_dies_takes_only_its_own_cell(
 
 
 def _die_at_the_second(cell: Cell) -> Outcome | Failure:
-    if cell.config.method == "none" and cell.config.ratio == 0.2:
+    if cell.config.method == "none" and cell.config.requested_ratio == 0.2:
         os._exit(9)
     return next(iter(Recorder()([cell])))
 
