@@ -194,6 +194,7 @@ def quantise(source: Path, output: Path, plan: QuantisationPlan) -> None:
         quantizer.quantize_model()
         written = quantizer.model.model
         _keep_whole(written, plan.whole)
+        _keep_weights(written, plan.left)
         quantizer.model.topological_sort()
         onnx.save(written, output)
 
@@ -228,6 +229,62 @@ def _keep_whole(model: onnx.ModelProto, names: Collection[str]) -> None:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     drop_unread(model)
+
+
+def _keep_weights(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Keep ONNX Runtime from quantising the weights of layers that stay in floating point.
+
+    Its graph optimisation `WeightBiasQuantization` takes one step for a whole weight of a Conv or a
+    Gemm between activations in whole numbers. It leaves alone those whose bias is no initializer:
+    so the bias becomes the product of 32-bit whole numbers and a step, which is as exact.
+    """
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    more: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        ours = node.name in names and node.op_type in ("Conv", "ConvTranspose", "Gemm")
+        if not ours or makers.get(node.input[0]) != "DequantizeLinear":
+            continue
+        bias = _bias_of(node, stored)
+        if bias is None:
+            continue
+        # As float32 a step may come out smaller: then the largest number must fit in still.
+        step = np.float32(max(float(np.abs(bias).max()), 1.0) / (np.iinfo(np.int32).max - 256))
+        values = {"numbers": np.rint(bias / step).astype(np.int32), "step": step}
+        parts = {part: f"{node.output[0]}_bias_{part}" for part in (*values, "exact")}
+        model.graph.initializer.extend(
+            numpy_helper.from_array(np.asarray(value), parts[part])
+            for part, value in values.items()
+        )
+        more.append(
+            helper.make_node(
+                "DequantizeLinear", [parts["numbers"], parts["step"]], [parts["exact"]]
+            )
+        )
+        others = [*node.input[:2], parts["exact"]]
+        del node.input[:]
+        node.input.extend(others)
+    model.graph.node.extend(more)
+    drop_unread(model)
+
+
+def _bias_of(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> Floats | None:
+    """(outputs,): the bias of a layer, zeros where it has none; None where it is no vector."""
+    if len(node.input) > 2 and node.input[2]:
+        bias = stored.get(node.input[2])
+        if bias is None or len(bias.dims) != 1:
+            return None
+        return np.asarray(numpy_helper.to_array(bias), np.float64)
+    weight = stored.get(node.input[1])
+    if weight is None:
+        return None
+    numbers = {a.name: a.i for a in node.attribute}
+    outputs = {
+        "Conv": weight.dims[0],
+        "ConvTranspose": weight.dims[1] * numbers.get("group", 1),
+        "Gemm": weight.dims[0 if numbers.get("transB") else 1],
+    }
+    return np.zeros(outputs[node.op_type])
 
 
 def drop_unread(model: onnx.ModelProto) -> None:

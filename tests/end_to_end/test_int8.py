@@ -16,6 +16,7 @@ from lbyl_onnx import CompressResult, Config, OptionError, QuantisationError, co
 from lbyl_onnx.cli import main
 from lbyl_onnx.option_types import Hardware
 from lbyl_onnx.runtime.quantisation import weight_bits
+from lbyl_onnx.types import Array
 from tests.conftest import ROOT
 from tests.support.models import MODELS
 from tests.support.net import Net
@@ -151,6 +152,37 @@ def test_layers_that_are_named_stay_in_floating_point() -> None:
     stored = {t.name: t.data_type for t in model_of(result).graph.initializer}
     assert stored[gemm.input[1]] == onnx.TensorProto.FLOAT
     assert np.array_equal(values(model_of(result))[gemm.input[1]], values(model)[gemm.input[1]])
+
+
+def misled(kind: str) -> ModelProto:
+    """A layer with a weight of 1e3 for a channel that is always 0: one step serves not both."""
+    net, n = Net(("N", 8, 4, 4) if kind == "Conv" else ("N", 8)), 8
+    rng = np.random.default_rng(0)
+
+    def layer(x: str, weight: Array, bias: Array | None) -> str:
+        stored = weight.T[..., None, None] if kind == "Conv" else weight
+        inputs = [x, net.constant(f"weight_{len(net.nodes)}", stored)]
+        inputs += [] if bias is None else [net.constant(f"bias_{len(net.nodes)}", bias)]
+        return net.node(kind, inputs)
+
+    weights = (rng.standard_normal((3, n, n)) / 2).astype(np.float32)
+    bias = (rng.standard_normal(n) / 3).astype(np.float32)
+    dead = bias.copy()
+    dead[0], weights[1, 0] = -100, 1e3
+    x = net.relu(layer("x", weights[0], dead))
+    x = net.relu(layer(x, weights[1], None if kind == "Conv" else bias))
+    return net.model(layer(x, weights[2], bias))
+
+
+@pytest.mark.parametrize("kind", ["Conv", "Gemm"])
+def test_a_layer_without_which_the_outputs_lose_less_stays_in_floating_point(kind: str) -> None:
+    """ONNX Runtime would quantise its weight all the same, with one step for all of it."""
+    result = compress(misled(kind), config=INT8)
+    assert result.quantised is not None
+    assert [name for name, _ in result.quantised.left] == [f"{kind.lower()}_2"]
+    near = result.verification.fidelity.cosine  # by the kernels, optimised
+    assert near is not None
+    assert near > 0.999
 
 
 def test_bytes_are_the_same_again() -> None:
