@@ -13,11 +13,11 @@ from tests.hostile.fuzz import bytes_of, hunt
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits and signals are POSIX")
 
-MUTANTS = 5000
+MUTANTS = 2000
 
 
 @pytest.mark.corpus
-def test_five_thousand_mutants(tmp_path: Path) -> None:
+def test_two_thousand_mutants(tmp_path: Path) -> None:
     """A native crash is allowed here, where the command then tells it in one line."""
     outcome = hunt(MUTANTS)
     print(dict(outcome.ends))

@@ -110,8 +110,9 @@ def test_closed_descriptors(folder: Path, command: str, closed: str) -> None:
         onnx.checker.check_model(folder / "out.onnx")
 
 
-@pytest.mark.parametrize("command", ["compress", "sweep"])
-@pytest.mark.parametrize("more", ["", "--quiet --json -"])
+@pytest.mark.parametrize(
+    ("command", "more"), [("compress", ""), ("compress", "--quiet --json -"), ("sweep", "")]
+)
 def test_what_cannot_be_printed_does_not_undo_the_work(
     folder: Path, command: str, more: str
 ) -> None:
