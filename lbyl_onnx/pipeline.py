@@ -355,33 +355,41 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     automatic = config.allotted == "auto"
     prepared = prepare(analyzed, baseline, config, job.folder, measured=automatic, own=own)
     if config.quantize is not None and config.target == Target("ratio", 0.0, True):
-        return _whole(job, prepared, baseline)
+        return _whole(job, prepared, baseline, _unpruned(str(config.target)))
     if not prepared.groups:
         raise NothingToPruneError(why_nothing(graph, tensor_info, (*frozen, *prepared.refusals)))
     before = Before(analyzed.costs, files.size)
     paths = (files.path, job.pruned, job.reference)
     try:
-        reached = reach(prepared, baseline, before, paths, job.progress)
+        deploy = None if config.quantize is None else partial(_deployed, job, prepared, baseline)
+        reached = reach(prepared, baseline, before, paths, job.progress, deploy)
     except NothingSafeError:
         if config.quantize is None:
             raise
-        return _whole(job, prepared, baseline)
+        return _whole(
+            job, prepared, baseline, _unpruned("no channels are predicted safe to remove")
+        )
     plan = reached.fitted.plan
     refusals = (*frozen, *reached.fitted.refusals)
     if not plan.groups:
+        if config.quantize is not None:
+            return _whole(job, prepared, baseline, reached.target)
         raise NothingToPruneError(why_nothing(graph, tensor_info, refusals))
     pairs = zip(plan.groups, reached.fitted.restored, strict=True)
     groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
     return _described(prepared, baseline, before.costs, groups, refusals, reached)
 
 
-def _whole(job: _Job, prepared: Prepared, baseline: Baseline) -> _Rewritten:
+def _unpruned(text: str) -> TargetReport:
+    return TargetReport("ratio", 0.0, 0.0, text, "uniform", 1)
+
+
+def _whole(job: _Job, prepared: Prepared, baseline: Baseline, target: TargetReport) -> _Rewritten:
     """Write the model as it is, twice: nothing is pruned."""
     analyzed, size = prepared.analyzed, job.files.size
     for path in (job.pruned, job.reference):
         write_draft(analyzed.draft, path, analyzed.read, "auto")
     nothing = Fitted(PruningPlan(()), (), (), (), (), (), (), None, {}, {})
-    target = TargetReport("ratio", 0.0, 0.0, str(job.config.target), "uniform", 1)
     reached = Reached(nothing, analyzed.costs, size, target, {})
     return _described(prepared, baseline, analyzed.costs, (), (), reached)
 
@@ -400,8 +408,24 @@ def _described(
     doubted = run is not None or prepared.config.quantize is not None
     folded = is_folded(prepared.analyzed.graph)
     doubts = tuple(input_warnings(inputs, folded)) if doubted else ()
-    statistics = replace(samples.source, seed=prepared.config.seed) if run is None else run.source
+    statistics = _statistics(prepared, baseline)
     return _Rewritten(before, groups, refusals, reached, inputs, doubts, samples, statistics)
+
+
+def _statistics(prepared: Prepared, baseline: Baseline) -> SampleSource:
+    """Samples of the statistics, or such as these would be of."""
+    if prepared.run is not None:
+        return prepared.run.source
+    compared = ComparedSamples.of(prepared, baseline).source
+    return replace(compared, seed=prepared.config.seed)
+
+
+def _deployed(job: _Job, prepared: Prepared, baseline: Baseline) -> Path:
+    """Quantise what was made, and return where that was written."""
+    job.progress("quantising", 0, 1)
+    samples = _statistics(prepared, baseline)
+    to_int8(QuantisationJob(job.pruned, job.staged, job.folder, job.config, baseline, samples))
+    return job.staged
 
 
 def _analyzed(job: _Job, baseline: Baseline, own: Samples | None) -> AnalyzedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,8 @@ Files = tuple[Path, Path, Path]
 MEASURED = ("latency", "fidelity", "min_score", "safe")
 # Of these, what is told by the outputs' nearness alone.
 BY_OUTPUTS = ("fidelity", "safe")
+# Share of a model's bytes that is left once it is quantised, about.
+USUAL_DEPLOYED = 0.27
 # What a model that nobody asked a size of has to gain: this share of the time.
 LEAST_GAIN = 0.03
 # Share of the multiply-accumulates at which allocations are compared for what is measured.
@@ -58,7 +60,12 @@ FEW_STEPS = 8
 
 
 def reach(
-    prepared: Prepared, baseline: Baseline, before: Before, files: Files, progress: Progress
+    prepared: Prepared,
+    baseline: Baseline,
+    before: Before,
+    files: Files,
+    progress: Progress,
+    deploy: Callable[[], Path] | None = None,
 ) -> Reached:
     """Make the model that the options ask for.
 
@@ -72,6 +79,8 @@ def reach(
         Where it is, and where to write.
     progress
         Called with each stage as it begins.
+    deploy
+        What becomes of a model that was made before it is measured, as for `ModelBuilder`.
 
     Raises
     ------
@@ -105,9 +114,12 @@ def reach(
         Space(wholes, step, tuple(choices[step]), tuple(choices[1]), damage, sharing, macs)
         for step in steps
     ]
-    maker = ModelBuilder(prepared, baseline, measured, orders, *files, progress)
+    maker = ModelBuilder(prepared, baseline, measured, orders, *files, progress, deploy)
     cost, budget = _budgeted(prepared, wholes, before, macs, target)
     space = _space(spaces, target, cost, budget)
+    if deploy is not None and target.kind == "size":
+        cost = _deployed_bytes(space, maker, cost, budget)
+        space = _space(spaces, target, cost, budget)
     return _Reaching(space, maker, target, before, cost, budget, predicted).run()
 
 
@@ -178,6 +190,18 @@ def _budgeted(
     # Names and the graph itself stay.
     rest = before.size - predicted.at(whole)
     return replace(predicted, fixed=predicted.fixed + rest), target.budget(float(before.size))
+
+
+def _deployed_bytes(
+    space: Space, maker: ModelBuilder, cost: CountedCost, budget: float
+) -> CountedCost:
+    """Return the bytes of what is deployed, by the share that one model shows."""
+    budget = max(budget / USUAL_DEPLOYED, cost.at(space.least))
+    counts = space.within(cost, budget)
+    if not maker.make(space.keyed(counts)).plan.groups:
+        maker.whole()
+    share = maker.size() / cost.at(counts)
+    return replace(cost, fixed=share * cost.fixed, scale=share * cost.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,11 +284,21 @@ class _Reaching:
         before = self.before
 
         def actual(fitted: Fitted) -> float:
-            costs, size = self.maker.costs() if fitted.plan.groups else (before.costs, before.size)
-            return float({"macs": costs.macs, "params": costs.parameters, "size": size}[kind])
+            if kind == "size":
+                return float(self._bytes(fitted))
+            costs = self.maker.costs()[0] if fitted.plan.groups else before.costs
+            return float(costs.macs if kind == "macs" else costs.parameters)
 
         fitted = reach_budget(self.space, self.target, self.cost, self.budget, self._make, actual)
         return self._reached(fitted, self.budget, actual(fitted))
+
+    def _bytes(self, fitted: Fitted) -> int:
+        """Bytes of what is deployed; what was made is the original where nothing goes."""
+        if not fitted.plan.groups:
+            if self.maker.deploy is None:
+                return self.before.size
+            self.maker.whole()
+        return self.maker.size()
 
     def _latency(self) -> Reached:
         """Reach a latency: find the counts on models that are only cut, then make the model."""
@@ -278,7 +312,9 @@ class _Reaching:
             )
             fitted = self._make(counts)
             if not fitted.plan.groups:
-                return self._reached(fitted, 0.0, 0.0)
+                if self.maker.deploy is None:
+                    return self._reached(fitted, 0.0, 0.0)
+                self.maker.whole()
             times = self.maker.times()
             over = _over(self.target, times)
             if over <= 1.0:
@@ -311,7 +347,10 @@ class _Reaching:
 
         def lost(counts: Counts) -> float:
             if bool((counts == self.space.sizes).all()):
-                return 0.0
+                if self.maker.deploy is None:
+                    return 0.0
+                self.maker.whole()
+                return whole - measure()
             last.clear()
             last[counts.tobytes()] = self._make(counts)
             return whole - measure()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,9 @@ class ModelBuilder:
         Files: the original, the compressed model, and the reference that it must equal.
     progress
         Called with each stage as it begins.
+    deploy
+        Writes, from what was made, the model that is deployed, and returns its file: what is
+        measured; None where that is what was made.
     """
 
     prepared: Prepared
@@ -60,6 +63,7 @@ class ModelBuilder:
     staged: Path
     reference: Path
     progress: Progress
+    deploy: Callable[[], Path] | None = None
 
     def make(self, counts: KeptCounts) -> Fitted:
         """Fit, rewrite, repair; write both files."""
@@ -116,6 +120,19 @@ class ModelBuilder:
         )
         self._write(Edits({}, {}, {}), plan)
 
+    def whole(self) -> None:
+        """Write the original as it is, to be deployed."""
+        analyzed = self.prepared.analyzed
+        write_draft(analyzed.draft, self.staged, analyzed.read, "auto")
+
+    def deployed(self) -> Path:
+        """Return the file of the model that is deployed, once what was written has become it."""
+        return self.staged if self.deploy is None else self.deploy()
+
+    def size(self) -> int:
+        """Return the bytes of what is deployed."""
+        return graph_source.stored_bytes(self.deployed())
+
     def costs(self) -> tuple[Costs, int]:
         """Return the costs of what was written, and its bytes."""
         model, size = graph_source.load_model(self.staged)
@@ -123,13 +140,13 @@ class ModelBuilder:
         return count_costs(model, TensorInfo(model, first, first, TensorReader(self.staged))), size
 
     def times(self) -> timing.PairedLatency:
-        """Time the original and what was written, in turns."""
+        """Time the original and what is deployed, in turns."""
         provider, optimise = self.baseline.provider, self.baseline.optimise
         feeds, effort = self.baseline.feeds[0], self.baseline.effort
-        return timing.paired(self.source, self.staged, provider, feeds, optimise, effort)
+        return timing.paired(self.source, self.deployed(), provider, feeds, optimise, effort)
 
     def agreement(self) -> float:
-        """Return how near what was written is to the original: the least over its outputs.
+        """Return how near what is deployed is to the original: the least over its outputs.
 
         It is the cosine, or of whole numbers the share that is equal.
 
@@ -140,15 +157,15 @@ class ModelBuilder:
         """
         samples = ComparedSamples.of(self.prepared, self.baseline)
         near = sampled_fidelity(
-            self.source, self.staged, self.baseline, samples.batches(), samples.described
+            self.source, self.deployed(), self.baseline, samples.batches(), samples.described
         )
         if near.nearness is None:
             raise VerificationError("no output value could be compared")
         return near.nearness
 
     def score(self) -> float:
-        """Return the score of what was written, by the user's own function."""
-        return own_score(str(self.prepared.config.metric), self.staged)
+        """Return the score of what is deployed, by the user's own function."""
+        return own_score(str(self.prepared.config.metric), self.deployed())
 
     def original_score(self) -> float:
         """Return the same of the original."""

@@ -15,6 +15,7 @@ from onnx import ModelProto, numpy_helper
 from lbyl_onnx import CompressResult, Config, OptionError, QuantisationError, compress
 from lbyl_onnx.cli import main
 from lbyl_onnx.option_types import Hardware
+from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.quantisation import weight_bits
 from lbyl_onnx.types import Array
 from tests.conftest import ROOT
@@ -183,6 +184,41 @@ def test_a_layer_without_which_the_outputs_lose_less_stays_in_floating_point(kin
     near = result.verification.fidelity.cosine  # by the kernels, optimised
     assert near is not None
     assert near > 0.999
+
+
+class TestTargets:
+    """What is quantised is measured as it is deployed."""
+
+    def test_bytes_are_those_of_whole_numbers(self) -> None:
+        result = compress(SAMPLE, size="20%", quantize="int8", provider="cpu", allocation="uniform")
+        assert 0.15 * result.size_before < result.size_after <= 0.2 * result.size_before
+        assert result.target.reached == result.size_after
+        assert result.groups
+
+    def test_nothing_is_pruned_where_whole_numbers_are_small_enough(self) -> None:
+        result = compress(SAMPLE, size="50%", quantize="int8", provider="cpu", allocation="uniform")
+        assert all(group.kept == group.channels for group in result.groups)
+        assert result.target.reached == result.size_after <= 0.5 * result.size_before
+
+    def test_a_fidelity_is_that_of_whole_numbers(self) -> None:
+        config = Config(fidelity=0.97, quantize="int8", provider="cpu", allocation="uniform")
+        result = compress(layered(), config=config)
+        assert result.verification.fidelity.nearness == pytest.approx(result.target.reached)
+        assert result.target.reached >= 0.97
+        assert result.groups
+
+    def test_a_latency_is_that_of_whole_numbers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        measured = []
+
+        def time(original: Path, other: Path, *_: object) -> timing.PairedLatency:
+            measured.append("QuantizeLinear" in {n.op_type for n in onnx.load(other).graph.node})
+            return timing.summary([1.0], [0.5], runs=1)
+
+        monkeypatch.setattr(timing, "paired", time)
+        config = Config(latency="60%", quantize="int8", provider="cpu", allocation="uniform")
+        result = compress(layered(), config=config)
+        assert all(measured)
+        assert result.target.reached == 0.5
 
 
 def test_bytes_are_the_same_again() -> None:
