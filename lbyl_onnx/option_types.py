@@ -53,6 +53,36 @@ def _number(value: object) -> float:
         return math.inf
 
 
+def number_of(text: str) -> float:
+    """Read a number as the user writes it: "0.3", or in percent, "30%".
+
+    Raises
+    ------
+    ValueError
+        For a text that is none.
+
+    Examples
+    --------
+    >>> number_of("30%")
+    0.3
+    """
+    number, percent, rest = text.strip().partition("%")
+    # By its exponent it is rounded once, as 0.3 is.
+    return float(f"{number.rstrip()}e-2" if percent and not rest else text)
+
+
+def _number_or_percent(value: object) -> float:
+    """Read a number, and a text in percent; any other text is likelier a mistake."""
+    if isinstance(value, str):
+        try:
+            if len(value) <= LONGEST_TEXT and value.endswith("%"):
+                return number_of(value)
+        except ValueError:
+            pass
+        raise TypeError("a number, or a text in percent, as 30%")
+    return _number(value)
+
+
 def _finite(value: object) -> float:
     number = _number(value)
     if not math.isfinite(number):
@@ -182,7 +212,7 @@ class OptionType:
     by_glob: bool = False
 
 
-NUMBER = OptionType("X", _number)
+NUMBER = OptionType("X", _number_or_percent)
 WHOLE = OptionType("N", _whole)
 TEXT = OptionType("TEXT", _text)
 PATH = OptionType("PATH", _path)
@@ -191,7 +221,7 @@ AMOUNT = OptionType("50%|N", _amount)
 WHOLE_OR_AUTO = OptionType("N|auto", _step)
 GLOBS = OptionType("GLOB", _globs)
 NUMBERS = OptionType("X,..", _numbers)
-NUMBER_BY_GLOB = OptionType("GLOB=X", _by_glob(_number), by_glob=True)
+NUMBER_BY_GLOB = OptionType("GLOB=X", _by_glob(_number_or_percent), by_glob=True)
 WHOLE_BY_GLOB = OptionType("GLOB=N", _by_glob(_whole), by_glob=True)
 NAMED_VALUES = OptionType("NAME=VALUE", _by_name)
 SHAPES = OptionType("[NAME:]1,3,48,320", read_shapes)

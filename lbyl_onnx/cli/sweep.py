@@ -25,7 +25,7 @@ from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import SuppliedShapes
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.methods.registry import find_method, method_names
-from lbyl_onnx.option_types import Attention, Hardware, Provider, Quantize, Scope
+from lbyl_onnx.option_types import Attention, Hardware, Provider, Quantize, Scope, number_of
 from lbyl_onnx.sweep import schedulers
 from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
 from lbyl_onnx.sweep.output import as_csv, as_svg
@@ -61,14 +61,14 @@ def _ratios(context: click.Context, parameter: click.Parameter, value: str) -> t
     """Read FIRST:LAST:STEP, both ends included, or numbers separated by commas."""
     try:
         if ":" not in value:
-            return tuple(float(part) for part in value.split(","))
-        first, last, step = (float(part) for part in value.split(":"))
+            return tuple(map(number_of, value.split(",")))
+        first, last, step = map(number_of, value.split(":"))
         count = math.floor((last - first) / step + 1e-9) + 1
         if not 1 <= count <= _MOST_RATIOS or step <= 0:
             raise ValueError
         return tuple(round(first + number * step, 10) for number in range(count))
     except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise click.BadParameter("give FIRST:LAST:STEP, as 0.1:0.7:0.1, or 0.1,0.3") from error
+        raise click.BadParameter("give FIRST:LAST:STEP, as 0.1:0.7:0.1, or 10%,30%") from error
 
 
 def _methods(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import click
 from lbyl_onnx import __version__
 from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
-from lbyl_onnx.cli.options import config_options
+from lbyl_onnx.cli.options import config_options, read_share
 from lbyl_onnx.errors import VerificationError
 from lbyl_onnx.evaluate.compare import Comparison, compare_models
 from lbyl_onnx.evaluate.metrics import EMPTY
@@ -43,7 +43,7 @@ Examples:
 @click.option("--labels", metavar="KEY", help="Class numbers in that file: shows top-1 of both.")
 @click.option(
     "--min-agreement",
-    type=click.FloatRange(0.0, 1.0),
+    callback=read_share,
     metavar="X",
     help="Exit with 3 where an output has less: equal classes or whole numbers, else cosine.",
 )
