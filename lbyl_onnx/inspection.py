@@ -144,7 +144,7 @@ def inspect(
     Parameters
     ----------
     model
-        A path, or a model in memory.
+        A path, of a file or of a folder that holds one model, or a model in memory.
     scope
         As for `compress`.
     provider

@@ -120,7 +120,8 @@ def compress(
     Parameters
     ----------
     model
-        A path, or a model in memory; it is not changed.
+        A path, of a file or of a folder that holds one model, or a model in memory; it is not
+        changed.
     output
         Where to write; None gives the compressed model in the result.
     config
@@ -173,11 +174,11 @@ def compress(
             raise OptionError("samples and calibration are given; give one of them")
     progress = progress or (lambda stage, done, total: None)
     place = None if output is None or dry_run else Path(output)
-    named = None if isinstance(model, onnx.ModelProto) else Path(model)
     provider = providers.provider_name(config.provider)
     with contextlib.ExitStack() as stack:
         stack.enter_context(new_objects_only())
         source = stack.enter_context(reader.on_disk(model))
+        named = None if isinstance(model, onnx.ModelProto) else source
         if place is not None:
             reader.check_output(place, source, force)
         scratch = stack.enter_context(atomic.scratch())

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from lbyl_onnx import types
 from lbyl_onnx.errors import LbylOnnxError, first_line
 from lbyl_onnx.guard.breadcrumbs import note
+from lbyl_onnx.io.locate import find_model
 from lbyl_onnx.io.text_file import check_writable, discard, write_whole
 from lbyl_onnx.text import printable, short
 
@@ -26,6 +27,17 @@ json_option = click.option(
     help="Write the report as JSON; tables then go to stderr.",
 )
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+def model_path(path: str) -> str:
+    """Return the path of the model that a word of the command line means.
+
+    Raises
+    ------
+    ModelError
+        See `find_model`.
+    """
+    return str(find_model(Path(path)))
 
 
 def write_json_to(text: str, json_path: str | None) -> None:

@@ -47,7 +47,8 @@ def inspect(
 ) -> None:
     """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
     with common.errors_in_one_line(debug, model):
-        common.check_json_path(json_path)
+        model = common.model_path(model)
+        common.check_json_path(json_path, model)
         result = inspection.inspect(
             model,
             scope=scope,

@@ -191,7 +191,8 @@ def sweep(
     if labels is not None and inputs is None:
         raise click.UsageError("--labels are of --inputs; give both")
     with common.errors_in_one_line(debug, models[0] if len(models) == 1 else None):
-        common.check_json_path(json_path, *models)
+        paths = tuple(map(common.model_path, dict.fromkeys(models)))
+        common.check_json_path(json_path, *paths)
         configs = [
             Config(
                 ratio=ratio,
@@ -215,7 +216,7 @@ def sweep(
         ]
         where = schedulers.local(workers) if scheduler is None else schedulers.dask(scheduler)
         cells = plan_cells(
-            [Path(model) for model in dict.fromkeys(models)],
+            [Path(path) for path in paths],
             configs,
             ScoringData(inputs, labels, seed, input_shape, input),
             __version__,

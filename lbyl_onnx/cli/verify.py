@@ -79,7 +79,8 @@ def verify(
     if least_score is not None and score is None:
         raise click.UsageError("--min-score is of --score; give both")
     with common.errors_in_one_line(debug, compressed):
-        common.check_json_path(json_path)
+        original, compressed = map(common.model_path, (original, compressed))
+        common.check_json_path(json_path, original, compressed)
         comparison = compare_models(
             original,
             compressed,

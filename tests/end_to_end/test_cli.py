@@ -139,7 +139,8 @@ def test_include_and_exclude_choose_producers(sample: Path, tmp_path: Path) -> N
         (("{sample}", "{out}", "--seed", "-1"), 2, "at least 0"),
         (("{sample}", "{out}", "--method", "magic"), 2, "'none', 'nm', 'lbyl'"),
         (("{tmp}/absent.onnx", "{out}"), 1, "does not exist"),
-        (("{tmp}", "{out}"), 1, "is not a file"),
+        (("{bare}", "{out}"), 1, "is a folder and holds no .onnx file"),
+        (("{tmp}/absent.onnx", "{readme}"), 1, "does not exist"),
         (("{readme}", "{out}"), 1, "is not an ONNX model"),
         (("{empty}", "{out}"), 1, "not a valid ONNX model"),
         (("{sample}", "{tmp}/no/out.onnx"), 1, "make it first"),
@@ -158,7 +159,9 @@ def test_errors_are_one_line_with_their_exit_code(
         "out": tmp_path / "out.onnx",
         "readme": sample.parent / "README.md",
         "empty": tmp_path / "empty.onnx",
+        "bare": tmp_path / "bare",
     }
+    (tmp_path / "bare").mkdir()
     (tmp_path / "empty.onnx").touch()
     result = run("compress", *(a.format(**places) for a in arguments))
     assert result.exit_code == code
