@@ -20,6 +20,7 @@ from lbyl_onnx.text import printable, short
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 _LONGEST_LINE = 1800  # characters; names in an error are the model's
+_NO_WIDTH = 1_000_000  # cells, more than any line has
 json_option = click.option(
     "--json",
     "json_path",
@@ -71,8 +72,14 @@ def _check(option: str, path: str | None, others: Sequence[str | None], opening:
 
 
 def console_for(json_path: str | None) -> Console:
-    """Return where tables go: stderr where JSON takes stdout; plain text where it is piped."""
-    return Console(stderr=json_path is not None, highlight=False)
+    """Return where tables go: stderr where JSON takes stdout; plain text where it is piped.
+
+    What is piped has no width: each row is a line, for `grep` and the like.
+    """
+    console = Console(stderr=json_path is not None, highlight=False)
+    if not console.is_terminal:
+        console.width = _NO_WIDTH
+    return console
 
 
 def say(message: str) -> None:

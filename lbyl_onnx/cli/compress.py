@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
@@ -21,8 +22,10 @@ from lbyl_onnx.report.json import as_json
 from lbyl_onnx.report.terminal import print_result
 from lbyl_onnx.report.versions import versions
 from lbyl_onnx.results.compressed import CompressResult
+from lbyl_onnx.results.layout import Lines
 from lbyl_onnx.runtime.providers import both_distributions
 from lbyl_onnx.target import Kind
+from lbyl_onnx.text import printable
 
 _OWN_SECTIONS = {
     HOW_MUCH: ("--config",),
@@ -122,9 +125,20 @@ def compress(
                         staged.put()
         with common.failures_as_warnings():
             if not quiet:
-                print_result(result, model, common.console_for(json_path))
+                console = common.console_for(json_path)
+                print_result(result, model, console)
+                console.print(Lines(f"\n{_next_step(result, model)}"), crop=False)
             if json_path == "-":
                 common.write_json_to(as_json(result, model, __version__), json_path)
+
+
+def _next_step(result: CompressResult, model: str) -> str:
+    """What is likely to be done next with a result."""
+    if result.output is None:
+        return "next: give OUT.onnx in place of --dry-run"
+    verify = shlex.join(["lbyl-onnx", "verify", model, str(result.output)])
+    step = f"next: {printable(verify)} (on data of your own: --inputs DATA.npz --labels KEY)"
+    return step if result.quantised else f"{step}; to quantise it, too: --quantize int8"
 
 
 def _staged(path: str | None, stack: ExitStack) -> StagedText | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from lbyl_onnx import __version__, inspection
@@ -13,6 +15,8 @@ from lbyl_onnx.input_options.shapes import SuppliedShapes
 from lbyl_onnx.option_types import Attention, Scope
 from lbyl_onnx.report.json import inspection_as_json
 from lbyl_onnx.report.terminal import print_inspection
+from lbyl_onnx.results.layout import Lines
+from lbyl_onnx.text import printable
 
 _SECTIONS = {
     "Which channels": ("--scope", "--attention", "--sensitivity"),
@@ -58,4 +62,7 @@ def inspect(
             input=input,
         )
         common.write_json_to(inspection_as_json(result, model, __version__), json_path)
-        print_inspection(result, model, common.console_for(json_path))
+        console = common.console_for(json_path)
+        print_inspection(result, model, console)
+        step = shlex.join(["lbyl-onnx", "compress", model, "OUT.onnx"])
+        console.print(Lines(f"\nnext: {printable(step)}"), crop=False)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.text import Text
 
 from lbyl_onnx.budget.solve import TargetReport
 from lbyl_onnx.channels.groups import Refusal
@@ -18,6 +17,7 @@ from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.quantise.int8 import Quantised
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.inputs import InputReport
+from lbyl_onnx.results.layout import Lines
 from lbyl_onnx.results.rendering import (
     costs_table,
     fidelity_text,
@@ -99,23 +99,24 @@ class CompressResult:
         width
             Characters in a line, at most.
         """
-        console = Console(width=width, color_system=None, highlight=False)
+        # As on a terminal of that width, without colours.
+        console = Console(width=width, color_system=None, highlight=False, force_terminal=True)
         with console.capture() as captured:
-            console.print(self)
+            console.print(self, crop=False)
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the parts of the summary."""
-        yield Text(self.description)
+        yield Lines(self.description)
         for entry in self.inputs:
-            yield Text(printable(entry.description))
+            yield Lines(printable(entry.description))
         sizes = (self.size_before, self.size_after)
         optimised = self.verification.optimised
         yield costs_table((self.before, self.after), sizes, self.latency, optimised)
         for warning in self.warnings:
-            yield Text(f"warning: {printable(warning)}", style="yellow")
+            yield Lines(f"warning: {printable(warning)}", "yellow")
         yield fidelity_text(self.verification)
-        yield from map(Text, quantised_lines(self.quantised))
+        yield from map(Lines, quantised_lines(self.quantised))
         if self.groups or self.quantised is None:
             yield from groups_part(self.groups)
         yield from refusals_part(self.refusals)
