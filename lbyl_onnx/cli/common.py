@@ -21,12 +21,16 @@ from lbyl_onnx.text import printable, short
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 _LONGEST_LINE = 1800  # characters; names in an error are the model's
 _NO_WIDTH = 1_000_000  # cells, more than any line has
+# Shells complete the paths of what has this type.
+PATH = click.Path()
 json_option = click.option(
     "--json",
     "json_path",
+    type=click.Path(allow_dash=True),
     metavar="FILE|-",
     help="Write the report as JSON; tables then go to stderr.",
 )
+quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 

@@ -49,8 +49,8 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 
 
 @click.command("compress", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
-@click.argument("model", metavar="IN.onnx")
-@click.argument("output", metavar="OUT.onnx", required=False)
+@click.argument("model", metavar="IN.onnx", type=common.PATH)
+@click.argument("output", metavar="OUT.onnx", type=common.PATH, required=False)
 @config_options()
 @click.option(
     "--config",
@@ -61,10 +61,11 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 )
 @click.option("--dry-run", is_flag=True, help="Do and verify everything, write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@common.quiet_option
 @click.option(
     "--report",
     "report_path",
+    type=common.PATH,
     metavar="FILE.html",
     help="Write a page with pictures: layers, latency, fidelity, what was skipped.",
 )

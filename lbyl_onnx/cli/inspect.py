@@ -21,7 +21,7 @@ from lbyl_onnx.text import printable
 _SECTIONS = {
     "Which channels": ("--scope", "--attention", "--sensitivity"),
     "Samples": ("--input", "--input-shape"),
-    "Telling": ("--json", "--debug"),
+    "Telling": ("--json", "--quiet", "--debug"),
 }
 _EXAMPLES = """\b
 Examples:
@@ -31,12 +31,13 @@ Examples:
 
 
 @click.command("inspect", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
-@click.argument("model", metavar="MODEL.onnx")
+@click.argument("model", metavar="MODEL.onnx", type=common.PATH)
 @config_options(["scope", "attention"])
 @click.option(
     "--sensitivity", is_flag=True, help="Predict what pruning 10 to 70 % of each group does."
 )
 @config_options(["input", "input_shape"])
+@common.quiet_option
 @common.json_option
 @common.debug_option
 def inspect(
@@ -46,6 +47,7 @@ def inspect(
     sensitivity: bool,
     input: Choices,
     input_shape: SuppliedShapes,
+    quiet: bool,
     json_path: str | None,
     debug: bool,
 ) -> None:
@@ -62,6 +64,8 @@ def inspect(
             input=input,
         )
         common.write_json_to(inspection_as_json(result, model, __version__), json_path)
+        if quiet:
+            return
         console = common.console_for(json_path)
         print_inspection(result, model, console)
         step = shlex.join(["lbyl-onnx", "compress", model, "OUT.onnx"])

@@ -99,7 +99,7 @@ def _options_of(
 
 
 @click.command("sweep", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
-@click.argument("models", metavar="MODEL.onnx...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL.onnx...", type=common.PATH, nargs=-1, required=True)
 @click.option(
     "--ratios",
     callback=_ratios,
@@ -135,6 +135,7 @@ def _options_of(
 )
 @click.option(
     "--labels",
+    type=common.PATH,
     metavar="NAME|FILE.npy",
     help="Classes of the samples: an array in --inputs, or a file; gives the accuracy. "
     "Without it: the agreement with the original.",
@@ -160,7 +161,7 @@ def _options_of(
     metavar="DIR",
     help="Where sweep.csv, sweep.svg and the finished cells lie.",
 )
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@common.quiet_option
 @common.json_option
 @common.debug_option
 def sweep(

@@ -22,7 +22,7 @@ _SECTIONS = {
         *("--score", "--min-score"),
     ),
     "Running": ("--provider", "--input-shape"),
-    "Telling": ("--json", "--debug"),
+    "Telling": ("--json", "--quiet", "--debug"),
 }
 _EXAMPLES = """\b
 Examples:
@@ -32,8 +32,8 @@ Examples:
 
 
 @click.command("verify", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
-@click.argument("original", metavar="ORIGINAL.onnx")
-@click.argument("compressed", metavar="COMPRESSED.onnx")
+@click.argument("original", metavar="ORIGINAL.onnx", type=common.PATH)
+@click.argument("compressed", metavar="COMPRESSED.onnx", type=common.PATH)
 @click.option(
     "--inputs",
     type=click.Path(dir_okay=False),
@@ -60,6 +60,7 @@ Examples:
     help="Exit with 3 where COMPRESSED scores less.",
 )
 @config_options(["provider", "input_shape"])
+@common.quiet_option
 @common.json_option
 @common.debug_option
 def verify(
@@ -72,6 +73,7 @@ def verify(
     least_score: float | None,
     provider: Provider,
     input_shape: SuppliedShapes,
+    quiet: bool,
     json_path: str | None,
     debug: bool,
 ) -> None:
@@ -93,7 +95,8 @@ def verify(
         common.write_json_to(
             comparison_as_json(comparison, original, compressed, __version__), json_path
         )
-        print_comparison(comparison, original, compressed, common.console_for(json_path))
+        if not quiet:
+            print_comparison(comparison, original, compressed, common.console_for(json_path))
         if min_agreement is not None:
             _hold(comparison, min_agreement)
         if least_score is not None and comparison.scores and comparison.scores[1] < least_score:

@@ -33,9 +33,7 @@ def parts(text: str) -> list[str]:
 
 
 @given(st.text("ab/ ", max_size=60), st.integers(1, 30))
-def test_lines_hold_all_and_are_no_longer_than_must_be(
-    text: str, width: int
-) -> None:
+def test_lines_hold_all_and_are_no_longer_than_must_be(text: str, width: int) -> None:
     lines = wrapped(text, width)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     for line in lines:
