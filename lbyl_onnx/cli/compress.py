@@ -95,10 +95,10 @@ def compress(
                 "warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each "
                 "other; uninstall both, then install the one you want"
             )
+        config = _config(context, config_path)
         model = common.model_path(model)
         common.check_json_path(json_path, model, output, report_path)
         common.check_page_path(report_path, model, output)
-        config = _config(context, config_path)
         with ExitStack() as stack:
             page, document = (_staged(path, stack) for path in (report_path, json_path))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,16 +19,12 @@ from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.config import OPTIONS, Config
-from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import SuppliedShapes
-from lbyl_onnx.io.text_file import write_whole
-from lbyl_onnx.methods.registry import find_method, method_names
+from lbyl_onnx.methods.registry import method_names
 from lbyl_onnx.option_types import Attention, Hardware, Provider, Quantize, Scope, number_of
-from lbyl_onnx.sweep import schedulers
-from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
-from lbyl_onnx.sweep.output import as_csv, as_svg
-from lbyl_onnx.sweep.types import Failure, Outcome, Sweep
+from lbyl_onnx.sweeps import run
+from lbyl_onnx.sweeps.types import Failure, Outcome, Sweep
 from lbyl_onnx.text import milliseconds, printable, share
 
 # The options that every cell of a sweep has in common.
@@ -87,15 +82,6 @@ def _quantizations(
     if not set(parts) <= named.keys():
         raise click.BadParameter(f"give some of {','.join(named)}")
     return tuple(named[part] for part in parts)
-
-
-def _options_of(
-    method: str, methods: Sequence[str], supplied: Sequence[tuple[str, str]]
-) -> tuple[tuple[str, str], ...]:
-    """Return the options that a method has, with those that no method has: an error tells them."""
-    option_names = {name: {option.name for option in find_method(name).options} for name in methods}
-    others = set().union(*option_names.values()) - option_names[method]
-    return tuple((name, value) for name, value in supplied if name not in others)
 
 
 @click.command("sweep", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
@@ -192,40 +178,32 @@ def sweep(
     if labels is not None and inputs is None:
         raise click.UsageError("--labels are of --inputs; give both")
     with common.errors_in_one_line(debug, models[0] if len(models) == 1 else None):
-        paths = tuple(map(common.model_path, dict.fromkeys(models)))
-        common.check_json_path(json_path, *paths)
-        configs = [
-            Config(
-                ratio=ratio,
-                method=method,
-                criterion=criterion,
-                method_options=_options_of(method, methods, method_options),
-                scope=scope,
-                attention=attention,
-                round_to=round_to,
-                hardware=hardware,
-                seed=seed,
-                provider=provider,
-                input=input,
-                input_shape=input_shape,
-                quantize=kind,
-            )
-            for method in methods
-            for kind in quantizations
-            for ratio in ratios
-            if ratio > 0.0 or kind is not None or len(quantizations) == 1
-        ]
-        where = schedulers.local(workers) if scheduler is None else schedulers.dask(scheduler)
-        cells = plan_cells(
-            [Path(path) for path in paths],
-            configs,
-            ScoringData(inputs, labels, seed, input_shape, input),
-            __version__,
+        common.check_json_path(json_path, *models)
+        config = Config(
+            criterion=criterion,
+            scope=scope,
+            attention=attention,
+            round_to=round_to,
+            hardware=hardware,
+            seed=seed,
+            provider=provider,
+            input=input,
+            input_shape=input_shape,
         )
-        make_folder(folder)
         with common.shown_progress(quiet) as progress:
-            result = run_sweep(
-                cells, folder, where, lambda done, total: progress("measuring cells", done, total)
+            result = run.sweep(
+                models,
+                folder,
+                ratios=ratios,
+                methods=methods,
+                quantize=quantizations,
+                method_options=method_options,
+                inputs=inputs,
+                labels=labels,
+                config=config,
+                workers=workers,
+                scheduler=scheduler,
+                progress=progress,
             )
         _write(result, folder, quiet, json_path)
     if result.failures:
@@ -233,9 +211,6 @@ def sweep(
 
 
 def _write(result: Sweep, folder: Path, quiet: bool, json_path: str | None) -> None:
-    if result.outcomes:
-        write_whole(as_csv(result), folder / "sweep.csv")
-        write_whole(as_svg(result), folder / "sweep.svg")
     document = {"lbyl_onnx": __version__, **asdict(result)}
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     if json_path != "-":

@@ -40,7 +40,7 @@ ORDER = {
     "inspection": "the stages without a result",
     "report": "results, rendered",
     "integrations": "the pipeline in other tools",
-    "sweep": "many compressions",
+    "sweeps": "many compressions",
     "cli": "the command line",
     "process": "the processes in which the command line runs",
 }
