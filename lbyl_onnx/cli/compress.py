@@ -23,7 +23,6 @@ from lbyl_onnx.report.terminal import print_result
 from lbyl_onnx.report.versions import versions
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.layout import Lines
-from lbyl_onnx.runtime.providers import both_distributions
 from lbyl_onnx.target import Kind
 from lbyl_onnx.text import printable
 
@@ -90,11 +89,6 @@ def compress(
     if output is None and not dry_run:
         raise click.UsageError("give OUT.onnx, or --dry-run to write nothing")
     with common.errors_in_one_line(debug, model, None if dry_run else output):
-        if both_distributions():
-            common.say(
-                "warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each "
-                "other; uninstall both, then install the one you want"
-            )
         config = _config(context, config_path)
         model = common.model_path(model)
         common.check_json_path(json_path, model, output, report_path)

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from lbyl_onnx import Config, VerificationError, __version__, compress, pipeline
 from lbyl_onnx.cli import main
-from lbyl_onnx.runtime import timing
+from lbyl_onnx.runtime import distributions, timing
 from tests.support.net import Net
 
 
@@ -250,14 +250,13 @@ def test_names_that_would_move_the_cursor_are_spelled_out(sample: Path, tmp_path
     assert "stem\\x1b[2J[red]" in result.stdout
 
 
-def test_both_onnxruntimes_are_warned_of(
+def test_two_onnxruntimes_are_warned_of(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The package has the command itself under the module's name.
-    module = sys.modules["lbyl_onnx.cli.compress"]
-    monkeypatch.setattr(module, "both_distributions", lambda: True)
+    monkeypatch.setattr(distributions, "runtimes", lambda: {"onnxruntime": "1", "ort-nightly": "2"})
     result = run("compress", sample, tmp_path / "out.onnx")
     assert result.exit_code == 0
+    assert "warning: onnxruntime and ort-nightly are both installed" in result.stderr
     assert "uninstall both" in result.stderr
 
 
