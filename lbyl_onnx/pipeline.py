@@ -56,6 +56,7 @@ from lbyl_onnx.runtime.baseline import (
 )
 from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.runtime.sizes.input_shapes import Sizes
+from lbyl_onnx.signature import with_options
 from lbyl_onnx.target import Target
 from lbyl_onnx.types import Progress
 
@@ -101,6 +102,7 @@ class _Rewritten:
     statistics: SampleSource
 
 
+@with_options
 def compress(
     model: ModelLike,
     output: str | os.PathLike[str] | None = None,
@@ -119,27 +121,27 @@ def compress(
 
     Parameters
     ----------
-    model
-        A path, of a file or of a folder that holds one model, or a model in memory; it is not
-        changed.
-    output
+    model : path or ModelProto
+        The model's file, a folder that holds one, or a model in memory; it is not changed.
+    output : path, default=None
         Where to write; None gives the compressed model in the result.
-    config
+    config : Config, default=None
         The options together; `Config()` without.
-    dry_run
+    dry_run : bool, default=False
         Do and verify everything, write nothing.
-    force
+    force : bool, default=False
         Overwrite an existing output.
-    progress
-        Called with each stage as it begins.
-    detailed
+    progress : callable, default=None
+        Called with each stage as it begins and goes on: what is being done, how much of it is done,
+        and how much there is. What it raises stops the work, and nothing is written.
+    detailed : bool, default=False
         Whether to describe each layer before and after, too, and time it.
-    before_writing
+    before_writing : callable, default=None
         Called with the result before the output takes its place; what it raises keeps the output
         from being written.
-    effort
+    effort : Effort, default=Effort()
         How much to spend on what is measured; less for a result that need not be as good.
-    samples
+    samples : array, dict of arrays, or iterable of these, default=None
         Unlabelled samples in memory, in place of the option `calibration`: an array for a model
         with one input, or arrays by the names of the inputs, whose first axis counts samples; or
         an iterable of such batches, which may differ in size along dynamic axes.

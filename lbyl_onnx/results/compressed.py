@@ -22,12 +22,14 @@ from lbyl_onnx.results.rendering import (
     costs_table,
     fidelity_text,
     groups_part,
+    many,
+    nearness,
     quantised_lines,
     refusals_part,
 )
 from lbyl_onnx.runtime.timing import PairedLatency
 from lbyl_onnx.target import amount
-from lbyl_onnx.text import count, printable
+from lbyl_onnx.text import count, milliseconds, printable, share, size
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,31 @@ class CompressResult:
             f"parameters {count(self.before.parameters)} -> {count(self.after.parameters)}, "
             f"MACs {count(self.before.macs)} -> {count(self.after.macs)}, "
             f"{len(self.groups)} groups pruned, {len(self.refusals)} skipped>"
+        )
+
+    def __str__(self) -> str:
+        """Return five lines: what was done, what it saves, and how near the outputs are."""
+        before, after, times = self.before, self.after, self.latency
+        removed = sum(group.channels - group.kept for group in self.groups)
+        done = f"{removed:,} channels removed in {many(len(self.groups), 'group')}"
+        where = "a model in memory" if self.output is None else printable(str(self.output))
+        warned = f", {many(len(self.warnings), 'warning')}" if self.warnings else ""
+        costs = (
+            ("parameters", before.parameters, after.parameters, count),
+            ("MACs", before.macs, after.macs, count),
+            ("file", self.size_before, self.size_after, size),
+        )
+        saved = [f"{name} {form(a)} -> {form(b)} ({share(b, a)})" for name, a, b, form in costs]
+        sides = (milliseconds(times.before.median), milliseconds(times.after.median))
+        return "\n".join(
+            (
+                f"{where}: {self.target.text}, method {self.config.method}",
+                ", ".join(saved[:2]),
+                f"{saved[2]}, time {sides[0]} -> {sides[1]} ({times})",
+                f"outputs, on {self.verification.fidelity.inputs}: "
+                f"{nearness(self.verification.fidelity)}",
+                f"{done}, {len(self.refusals)} skipped{warned}; .summary() lists them",
+            )
         )
 
     def summary(self, width: int = 100) -> str:
