@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from lbyl_onnx.errors import LbylOnnxError, ModelError, OutputError, first_line
 from lbyl_onnx.guard.bounds import bounded, seconds_for
-from lbyl_onnx.io.atomic import scratch
+from lbyl_onnx.io.atomic import check_data, scratch
 from lbyl_onnx.io.external_data import (
     State,
     TensorReader,
@@ -158,7 +158,7 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
     ------
     OutputError
         When it is the input, a folder or no regular file, when it exists and `force` is False,
-        or when its folder does not exist.
+        when its folder does not exist, or when the file for its weights is another's.
     """
     check_name(path, OutputError)
     try:
@@ -178,6 +178,7 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
         raise OutputError(f"the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"the folder {path.parent} cannot be written to; choose another")
+    check_data(path, force)
 
 
 @contextmanager
