@@ -47,6 +47,7 @@ _HOMES = {
     "runtime.timing": "Latency PairedLatency",
     "sweeps.run": "sweep",
     "sweeps.types": "Failure Measures Outcome Sweep",
+    "types": "Stage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted((*_HOME_OF, "__version__"))
@@ -128,6 +129,7 @@ if TYPE_CHECKING:
         Outcome as Outcome,
         Sweep as Sweep,
     )
+    from lbyl_onnx.types import Stage as Stage
 
 
 def __getattr__(name: str) -> object:

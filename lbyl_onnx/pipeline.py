@@ -58,7 +58,7 @@ from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.runtime.sizes.input_shapes import Sizes
 from lbyl_onnx.signature import with_options
 from lbyl_onnx.target import Target
-from lbyl_onnx.types import Progress
+from lbyl_onnx.types import Progress, numbered
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 # Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
@@ -132,8 +132,8 @@ def compress(
     force : bool, default=False
         Overwrite an existing output.
     progress : callable, default=None
-        Called with each stage as it begins and goes on: what is being done, how much of it is done,
-        and how much there is. What it raises stops the work, and nothing is written.
+        Called with each stage as it begins and goes on: what is being done, a `Stage`, how much of
+        it is done, and how much there is. What it raises stops the work, and nothing is written.
     detailed : bool, default=False
         Whether to describe each layer before and after, too, and time it.
     before_writing : callable, default=None
@@ -174,7 +174,7 @@ def compress(
         config.check_samples("samples")
         if config.calibration is not None:
             raise OptionError("samples and calibration are given; give one of them")
-    progress = progress or (lambda stage, done, total: None)
+    progress = numbered(progress or (lambda stage, done, total: None), _stages(config))
     place = None if output is None or dry_run else Path(output)
     provider = providers.provider_name(config.provider)
     with contextlib.ExitStack() as stack:
@@ -207,6 +207,25 @@ def compress(
         if place is not None:
             atomic.publish(staged, place)
         return result
+
+
+def _stages(config: Config) -> tuple[str, ...]:
+    """The stages of one call, in order; those that may be left out are not among them."""
+    searched = config.allotted == "auto" or config.target.kind not in ("ratio", "macs")
+    stages = {
+        "running the original": True,
+        "finding channel groups": True,
+        "weighing heads against dims": config.attention == "auto",
+        "looking for what can go": searched,
+        "measuring sensitivities": searched,
+        "compensating": True,
+        "rewriting": True,
+        "repairing": config.needs_moments,
+        "timing": config.target.kind == "latency",
+        "verifying": True,
+        "quantising": config.quantize is not None,
+    }
+    return tuple(name for name, done in stages.items() if done)
 
 
 def _configured(config: Config | None, options: Mapping[str, Any]) -> Config:

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lbyl_onnx import types
 from lbyl_onnx.errors import LbylOnnxError, first_line
@@ -174,13 +180,24 @@ def shown_progress(quiet: bool) -> Iterator[types.Progress]:
     if quiet or not console.is_terminal:
         yield lambda stage, done, total: note(doing=stage)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}")),
+        *(TimeElapsedColumn(), TimeRemainingColumn()),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("starting", total=None, amount="")
+        current = ""
 
         def show(stage: str, done: int, total: int) -> None:
+            nonlocal current
             note(doing=stage)
-            # A stage that is not counted pulses.
-            bar.update(task, description=stage, completed=done, total=total if total > 1 else None)
+            place = f"{stage.number}/{stage.of} " if isinstance(stage, types.Stage) else ""
+            # A stage that is not counted pulses; the time left is that of the stage alone.
+            counted = total if total > 1 else None
+            if stage != current:
+                current = str(stage)
+                bar.reset(task, description=place + stage, total=counted, amount="")
+            amount = "" if counted is None else f"{done} of {total}"
+            bar.update(task, completed=done, total=counted, amount=amount)
 
         yield show

@@ -55,14 +55,16 @@ def inspect(
     with common.errors_in_one_line(debug, model):
         model = common.model_path(model)
         common.check_json_path(json_path, model)
-        result = inspection.inspect(
-            model,
-            scope=scope,
-            attention=attention,
-            sensitivity=sensitivity,
-            input_shape=input_shape,
-            input=input,
-        )
+        with common.shown_progress(quiet) as progress:
+            progress("inspecting", 0, 1)
+            result = inspection.inspect(
+                model,
+                scope=scope,
+                attention=attention,
+                sensitivity=sensitivity,
+                input_shape=input_shape,
+                input=input,
+            )
         common.write_json_to(inspection_as_json(result, model, __version__), json_path)
         if quiet:
             return

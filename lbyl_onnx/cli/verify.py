@@ -83,15 +83,17 @@ def verify(
     with common.errors_in_one_line(debug, compressed):
         original, compressed = map(common.model_path, (original, compressed))
         common.check_json_path(json_path, original, compressed)
-        comparison = compare_models(
-            original,
-            compressed,
-            inputs=inputs,
-            labels=labels,
-            provider=provider,
-            input_shape=input_shape,
-            score=score,
-        )
+        with common.shown_progress(quiet) as progress:
+            progress("comparing", 0, 1)
+            comparison = compare_models(
+                original,
+                compressed,
+                inputs=inputs,
+                labels=labels,
+                provider=provider,
+                input_shape=input_shape,
+                score=score,
+            )
         common.write_json_to(
             comparison_as_json(comparison, original, compressed, __version__), json_path
         )

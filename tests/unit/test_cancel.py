@@ -7,12 +7,42 @@ from pathlib import Path
 import onnx
 import pytest
 
-from lbyl_onnx import CompressResult, compress
+from lbyl_onnx import CompressResult, Stage, compress
+from lbyl_onnx.types import numbered
 from tests.support.architectures import chain
 
 
 class StoppedError(Exception):
     pass
+
+
+def test_stages_know_their_place() -> None:
+    stages: list[Stage] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        assert isinstance(stage, Stage)
+        stages.append(stage)
+
+    compress(chain(), progress=progress, provider="cpu", round_to=1, method="none")
+    places = {str(stage): (stage.number, stage.of) for stage in stages}
+    assert places == {
+        "running the original": (1, 5),
+        "finding channel groups": (2, 5),
+        "compensating": (3, 5),
+        "rewriting": (4, 5),
+        "verifying": (5, 5),
+    }
+
+
+def test_a_stage_that_is_not_foreseen_is_part_of_the_one_before() -> None:
+    calls: list[tuple[str, int, int]] = []
+    progress = numbered(
+        lambda stage, done, total: calls.append((stage, getattr(stage, "number", 0), done)),
+        ("one", "two", "three"),
+    )
+    for name in ("two", "another", "one"):
+        progress(name, 7, 9)
+    assert calls == [("two", 2, 7), ("another", 2, 7), ("one", 1, 7)]
 
 
 def counted(model: Path, output: Path, stop_at: int | None) -> list[tuple[str, int, int]]:
