@@ -45,6 +45,9 @@ _HOMES = {
     "results.groups": "GroupReport",
     "results.inputs": "InputReport",
     "runtime.timing": "Latency PairedLatency",
+    "sweeps.run": "sweep",
+    "sweeps.types": "Failure Measures Outcome Sweep",
+    "types": "Stage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted((*_HOME_OF, "__version__"))
@@ -121,6 +124,14 @@ if TYPE_CHECKING:
     from lbyl_onnx.results.groups import GroupReport as GroupReport
     from lbyl_onnx.results.inputs import InputReport as InputReport
     from lbyl_onnx.runtime.timing import Latency as Latency, PairedLatency as PairedLatency
+    from lbyl_onnx.sweeps.run import sweep as sweep
+    from lbyl_onnx.sweeps.types import (
+        Failure as Failure,
+        Measures as Measures,
+        Outcome as Outcome,
+        Sweep as Sweep,
+    )
+    from lbyl_onnx.types import Stage as Stage
 
 
 def __getattr__(name: str) -> object:

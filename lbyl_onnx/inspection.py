@@ -37,6 +37,7 @@ from lbyl_onnx.option_types import Attention, Provider, Scope
 from lbyl_onnx.results.inputs import InputReport, input_reports
 from lbyl_onnx.runtime import providers
 from lbyl_onnx.runtime.baseline import Baseline, input_shapes, run_baseline
+from lbyl_onnx.text import count, printable
 
 # Shares of a group's channels whose loss is predicted.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -128,6 +129,19 @@ class Inspection:
     refusals: tuple[Refusal, ...]
     inputs: tuple[InputReport, ...] = ()
 
+    def __str__(self) -> str:
+        """Return a few lines: what the model costs, and what of that is within reach."""
+        costs, reach, inputs = self.costs, self.reach, self.inputs
+        return "\n".join(
+            (
+                f"{count(costs.parameters)} parameters, {count(costs.macs)} MACs",
+                f"within reach: {reach.parameters:.1%} of parameters, {reach.macs:.1%} of MACs",
+                f"{len(self.groups)} channel groups, {len(self.refusals)} skipped",
+                *(printable(entry.description) for entry in inputs[:1]),
+                *((f"... and {len(inputs) - 1} more inputs",) if len(inputs) > 1 else ()),
+            )
+        )
+
 
 def inspect(
     model: onnx.ModelProto | str | os.PathLike[str],
@@ -144,7 +158,7 @@ def inspect(
     Parameters
     ----------
     model
-        A path, or a model in memory.
+        A path, of a file or of a folder that holds one model, or a model in memory.
     scope
         As for `compress`.
     provider

@@ -53,6 +53,36 @@ def _number(value: object) -> float:
         return math.inf
 
 
+def number_of(text: str) -> float:
+    """Read a number as the user writes it: "0.3", or in percent, "30%".
+
+    Raises
+    ------
+    ValueError
+        For a text that is none.
+
+    Examples
+    --------
+    >>> number_of("30%")
+    0.3
+    """
+    number, percent, rest = text.strip().partition("%")
+    # By its exponent it is rounded once, as 0.3 is.
+    return float(f"{number.rstrip()}e-2" if percent and not rest else text)
+
+
+def _number_or_percent(value: object) -> float:
+    """Read a number, and a text in percent; any other text is likelier a mistake."""
+    if isinstance(value, str):
+        try:
+            if len(value) <= LONGEST_TEXT and value.endswith("%"):
+                return number_of(value)
+        except ValueError:
+            pass
+        raise TypeError("a number, or a text in percent, as 30%")
+    return _number(value)
+
+
 def _finite(value: object) -> float:
     number = _number(value)
     if not math.isfinite(number):
@@ -173,29 +203,34 @@ class OptionType:
         What a value is called on the command line, where the option says nothing else.
     read
         Gives a value of Python or of a file its type.
+    python
+        What a value is in Python, for its help.
     by_glob
         Whether it is pairs of a glob and a number.
     """
 
     name: str
     read: Read
+    python: str
     by_glob: bool = False
 
 
-NUMBER = OptionType("X", _number)
-WHOLE = OptionType("N", _whole)
-TEXT = OptionType("TEXT", _text)
-PATH = OptionType("PATH", _path)
-PATHS = OptionType("PATH", _paths)
-AMOUNT = OptionType("50%|N", _amount)
-WHOLE_OR_AUTO = OptionType("N|auto", _step)
-GLOBS = OptionType("GLOB", _globs)
-NUMBERS = OptionType("X,..", _numbers)
-NUMBER_BY_GLOB = OptionType("GLOB=X", _by_glob(_number), by_glob=True)
-WHOLE_BY_GLOB = OptionType("GLOB=N", _by_glob(_whole), by_glob=True)
-NAMED_VALUES = OptionType("NAME=VALUE", _by_name)
-SHAPES = OptionType("[NAME:]1,3,48,320", read_shapes)
-CHOICES = OptionType("[NAME=]KIND[,..]", read_choices)
+NUMBER = OptionType("X", _number_or_percent, "float")
+WHOLE = OptionType("N", _whole, "int")
+TEXT = OptionType("TEXT", _text, "str")
+PATH = OptionType("PATH", _path, "path")
+PATHS = OptionType("PATH", _paths, "path or list of paths")
+AMOUNT = OptionType("50%|N", _amount, "str or float")
+WHOLE_OR_AUTO = OptionType("N|auto", _step, "int or 'auto'")
+GLOBS = OptionType("GLOB", _globs, "glob or list of globs")
+NUMBERS = OptionType("X,..", _numbers, "list of floats")
+NUMBER_BY_GLOB = OptionType(
+    "GLOB=X", _by_glob(_number_or_percent), "dict of floats by glob", by_glob=True
+)
+WHOLE_BY_GLOB = OptionType("GLOB=N", _by_glob(_whole), "dict of ints by glob", by_glob=True)
+NAMED_VALUES = OptionType("NAME=VALUE", _by_name, "dict of values by name")
+SHAPES = OptionType("[NAME:]1,3,48,320", read_shapes, "dict of shapes by name")
+CHOICES = OptionType("[NAME=]KIND[,..]", read_choices, "str, list or dict by name")
 
 
 @dataclass(frozen=True)
@@ -318,8 +353,17 @@ def options_of(declared: Any) -> dict[str, Option]:
 
 def documented(declared: Any) -> str:
     """Return the options of a dataclass as the Parameters section of its docstring."""
-    entries = (f"{name}\n    {text.help}" for name, text in options_of(declared).items())
-    return "\n".join(("Parameters", "----------", *entries))
+    return "\n".join(("Parameters", "----------", *entries(declared)))
+
+
+def entries(declared: Any) -> Iterator[str]:
+    """Yield each option of a dataclass as an entry of a docstring, with its type and default."""
+    defaults = {entry.name: entry.default for entry in fields(declared)}
+    for name, option in options_of(declared).items():
+        kind = option.type.python
+        if option.choices is not None:
+            kind = f"{{{', '.join(map(repr, option.choices()))}}}"
+        yield f"{name} : {kind}, default={defaults[name]!r}\n    {option.help}"
 
 
 class Options(TypedDict, total=False):

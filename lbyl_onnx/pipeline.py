@@ -63,8 +63,9 @@ from lbyl_onnx.runtime.baseline import (
 )
 from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.runtime.sizes.input_shapes import Sizes
+from lbyl_onnx.signature import with_options
 from lbyl_onnx.target import Target
-from lbyl_onnx.types import Progress
+from lbyl_onnx.types import Progress, numbered
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 # Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
@@ -108,6 +109,7 @@ class _Rewritten:
     statistics: SampleSource
 
 
+@with_options
 def compress(
     model: ModelLike,
     output: str | os.PathLike[str] | None = None,
@@ -126,26 +128,27 @@ def compress(
 
     Parameters
     ----------
-    model
-        A path, or a model in memory; it is not changed.
-    output
+    model : path or ModelProto
+        The model's file, a folder that holds one, or a model in memory; it is not changed.
+    output : path, default=None
         Where to write; None gives the compressed model in the result.
-    config
+    config : Config, default=None
         The options together; `Config()` without.
-    dry_run
+    dry_run : bool, default=False
         Do and verify everything, write nothing.
-    force
+    force : bool, default=False
         Overwrite an existing output.
-    progress
-        Called with each stage as it begins.
-    detailed
+    progress : callable, default=None
+        Called with each stage as it begins and goes on: what is being done, a `Stage`, how much of
+        it is done, and how much there is. What it raises stops the work, and nothing is written.
+    detailed : bool, default=False
         Whether to describe each layer before and after, too, and time it.
-    before_writing
+    before_writing : callable, default=None
         Called with the result before the output takes its place; what it raises keeps the output
         from being written.
-    effort
+    effort : Effort, default=Effort()
         How much to spend on what is measured; less for a result that need not be as good.
-    samples
+    samples : array, dict of arrays, or iterable of these, default=None
         Unlabelled samples in memory, in place of the option `calibration`: an array for a model
         with one input, or arrays by the names of the inputs, whose first axis counts samples; or
         an iterable of such batches, which may differ in size along dynamic axes.
@@ -178,13 +181,13 @@ def compress(
         config.check_samples("samples")
         if config.calibration is not None:
             raise OptionError("samples and calibration are given; give one of them")
-    progress = progress or (lambda stage, done, total: None)
+    progress = numbered(progress or (lambda stage, done, total: None), _stages(config))
     place = None if output is None or dry_run else Path(output)
-    named = None if isinstance(model, onnx.ModelProto) else Path(model)
     provider = providers.provider_name(config.provider)
     with contextlib.ExitStack() as stack:
         stack.enter_context(new_objects_only())
         source = stack.enter_context(reader.on_disk(model))
+        named = None if isinstance(model, onnx.ModelProto) else source
         if place is not None:
             reader.check_output(place, source, force)
         scratch = stack.enter_context(atomic.scratch())
@@ -211,6 +214,25 @@ def compress(
         if place is not None:
             atomic.publish(staged, place)
         return result
+
+
+def _stages(config: Config) -> tuple[str, ...]:
+    """The stages of one call, in order; those that may be left out are not among them."""
+    searched = config.allotted == "auto" or config.target.kind not in ("ratio", "macs")
+    stages = {
+        "running the original": True,
+        "finding channel groups": True,
+        "weighing heads against dims": config.attention == "auto",
+        "looking for what can go": searched,
+        "measuring sensitivities": searched,
+        "compensating": True,
+        "rewriting": True,
+        "repairing": config.needs_moments,
+        "timing": config.target.kind == "latency",
+        "verifying": True,
+        "quantising": config.quantize is not None,
+    }
+    return tuple(name for name, done in stages.items() if done)
 
 
 def _configured(config: Config | None, options: Mapping[str, Any]) -> Config:

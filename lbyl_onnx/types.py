@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,50 @@ Array = NDArray[np.generic]
 DEFAULT_DOMAINS = ("", "ai.onnx")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
+
+
+class Stage(str):
+    """The name of a stage of the work, which knows its place among all of them.
+
+    Parameters
+    ----------
+    name
+        What is being done.
+    number, of
+        Which stage it is, from 1, and how many there are. A search for a target does some of them
+        again.
+    """
+
+    number: int
+    of: int
+
+    def __new__(cls, name: str, number: int, of: int) -> Stage:
+        """Return a text that has both numbers, too."""
+        stage = super().__new__(cls, name)
+        stage.number, stage.of = number, of
+        return stage
+
+
+def numbered(progress: Progress, names: Sequence[str]) -> Progress:
+    """Return a callback that gives another one each stage as a `Stage`.
+
+    Parameters
+    ----------
+    progress
+        The other one.
+    names
+        The stages in order; one that is not among them counts as part of that before it.
+    """
+    at = 0
+
+    def call(stage: str, done: int, total: int) -> None:
+        nonlocal at
+        at = names.index(stage) if stage in names else at
+        progress(Stage(stage, at + 1, len(names)), done, total)
+
+    return call
+
+
 OperatorKey = tuple[str, str]
 """Domain and name of an operator; the domain of ONNX's own is ""."""
 

@@ -12,8 +12,8 @@ from docs.figures.writing import alone, write
 from lbyl_onnx import Config, __version__
 from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.report.svg import Axis, Series, curves
-from lbyl_onnx.sweep.cells import plan_cells, run_cell
-from lbyl_onnx.sweep.types import Outcome
+from lbyl_onnx.sweeps.cells import plan_cells, run_cell
+from lbyl_onnx.sweeps.types import Outcome
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 METHODS: tuple[str, ...] = ("none", "nm", "lbyl", "lbyl+")

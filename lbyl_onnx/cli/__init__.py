@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import click
 
+from lbyl_onnx.cli.common import say
 from lbyl_onnx.cli.compress import compress
+from lbyl_onnx.cli.doctor import doctor
 from lbyl_onnx.cli.help import WordKeepingGroup
 from lbyl_onnx.cli.inspect import inspect
 from lbyl_onnx.cli.sweep import sweep
 from lbyl_onnx.cli.verify import verify
 from lbyl_onnx.report.versions import versions
+from lbyl_onnx.runtime.distributions import clash
 
 _EXAMPLES = """\b
 Examples:
@@ -40,7 +43,10 @@ def _print_versions(context: click.Context, _: click.Parameter, requested: bool)
 )
 def main() -> None:
     """Prune channels from any ONNX model and repair it in closed form, without data."""
+    problem = clash()
+    if problem is not None:
+        say(f"warning: {problem}")
 
 
-for command in (compress, inspect, sweep, verify):
+for command in (compress, doctor, inspect, sweep, verify):
     main.add_command(command)

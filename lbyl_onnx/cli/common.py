@@ -9,23 +9,46 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lbyl_onnx import types
 from lbyl_onnx.errors import LbylOnnxError, first_line
 from lbyl_onnx.guard.breadcrumbs import note
+from lbyl_onnx.io.locate import find_model
 from lbyl_onnx.io.text_file import check_writable, discard, write_whole
 from lbyl_onnx.text import printable, short
 
 _INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 _LONGEST_LINE = 1800  # characters; names in an error are the model's
+_NO_WIDTH = 1_000_000  # cells, more than any line has
+# Shells complete the paths of what has this type.
+PATH = click.Path()
 json_option = click.option(
     "--json",
     "json_path",
+    type=click.Path(allow_dash=True),
     metavar="FILE|-",
     help="Write the report as JSON; tables then go to stderr.",
 )
+quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+def model_path(path: str) -> str:
+    """Return the path of the model that a word of the command line means.
+
+    Raises
+    ------
+    ModelError
+        See `find_model`.
+    """
+    return str(find_model(Path(path)))
 
 
 def write_json_to(text: str, json_path: str | None) -> None:
@@ -59,8 +82,14 @@ def _check(option: str, path: str | None, others: Sequence[str | None], opening:
 
 
 def console_for(json_path: str | None) -> Console:
-    """Return where tables go: stderr where JSON takes stdout; plain text where it is piped."""
-    return Console(stderr=json_path is not None, highlight=False)
+    """Return where tables go: stderr where JSON takes stdout; plain text where it is piped.
+
+    What is piped has no width: each row is a line, for `grep` and the like.
+    """
+    console = Console(stderr=json_path is not None, highlight=False)
+    if not console.is_terminal:
+        console.width = _NO_WIDTH
+    return console
 
 
 def say(message: str) -> None:
@@ -151,13 +180,24 @@ def shown_progress(quiet: bool) -> Iterator[types.Progress]:
     if quiet or not console.is_terminal:
         yield lambda stage, done, total: note(doing=stage)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}")),
+        *(TimeElapsedColumn(), TimeRemainingColumn()),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("starting", total=None, amount="")
+        current = ""
 
         def show(stage: str, done: int, total: int) -> None:
+            nonlocal current
             note(doing=stage)
-            # A stage that is not counted pulses.
-            bar.update(task, description=stage, completed=done, total=total if total > 1 else None)
+            place = f"{stage.number}/{stage.of} " if isinstance(stage, types.Stage) else ""
+            # A stage that is not counted pulses; the time left is that of the stage alone.
+            counted = total if total > 1 else None
+            if stage != current:
+                current = str(stage)
+                bar.reset(task, description=place + stage, total=counted, amount="")
+            amount = "" if counted is None else f"{done} of {total}"
+            bar.update(task, completed=done, total=counted, amount=amount)
 
         yield show

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from lbyl_onnx.report.json import as_json
 from lbyl_onnx.report.terminal import print_result
 from lbyl_onnx.report.versions import versions
 from lbyl_onnx.results.compressed import CompressResult
-from lbyl_onnx.runtime.providers import both_distributions
+from lbyl_onnx.results.layout import Lines
 from lbyl_onnx.target import GOALS
+from lbyl_onnx.text import printable
 
 _OWN_SECTIONS = {
     HOW_MUCH: ("--config",),
@@ -46,8 +48,8 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 
 
 @click.command("compress", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
-@click.argument("model", metavar="IN.onnx")
-@click.argument("output", metavar="OUT.onnx", required=False)
+@click.argument("model", metavar="IN.onnx", type=common.PATH)
+@click.argument("output", metavar="OUT.onnx", type=common.PATH, required=False)
 @config_options()
 @click.option(
     "--config",
@@ -58,10 +60,11 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 )
 @click.option("--dry-run", is_flag=True, help="Do and verify everything, write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@common.quiet_option
 @click.option(
     "--report",
     "report_path",
+    type=common.PATH,
     metavar="FILE.html",
     help="Write a page with pictures: layers, latency, fidelity, what was skipped.",
 )
@@ -86,14 +89,10 @@ def compress(
     if output is None and not dry_run:
         raise click.UsageError("give OUT.onnx, or --dry-run to write nothing")
     with common.errors_in_one_line(debug, model, None if dry_run else output):
-        if both_distributions():
-            common.say(
-                "warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each "
-                "other; uninstall both, then install the one you want"
-            )
+        config = _config(context, config_path)
+        model = common.model_path(model)
         common.check_json_path(json_path, model, output, report_path)
         common.check_page_path(report_path, model, output)
-        config = _config(context, config_path)
         with ExitStack() as stack:
             page, document = (_staged(path, stack) for path in (report_path, json_path))
 
@@ -121,9 +120,20 @@ def compress(
                         staged.put()
         with common.failures_as_warnings():
             if not quiet:
-                print_result(result, model, common.console_for(json_path))
+                console = common.console_for(json_path)
+                print_result(result, model, console)
+                console.print(Lines(f"\n{_next_step(result, model)}"), crop=False)
             if json_path == "-":
                 common.write_json_to(as_json(result, model, __version__), json_path)
+
+
+def _next_step(result: CompressResult, model: str) -> str:
+    """What is likely to be done next with a result."""
+    if result.output is None:
+        return "next: give OUT.onnx in place of --dry-run"
+    verify = shlex.join(["lbyl-onnx", "verify", model, str(result.output)])
+    step = f"next: {printable(verify)} (on data of your own: --inputs DATA.npz --labels KEY)"
+    return step if result.quantised else f"{step}; to quantise it, too: --quantize int8"
 
 
 def _staged(path: str | None, stack: ExitStack) -> StagedText | None:

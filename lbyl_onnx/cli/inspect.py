@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from lbyl_onnx import __version__, inspection
@@ -13,11 +15,13 @@ from lbyl_onnx.input_options.shapes import SuppliedShapes
 from lbyl_onnx.option_types import Attention, Scope
 from lbyl_onnx.report.json import inspection_as_json
 from lbyl_onnx.report.terminal import print_inspection
+from lbyl_onnx.results.layout import Lines
+from lbyl_onnx.text import printable
 
 _SECTIONS = {
     "Which channels": ("--scope", "--attention", "--sensitivity"),
     "Samples": ("--input", "--input-shape"),
-    "Telling": ("--json", "--debug"),
+    "Telling": ("--json", "--quiet", "--debug"),
 }
 _EXAMPLES = """\b
 Examples:
@@ -27,12 +31,13 @@ Examples:
 
 
 @click.command("inspect", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
-@click.argument("model", metavar="MODEL.onnx")
+@click.argument("model", metavar="MODEL.onnx", type=common.PATH)
 @config_options(["scope", "attention"])
 @click.option(
     "--sensitivity", is_flag=True, help="Predict what pruning 10 to 70 % of each group does."
 )
 @config_options(["input", "input_shape"])
+@common.quiet_option
 @common.json_option
 @common.debug_option
 def inspect(
@@ -42,19 +47,28 @@ def inspect(
     sensitivity: bool,
     input: Choices,
     input_shape: SuppliedShapes,
+    quiet: bool,
     json_path: str | None,
     debug: bool,
 ) -> None:
     """Show the channel groups of MODEL.onnx, and what cannot be pruned and why."""
     with common.errors_in_one_line(debug, model):
-        common.check_json_path(json_path)
-        result = inspection.inspect(
-            model,
-            scope=scope,
-            attention=attention,
-            sensitivity=sensitivity,
-            input_shape=input_shape,
-            input=input,
-        )
+        model = common.model_path(model)
+        common.check_json_path(json_path, model)
+        with common.shown_progress(quiet) as progress:
+            progress("inspecting", 0, 1)
+            result = inspection.inspect(
+                model,
+                scope=scope,
+                attention=attention,
+                sensitivity=sensitivity,
+                input_shape=input_shape,
+                input=input,
+            )
         common.write_json_to(inspection_as_json(result, model, __version__), json_path)
-        print_inspection(result, model, common.console_for(json_path))
+        if quiet:
+            return
+        console = common.console_for(json_path)
+        print_inspection(result, model, console)
+        step = shlex.join(["lbyl-onnx", "compress", model, "OUT.onnx"])
+        console.print(Lines(f"\nnext: {printable(step)}"), crop=False)

@@ -15,7 +15,7 @@ from lbyl_onnx.config import DEFAULTS, OPTIONS, SECTIONS
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.input_options.kinds import Choices, read_choices
 from lbyl_onnx.input_options.shapes import SuppliedShapes, read_shapes
-from lbyl_onnx.option_types import Option, OptionType, shown
+from lbyl_onnx.option_types import Option, OptionType, number_of, shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -84,6 +84,26 @@ def _attributes(option: Option, default: Any) -> dict[str, Any]:
     }
 
 
+def read_number(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a number, or one in percent; a callback of Click."""
+    try:
+        return None if value is None else number_of(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{shown(value)}: give a number, as 0.3 or 30%") from error
+
+
+def read_share(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Read a number from 0 to 1, or one in percent; a callback of Click."""
+    number = read_number(context, parameter, value)
+    if number is not None and not 0.0 <= number <= 1.0:
+        raise click.BadParameter(f"{shown(value)}: give a number from 0 to 1, or 0% to 100%")
+    return number
+
+
 def _whole_or_auto(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
     if value == "auto":
         return value
@@ -114,7 +134,7 @@ def _pairs(
     for value in values:
         glob, equals, number = value.rpartition("=")
         try:
-            pairs.append((glob, float(number)))
+            pairs.append((glob, number_of(number)))
         except ValueError as error:
             raise click.BadParameter(f"{shown(value)}: give GLOB=NUMBER") from error
         if not (glob and equals and math.isfinite(pairs[-1][1])):
@@ -164,7 +184,7 @@ def _choices(
 
 
 _WORDS: Mapping[OptionType, _Words] = {
-    types.NUMBER: _Words(float),
+    types.NUMBER: _Words(str, read_number),
     types.WHOLE: _Words(int),
     types.TEXT: _Words(str),
     types.PATH: _Words(click.Path()),

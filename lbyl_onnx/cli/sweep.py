@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,16 +19,12 @@ from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.config import OPTIONS, Config
-from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import SuppliedShapes
-from lbyl_onnx.io.text_file import write_whole
-from lbyl_onnx.methods.registry import find_method, method_names
-from lbyl_onnx.option_types import Attention, Hardware, Provider, Quantize, Scope
-from lbyl_onnx.sweep import schedulers
-from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_sweep
-from lbyl_onnx.sweep.output import as_csv, as_svg
-from lbyl_onnx.sweep.types import Failure, Outcome, Sweep
+from lbyl_onnx.methods.registry import method_names
+from lbyl_onnx.option_types import Attention, Hardware, Provider, Quantize, Scope, number_of
+from lbyl_onnx.sweeps import run
+from lbyl_onnx.sweeps.types import Failure, Outcome, Sweep
 from lbyl_onnx.text import milliseconds, printable, share
 
 # The options that every cell of a sweep has in common.
@@ -61,14 +56,14 @@ def _ratios(context: click.Context, parameter: click.Parameter, value: str) -> t
     """Read FIRST:LAST:STEP, both ends included, or numbers separated by commas."""
     try:
         if ":" not in value:
-            return tuple(float(part) for part in value.split(","))
-        first, last, step = (float(part) for part in value.split(":"))
+            return tuple(map(number_of, value.split(",")))
+        first, last, step = map(number_of, value.split(":"))
         count = math.floor((last - first) / step + 1e-9) + 1
         if not 1 <= count <= _MOST_RATIOS or step <= 0:
             raise ValueError
         return tuple(round(first + number * step, 10) for number in range(count))
     except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise click.BadParameter("give FIRST:LAST:STEP, as 0.1:0.7:0.1, or 0.1,0.3") from error
+        raise click.BadParameter("give FIRST:LAST:STEP, as 0.1:0.7:0.1, or 10%,30%") from error
 
 
 def _methods(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -89,17 +84,8 @@ def _quantizations(
     return tuple(named[part] for part in parts)
 
 
-def _options_of(
-    method: str, methods: Sequence[str], supplied: Sequence[tuple[str, str]]
-) -> tuple[tuple[str, str], ...]:
-    """Return the options that a method has, with those that no method has: an error tells them."""
-    option_names = {name: {option.name for option in find_method(name).options} for name in methods}
-    others = set().union(*option_names.values()) - option_names[method]
-    return tuple((name, value) for name, value in supplied if name not in others)
-
-
 @click.command("sweep", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
-@click.argument("models", metavar="MODEL.onnx...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL.onnx...", type=common.PATH, nargs=-1, required=True)
 @click.option(
     "--ratios",
     callback=_ratios,
@@ -135,6 +121,7 @@ def _options_of(
 )
 @click.option(
     "--labels",
+    type=common.PATH,
     metavar="NAME|FILE.npy",
     help="Classes of the samples: an array in --inputs, or a file; gives the accuracy. "
     "Without it: the agreement with the original.",
@@ -160,7 +147,7 @@ def _options_of(
     metavar="DIR",
     help="Where sweep.csv, sweep.svg and the finished cells lie.",
 )
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@common.quiet_option
 @common.json_option
 @common.debug_option
 def sweep(
@@ -192,38 +179,31 @@ def sweep(
         raise click.UsageError("--labels are of --inputs; give both")
     with common.errors_in_one_line(debug, models[0] if len(models) == 1 else None):
         common.check_json_path(json_path, *models)
-        configs = [
-            Config(
-                ratio=ratio,
-                method=method,
-                criterion=criterion,
-                method_options=_options_of(method, methods, method_options),
-                scope=scope,
-                attention=attention,
-                round_to=round_to,
-                hardware=hardware,
-                seed=seed,
-                provider=provider,
-                input=input,
-                input_shape=input_shape,
-                quantize=kind,
-            )
-            for method in methods
-            for kind in quantizations
-            for ratio in ratios
-            if ratio > 0.0 or kind is not None or len(quantizations) == 1
-        ]
-        where = schedulers.local(workers) if scheduler is None else schedulers.dask(scheduler)
-        cells = plan_cells(
-            [Path(model) for model in dict.fromkeys(models)],
-            configs,
-            ScoringData(inputs, labels, seed, input_shape, input),
-            __version__,
+        config = Config(
+            criterion=criterion,
+            scope=scope,
+            attention=attention,
+            round_to=round_to,
+            hardware=hardware,
+            seed=seed,
+            provider=provider,
+            input=input,
+            input_shape=input_shape,
         )
-        make_folder(folder)
         with common.shown_progress(quiet) as progress:
-            result = run_sweep(
-                cells, folder, where, lambda done, total: progress("measuring cells", done, total)
+            result = run.sweep(
+                models,
+                folder,
+                ratios=ratios,
+                methods=methods,
+                quantize=quantizations,
+                method_options=method_options,
+                inputs=inputs,
+                labels=labels,
+                config=config,
+                workers=workers,
+                scheduler=scheduler,
+                progress=progress,
             )
         _write(result, folder, quiet, json_path)
     if result.failures:
@@ -231,9 +211,6 @@ def sweep(
 
 
 def _write(result: Sweep, folder: Path, quiet: bool, json_path: str | None) -> None:
-    if result.outcomes:
-        write_whole(as_csv(result), folder / "sweep.csv")
-        write_whole(as_svg(result), folder / "sweep.svg")
     document = {"lbyl_onnx": __version__, **asdict(result)}
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     if json_path != "-":

@@ -7,7 +7,7 @@ import click
 from lbyl_onnx import __version__
 from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
-from lbyl_onnx.cli.options import config_options
+from lbyl_onnx.cli.options import config_options, read_share
 from lbyl_onnx.errors import VerificationError
 from lbyl_onnx.evaluate.compare import Comparison, compare_models
 from lbyl_onnx.evaluate.metrics import EMPTY
@@ -22,7 +22,7 @@ _SECTIONS = {
         *("--score", "--min-score"),
     ),
     "Running": ("--provider", "--input-shape"),
-    "Telling": ("--json", "--debug"),
+    "Telling": ("--json", "--quiet", "--debug"),
 }
 _EXAMPLES = """\b
 Examples:
@@ -32,8 +32,8 @@ Examples:
 
 
 @click.command("verify", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
-@click.argument("original", metavar="ORIGINAL.onnx")
-@click.argument("compressed", metavar="COMPRESSED.onnx")
+@click.argument("original", metavar="ORIGINAL.onnx", type=common.PATH)
+@click.argument("compressed", metavar="COMPRESSED.onnx", type=common.PATH)
 @click.option(
     "--inputs",
     type=click.Path(dir_okay=False),
@@ -43,7 +43,7 @@ Examples:
 @click.option("--labels", metavar="KEY", help="Class numbers in that file: shows top-1 of both.")
 @click.option(
     "--min-agreement",
-    type=click.FloatRange(0.0, 1.0),
+    callback=read_share,
     metavar="X",
     help="Exit with 3 where an output has less: equal classes or whole numbers, else cosine.",
 )
@@ -60,6 +60,7 @@ Examples:
     help="Exit with 3 where COMPRESSED scores less.",
 )
 @config_options(["provider", "input_shape"])
+@common.quiet_option
 @common.json_option
 @common.debug_option
 def verify(
@@ -72,6 +73,7 @@ def verify(
     least_score: float | None,
     provider: Provider,
     input_shape: SuppliedShapes,
+    quiet: bool,
     json_path: str | None,
     debug: bool,
 ) -> None:
@@ -79,20 +81,24 @@ def verify(
     if least_score is not None and score is None:
         raise click.UsageError("--min-score is of --score; give both")
     with common.errors_in_one_line(debug, compressed):
-        common.check_json_path(json_path)
-        comparison = compare_models(
-            original,
-            compressed,
-            inputs=inputs,
-            labels=labels,
-            provider=provider,
-            input_shape=input_shape,
-            score=score,
-        )
+        original, compressed = map(common.model_path, (original, compressed))
+        common.check_json_path(json_path, original, compressed)
+        with common.shown_progress(quiet) as progress:
+            progress("comparing", 0, 1)
+            comparison = compare_models(
+                original,
+                compressed,
+                inputs=inputs,
+                labels=labels,
+                provider=provider,
+                input_shape=input_shape,
+                score=score,
+            )
         common.write_json_to(
             comparison_as_json(comparison, original, compressed, __version__), json_path
         )
-        print_comparison(comparison, original, compressed, common.console_for(json_path))
+        if not quiet:
+            print_comparison(comparison, original, compressed, common.console_for(json_path))
         if min_agreement is not None:
             _hold(comparison, min_agreement)
         if least_score is not None and comparison.scores and comparison.scores[1] < least_score:

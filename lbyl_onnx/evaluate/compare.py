@@ -21,6 +21,7 @@ from lbyl_onnx.evaluate.synthetic import synthetic_samples
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.input_options.shapes import SuppliedShapes, checked_shapes
+from lbyl_onnx.io.locate import find_model
 from lbyl_onnx.option_types import Provider
 from lbyl_onnx.runtime import baseline, execute, providers, timing
 from lbyl_onnx.runtime.session import Feeds, Signature
@@ -124,7 +125,7 @@ def compare_models(
     supplied_shapes = checked_shapes(input_shape)
     if inputs is not None and supplied_shapes:
         raise OptionError("input shapes are of synthetic samples; leave them out beside a file")
-    one, two = Path(original), Path(compressed)
+    one, two = find_model(Path(original)), find_model(Path(compressed))
     name = providers.provider_name(provider)
     sources = [graph_source.check_source(path) for path in (one, two)]
     first, second = (execute.signature(path, name) for path in (one, two))

@@ -13,6 +13,7 @@ from lbyl_onnx.errors import ModelError, OutputError
 from lbyl_onnx.graph.functions import written_out
 from lbyl_onnx.graph.fused import is_fused, unfused
 from lbyl_onnx.guard.bounds import bounded, seconds_for
+from lbyl_onnx.io.atomic import data_name
 from lbyl_onnx.io.external_data import State, TensorReader, changed
 from lbyl_onnx.io.files import open_regular
 from lbyl_onnx.io.reader import (
@@ -70,10 +71,10 @@ class Source:
                 raise changed(self.path, file)
 
     def check_apart(self, output: Path) -> None:
-        """Raise OutputError where an output would take the place of a file of the model."""
-        for file, _ in self.files:
-            if output.exists() and output.samefile(file):
-                raise OutputError(f"{output} holds weights of {self.path}; give another output")
+        """Raise OutputError where an output or its data would take the place of a file of these."""
+        for path in (output, output.with_name(data_name(output.name))):
+            if path.exists() and any(path.samefile(file) for file, _ in self.files):
+                raise OutputError(f"{path} holds weights of {self.path}; give another output")
 
 
 def check_source(path: Path) -> Source:

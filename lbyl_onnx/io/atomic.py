@@ -27,7 +27,7 @@ if os.name == "posix":
 
 # Of the folders that runs work in, wherever they lie.
 PREFIX, SUFFIX = "lbyl-onnx-", ".tmp"
-# Hexadecimal digits of the hash in the name of a data file.
+# Hexadecimal digits of the hash in the name of a data file, as earlier versions named it.
 DIGITS = 16
 # Seconds to wait for a lock: those of this tool are held for moments only.
 PATIENCE = 10.0
@@ -37,9 +37,14 @@ LINGER = 2.0
 _JOURNAL = "data-files"
 
 
-def data_name(model: str, digest: str) -> str:
-    """Return the name of the data file of a model, after the hash of what it holds."""
-    return f"{model}.{digest[:DIGITS]}.data"
+def data_name(model: str) -> str:
+    """Return the name of the data file of a model: what other exporters call it, too."""
+    return f"{model}_data"
+
+
+def _interim_name(model: str) -> str:
+    """The name of a data file while another takes its place, as long as the other name."""
+    return f"{model}~data"
 
 
 @contextmanager
@@ -88,32 +93,81 @@ def clear(path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(staged: Path, path: Path, patience: float = PATIENCE) -> None:
-    """Move a staged model to its place: its data first, itself in one step.
-
-    Data files are named after their content, so that a model that is there already keeps its own
-    until the new one has taken its place. Two runs that publish at once do so one after the other,
-    if the first is done within so many seconds.
+def check_data(path: Path, force: bool) -> None:
+    """Refuse an output whose data file would take the place of a file that is not its own.
 
     Raises
     ------
     OutputError
-        When a move fails, or the disk refuses what was written.
+        When another model in the folder names it; when no model does, and `force` is False.
     """
-    new = [file.name for file in staged.parent.iterdir() if file != staged]
+    data = path.with_name(data_name(path.name))
+    if not data.exists():
+        return
+    for model in _siblings(path):
+        if _holds(model, data.name):
+            raise OutputError(f"{data} holds weights of {model.name}; give another output")
+    if not force and not _holds(path, data.name):
+        raise OutputError(f"{data}, for the output's weights, exists; give --force to overwrite it")
+
+
+def publish(staged: Path, path: Path, patience: float = PATIENCE) -> None:
+    """Move a staged model to its place: its data first, itself in one step.
+
+    Where data of the same name is in use by the model that is there already, the new model comes
+    first under an interim name of its data, so that at any time a whole model is in place. Two runs
+    that publish at once do so one after the other, if the first is done within so many seconds.
+
+    Raises
+    ------
+    OutputError
+        When a move fails, the disk refuses what was written, or the data of another model would be
+        lost.
+    """
+    files = [file.name for file in staged.parent.iterdir() if file != staged]
+    new = [name for name in files if _holds(staged, name)]
+    fixed, interim = data_name(path.name), _interim_name(path.name)
     try:
         for name in [staged.name, *new]:
             _settle(staged.with_name(name))
         with _locked(path.parent, patience):
-            doubtful = [*new, *_data_files(path)]
+            doubtful = [*new, interim, *_data_files(path)]
             (staged.parent / _JOURNAL).write_text("\n".join(doubtful), encoding="utf-8")
+            if fixed in new:
+                check_data(path, force=True)
+            if fixed in new and path.with_name(fixed).exists() and _holds(path, fixed):
+                _exchange(staged, path)
+                new.remove(fixed)
             for name in new:
                 staged.with_name(name).replace(path.with_name(name))
-            breadcrumbs.note(published=_identity(staged))
-            staged.replace(path)
+            _put(staged, path)
             _drop_unnamed(path, doubtful)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _exchange(staged: Path, path: Path) -> None:
+    """Put a model in place that names its data by the interim name, then its data by its own."""
+    fixed, interim = data_name(path.name), _interim_name(path.name)
+    # Both names are of one length, so that the message stays one.
+    content = staged.read_bytes().replace(fixed.encode(), interim.encode())
+    model, link = staged.with_name("interim"), staged.with_name("link")
+    model.write_bytes(content)
+    _settle(model)
+    staged.with_name(fixed).replace(path.with_name(interim))
+    _put(model, path)
+    try:
+        os.link(path.with_name(interim), link)
+    except OSError:  # a file system without links
+        shutil.copyfile(path.with_name(interim), link)
+        _settle(link)
+    link.replace(path.with_name(fixed))
+
+
+def _put(staged: Path, path: Path) -> None:
+    """Put a model in its place in one step, and note that it is this run's."""
+    breadcrumbs.note(published=_identity(staged))
+    staged.replace(path)
 
 
 def _identity(file: Path) -> str:
@@ -148,21 +202,37 @@ def _data_files(path: Path) -> list[str]:
 
 
 def _is_data_of(path: Path, name: str) -> bool:
+    if name in (data_name(path.name), _interim_name(path.name)):
+        return True
     pattern = rf"{re.escape(path.name)}\.[0-9a-f]{{{DIGITS}}}\.data"
     return re.fullmatch(pattern, name) is not None
 
 
 def _drop_unnamed(path: Path, names: Iterable[str]) -> None:
     """Remove those data files of a model that no model in its folder names."""
-    models = [path, *path.parent.glob("*.onnx")]
+    models = [path, *_siblings(path)]
     for name in names:
         if _is_data_of(path, name) and not any(_holds(model, name) for model in models):
             with contextlib.suppress(OSError):
                 path.with_name(name).unlink(missing_ok=True)
 
 
+def _siblings(path: Path) -> list[Path]:
+    """The other models of a folder."""
+    return [file for file in sorted(path.parent.glob("*.onnx")) if file.name != path.name]
+
+
 def _holds(model: Path, text: str) -> bool:
-    """Whether a file holds a text; also where it cannot be read, for what it names must stay."""
+    """Whether a file holds a text; also where it cannot be read, for what it names must stay.
+
+    The text as the end of the name of the file's own data does not count: `layout.onnx_data` is not
+    `out.onnx_data`.
+    """
+    own = data_name(model.name)
+    before = own.removesuffix(text) if own.endswith(text) and own != text else ""
+    pattern = re.escape(text.encode())
+    if before:
+        pattern = b"(?<!" + re.escape(before.encode()) + b")" + pattern
     try:
         if not model.exists() or not model.stat().st_size:
             return False
@@ -170,7 +240,7 @@ def _holds(model: Path, text: str) -> bool:
             model.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            return content.find(text.encode()) >= 0
+            return re.search(pattern, content) is not None
     except (OSError, ValueError):
         return True
 

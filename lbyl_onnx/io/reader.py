@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from lbyl_onnx.errors import LbylOnnxError, ModelError, OutputError, first_line
 from lbyl_onnx.guard.bounds import bounded, seconds_for
-from lbyl_onnx.io.atomic import scratch
+from lbyl_onnx.io.atomic import check_data, scratch
 from lbyl_onnx.io.external_data import (
     State,
     TensorReader,
@@ -25,6 +25,7 @@ from lbyl_onnx.io.external_data import (
 )
 from lbyl_onnx.io.files import open_regular
 from lbyl_onnx.io.limits import check_count
+from lbyl_onnx.io.locate import export_hint, find_model
 from lbyl_onnx.io.writer import LARGEST_MESSAGE, without_fields, write_message
 from lbyl_onnx.types import DEFAULT_DOMAINS
 
@@ -64,10 +65,9 @@ def read_model(
             if file_states is not None and file_states.get(path) != state:
                 raise changed(path, path)
             if os.fstat(file.fileno()).st_size > LARGEST_MESSAGE:
-                raise ModelError(
-                    f"{path} is larger than 2 GiB, the most one message can hold; export it with "
-                    "external data"
-                )
+                larger = "is larger than 2 GiB, the most one message can hold"
+                hint = export_hint(path) or "export it with external data"
+                raise ModelError(f"{path} {larger}; {hint}")
             model = onnx.ModelProto.FromString(file.read())
         check_count(path, model)
         read = TensorReader(path, file_states)
@@ -79,7 +79,8 @@ def read_model(
             if id(tensor) not in stored:
                 _make_inline(tensor, read)
     if not model.graph.node:
-        raise ModelError(f"{path} is not a valid ONNX model: it holds no nodes")
+        reason = export_hint(path) or "it holds no nodes"
+        raise ModelError(f"{path} is not a valid ONNX model: {reason}")
     return model, states
 
 
@@ -144,7 +145,8 @@ def reading_explained(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except DecodeError as error:
-        raise ModelError(f"{path} is not an ONNX model: its bytes cannot be parsed") from error
+        reason = export_hint(path) or "its bytes cannot be parsed"
+        raise ModelError(f"{path} is not an ONNX model: {reason}") from error
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{path} is not a valid ONNX model: {first_line(error)}") from error
 
@@ -156,7 +158,7 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
     ------
     OutputError
         When it is the input, a folder or no regular file, when it exists and `force` is False,
-        or when its folder does not exist.
+        when its folder does not exist, or when the file for its weights is another's.
     """
     check_name(path, OutputError)
     try:
@@ -176,13 +178,20 @@ def check_output(path: Path, source: Path | None, force: bool) -> None:
         raise OutputError(f"the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"the folder {path.parent} cannot be written to; choose another")
+    check_data(path, force)
 
 
 @contextmanager
 def on_disk(model: onnx.ModelProto | str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a path to a model: its own, or that of a temporary copy of one held in memory."""
+    """Give a path to a model: its own, or that of a temporary copy of one held in memory.
+
+    Raises
+    ------
+    ModelError
+        When a path leads to nothing, or to a folder without a model, or with several.
+    """
     if not isinstance(model, onnx.ModelProto):
-        yield Path(model)
+        yield find_model(Path(model))
         return
     with scratch() as folder:
         path = folder / "model.onnx"

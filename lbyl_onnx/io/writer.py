@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -107,7 +106,7 @@ def write_draft(
     draft
         The model.
     path
-        Its file. Its data file, if it gets one, lies beside it and is named after its content.
+        Its file. Its data file, if it gets one, lies beside it: `out.onnx_data` for `out.onnx`.
     read
         Reads the original's tensors.
     external
@@ -152,7 +151,6 @@ def _write_data(draft: ModelDraft, path: Path, read: Reader) -> ModelDraft:
     staged = path.with_name(f"{path.name}.data")
     offsets: dict[int, int] = {}
     references: dict[int, Callable[[str, int], _Reference]] = {}
-    digest = hashlib.sha256()
     with staged.open("wb") as file:
         for index, tensor in enumerate(draft.initializers):
             value = _value(tensor, read)
@@ -162,10 +160,10 @@ def _write_data(draft: ModelDraft, path: Path, read: Reader) -> ModelDraft:
             gap = bytes(-file.tell() % PAGE)
             offsets[index] = file.tell() + len(gap)
             content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # -> (bytes,)
-            for piece in (memoryview(gap), content.data):
-                file.write(piece)
-                digest.update(piece)
-    name = data_name(path.name, digest.hexdigest())
+            file.write(gap)
+            file.write(content.data)
+    # A model that was written here before may still be read: its data file is another one.
+    name = data_name(path.name)
     staged.replace(path.with_name(name))
     tensors = list(draft.initializers)
     for index, offset in offsets.items():

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from lbyl_onnx.guard import breadcrumbs, processes
+from lbyl_onnx.guard import breadcrumbs, processes, terminal
 from lbyl_onnx.guard.bounds import Watch
 from lbyl_onnx.io import atomic
 
@@ -62,6 +62,7 @@ def _supervise(folder: Path) -> int:
     """Run the child with `folder` for its temporary files; return the exit code."""
     file = folder / "notes"
     watch = Watch(file)
+    terminal.show_start(sys.argv[1:])
     child = subprocess.Popen(
         processes.command("main", sys.argv[1:]), env=processes.environment(file)
     )
@@ -144,5 +145,6 @@ def _signals_raised() -> Iterator[None]:
 def _say(message: str) -> None:
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
     with contextlib.suppress(OSError):  # nobody can be told
+        terminal.clear_start()
         sys.stderr.write(f"lbyl-onnx: {text}\n")
         sys.stderr.flush()

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import BinaryIO, NoReturn
 
 from lbyl_onnx.errors import LbylOnnxError
-from lbyl_onnx.guard import bounds, breadcrumbs, processes
+from lbyl_onnx.guard import bounds, breadcrumbs, processes, terminal
 from lbyl_onnx.guard.memory import available_memory
 from lbyl_onnx.io.text_file import discard
 
@@ -51,6 +51,8 @@ def _run_command() -> int | str | None:
         warnings.simplefilter("ignore")
     try:
         from lbyl_onnx.cli import main as command  # imports for half a second
+
+        terminal.clear_start()
     except LbylOnnxError as error:  # a package is broken, so that the command cannot be imported
         _say(f"error: {error}")
         return error.exit_code
@@ -207,4 +209,5 @@ def _hide_native_output() -> None:
 def _say(message: str) -> None:
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
     with contextlib.suppress(OSError):  # nobody can be told
+        terminal.clear_start()
         sys.stderr.write(f"lbyl-onnx: {text}\n")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from lbyl_onnx.evaluate.compare import Comparison
 from lbyl_onnx.inspection import GroupView, Inspection
 from lbyl_onnx.results import rendering
 from lbyl_onnx.results.compressed import CompressResult
+from lbyl_onnx.results.layout import Lines, TextTable
 from lbyl_onnx.text import count, milliseconds, printable, share
 
 
@@ -28,8 +26,8 @@ def print_result(result: CompressResult, source: str, console: Console) -> None:
         Where to.
     """
     output = "(dry run: nothing written)" if result.output is None else str(result.output)
-    console.print(Text(f"{printable(source)} -> {printable(output)}", style="bold"))
-    console.print(result)
+    console.print(Lines(f"{printable(source)} -> {printable(output)}", "bold"), crop=False)
+    console.print(result, crop=False)
 
 
 def print_inspection(inspection: Inspection, source: str, console: Console) -> None:
@@ -45,44 +43,45 @@ def print_inspection(inspection: Inspection, source: str, console: Console) -> N
         Where to.
     """
     costs = inspection.costs
-    console.print(Text(printable(source), style="bold"))
+    console.print(Lines(printable(source), "bold"), crop=False)
     console.print(f"{count(costs.parameters)} parameters, {count(costs.macs)} MACs")
+    reach = inspection.reach
     console.print(
-        f"within reach: {inspection.reach.parameters:.1%} of parameters, "
-        f"{inspection.reach.macs:.1%} of MACs "
-        "(each group at one channel)"
+        Lines(
+            f"within reach: {reach.parameters:.1%} of parameters, {reach.macs:.1%} of MACs "
+            "(each group at one channel)"
+        )
     )
     for entry in inspection.inputs:
-        console.print(Text(printable(entry.description)))
+        console.print(Lines(printable(entry.description)), crop=False)
     console.print(f"\n{rendering.many(len(inspection.groups), 'channel group')}", style="bold")
     if inspection.groups:
-        console.print(_group_table(inspection))
-        _print(console, rendering.rest(len(inspection.groups)))
+        console.print(_group_table(inspection), crop=False)
     if any(group.predicted for group in inspection.groups):
         _print_predicted(inspection, console)
-    _print(console, rendering.refusals_part(inspection.refusals))
+    for part in rendering.refusals_part(inspection.refusals):
+        console.print(part, crop=False)
 
 
-def _group_table(inspection: Inspection) -> Table:
+def _group_table(inspection: Inspection) -> TextTable:
     costs = inspection.costs
-    table = Table(box=None, pad_edge=False, header_style="bold")
     # Where there is no attention, all channels are hidden ones, each by itself.
     attends = any(group.role != "hidden" or group.blocks > 1 for group in inspection.groups)
     titles = ("producers", "channels", *("role",) * attends)
-    for title in (*titles, "parameters", "MACs", "followers", "consumers"):
-        numeric = title in ("channels", "parameters", "MACs")
-        table.add_column(title, justify="right" if numeric else "left", overflow="fold")
-    for group in inspection.groups[: rendering.LONGEST_LIST]:
-        table.add_row(
-            rendering.listed_text(group.producers),
+    rows = tuple(
+        (
+            rendering.names_text(group.producers),
             str(group.channels),
             *(_role_text(group),) * attends,
             share(group.parameters, costs.parameters),
             share(group.macs, costs.macs),
-            rendering.listed_text(group.followers),
-            rendering.listed_text(group.consumers),
+            rendering.names_text(group.followers),
+            rendering.names_text(group.consumers),
         )
-    return table
+        for group in inspection.groups
+    )
+    titles = (*titles, "parameters", "MACs", "followers", "consumers")
+    return TextTable(titles, frozenset(("channels", "parameters", "MACs")), rows)
 
 
 def _role_text(group: GroupView) -> str:
@@ -97,16 +96,18 @@ def _print_predicted(inspection: Inspection, console: Console) -> None:
     """Print what pruning one group alone is predicted to do, group by group."""
     title = "predicted error of the outputs, where one group loses this share of its channels"
     console.print(f"\n{title}", style="bold")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("producers", overflow="fold")
     shares = next(group.predicted for group in inspection.groups if group.predicted)
-    for entry in shares:
-        table.add_column(f"{entry.removed:.0%}", justify="right", no_wrap=True)
-    for group in inspection.groups[: rendering.LONGEST_LIST]:
-        cells = [f"{entry.output_error:.1%}" for entry in group.predicted]
-        table.add_row(rendering.listed_text(group.producers), *cells)
-    console.print(table)
-    _print(console, rendering.rest(len(inspection.groups)))
+    titles = tuple(f"{entry.removed:.0%}" for entry in shares)
+    rows = tuple(
+        (rendering.names_text(group.producers), *_errors(group, len(shares)))
+        for group in inspection.groups
+    )
+    console.print(TextTable(("producers", *titles), frozenset(titles), rows), crop=False)
+
+
+def _errors(group: GroupView, shares: int) -> tuple[str, ...]:
+    """The predicted errors of the outputs; dashes for a group that nothing is predicted of."""
+    return tuple(f"{entry.output_error:.1%}" for entry in group.predicted) or ("-",) * shares
 
 
 def print_comparison(
@@ -123,20 +124,19 @@ def print_comparison(
     console
         Where to.
     """
-    console.print(
-        Text(f"{printable(original)} and {printable(compressed)}", style="bold"), soft_wrap=True
-    )
+    title = f"{printable(original)} and {printable(compressed)}"
+    console.print(Lines(title, "bold"), crop=False)
     inputs = (
         "synthetic samples"
         if comparison.inputs is None
         else f"inputs of {printable(comparison.inputs)}"
     )
     near = comparison.fidelity
-    console.print(Text(f"fidelity on {near.samples} {inputs}: {rendering.nearness(near)}"))
-    for line in rendering.by_output(near):
-        console.print(Text(f"  {line}"))
+    lines = [f"fidelity on {near.samples} {inputs}: {rendering.nearness(near)}"]
+    lines += [f"  {line}" for line in rendering.by_output(near)]
     if comparison.random:
-        console.print(Text(rendering.random_numbers(comparison.random).removeprefix("; ")))
+        lines.append(rendering.random_numbers(comparison.random).removeprefix("; "))
+    console.print(Lines("\n".join(lines)), crop=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "original", "compressed", "ratio"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
@@ -161,9 +161,4 @@ def print_comparison(
     )
     console.print(table)
     if accuracy is not None:
-        console.print(Text(rendering.difference(accuracy)))
-
-
-def _print(console: Console, parts: Iterable[RenderableType]) -> None:
-    for part in parts:
-        console.print(part)
+        console.print(Lines(rendering.difference(accuracy)))

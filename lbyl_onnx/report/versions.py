@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 
-# Only one of the two is installed as a rule; the one that is not is left out.
-_PACKAGES = "lbyl-onnx onnx onnxruntime onnxruntime-gpu onnx-graphsurgeon numpy scipy".split()
+from lbyl_onnx.runtime.distributions import DISTRIBUTIONS, version
+
+# Of the distributions of ONNX Runtime one is installed as a rule; those that are not are left out.
+_PACKAGES = ("lbyl-onnx", "onnx", *DISTRIBUTIONS, "onnx-graphsurgeon", "numpy", "scipy")
 
 
 def versions() -> dict[str, str]:
@@ -17,7 +18,7 @@ def versions() -> dict[str, str]:
     >>> list(versions())[:2]
     ['lbyl-onnx', 'Python']
     """
-    installed = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
+    installed = {name: text for name in _PACKAGES if (text := version(name)) is not None}
     tool = {name: installed.pop(name) for name in ("lbyl-onnx",) if name in installed}
     return {
         **tool,
@@ -25,10 +26,3 @@ def versions() -> dict[str, str]:
         **installed,
         "platform": platform.platform(),
     }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.text import Text
 
 from lbyl_onnx.budget.reached import TargetReport
 from lbyl_onnx.channels.groups import Refusal
@@ -18,17 +17,20 @@ from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.quantise.int8 import Quantised
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.inputs import InputReport
+from lbyl_onnx.results.layout import Lines
 from lbyl_onnx.results.rendering import (
     costs_table,
     fidelity_text,
     groups_part,
+    many,
     nearby_lines,
+    nearness,
     quantised_lines,
     refusals_part,
 )
 from lbyl_onnx.runtime.timing import PairedLatency
 from lbyl_onnx.target import amount
-from lbyl_onnx.text import count, printable
+from lbyl_onnx.text import count, milliseconds, printable, share, size
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,31 @@ class CompressResult:
             f"{len(self.groups)} groups pruned, {len(self.refusals)} skipped>"
         )
 
+    def __str__(self) -> str:
+        """Return five lines: what was done, what it saves, and how near the outputs are."""
+        before, after, times = self.before, self.after, self.latency
+        removed = sum(group.channels - group.kept for group in self.groups)
+        done = f"{removed:,} channels removed in {many(len(self.groups), 'group')}"
+        where = "a model in memory" if self.output is None else printable(str(self.output))
+        warned = f", {many(len(self.warnings), 'warning')}" if self.warnings else ""
+        costs = (
+            ("parameters", before.parameters, after.parameters, count),
+            ("MACs", before.macs, after.macs, count),
+            ("file", self.size_before, self.size_after, size),
+        )
+        saved = [f"{name} {form(a)} -> {form(b)} ({share(b, a)})" for name, a, b, form in costs]
+        sides = (milliseconds(times.before.median), milliseconds(times.after.median))
+        return "\n".join(
+            (
+                f"{where}: {self.target.text}, method {self.config.method}",
+                ", ".join(saved[:2]),
+                f"{saved[2]}, time {sides[0]} -> {sides[1]} ({times})",
+                f"outputs, on {self.verification.fidelity.inputs}: "
+                f"{nearness(self.verification.fidelity)}",
+                f"{done}, {len(self.refusals)} skipped{warned}; .summary() lists them",
+            )
+        )
+
     def summary(self, width: int = 100) -> str:
         """Return what the command prints below the names of the files, as plain text.
 
@@ -100,24 +127,25 @@ class CompressResult:
         width
             Characters in a line, at most.
         """
-        console = Console(width=width, color_system=None, highlight=False)
+        # As on a terminal of that width, without colours.
+        console = Console(width=width, color_system=None, highlight=False, force_terminal=True)
         with console.capture() as captured:
-            console.print(self)
+            console.print(self, crop=False)
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the parts of the summary."""
-        yield Text(self.description)
+        yield Lines(self.description)
         for entry in self.inputs:
-            yield Text(printable(entry.description))
+            yield Lines(printable(entry.description))
         sizes = (self.size_before, self.size_after)
         optimised = self.verification.optimised
         yield costs_table((self.before, self.after), sizes, self.latency, optimised)
         for warning in self.warnings:
-            yield Text(f"warning: {printable(warning)}", style="yellow")
+            yield Lines(f"warning: {printable(warning)}", "yellow")
         yield fidelity_text(self.verification)
-        yield from map(Text, nearby_lines(self.target))
-        yield from map(Text, quantised_lines(self.quantised))
+        yield from map(Lines, nearby_lines(self.target))
+        yield from map(Lines, quantised_lines(self.quantised))
         if self.groups or self.quantised is None:
             yield from groups_part(self.groups)
         yield from refusals_part(self.refusals)

@@ -16,11 +16,10 @@ from lbyl_onnx.evaluate.verify import Verification
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.quantise.int8 import Quantised
 from lbyl_onnx.results.groups import GroupReport
+from lbyl_onnx.results.layout import LONGEST_LIST, Lines, TextTable
 from lbyl_onnx.runtime.timing import PairedLatency
 from lbyl_onnx.text import LONGEST_GROUP, count, listed, milliseconds, printable, short, size
 
-# A list in the terminal stops here; the JSON has them all.
-LONGEST_LIST = 40
 # Probability of a difference by chance below which it is one.
 CHANCE = 0.05
 # Shares that differ by more than whole channels make them.
@@ -122,12 +121,12 @@ def _some(names: tuple[str, ...]) -> str:
     return printable(", ".join(names[:3])) + more
 
 
-def fidelity_text(proof: Verification) -> Text:
+def fidelity_text(proof: Verification) -> Lines:
     """Return the nearness to the original, and the proof."""
     near = proof.fidelity
     lines = [f"fidelity on {near.samples} {near.inputs}: {nearness(near)}"]
     lines += [f"  {line}" for line in by_output(near)]
-    return Text("\n".join([*lines, proven(proof)]))
+    return Lines("\n".join([*lines, proven(proof)]))
 
 
 def quantised_lines(quantised: Quantised | None) -> list[str]:
@@ -159,24 +158,21 @@ def groups_part(groups: tuple[GroupReport, ...]) -> Iterator[RenderableType]:
     """Yield the title and the table of the groups that were pruned."""
     removed = sum(g.channels - g.kept for g in groups)
     yield Text(f"\npruned {removed:,} channels in {many(len(groups), 'group')}", style="bold")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("producer", overflow="fold")
-    table.add_column("channels", justify="right")
-    table.add_column("kept", justify="right")
     # Groups that lose the same share need no column to say so.
     uneven = max((g.ratio for g in groups), default=0) - min((g.ratio for g in groups), default=0)
-    if uneven > EVEN:
-        table.add_column("removed", justify="right")
-    table.add_column("restored by", overflow="fold")
-    table.add_column("consumers", overflow="fold")
-    for group in groups[:LONGEST_LIST]:
-        consumers = listed_text(group.consumers)
-        name = _group_name(group.name)
-        ratio = (f"{group.ratio:.0%}",) if uneven > EVEN else ()
-        numbers = (str(group.channels), str(group.kept), *ratio)
-        table.add_row(name, *numbers, Text(group.restored), consumers)
-    yield table
-    yield from rest(len(groups))
+    shares = ("removed",) if uneven > EVEN else ()
+    rows = tuple(
+        (
+            group_name(group.name),
+            *(str(group.channels), str(group.kept)),
+            *(f"{group.ratio:.0%}" for _ in shares),
+            group.restored,
+            names_text(group.consumers),
+        )
+        for group in groups
+    )
+    titles = ("producer", "channels", "kept", *shares, "restored by", "consumers")
+    yield TextTable(titles, frozenset(("channels", "kept", "removed")), rows)
 
 
 def refusals_part(refusals: tuple[Refusal, ...]) -> Iterator[RenderableType]:
@@ -184,34 +180,25 @@ def refusals_part(refusals: tuple[Refusal, ...]) -> Iterator[RenderableType]:
     if not refusals:
         return
     yield Text(f"\nskipped: {many(len(refusals), 'group')}", style="bold")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("producer", overflow="fold")
-    table.add_column("channels", justify="right")
-    table.add_column("reason", overflow="fold")
-    for refusal in refusals[:LONGEST_LIST]:
-        where = f" ({listed(refusal.nodes)})" if refusal.nodes else ""
-        reason = short(refusal.reason, LONGEST_GROUP) + where
-        name = _group_name(refusal.name)
-        table.add_row(name, str(refusal.channels), Text(printable(reason)))
-    yield table
-    yield from rest(len(refusals))
+    rows = tuple((group_name(r.name), str(r.channels), _reason(r)) for r in refusals)
+    yield TextTable(("producer", "channels", "reason"), frozenset(("channels",)), rows)
 
 
-def listed_text(names: Sequence[str]) -> Text:
+def _reason(refusal: Refusal) -> str:
+    where = f" ({listed(refusal.nodes)})" if refusal.nodes else ""
+    return printable(short(refusal.reason, LONGEST_GROUP) + where)
+
+
+def names_text(names: Sequence[str]) -> str:
     """Return names with commas between, as harmless text."""
-    return Text(printable(listed(names)))
+    return printable(listed(names))
 
 
-def _group_name(name: str) -> Text:
-    return Text(printable(short(name, LONGEST_GROUP)))
+def group_name(name: str) -> str:
+    """Return the name of a group of layers, as harmless text."""
+    return printable(short(name, LONGEST_GROUP))
 
 
 def many(count: int, noun: str) -> str:
     """Return a number with its noun."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def rest(count: int) -> Iterator[RenderableType]:
-    """Yield how many rows of a table are not shown, where there are any."""
-    if count > LONGEST_LIST:
-        yield f"... and {count - LONGEST_LIST} more; --json lists them all"

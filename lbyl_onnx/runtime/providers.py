@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lbyl_onnx.errors import OptionError
+from lbyl_onnx.errors import OptionError, first_line
 from lbyl_onnx.option_types import Hardware, Provider
 from lbyl_onnx.runtime.installed import ort
 from lbyl_onnx.runtime.session import CPU, RUN_ERRORS, options
+from lbyl_onnx.text import short
 
 
 def provider_name(provider: Provider) -> str:
@@ -38,14 +41,22 @@ def provider_name(provider: Provider) -> str:
 def _initialised(provider: str) -> list[str]:
     """Providers of a session on a model of one node."""
     model = _one_node(helper.make_node("Identity", ["x"], ["y"]), [1], [])
-    ort.set_default_logger_severity(4)  # that CUDA is not there is an answer, not an error
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options(), [provider, CPU])
+        with _silent():
+            session = ort.InferenceSession(model.SerializeToString(), options(), [provider, CPU])
     except RUN_ERRORS:
         return []
+    return list(session.get_providers())
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep ONNX Runtime from logging: that CUDA is not there is an answer, not an error."""
+    ort.set_default_logger_severity(4)
+    try:
+        yield
     finally:
         ort.set_default_logger_severity(2)  # ONNX Runtime's own default
-    return list(session.get_providers())
 
 
 def _one_node(
@@ -58,10 +69,46 @@ def _one_node(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
-def both_distributions() -> bool:
-    """Whether onnxruntime and onnxruntime-gpu are both installed: one overwrites the other."""
-    names = {d.metadata["Name"].lower().replace("_", "-") for d in metadata.distributions()}
-    return {"onnxruntime", "onnxruntime-gpu"} <= names
+@dataclass(frozen=True)
+class ProviderState:
+    """An execution provider that this ONNX Runtime was built with.
+
+    Parameters
+    ----------
+    name
+        Of the provider.
+    problem
+        Why it does not work here; None where it does.
+    """
+
+    name: str
+    problem: str | None
+
+
+def provider_states() -> tuple[ProviderState, ...]:
+    """Try each provider on a model of one node; return which of them really run it."""
+    return tuple(ProviderState(name, _problem(name)) for name in ort.get_available_providers())
+
+
+# Where in its sources ONNX Runtime raised an error.
+_PLACE = re.compile(r"^\S+:\d+ [^()]*\([^()]*\) ")
+
+
+def _problem(provider: str) -> str | None:
+    model = _one_node(helper.make_node("Add", ["x", "x"], ["y"]), [2], [])
+    value = np.asarray([1.0, -2.0], np.float32)
+    try:
+        with _silent():
+            chain = list(dict.fromkeys([provider, CPU]))
+            session = ort.InferenceSession(
+                model.SerializeToString(), options(), chain, enable_fallback=0
+            )
+            if provider not in session.get_providers():
+                return "does not initialise: its device, its driver or its libraries are missing"
+            (result,) = session.run(None, {"x": value})
+    except Exception as error:  # whatever a provider raises: it is what is wrong with it
+        return short(_PLACE.sub("", first_line(error)))
+    return None if np.array_equal(result, value + value) else "computes a wrong sum"
 
 
 # Channels that lie together in the layout of the fast kernels: those of ONNX Runtime's blocked

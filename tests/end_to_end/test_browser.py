@@ -24,9 +24,9 @@ from benchmarks.structures import RESNET_101, resnet
 from lbyl_onnx import Config, compress
 from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.report.html import Origin, as_html
-from lbyl_onnx.sweep.cells import plan_cells, run_cell
-from lbyl_onnx.sweep.output import as_svg
-from lbyl_onnx.sweep.types import Outcome, Sweep
+from lbyl_onnx.sweeps.cells import plan_cells, run_cell
+from lbyl_onnx.sweeps.output import as_svg
+from lbyl_onnx.sweeps.types import Outcome, Sweep
 from tests.conftest import ROOT
 from tests.support.extras import missing, need
 from tests.support.nasty import NASTY

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from lbyl_onnx import Config, VerificationError, __version__, compress, pipeline
 from lbyl_onnx.cli import main
-from lbyl_onnx.runtime import timing
+from lbyl_onnx.runtime import distributions, timing
 from tests.support.net import Net
 
 
@@ -51,19 +51,24 @@ producer                            channels  reason
 /block/unit2/conv/Conv                        (/block/Add)
 /classifier/Gemm                          10  they are an output of the graph
                                               (/classifier/Gemm)
+
+next: lbyl-onnx verify digits.onnx small.onnx (on data of your own: --inputs
+DATA.npz --labels KEY); to quantise it, too: --quantize int8
 """
 
 
 def test_what_the_user_sees(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, which has a width
     same = timing.summary([0.5] * 9, [0.5] * 9, 9)
     monkeypatch.setattr(timing, "paired", lambda *_: same)
     (tmp_path / "digits.onnx").write_bytes(sample.read_bytes())
     options = ("--ratio", "0.25", "--provider", "cpu", "--hardware", "avx2")
-    result = run("compress", "--ratio=0.3", "digits.onnx", "small.onnx", *options)
+    result = run("compress", "digits.onnx", "small.onnx", *options)
     assert result.exit_code == 0
-    screen = "\n".join(line.rstrip() for line in result.stdout.splitlines()) + "\n"
+    plain = re.sub(r"\x1b\[[\d;]*m", "", result.stdout)
+    screen = "\n".join(line.rstrip() for line in plain.splitlines()) + "\n"
     screen = re.sub(r"to \de-\d\d", "to <rounding>", screen)  # the order of sums is the machine's
     # The fidelity figures wrap with their digits; they are checked against the JSON below.
     screen = re.sub(r"drawn anew: (.|\n)*?\nverified", "drawn anew: <fidelity>\nverified", screen)
@@ -154,7 +159,8 @@ def test_include_and_exclude_choose_producers(sample: Path, tmp_path: Path) -> N
         (("{sample}", "{out}", "--seed", "-1"), 2, "at least 0"),
         (("{sample}", "{out}", "--method", "magic"), 2, "'none', 'nm', 'lbyl'"),
         (("{tmp}/absent.onnx", "{out}"), 1, "does not exist"),
-        (("{tmp}", "{out}"), 1, "is not a file"),
+        (("{bare}", "{out}"), 1, "is a folder and holds no .onnx file"),
+        (("{tmp}/absent.onnx", "{readme}"), 1, "does not exist"),
         (("{readme}", "{out}"), 1, "is not an ONNX model"),
         (("{empty}", "{out}"), 1, "not a valid ONNX model"),
         (("{sample}", "{tmp}/no/out.onnx"), 1, "make it first"),
@@ -173,7 +179,9 @@ def test_errors_are_one_line_with_their_exit_code(
         "out": tmp_path / "out.onnx",
         "readme": sample.parent / "README.md",
         "empty": tmp_path / "empty.onnx",
+        "bare": tmp_path / "bare",
     }
+    (tmp_path / "bare").mkdir()
     (tmp_path / "empty.onnx").touch()
     result = run("compress", "--ratio=0.3", *(a.format(**places) for a in arguments))
     assert result.exit_code == code
@@ -267,14 +275,13 @@ def test_names_that_would_move_the_cursor_are_spelled_out(sample: Path, tmp_path
     assert "stem\\x1b[2J[red]" in result.stdout
 
 
-def test_both_onnxruntimes_are_warned_of(
+def test_two_onnxruntimes_are_warned_of(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The package has the command itself under the module's name.
-    module = sys.modules["lbyl_onnx.cli.compress"]
-    monkeypatch.setattr(module, "both_distributions", lambda: True)
+    monkeypatch.setattr(distributions, "runtimes", lambda: {"onnxruntime": "1", "ort-nightly": "2"})
     result = run("compress", "--ratio=0.3", sample, tmp_path / "out.onnx")
     assert result.exit_code == 0
+    assert "warning: onnxruntime and ort-nightly are both installed" in result.stderr
     assert "uninstall both" in result.stderr
 
 
@@ -295,6 +302,19 @@ class TestInspect:
         share = f"{(288 + 128 + 18432) / 174314:.1%}"
         assert ["/stem/conv/Conv", "32", share] in [line[:3] for line in lines]
         assert "they lie on a residual stream (/block/Add)" in result.stdout
+
+    def test_piped_each_row_is_one_line_at_any_width(
+        self, sample: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        screens = []
+        for columns in ("20", "80", "300"):
+            monkeypatch.setenv("COLUMNS", columns)
+            screens.append(run("inspect", sample).stdout)
+        assert len(set(screens)) == 1
+        (row,) = [line for line in screens[0].splitlines() if "/block/unit1/bn" in line]
+        assert row.startswith("/block/unit1/conv/Conv ")
+        assert row.endswith("/block/unit1/bn/BatchNormalization  /block/unit2/conv/Conv")
+        assert screens[0].endswith(f"\n\nnext: lbyl-onnx compress {sample} OUT.onnx\n")
 
     def test_what_is_within_reach_is_told(self, sample: Path, tmp_path: Path) -> None:
         result = run("inspect", sample, "--json", tmp_path / "report.json")

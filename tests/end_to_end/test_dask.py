@@ -110,7 +110,7 @@ def test_nothing_is_lost_with_a_worker_killed_half_way(sample: Path, tmp_path: P
 def test_no_scheduler_is_one_line(sample: Path, tmp_path: Path) -> None:
     need("distributed")
     words = ["sweep", str(sample), "--scheduler", "tcp://127.0.0.1:9", "--out", str(tmp_path)]
-    program = "from functools import partial; from lbyl_onnx.sweep import schedulers\n"
+    program = "from functools import partial; from lbyl_onnx.sweeps import schedulers\n"
     program += "schedulers.dask = partial(schedulers.dask, patience=1.0)\n"
     program += "from lbyl_onnx.cli import main; main()"
     done = subprocess.run(

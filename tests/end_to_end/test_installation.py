@@ -13,6 +13,10 @@ BROKEN = {
     "nothing but a folder": ("", "cannot be imported"),
     "a library that is gone": ("raise ImportError('libcudart.so.12: no file')", "libcudart.so.12"),
     "half of a module": ("raise AttributeError('_ARRAY_API\\nnot found')", "_ARRAY_API"),
+    "none at all": (
+        "raise ModuleNotFoundError(\"No module named 'onnxruntime'\", name='onnxruntime')",
+        "is not installed; pip install one of onnxruntime, onnxruntime-gpu, onnxruntime-directml",
+    ),
     "no session": (
         "import sys, types\n"
         "capi = types.ModuleType('onnxruntime.capi')\n"
@@ -27,6 +31,7 @@ COMMANDS = {
     "inspect": ("inspect", "in.onnx"),
     "verify": ("verify", "in.onnx", "in.onnx"),
     "sweep": ("sweep", "in.onnx", "--out", "curve"),
+    "doctor": ("doctor",),
 }
 
 
@@ -58,7 +63,8 @@ def test_every_command_says_how_to_mend_it(name: str, command: str, tmp_path: Pa
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("lbyl-onnx: error: onnxruntime ")
     assert says in done.stderr
-    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in done.stderr
+    mends = "pip install one of" if "not installed" in says else "pip uninstall -y onnxruntime on"
+    assert mends in done.stderr
 
 
 @pytest.mark.parametrize("function", ["compress", "inspect", "compare_models"])

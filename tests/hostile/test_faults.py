@@ -35,6 +35,8 @@ QUICK = ("--method", "none", *OPTIONS)
 def whole(folder: Path) -> dict[str, bytes]:
     """The output and the data files that it names, by name.
 
+    While data of the same name are exchanged, the model in place names them otherwise.
+
     Raises
     ------
     FileNotFoundError
@@ -49,7 +51,11 @@ def whole(folder: Path) -> dict[str, bytes]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    return {name: (folder / name).read_bytes() for name in sorted({"out.onnx", *names})}
+    files = {name: (folder / name).read_bytes() for name in sorted({"out.onnx", *names})}
+    if "out.onnx~data" in files:
+        files["out.onnx_data"] = files.pop("out.onnx~data")
+        files["out.onnx"] = files["out.onnx"].replace(b"out.onnx~data", b"out.onnx_data")
+    return files
 
 
 @dataclass
@@ -154,6 +160,7 @@ def test_killed_at_60_moments_all_over_the_run(tmp_path: Path) -> None:
 
 
 # Ends the process at the n-th change that publishing makes to the disk.
+_NEW = "out.onnx." + "2" * 16 + ".data"
 _PUBLISH = """
 import os, sys
 from pathlib import Path
@@ -172,16 +179,17 @@ def counted(change):
 
 for name in ("replace", "unlink", "write_text"):
     setattr(Path, name, counted(getattr(Path, name)))
+os.link = counted(os.link)
 path = Path("out.onnx")
 with atomic.staged(path) as stage:
-    stage.open("wb").write(b"new, see out.onnx." + b"2" * 16 + b".data")
-    stage.with_name("out.onnx." + "2" * 16 + ".data").open("wb").write(b"new data")
+    stage.open("wb").write(b"new, see " + sys.argv[2].encode())
+    stage.with_name(sys.argv[2]).open("wb").write(b"new data")
     atomic.publish(stage, path)
 """
 
 
-def publish_and_die(folder: Path, after: int) -> int:
-    command = [sys.executable, "-c", _PUBLISH, str(after)]
+def publish_and_die(folder: Path, after: int, data: str = _NEW) -> int:
+    command = [sys.executable, "-c", _PUBLISH, str(after), data]
     return subprocess.run(command, cwd=folder, check=False, timeout=30).returncode
 
 
@@ -204,6 +212,50 @@ def test_killed_at_each_step_of_publishing(tmp_path: Path) -> None:
         step += 1
     assert code == 0
     assert step > 4
+
+
+@pytest.mark.parametrize("before", [None, "out.onnx_data", "out.onnx~data", _NEW])
+def test_killed_at_each_step_of_exchanging_data(before: str | None, tmp_path: Path) -> None:
+    """The data have one name before and after: at each moment a whole model is in place."""
+    fixed, interim = "out.onnx_data", "out.onnx~data"
+    old = {} if before is None else {"out.onnx": f"old, see {before}", before: "old data"}
+    new = {"out.onnx": f"new, see {fixed}", fixed: "new data"}
+    between = {"out.onnx": f"new, see {interim}", interim: "new data"}
+    step, code, passed = 0, 9, []
+    while code == 9:
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        for name, text in old.items():
+            (folder / name).write_text(text)
+        code = publish_and_die(folder, step, fixed)
+        files = {f.name: f.read_text() for f in folder.iterdir() if f.is_file()}
+        states = [state for state in (old, between, new) if state.items() <= files.items()]
+        model = files.get("out.onnx", "")
+        expected = next(state for state in states if state.get("out.onnx", "") == model)
+        passed.append(expected)
+        atomic.clear(folder / "out.onnx")
+        assert {f.name: f.read_text() for f in folder.iterdir()} == expected
+        step += 1
+    assert code == 0
+    assert passed[-1] == new
+    assert (between in passed) == (before == fixed)
+
+
+def test_data_of_that_name_that_are_not_the_outputs_stay(tmp_path: Path) -> None:
+    output, data = tmp_path / "out.onnx", tmp_path / "out.onnx_data"
+    data.write_text("weights")
+    with pytest.raises(OutputError, match=r"out\.onnx_data, for the output's weights, exists"):
+        atomic.check_data(output, force=False)
+    atomic.check_data(output, force=True)
+    (tmp_path / "layout.onnx").write_text("see layout.onnx_data")
+    atomic.check_data(output, force=True)
+    output.write_text("see out.onnx_data")
+    atomic.check_data(output, force=False)
+    (tmp_path / "best.onnx").write_text("see out.onnx_data")
+    with pytest.raises(OutputError, match=r"holds weights of best\.onnx"):
+        atomic.check_data(output, force=True)
+    assert publish_and_die(tmp_path, 100, "out.onnx_data") == 1
+    assert (output.read_text(), data.read_text()) == ("see out.onnx_data", "weights")
 
 
 def test_data_that_another_model_names_stays(tmp_path: Path) -> None:

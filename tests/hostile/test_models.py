@@ -53,8 +53,7 @@ def test_odd_models_pass_and_nothing_but_the_output_is_written(name: str, folder
     assert (ran.code, ran.stderr) == (0, "")
     assert (folder / "out.onnx").stat().st_size > 0
     (folder / "out.onnx").unlink()
-    for file in folder.glob("out.onnx.*.data"):
-        file.unlink()
+    (folder / "out.onnx_data").unlink(missing_ok=True)
     assert contents(folder.parent) == before
     assert all(line.isprintable() for line in ran.stdout.splitlines())
     assert ran.peak < GIB

@@ -23,6 +23,7 @@ ORDER = {
     "input_options": "the user's words for inputs, which are options",
     "option_types": "the types of options, which Config checks",
     "config": "options are values: what acts on them comes later",
+    "signature": "the help of functions that take options",
     "io": "files, whatever is in them",
     "data": "samples, whatever model takes them",
     "graph": "a model without running it",
@@ -40,7 +41,7 @@ ORDER = {
     "inspection": "the stages without a result",
     "report": "results, rendered",
     "integrations": "the pipeline in other tools",
-    "sweep": "many compressions",
+    "sweeps": "many compressions",
     "cli": "the command line",
     "process": "the processes in which the command line runs",
 }

@@ -34,6 +34,10 @@ OBVIOUS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"ratio": np.float32(0.5), "seed": np.int64(3)},
         {"ratio": 0.5, "seed": 3},
     ),
+    "a text in percent": (
+        {"ratio": "30%", "ratio_for": {"a": "12.5%"}},
+        {"ratio": 0.3, "ratio_for": (("a", 0.125),)},
+    ),
     "a number for all channels": (
         {"calibration": Path("images"), "mean": 0.5, "std": np.full(3, 0.25)},
         {"calibration": ("images",), "mean": (0.5,), "std": (0.25, 0.25, 0.25)},
@@ -50,7 +54,7 @@ def test_the_obvious_meaning(options: dict[str, Any], meant: dict[str, Any]) -> 
 
 
 WRONG: dict[str, tuple[Any, ...]] = {
-    "a text": ("0.3", "a" * 10**6),
+    "a text": ("0.3", "a" * 10**6, "%", "a%", "nan%", "30%%", "1" * 5000 + "%"),
     "a truth value": (True, np.True_),
     "nothing": (None,),
     "bytes": (b"*stem*",),

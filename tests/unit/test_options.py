@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
@@ -19,6 +20,7 @@ from lbyl_onnx.cli.options import _WORDS
 from lbyl_onnx.config import DEFAULTS, OPTIONS, SECTIONS, combined
 from lbyl_onnx.input_options.kinds import Said
 from lbyl_onnx.option_types import WHOLE, OptionType, option, options_of
+from lbyl_onnx.signature import with_options
 from tests.conftest import ROOT
 from tests.support.architectures import chain
 
@@ -68,7 +70,33 @@ def test_keywords_have_the_types_of_the_fields() -> None:
 def test_help_in_python_tells_each_option() -> None:
     help_text = inspect.getdoc(Config) or ""
     for name, declared in OPTIONS.items():
-        assert f"\n{name}\n    {declared.help}" in help_text
+        (kind,) = re.findall(rf"^{name} : (.*)\n    {re.escape(declared.help)}", help_text, re.M)
+        assert kind.endswith(f", default={DEFAULTS[name]!r}")
+
+
+def test_the_help_of_compress_lists_each_option_once() -> None:
+    help_text = inspect.getdoc(compress) or ""
+    words = " ".join(help_text.split())
+    for name, declared in OPTIONS.items():
+        assert len(re.findall(rf"^{name} : .+, default=", help_text, re.M)) == 1, name
+        assert " ".join(declared.help.split()) in words
+    assert "method : {'none', 'nm', 'lbyl', 'lbyl+'}, default='lbyl+'" in help_text
+    assert "**options" not in help_text
+    own = ("model", "output", "config", "dry_run", "force", "progress", "samples")
+    assert all(re.search(rf"^{name} : ", help_text, re.M) for name in own)
+    assert help_text.index("\nReturns\n") > help_text.index("\ninput_shape : ")
+
+
+def test_the_signature_of_compress_has_them_with_their_defaults() -> None:
+    parameters = inspect.signature(compress).parameters
+    assert {name: parameters[name].default for name in OPTIONS} == dict(DEFAULTS)
+    assert list(parameters)[:2] == ["model", "output"]
+    assert all(p.kind is not p.VAR_KEYWORD for p in parameters.values())
+
+
+def test_a_function_without_options_is_refused() -> None:
+    with pytest.raises(ValueError, match="chain takes no options"):
+        with_options(chain)
 
 
 @pytest.mark.parametrize("page", tables.PAGES)

@@ -20,6 +20,7 @@ CALLS: tuple[Callable[..., Any], ...] = (
     lbyl_onnx.compress,
     lbyl_onnx.inspect,
     lbyl_onnx.compare_models,
+    lbyl_onnx.sweep,
 )
 
 

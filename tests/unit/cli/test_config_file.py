@@ -40,6 +40,12 @@ def test_toml(tmp_path: Path) -> None:
     )
 
 
+def test_numbers_in_percent(tmp_path: Path) -> None:
+    path = tmp_path / "options.toml"
+    path.write_text("ratio = '30%'\n[ratio-for]\n'*head*' = '7%'")
+    assert read_options(path) == {"ratio": 0.3, "ratio_for": (("*head*", 0.07),)}
+
+
 def test_json_holds_every_option_but_those_that_are_not_set(tmp_path: Path) -> None:
     path = tmp_path / "options.json"
     default = Config()

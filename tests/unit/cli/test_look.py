@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from lbyl_onnx.cli import main
@@ -82,3 +83,31 @@ def test_completion_knows_the_options() -> None:
     variables = {"COMP_WORDS": "lbyl-onnx sweep --ra", "COMP_CWORD": "2"}
     completed = start(_LBYL_ONNX_COMPLETE="bash_complete", **variables)
     assert completed.splitlines() == ["plain,--ratios"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "compress dig", "compress in.onnx dig", "inspect dig", "verify a.onnx dig", "sweep a dig",
+        "compress --config dig", "compress --json dig", "compress --report dig",
+        "compress --calibration dig", "compress --tokenizer dig", "verify --inputs dig",
+        "sweep --inputs dig", "sweep --labels dig",
+    ],
+)  # fmt: skip
+def test_completion_completes_files(words: str) -> None:
+    name, *rest, last = words.split()
+    complete = ShellComplete(main, {}, "lbyl-onnx", "_LBYL_ONNX_COMPLETE")
+    assert [(c.type, c.value) for c in complete.get_completions([name, *rest], last)] == [
+        ("file", last)
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_quiet(name: str) -> None:
+    assert "--quiet" in {word for p in main.commands[name].params for word in p.opts}
+
+
+def test_quiet_prints_nothing(sample: Path) -> None:
+    for words in (["inspect", str(sample)], ["verify", str(sample), str(sample)]):
+        result = CliRunner().invoke(main, [*words, "--quiet"])
+        assert (result.exit_code, result.output) == (0, "")

@@ -32,7 +32,7 @@ from lbyl_onnx.methods.registry import (
     method_names,
 )
 from lbyl_onnx.methods.types import Evidence, Ranking
-from lbyl_onnx.sweep.types import Cell
+from lbyl_onnx.sweeps.types import Cell
 from tests.support.registries import restored_registries
 
 
@@ -210,9 +210,11 @@ class TestOptions:
             supplied.extend(configs)
             return ()
 
-        monkeypatch.setattr(import_module("lbyl_onnx.cli.sweep"), "plan_cells", planned)
+        monkeypatch.setattr(import_module("lbyl_onnx.sweeps.run"), "plan_cells", planned)
         register_method(OWN)
-        words = ["sweep", "a.onnx", "--out", str(tmp_path), "--methods", "none,own"]
+        (tmp_path / "a.onnx").touch()
+        words = ["sweep", str(tmp_path / "a.onnx"), "--out", str(tmp_path)]
+        words += ["--methods", "none,own"]
         words += ["--ratios", "0.3", "--method-option", "threshold=0.25"]
         assert CliRunner().invoke(main, words).exit_code == 0
         assert [c.method_options for c in supplied] == [(), (("threshold", 0.25),)]

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from lbyl_onnx import CompressResult, compress
+from lbyl_onnx import CompressResult, compress, inspect
 from lbyl_onnx.report.terminal import print_result
 from tests.support.architectures import chain
 
@@ -25,6 +25,26 @@ def test_repr_is_one_short_line(result: CompressResult) -> None:
     assert len(text) < 300
     assert "method none" in text
     assert f"{result.after.parameters:,}" in text
+
+
+def test_it_prints_in_five_lines(result: CompressResult) -> None:
+    lines = str(result).splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) < 160
+    assert lines[0] == f"a model in memory: {result.target.text}, method none"
+    share = result.after.macs / result.before.macs
+    assert f"MACs {result.before.macs:,} -> {result.after.macs:,} ({share:.1%})" in lines[1]
+    assert f"cosine {result.verification.fidelity.cosine:.3f}" in lines[3]
+    removed = sum(group.channels - group.kept for group in result.groups)
+    assert lines[4].startswith(f"{removed:,} channels removed in {len(result.groups)} groups")
+
+
+def test_an_inspection_prints_in_five_lines_at_most() -> None:
+    inspection = inspect(chain(), provider="cpu")
+    lines = str(inspection).splitlines()
+    assert len(lines) <= 5
+    assert lines[0] == f"{inspection.costs.parameters:,} parameters, {inspection.costs.macs:,} MACs"
+    assert lines[2].startswith(f"{len(inspection.groups)} channel groups")
 
 
 @pytest.mark.parametrize("width", [60, 100])

@@ -22,10 +22,10 @@ from lbyl_onnx.cli import main
 from lbyl_onnx.cli.sweep import _ratios
 from lbyl_onnx.errors import CalibrationError, ModelError, OptionError
 from lbyl_onnx.evaluate.score import ScoringData, score
-from lbyl_onnx.sweep import schedulers
-from lbyl_onnx.sweep.cells import make_folder, plan_cells, run_cell, run_sweep
-from lbyl_onnx.sweep.output import as_csv, as_svg
-from lbyl_onnx.sweep.types import Cell, Failure, Measures, Outcome, Scheduler
+from lbyl_onnx.sweeps import schedulers
+from lbyl_onnx.sweeps.cells import make_folder, plan_cells, run_cell, run_sweep
+from lbyl_onnx.sweeps.output import as_csv, as_svg
+from lbyl_onnx.sweeps.types import Cell, Failure, Measures, Outcome, Scheduler
 from tests.support.net import Net
 
 QUICK = Config(round_to=1, ratio=0.25, method="none", provider="cpu")

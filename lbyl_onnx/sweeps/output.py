@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 
 from lbyl_onnx.report.svg import Axis, GridRow, Series, grid_of_curves
-from lbyl_onnx.sweep.types import Measures, Outcome, Sweep
+from lbyl_onnx.sweeps.types import Measures, Outcome, Sweep
 
 
 def as_csv(sweep: Sweep) -> str:

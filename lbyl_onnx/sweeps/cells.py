@@ -21,8 +21,8 @@ from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.pipeline import compress
 from lbyl_onnx.runtime import providers
 from lbyl_onnx.runtime.timing import Latency
-from lbyl_onnx.sweep.output import METRICS
-from lbyl_onnx.sweep.types import Cell, Failure, Measures, Outcome, Scheduler, Sweep
+from lbyl_onnx.sweeps.output import METRICS
+from lbyl_onnx.sweeps.types import Cell, Failure, Measures, Outcome, Scheduler, Sweep
 
 
 def plan_cells(
@@ -46,10 +46,10 @@ def plan_cells(
     ModelError
         When a file cannot be read.
     """
-    scored = [_digest([path]) for path in _scoring_files(data)]
+    scored = [digest_of([path]) for path in scoring_files(data)]
     cells = []
     for model in models:
-        digest = _digest(model_files(model))
+        digest = digest_of(model_files(model))
         for config in configs:
             tensor_info = {
                 "model": digest,
@@ -62,14 +62,22 @@ def plan_cells(
     return tuple(cells)
 
 
-def _scoring_files(data: ScoringData) -> list[Path]:
+def scoring_files(data: ScoringData) -> list[Path]:
+    """Return the files that models are scored on."""
     files = [] if data.inputs is None else [data.inputs]
     if data.labels is not None and data.labels.endswith(".npy"):
         files.append(Path(data.labels))
     return files
 
 
-def _digest(paths: Sequence[Path]) -> str:
+def digest_of(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of files, in hexadecimal.
+
+    Raises
+    ------
+    ModelError
+        When one cannot be read.
+    """
     try:
         return hashlib.sha256("".join(map(sha256, paths)).encode()).hexdigest()
     except OSError as error:
@@ -82,7 +90,7 @@ def run_cell(cell: Cell) -> Outcome | Failure:
     names = cell.key, str(cell.model), config.method, config.requested_ratio
     try:
         files = open_source(cell.model)
-        if _digest(model_files(cell.model)) != cell.digest:
+        if digest_of(model_files(cell.model)) != cell.digest:
             raise ModelError(f"{cell.model} is not the file here that the sweep began with")
         with (
             # A worker's stderr is the user's: only what is raised is told there.
@@ -156,18 +164,19 @@ def make_folder(folder: Path) -> None:
         When it cannot be made.
     """
     try:
-        (folder / _CELLS).mkdir(parents=True, exist_ok=True)
+        (folder / CELLS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"--out {folder} cannot be made: {error.strerror}") from error
 
 
-_CELLS = "cells"
+# Folder of the finished cells.
+CELLS = "cells"
 # Bytes of a cell's file; it takes about a thousand.
 LARGEST_CELL = 1 << 16
 
 
 def _place(folder: Path, key: str) -> Path:
-    return folder / _CELLS / f"{key}.json"
+    return folder / CELLS / f"{key}.json"
 
 
 def _read(folder: Path, cell: Cell) -> Outcome | None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.sweep.cells import run_cell
-from lbyl_onnx.sweep.pool import run_in_processes
-from lbyl_onnx.sweep.types import Cell, Failure, Outcome, Scheduler
+from lbyl_onnx.sweeps.cells import run_cell
+from lbyl_onnx.sweeps.pool import run_in_processes
+from lbyl_onnx.sweeps.types import Cell, Failure, Outcome, Scheduler
 
 # Seconds to wait for a Dask scheduler, and for the first of its workers.
 PATIENCE = 30.0

@@ -11,6 +11,9 @@ from lbyl_onnx.evaluate.doubt import wilson
 from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.option_types import Quantize
 
+# Curves that a printed sweep lists.
+_CURVES = 4
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -121,6 +124,20 @@ class Sweep:
     outcomes: tuple[Outcome, ...]
     failures: tuple[Failure, ...]
     reused: int
+
+    def __str__(self) -> str:
+        """Return a few lines: how many cells there are, and where each curve begins and ends."""
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        lines = [f"{len(self.outcomes)} cells measured{failed}"]
+        curves: dict[tuple[str, str], list[Outcome]] = {}
+        for outcome in self.outcomes:
+            curves.setdefault((outcome.model, outcome.series), []).append(outcome)
+        for (model, series), outcomes in list(curves.items())[:_CURVES]:
+            ends = dict.fromkeys((outcomes[0], outcomes[-1]))
+            points = ", ".join(f"{o.after.score:.4f} at {o.ratio:g}" for o in ends)
+            lines.append(f"{model}, {series}: {outcomes[0].metric} {points}")
+        more = len(curves) - _CURVES
+        return "\n".join([*lines, *([f"... and {more} more curves"] if more > 0 else [])])
 
 
 Scheduler = Callable[[Sequence[Cell]], Iterator[Outcome | Failure]]
