@@ -48,7 +48,9 @@ class TestCells:
 
     def test_texts_are_no_lists_of_letters(self, sample: Path, ran: list[Cell]) -> None:
         sweep(str(sample), ratios=["30%"], methods="nm", config=CPU)
-        assert [(c.model, c.config.method, c.config.requested_ratio) for c in ran] == [(sample, "nm", 0.3)]
+        assert [(c.model, c.config.method, c.config.requested_ratio) for c in ran] == [
+            (sample, "nm", 0.3)
+        ]
 
     @pytest.mark.parametrize(
         "options",
