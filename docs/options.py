@@ -1,4 +1,4 @@
-"""The tables of options in README and the docs, written anew: `python -m docs.options`."""
+"""The tables of options in the docs, written anew: `python -m docs.options`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lbyl_onnx.option_types import Option
 
 ROOT = Path(__file__).parents[1]
 # Pages with a table between the marks.
-PAGES = ("README.md", "docs/api.md")
+PAGES = ("docs/commands.md", "docs/api.md")
 BEGIN, END = "<!-- options: python -m docs.options -->", "<!-- end of options -->"
 
 

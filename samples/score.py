@@ -54,6 +54,12 @@ def count_right(model_path: Path, data_path: Path) -> tuple[int, int]:
     return int((logits.argmax(axis=1) == labels).sum()), len(labels)
 
 
+def accuracy(model_path: str) -> float:
+    """Return the share of the test images that a model classifies right, for `--score`."""
+    right, images = count_right(Path(model_path), DEFAULT_DATA)
+    return right / images
+
+
 def main() -> None:
     """Parse the command line, score, print; exit 1 with the reason if nothing could be scored."""
     parser = argparse.ArgumentParser(description="Top-1 accuracy of an ONNX classifier.")

@@ -16,12 +16,23 @@ import pytest
 from docs.figures import curve
 from tests.conftest import ROOT
 from tests.support.extras import need
-from tests.support.pages import PAGES, blocks, clone, run_commands
+from tests.support.pages import BLOCK, PAGES, blocks, clone, in_order, run_commands, steps
 
 __all__ = ["clone"]  # a fixture
 
 # Languages of blocks, and who runs them: `text` is for the user's own shell.
-RUN_HERE, RUN_ELSEWHERE = ("sh", "python"), {"json": "test_olive.py", "text": "no one"}
+RUN_HERE, RUN_ELSEWHERE = (
+    ("sh", "python", "yaml"),
+    {
+        "json": "test_olive.py",
+        "toml": "test_config_file.py",
+        "text": "no one",
+    },
+)
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -31,13 +42,16 @@ def test_every_block_has_a_language_that_is_run(page: str) -> None:
     assert set(fences[1::2]) <= {""}
 
 
+def test_every_page_is_read_in_some_order() -> None:
+    assert sorted(in_order()) == sorted(["README.md", *PAGES])
+
+
 @pytest.mark.extras
-@pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_shows_runs_in_its_order(page: str, clone: Path) -> None:
-    text = (ROOT / page).read_text()
-    for language, body in re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        if language == "sh":
-            run_commands(body, page, clone)
+def test_what_the_pages_show_runs_in_their_order_in_one_clone(clone: Path) -> None:
+    shown = [(page, *block) for page in in_order() for block in BLOCK.findall(read(page))]
+    for page, language, body in shown:
+        if language in ("sh", "yaml"):
+            run_commands(body if language == "sh" else steps(body), page, clone)
         elif language == "python":
             done = subprocess.run(
                 [sys.executable, "-W", "ignore", "-c", body],

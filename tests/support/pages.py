@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -26,6 +26,11 @@ def commands(body: str) -> list[str]:
     return [part for line in lines for part in line.split(" && ") if not SKIPPED.search(part)]
 
 
+def steps(body: str) -> str:
+    """The commands of a YAML block: what a workflow runs, and what a hook does."""
+    return "\n".join(re.findall(r"^[ -]*(?:run|entry): (.*)$", body, re.MULTILINE))
+
+
 # Dask's servers and Olive are run by tests of their own.
 SKIPPED = re.compile(
     r"venv |pip install|pytest|train_digits|git clone|benchmarks\.|ruff|mypy"
@@ -36,18 +41,16 @@ SKIPPED = re.compile(
 def run_commands(body: str, page: str, folder: Path) -> int:
     """Run the lines of a shell block in a folder; return how many."""
     lines = commands(body)
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for line in lines:
-        words = [word.replace(".venv/bin/", "") for word in shlex.split(line)]
-        if words[0] == "lbyl-onnx":
-            words = ["-m", "lbyl_onnx", *words[1:]]
-        elif words[0] == "python":
-            words = words[1:]
-        else:
+        as_written = line.replace(".venv/bin/", "")
+        if as_written.split()[0] not in ("lbyl-onnx", "python"):
             pytest.fail(f"{page} shows a command this test does not know: {line}")
         done = subprocess.run(
-            [sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr}"
+            ["sh", "-c", as_written], cwd=folder, env={**os.environ, "PATH": search},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{page}: {line}: {done.stderr}"
     return len(lines)
 
 
@@ -55,6 +58,12 @@ def run_commands(body: str, page: str, folder: Path) -> int:
 def clone(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "samples", tmp_path / "samples")
     return tmp_path
+
+
+def in_order() -> list[str]:
+    """README, then the pages in the order in which they are read."""
+    listed = re.findall(r"^ +- [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    return ["README.md", *(f"docs/{page}" for page in listed)]
 
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from lbyl_onnx import Config, OptionError
 from lbyl_onnx.cli import main
 from lbyl_onnx.cli.config_file import read_options
+from tests.support.pages import blocks
 
 TOML = """
 macs = "60%"
@@ -115,3 +116,10 @@ class TestCommand:
         result = self.run(sample, tmp_path, text)
         assert result.exit_code == 2
         assert "options.toml" in result.stderr
+
+
+def test_the_file_of_the_pages_is_read(tmp_path: Path) -> None:
+    (body,) = blocks("docs/commands.md", "toml")
+    (tmp_path / "options.toml").write_text(body)
+    config = Config(**read_options(tmp_path / "options.toml"))
+    assert (config.macs, config.min_channels) == ("50%", 8)

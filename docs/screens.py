@@ -1,0 +1,96 @@
+"""The screens and the results of README and the docs, written anew: `python -m docs.screens`.
+
+What a command prints is put below its mark, as it is run here; the table of results comes from what
+`python -m benchmarks.no_goal` and `python -m benchmarks.int8` have measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SCREEN = re.compile(r"(<!-- screen: (.*?) -->\n).*?(<!-- end of screen -->)", re.DOTALL)
+TABLE = re.compile(
+    r"(<!-- results: python -m docs\.screens -->\n).*?(<!-- end of results -->)", re.DOTALL
+)
+# Characters in a line of a screen.
+WIDTH = 96
+NAMES = {
+    "vgg16_cifar10": "VGG-16, CIFAR-10",
+    "lenet_300_100_fashion": "LeNet-300-100, Fashion-MNIST",
+    "resnet20_cifar10": "ResNet-20, CIFAR-10",
+    "resnet20_cifar10_folded": "the same, BatchNorm folded by the exporter",
+    "efficientnet_lite0": "EfficientNet-lite0, ImageNet",
+    "efficientnet_lite0_folded": "the same, BatchNorm folded by the exporter",
+}
+
+
+def pages() -> Iterator[Path]:
+    """Yield README and every page."""
+    yield ROOT / "README.md"
+    yield from sorted((ROOT / "docs").rglob("*.md"))
+
+
+def printed(command: str) -> str:
+    """Return what a command prints, run beside a copy of the samples."""
+    words = shlex.split(command)
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copytree(ROOT / "samples", Path(name) / "samples")
+        done = subprocess.run(
+            [sys.executable, "-m", "lbyl_onnx", *words[1:]],
+            cwd=name,
+            env={**os.environ, "COLUMNS": str(WIDTH), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def table() -> str:
+    """Return the models that no goal was given for, beside int8, as Markdown."""
+    no_goal = json.loads((RESULTS / "no_goal.json").read_text())["rows"]
+    int8 = json.loads((RESULTS / "int8.json").read_text())["models"]
+    lines = [
+        "| model | before | `compress in out` | MACs | bytes | time | `--ratio 0 --quantize int8` "
+        "| bytes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for key, name in NAMES.items():
+        if key not in no_goal:
+            continue
+        row, whole = no_goal[key], int8.get(key, {}).get("int8")
+        left = [f"{row[what]:.0%}" for what in ("macs", "size", "time")]
+        after = f"**{100 * row['accuracy']:.1f}**" if not row["reason"] else "nothing is safe"
+        cells = [name, f"{100 * row['base']:.1f}", after, *left]
+        cells += ["", ""] if whole is None else [_percent(whole), f"{whole['size']:.0%}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _percent(figure: dict[str, float]) -> str:
+    return f"{100 * figure['accuracy']:.1f}"
+
+
+def filled(page: str, screen: Callable[[str], str]) -> str:
+    """Return a page with its table and its screens written anew."""
+    page = TABLE.sub(lambda m: f"{m[1]}\n{table()}\n\n{m[2]}", page)
+    return SCREEN.sub(lambda m: f"{m[1]}\n```text\n{screen(m[2])}\n```\n\n{m[3]}", page)
+
+
+if __name__ == "__main__":
+    for path in pages():
+        before = path.read_text()
+        after = filled(before, printed)
+        if after != before:
+            path.write_text(after)
