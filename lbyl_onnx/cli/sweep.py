@@ -35,7 +35,7 @@ _NONE = "none"
 _MOST_RATIOS = 200
 _SECTIONS = {
     "What": ("--ratios", "--methods", "--quantize", *(OPTIONS[name].flag for name in _SHARED)),
-    "Scoring": ("--inputs", "--labels"),
+    "Scoring": ("--inputs", "--labels", "--score"),
     "Where it runs": ("--workers", "--scheduler", "--provider", "--input", "--input-shape"),
     "Telling": ("--out", "--json", "--quiet", "--debug"),
 }
@@ -127,6 +127,12 @@ def _quantizations(
     "Without it: the agreement with the original.",
 )
 @click.option(
+    "--score",
+    metavar="FILE.py:NAME",
+    help="Function of your own that scores the path of a model: file.py:name or module:name; in "
+    "place of --inputs.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
@@ -164,6 +170,7 @@ def sweep(
     seed: int,
     inputs: Path | None,
     labels: str | None,
+    score: str | None,
     workers: int,
     scheduler: str | None,
     provider: Provider,
@@ -200,6 +207,7 @@ def sweep(
                 method_options=method_options,
                 inputs=inputs,
                 labels=labels,
+                score=score,
                 config=config,
                 workers=workers,
                 scheduler=scheduler,
@@ -228,14 +236,18 @@ def _cell_name(cell: Outcome | Failure) -> str:
     return f"{cell.model}, {cell.series} at {cell.ratio:g}"
 
 
+def _measured_on(outcome: Outcome) -> str:
+    if outcome.metric == "score":
+        return "score by a function of your own"
+    return f"{outcome.metric} on {outcome.samples:,} samples"
+
+
 def _print(result: Sweep, folder: Path, console: Console) -> None:
     for model in dict.fromkeys(outcome.model for outcome in result.outcomes):
         outcomes = [outcome for outcome in result.outcomes if outcome.model == model]
         first = outcomes[0]
         console.print(Text(printable(model), style="bold"))
-        console.print(
-            f"{first.metric} on {first.samples:,} samples, before {first.before.score:.4f}"
-        )
+        console.print(f"{_measured_on(first)}, before {first.before.score:.4f}")
         console.print(_table(outcomes))
     if result.outcomes:
         rest = f"; {result.reused} of {len(result.outcomes)} cells were there already"

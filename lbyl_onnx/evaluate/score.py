@@ -54,6 +54,9 @@ class ScoringData:
         Shapes that the user gave for inputs, by name.
     choices
         What the user says that inputs take.
+    own
+        A function of the user's own that scores the path of a model, as `own_score` takes it, in
+        place of all this.
     """
 
     inputs: Path | None = None
@@ -61,6 +64,7 @@ class ScoringData:
     seed: int = 0
     input_shape: SuppliedShapes = ()
     choices: Choices = ()
+    own: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,12 @@ class Score:
     metric
         `accuracy`: share of samples (or of their positions) classified right; `agreement`: share
         on which both choose the same class or whole number; `cosine`: mean cosine of the outputs,
-        where there are no classes. Of several outputs the least counts.
+        where there are no classes. Of several outputs the least counts. `score`: what the user's
+        own function returns.
     before, after
         The original's and the compressed model's.
     samples
-        How many.
+        How many; 0 where the user's own function has its own.
     p_value
         Probability of an accuracy's difference by chance, by McNemar's test; None for others.
     """
@@ -106,7 +111,11 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
         When the samples or labels do not fit the model.
     ModelError
         When a model does not run on them.
+    OptionError
+        When the user's own function does not work.
     """
+    if data.own is not None:
+        return Score("score", own_score(data.own, original), own_score(data.own, compressed), 0)
     stated = partial(stated_sizes, data.choices, "auto")
     shapes = baseline.input_shapes(original, provider, data.input_shape, stated)
     model, _ = source.load_model(original)

@@ -54,7 +54,7 @@ def plan_cells(
             tensor_info = {
                 "model": digest,
                 "config": asdict(config),
-                "scored_on": [*scored, data.labels, data.seed],
+                "scored_on": [*scored, data.labels, data.seed, data.own],
                 "version": version,
             }
             key = hashlib.sha256(json.dumps(tensor_info, sort_keys=True).encode()).hexdigest()
@@ -67,6 +67,9 @@ def scoring_files(data: ScoringData) -> list[Path]:
     files = [] if data.inputs is None else [data.inputs]
     if data.labels is not None and data.labels.endswith(".npy"):
         files.append(Path(data.labels))
+    code = Path((data.own or "").rpartition(":")[0])
+    if code.suffix == ".py":
+        files.append(code)
     return files
 
 
@@ -202,17 +205,17 @@ def _sound(outcome: Outcome, cell: Cell) -> bool:
         and isinstance(outcome.metric, str)
         and outcome.metric in METRICS
         and _counts(outcome.samples)
-        and all(map(_measured, (outcome.before, outcome.after)))
+        and all(_measured(side, outcome.metric) for side in (outcome.before, outcome.after))
         and (p_value is None or (type(p_value) in (int, float) and 0.0 <= p_value <= 1.0))
     )
 
 
-def _measured(side: Measures) -> bool:
+def _measured(side: Measures, metric: str) -> bool:
     """Whether measures are of their types, finite, and within what they may be."""
     numbers = [side.score, *([] if side.latency is None else [side.latency])]
     return (
         all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
-        and -1.0 - 1e-6 <= side.score <= 1.0 + 1e-6  # cosines are rounded
+        and (metric == "score" or abs(side.score) <= 1.0 + 1e-6)  # cosines are rounded
         and (side.latency is None or side.latency >= 0)
         and all(map(_counts, (side.parameters, side.macs, side.file_size)))
     )

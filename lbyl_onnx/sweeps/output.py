@@ -40,6 +40,7 @@ METRICS = {
     "accuracy": "accuracy",
     "agreement": "agreement with the original",
     "cosine": "cosine with the original",
+    "score": "score",
 }
 _COSTS: Mapping[str, Callable[[Measures], float | None]] = {
     "MACs left": lambda side: side.macs,
@@ -52,7 +53,8 @@ _COSTS: Mapping[str, Callable[[Measures], float | None]] = {
 def _row(model: str, sweep: Sweep) -> GridRow:
     outcomes = [outcome for outcome in sweep.outcomes if outcome.model == model]
     names = dict.fromkeys(outcome.series for outcome in sweep.outcomes)
-    y = Axis(METRICS[outcomes[0].metric], "{:g}".format, high=1.0)
+    metric = outcomes[0].metric
+    y = Axis(METRICS[metric], "{:g}".format, high=None if metric == "score" else 1.0)
     panels = tuple(
         (
             Axis(title, "{:.0%}".format),

@@ -38,6 +38,7 @@ def sweep(
     method_options: Sequence[tuple[str, OptionValue]] = (),
     inputs: PathLike | None = None,
     labels: str | None = None,
+    score: str | None = None,
     config: Config | None = None,
     workers: int = 1,
     scheduler: str | None = None,
@@ -65,6 +66,9 @@ def sweep(
     labels : str, default=None
         Classes of the samples: an array in `inputs`, or an ``.npy``. None for the agreement with
         the original.
+    score : str, default=None
+        A function of your own that is given the path of a model and returns its score,
+        ``module:function`` or ``file.py:function``, in place of `inputs` and `labels`.
     config : Config, default=None
         All other options; its ratio, method and quantisation are replaced.
     workers : int, default=1
@@ -98,6 +102,8 @@ def sweep(
     """
     if labels is not None and inputs is None:
         raise OptionError("labels are of inputs; give both")
+    if score is not None and inputs is not None:
+        raise OptionError("score and inputs are given; give one of them")
     configs = _configs(
         config or Config(), _numbers(ratios), _names(methods), quantize, method_options
     )
@@ -105,7 +111,7 @@ def sweep(
     place = None if inputs is None else Path(inputs)
     where = schedulers.local(workers) if scheduler is None else schedulers.dask(scheduler)
     files = [find_model(path) for path in _paths(models)]
-    data = ScoringData(place, labels, shared.seed, shared.input_shape, shared.input)
+    data = ScoringData(place, labels, shared.seed, shared.input_shape, shared.input, score)
     cells = plan_cells(list(dict.fromkeys(files)), configs, data, __version__)
     with ExitStack() as stack:
         kept = stack.enter_context(tempfile.TemporaryDirectory(prefix="lbyl-onnx-"))

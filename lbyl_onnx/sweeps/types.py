@@ -89,7 +89,7 @@ class Outcome:
 
     def interval(self, side: Measures) -> tuple[float, float] | None:
         """Return the 95 % interval of a side's score; None for a cosine, which is no share."""
-        if self.metric == "cosine":
+        if self.metric in ("cosine", "score"):
             return None
         return wilson(round(side.score * self.samples), self.samples)
 

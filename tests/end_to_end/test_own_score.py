@@ -8,7 +8,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from lbyl_onnx import OptionError, TargetError, compare_models, compress
+from lbyl_onnx import Config, OptionError, TargetError, compare_models, compress, sweep
 from lbyl_onnx.cli import main
 from tests.support.architectures import chain
 
@@ -100,3 +100,24 @@ def test_verify_holds_it_against_a_bound(file: Path, model: Path, least: float, 
 def test_target_and_function_go_together(given: dict[str, object]) -> None:
     with pytest.raises(OptionError, match="metric and min_score go together; give both"):
         compress(chain(), **given)  # type: ignore[arg-type]
+
+
+def test_a_sweep_draws_it(file: Path, model: Path, tmp_path: Path) -> None:
+    out, config = tmp_path / "curve", Config(provider="cpu", round_to=1)
+    curve = sweep(
+        model, out, ratios=[0.3, 0.6], methods="none", score=f"{file}:weights", config=config
+    )
+    assert [outcome.metric for outcome in curve.outcomes] == ["score", "score"]
+    before, after = curve.outcomes[0].before, [o.after.score for o in curve.outcomes]
+    assert before.score > after[0] > after[1]
+    assert curve.outcomes[0].interval(before) is None
+    assert "score" in (out / "sweep.svg").read_text()
+    again = sweep(
+        model, out, ratios=[0.3, 0.6], methods="none", score=f"{file}:weights", config=config
+    )
+    assert (again.reused, again.outcomes) == (2, curve.outcomes)
+
+
+def test_a_sweep_scores_by_one_thing(file: Path, model: Path) -> None:
+    with pytest.raises(OptionError, match="score and inputs are given"):
+        sweep(model, score=f"{file}:weights", inputs="samples.npz")
