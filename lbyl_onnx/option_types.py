@@ -313,7 +313,10 @@ class Option:
             return f"{name} is {value!r}; give one of {', '.join(self.choices())}"
         for label, number in self._numbers(name, value):
             if self.bounds is not None and not self.bounds.hold(number):
-                return f"{label} is {number}; give {self.bounds}"
+                # Whoever writes 30 for a share means percent.
+                share = self.bounds.least == 0 and self.bounds.most == 1 and 1 < number <= 100
+                percent = f", or {number:g}%" if share else ""
+                return f"{label} is {number}; give {self.bounds}{percent}"
         return None
 
     def _numbers(self, name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -51,6 +51,7 @@ from lbyl_onnx.quantise.int8 import QuantisationJob, Quantised, to_int8
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.inputs import InputReport, input_reports, input_warnings
+from lbyl_onnx.results.stages import stages_of
 from lbyl_onnx.results.warnings import Timed, warnings_of
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime import providers, timing
@@ -181,7 +182,7 @@ def compress(
         config.check_samples("samples")
         if config.calibration is not None:
             raise OptionError("samples and calibration are given; give one of them")
-    progress = numbered(progress or (lambda stage, done, total: None), _stages(config))
+    progress = numbered(progress or (lambda stage, done, total: None), stages_of(config))
     place = None if output is None or dry_run else Path(output)
     provider = providers.provider_name(config.provider)
     with contextlib.ExitStack() as stack:
@@ -214,25 +215,6 @@ def compress(
         if place is not None:
             atomic.publish(staged, place)
         return result
-
-
-def _stages(config: Config) -> tuple[str, ...]:
-    """The stages of one call, in order; those that may be left out are not among them."""
-    searched = config.allotted == "auto" or config.target.kind not in ("ratio", "macs")
-    stages = {
-        "running the original": True,
-        "finding channel groups": True,
-        "weighing heads against dims": config.attention == "auto",
-        "looking for what can go": searched,
-        "measuring sensitivities": searched,
-        "compensating": True,
-        "rewriting": True,
-        "repairing": config.needs_moments,
-        "timing": config.target.kind == "latency",
-        "verifying": True,
-        "quantising": config.quantize is not None,
-    }
-    return tuple(name for name, done in stages.items() if done)
 
 
 def _configured(config: Config | None, options: Mapping[str, Any]) -> Config:

@@ -13,6 +13,8 @@ from rich.text import Text
 
 # Rows of a table on a terminal; piped, and in the JSON, all are there.
 LONGEST_LIST = 40
+# Cells up to which a cell of a row is filled: one long name would lengthen every other row.
+_LONGEST_FILLED = 120
 _GAP = "  "
 _INDENT = "    "
 
@@ -127,6 +129,8 @@ class TextTable:
         columns = list(zip(self.titles, *rows, strict=True))
         texts = [at for at, title in enumerate(self.titles) if title not in self.numeric]
         natural = [max(map(cell_len, column)) for column in columns]
+        if _total(natural) <= width:
+            return [self._line(row, natural) for row in (self.titles, *rows)]
         least = [max(map(_least, column)) for column in columns]
         for at, title in enumerate(self.titles):
             if title in self.numeric:
@@ -143,6 +147,14 @@ class TextTable:
                 first, *more = wrapped(f"{self.titles[at]}: {row[at]}", width - len(_INDENT))
                 result += [f"{_GAP}{first}", *(f"{_INDENT}{line}" for line in more)]
         return result
+
+    def _line(self, cells: Sequence[str], natural: list[int]) -> str:
+        """A row as one line; beside a name that is very long others are not filled up to it."""
+        padded = (
+            _padded(text, min(width, _LONGEST_FILLED), title in self.numeric)
+            for text, width, title in zip(cells, natural, self.titles, strict=True)
+        )
+        return _GAP.join(padded).rstrip()
 
     def _row(self, cells: Sequence[str], inline: list[int], widths: list[int]) -> list[str]:
         """The lines of a row."""

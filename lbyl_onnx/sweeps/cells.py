@@ -167,19 +167,19 @@ def make_folder(folder: Path) -> None:
         When it cannot be made.
     """
     try:
-        (folder / CELLS).mkdir(parents=True, exist_ok=True)
+        (folder / _CELLS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"--out {folder} cannot be made: {error.strerror}") from error
 
 
 # Folder of the finished cells.
-CELLS = "cells"
+_CELLS = "cells"
 # Bytes of a cell's file; it takes about a thousand.
 LARGEST_CELL = 1 << 16
 
 
 def _place(folder: Path, key: str) -> Path:
-    return folder / CELLS / f"{key}.json"
+    return folder / _CELLS / f"{key}.json"
 
 
 def _read(folder: Path, cell: Cell) -> Outcome | None:

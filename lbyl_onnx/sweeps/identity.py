@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 from lbyl_onnx.errors import OutputError
 from lbyl_onnx.io.files import read_bounded
 from lbyl_onnx.io.text_file import write_whole
-from lbyl_onnx.sweeps.cells import CELLS, digest_of, scoring_files
-from lbyl_onnx.sweeps.types import Cell
+from lbyl_onnx.sweeps.cells import digest_of, scoring_files
+from lbyl_onnx.sweeps.types import Cell, Failure, Outcome, Scheduler
 
-# In the folder of the cells.
-_NAME = "sweep.json"
+# In the folder of a sweep.
+_NAME = "identity.json"
 # Bytes of that file; it takes a line for each model.
 LARGEST = 1 << 20
 # What may differ within a sweep: a folder may get more ratios, methods and quantisations.
@@ -23,20 +23,42 @@ _VARIED = ("ratio", "method", "method_options", "quantize")
 _AGAIN = "give another folder, or remove this one first"
 
 
-def claim(folder: Path, cells: Sequence[Cell]) -> None:
-    """Note in a folder whose sweep it holds; more models may come to those that it has.
+def check_own(folder: Path, cells: Sequence[Cell]) -> None:
+    """Refuse a folder that holds another sweep; more models may come to those that it has.
 
     Raises
     ------
     OutputError
         When it holds the sweep of other models, or of other options or samples.
     """
-    record = _record(cells)
-    file = folder / CELLS / _NAME
-    held = _read(file)
+    held = _read(folder / _NAME)
     if held is not None:
-        _check(folder, held, record)
-    write_whole(json.dumps(record, indent=2) + "\n", file)
+        _check(folder, held, _record(cells))
+
+
+def noting(scheduler: Scheduler, folder: Path, cells: Sequence[Cell]) -> Scheduler:
+    """Return a scheduler that notes in a folder whose sweep it holds, once there is an outcome."""
+
+    def run(missing: Sequence[Cell]) -> Iterator[Outcome | Failure]:
+        noted = False
+        for done in scheduler(missing):
+            if isinstance(done, Outcome) and not noted:
+                note(folder, cells)
+                noted = True
+            yield done
+
+    return run
+
+
+def note(folder: Path, cells: Sequence[Cell]) -> None:
+    """Note in a folder whose sweep it holds.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written.
+    """
+    write_whole(json.dumps(_record(cells), indent=2) + "\n", folder / _NAME)
 
 
 def _record(cells: Sequence[Cell]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lbyl_onnx.methods.registry import OptionValue, find_method, method_names
 from lbyl_onnx.option_types import NUMBER, Quantize, shown
 from lbyl_onnx.sweeps import schedulers
 from lbyl_onnx.sweeps.cells import make_folder, plan_cells, run_sweep
-from lbyl_onnx.sweeps.identity import claim
+from lbyl_onnx.sweeps.identity import check_own, note, noting
 from lbyl_onnx.sweeps.output import as_csv, as_svg
 from lbyl_onnx.sweeps.types import Sweep
 from lbyl_onnx.types import Progress
@@ -118,12 +118,14 @@ def sweep(
         folder = Path(kept if out is None else out)
         make_folder(folder)
         if out is not None and cells:
-            claim(folder, cells)
+            check_own(folder, cells)
+            where = noting(where, folder, cells)
         tell = progress or (lambda stage, done, total: None)
         result = run_sweep(
             cells, folder, where, lambda done, total: tell("measuring cells", done, total)
         )
         if out is not None and result.outcomes:
+            note(folder, cells)
             write_whole(as_csv(result), folder / "sweep.csv")
             write_whole(as_svg(result), folder / "sweep.svg")
     return result

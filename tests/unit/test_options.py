@@ -110,6 +110,7 @@ def test_the_tables_are_those_of_the_declarations(page: str) -> None:
 
 BOUNDS: dict[str, tuple[dict[str, Any], str]] = {
     "ratio": ({"ratio": 1.0}, "ratio is 1.0; give a number from 0 to below 1"),
+    "percent": ({"ratio": 30}, "ratio is 30.0; give a number from 0 to below 1, or 30%"),
     "fidelity": ({"fidelity": 0.0}, "fidelity is 0.0; give a number above 0 and below 1"),
     "a glob's": ({"keep_for": {"*top*": 0}}, "keep_for '*top*' is 0; give a whole number of at"),
     "a step": ({"round_to": 0}, "round_to is 0; give a whole number of at least 1"),

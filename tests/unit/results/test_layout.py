@@ -74,3 +74,12 @@ def test_a_terminal_gets_the_first_rows_and_a_pipe_all() -> None:
     assert screen(many, 80, terminal=True)[-1] == "... and 7 more; --json lists them all"
     assert screen(many, 80, terminal=False)[-1] == f"n{LONGEST_LIST + 6}"
     assert screen(TextTable(("name",), frozenset(), ()), 80, terminal=True) == ["name"]
+
+
+def test_one_long_name_does_not_lengthen_all_rows() -> None:
+    rows = (("n" * 10_000, "1", "x"), *(("a", "2", "y") for _ in range(1000)))
+    table = TextTable(("name", "channels", "reason"), frozenset(("channels",)), rows)
+    lines = screen(table, 10**6, terminal=False)
+    assert sum(map(len, lines)) < 10_000 + 1002 * 140
+    assert lines[1].startswith("n" * 10_000 + "  ")
+    assert lines[2].split() == ["a", "2", "y"]

@@ -79,6 +79,7 @@ class TestCells:
         with pytest.raises(KeyboardInterrupt):
             sweep(sample, tmp_path / "out", progress=stop, **options)
         assert not (tmp_path / "out" / "sweep.csv").exists()
+        assert (tmp_path / "out" / "identity.json").exists()
         again = sweep(sample, tmp_path / "out", **options)
         assert (len(ran), again.reused) == (3, 2)
         assert (tmp_path / "out" / "sweep.csv").read_text().count("\n") == 4
@@ -142,7 +143,7 @@ class TestFolders:
         self, damage: bytes, sample: Path, tmp_path: Path
     ) -> None:
         self.sweep(sample, tmp_path)
-        note = tmp_path / "cells" / "sweep.json"
+        note = tmp_path / "identity.json"
         whole = note.read_bytes()
         note.write_bytes(damage)
         self.sweep(sample, tmp_path)
