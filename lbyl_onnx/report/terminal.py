@@ -135,6 +135,8 @@ def print_comparison(
     console.print(Text(f"fidelity on {near.samples} {inputs}: {rendering.nearness(near)}"))
     for line in rendering.by_output(near):
         console.print(Text(f"  {line}"))
+    for line in rendering.prediction_lines(comparison.prediction):
+        console.print(Text(line))
     if comparison.random:
         console.print(Text(rendering.random_numbers(comparison.random).removeprefix("; ")))
     table = Table(box=None, pad_edge=False, header_style="bold")

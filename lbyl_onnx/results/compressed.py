@@ -13,6 +13,7 @@ from lbyl_onnx.budget.solve import TargetReport
 from lbyl_onnx.channels.groups import Refusal
 from lbyl_onnx.config import Config
 from lbyl_onnx.evaluate.layers import Details
+from lbyl_onnx.evaluate.prediction.predict import Prediction
 from lbyl_onnx.evaluate.verify import Verification
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.quantise.int8 import Quantised
@@ -22,6 +23,7 @@ from lbyl_onnx.results.rendering import (
     costs_table,
     fidelity_text,
     groups_part,
+    prediction_lines,
     quantised_lines,
     refusals_part,
 )
@@ -62,6 +64,9 @@ class CompressResult:
         What to know before using it, one line each.
     quantised
         How it was quantised; None where it was not. The proof is of the model before.
+    prediction
+        How near it is to the original on real inputs; None where the samples were the user's own,
+        or no output is of floats.
     """
 
     output: Path | None
@@ -80,6 +85,7 @@ class CompressResult:
     inputs: tuple[InputReport, ...] = ()
     warnings: tuple[str, ...] = ()
     quantised: Quantised | None = None
+    prediction: Prediction | None = None
 
     def __repr__(self) -> str:
         """Return one line, without the model."""
@@ -115,6 +121,7 @@ class CompressResult:
         for warning in self.warnings:
             yield Text(f"warning: {printable(warning)}", style="yellow")
         yield fidelity_text(self.verification)
+        yield from map(Text, prediction_lines(self.prediction))
         yield from map(Text, quantised_lines(self.quantised))
         if self.groups or self.quantised is None:
             yield from groups_part(self.groups)

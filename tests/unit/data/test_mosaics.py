@@ -55,7 +55,7 @@ def test_few_tokens_are_frequent_in_the_other_family() -> None:
     kind = InputKind("tokens", vocabulary=Vocabulary(50, (0, 1, 2), 1, 2, 0))
     shares = []
     for family in ("usual", "unseen"):
-        tokens = fed(kind, (64, 24), "int64", family)
+        tokens = fed(kind, (64, 24), "int64", family).astype(int)
         assert np.all(tokens[:, 0] == 1)
         assert tokens.max() < 50
         counts = np.sort(np.bincount(tokens[tokens > 2], minlength=50))
