@@ -1,12 +1,14 @@
 """The maps from the error on samples that no fit has seen to what is the case on real inputs.
 
-`python -m benchmarks.prediction` fits them and prints the coefficients.
+`python -m benchmarks.prediction` fits them, and writes the coefficients and how well
+they hold for networks left out.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 # Cosines and shares nearer to 1 than this, and to 0, are taken as so near.
 NEAREST, LEAST = 1e-6, 1e-3
@@ -50,6 +52,24 @@ def log_ratio(cosine: float) -> float:
     return math.log(cosine / math.sqrt((1.0 - cosine) * (1.0 + cosine)))
 
 
+def log_lead(cosine: float, classes: int) -> float:
+    """Return the logarithm of how far the largest logit leads, over the error, up to a constant.
+
+    What a trained model gives the class that it chooses has to exceed the largest of all others:
+    its lead grows with the number of classes as the expected largest of as many normal numbers
+    does (Blom, "Statistical estimates and transformed beta-variables", 1958).
+
+    Parameters
+    ----------
+    cosine
+        Of the logits of two models.
+    classes
+        How many there are.
+    """
+    largest = NormalDist().inv_cdf((classes - 0.375) / (classes + 0.25))
+    return log_ratio(cosine) + math.log(largest)
+
+
 def cosine_of(ratio: float) -> float:
     """Return the cosine at a logarithm of signal over error."""
     return 1.0 / math.sqrt(1.0 + math.exp(-2.0 * ratio))
@@ -68,24 +88,25 @@ def share_of(odds: float, classes: int) -> float:
     return 1.0 / classes + (1.0 - 1.0 / classes) * beyond
 
 
-# Log-odds of equal classes, and log(signal / error) of outputs, by that on unseen samples.
-SHARES = Line(1.0, 1.5, 1.0)
-COSINES = Line(0.0, 1.0, 0.5)
+# Log-odds of equal classes by the lead of the largest logit on unseen samples; log(signal / error)
+# of outputs by that on unseen samples.
+SHARES = Line(-0.5973, 2.1856, 1.3214)
+COSINES = Line(0.1037, 1.0949, 0.6061)
 
 
-def predicted_share(variation: float, classes: int, line: Line = SHARES) -> Interval:
+def predicted_share(cosine: float, classes: int, line: Line = SHARES) -> Interval:
     """Return the share of equal classes on real inputs, and its interval.
 
     Parameters
     ----------
-    variation
-        Cosine of the logits on unseen samples, as of `Separation`.
+    cosine
+        Of what varies in the logits on unseen samples, as of `Separation`.
     classes
         How many there are.
     line
-        From log(signal / error) to log-odds beyond chance.
+        From `log_lead` to log-odds beyond chance.
     """
-    value, low, high = (share_of(y, classes) for y in line.at(log_ratio(variation)))
+    value, low, high = (share_of(y, classes) for y in line.at(log_lead(cosine, classes)))
     return value, max(0.0, low - CHANCE), min(1.0, high + CHANCE)
 
 
@@ -95,7 +116,7 @@ def predicted_cosine(cosine: float, line: Line = COSINES) -> Interval:
     Parameters
     ----------
     cosine
-        That on unseen samples.
+        Of what varies in them on unseen samples, as of `Separation`.
     line
         From log(signal / error) there to the same on real inputs.
     """

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from benchmarks.prediction_fit import COSINE, SHARE, Row, Scale, fitted, left_out
 from lbyl_onnx.data.input_kind import InputKind
 from lbyl_onnx.evaluate.prediction.calibration import (
+    COSINES,
     SHARES,
+    Line,
     cosine_of,
     log_odds,
     log_ratio,
@@ -21,7 +26,9 @@ from lbyl_onnx.evaluate.prediction.calibration import (
 from lbyl_onnx.evaluate.prediction.predict import Prediction, prediction
 from lbyl_onnx.evaluate.prediction.separation import Separation
 from lbyl_onnx.types import Array, Floats
+from tests.conftest import ROOT
 
+RECORD = ROOT / "benchmarks" / "results" / "prediction.json"
 PHOTOS = {"x": InputKind("photo")}
 
 
@@ -181,3 +188,30 @@ class TestPrediction:
         old, new = logits()
         assert prediction([((old,), (np.full_like(new, np.nan),))], PHOTOS) is None
         assert prediction([], PHOTOS) is None
+
+
+class TestRecord:
+    """The coefficients, by the cells that `benchmarks.prediction` has on record."""
+
+    ROWS: ClassVar[list[Row]] = [Row(**row) for row in json.loads(RECORD.read_text())["rows"]]
+
+    @pytest.mark.parametrize(("scale", "line"), [(SHARE, SHARES), (COSINE, COSINES)])
+    def test_the_package_holds_those_that_are_fitted(self, scale: Scale, line: Line) -> None:
+        made = fitted(scale, self.ROWS)
+        assert astuple(made) == pytest.approx(astuple(line), abs=2e-3)
+
+    def test_a_network_that_is_left_out_has_no_part_in_its_map(self) -> None:
+        """Its own truth is spoiled, and its predictions stay."""
+        spoiled = [replace(r, equal=0.5) if r.model == "digits" else r for r in self.ROWS]
+        before, after = (left_out(SHARE, rows) for rows in (self.ROWS, spoiled))
+        own = [row.model == "digits" for row in self.ROWS]
+        assert [x for x, mine in zip(after, own, strict=True) if mine] == [
+            x for x, mine in zip(before, own, strict=True) if mine
+        ]
+        assert after != before
+
+    @pytest.mark.parametrize("scale", [SHARE, COSINE])
+    def test_nine_in_ten_lie_inside(self, scale: Scale) -> None:
+        pairs = zip(self.ROWS, left_out(scale, self.ROWS), strict=True)
+        inside = [low <= scale.truth(row) <= high for row, (_, low, high) in pairs]
+        assert np.mean(inside) >= 0.9
