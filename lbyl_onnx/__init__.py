@@ -30,6 +30,7 @@ _HOMES = {
     "evaluate.doubt": "PairedAccuracy",
     "evaluate.layers": "Details LayerComparison",
     "evaluate.metrics": "Fidelity OutputFidelity",
+    "evaluate.prediction.predict": "Prediction",
     "evaluate.verify": "Verification",
     "graph.costs": "Costs",
     "graph.source": "FileHash",
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.evaluate.doubt import PairedAccuracy as PairedAccuracy
     from lbyl_onnx.evaluate.layers import Details as Details, LayerComparison as LayerComparison
     from lbyl_onnx.evaluate.metrics import Fidelity as Fidelity, OutputFidelity as OutputFidelity
+    from lbyl_onnx.evaluate.prediction.predict import Prediction as Prediction
     from lbyl_onnx.evaluate.verify import Verification as Verification
     from lbyl_onnx.graph.costs import Costs as Costs
     from lbyl_onnx.graph.source import FileHash as FileHash

@@ -35,6 +35,7 @@ from lbyl_onnx.errors import (
 from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.evaluate.layers import examine
 from lbyl_onnx.evaluate.metrics import Fidelity
+from lbyl_onnx.evaluate.prediction.predict import Prediction, predicted
 from lbyl_onnx.evaluate.verify import sampled_fidelity, verify
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import Costs
@@ -244,6 +245,8 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
         if config.quantize is not None:
             quantised, size, near = _quantise(job, baseline, rewritten)
             verification = replace(verification, fidelity=near)
+        job.progress("predicting", 0, 1)
+        prediction = _prediction(job, baseline, samples)
         timed = reached.target.latency if quantised is None else None
         latency = timed or timing.paired(
             source, job.staged, provider, baseline.feeds[0], baseline.optimise, job.effort
@@ -266,7 +269,14 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
         rewritten.inputs,
         _warnings(rewritten, (job.files.size, size), latency, block, quantised is not None),
         quantised,
+        prediction,
     )
+
+
+def _prediction(job: _Job, baseline: Baseline, samples: ComparedSamples) -> Prediction | None:
+    """Predict how near the result is on real inputs; None where the user's own were compared."""
+    source = samples.unseen(job.effort)
+    return None if source is None else predicted(job.files.path, job.staged, baseline, source)
 
 
 def _quantise(

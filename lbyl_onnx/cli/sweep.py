@@ -19,6 +19,7 @@ from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
 from lbyl_onnx.cli.options import config_options
 from lbyl_onnx.config import OPTIONS, Config
+from lbyl_onnx.evaluate.prediction.predict import Prediction
 from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import SuppliedShapes
 from lbyl_onnx.methods.registry import method_names
@@ -255,10 +256,18 @@ def _print(result: Sweep, folder: Path, console: Console) -> None:
         console.print(Text(f"wrote {where}{rest if result.reused else ''}"))
 
 
+def _predicted(prediction: Prediction | None) -> str:
+    """The interval that is predicted for real inputs; a dash where there is none."""
+    if prediction is None or prediction.low is None or prediction.high is None:
+        return "-"
+    return f"{prediction.low:.2f} to {prediction.high:.2f}"
+
+
 def _table(outcomes: list[Outcome]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("method")
-    for title in ("ratio", "MACs", "parameters", "file size", "latency", outcomes[0].metric):
+    titles = ("ratio", "MACs", "parameters", "file size", "latency", outcomes[0].metric)
+    for title in (*titles, "predicted"):
         table.add_column(title, justify="right", no_wrap=True)
     for outcome in outcomes:
         before, after = outcome.before, outcome.after
@@ -270,5 +279,6 @@ def _table(outcomes: list[Outcome]) -> Table:
             share(after.file_size, before.file_size),
             "-" if after.latency is None else milliseconds(after.latency),
             f"{after.score:.4f}",
+            _predicted(outcome.prediction),
         )
     return table

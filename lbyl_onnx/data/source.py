@@ -13,7 +13,7 @@ import numpy as np
 
 from lbyl_onnx.data.input_kind import InputSpec
 from lbyl_onnx.data.samples import Samples
-from lbyl_onnx.data.synthetic.feeds import synthetic_feeds
+from lbyl_onnx.data.synthetic.feeds import Family, synthetic_feeds
 from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
@@ -46,6 +46,8 @@ class SampleSource:
         The user's own samples; None for synthetic ones.
     exact
         Whether the model takes no mini-batch of another size.
+    family
+        Of the synthetic samples: those of the statistics, or others.
     """
 
     inputs: Mapping[str, InputSpec]
@@ -55,6 +57,7 @@ class SampleSource:
     layout: Layout = "auto"
     supplied: Samples | None = None
     exact: bool = False
+    family: Family = "usual"
 
     def batches(
         self, store: Path | None = None, first: int | None = None
@@ -87,7 +90,8 @@ class SampleSource:
         return sum(each) * (self.count // self.size) <= STORED
 
     def _made(self, number: int) -> dict[str, Array]:
-        return synthetic_feeds(self.inputs, np.random.default_rng([self.seed, number]), self.layout)
+        rng = np.random.default_rng([self.seed, number])
+        return synthetic_feeds(self.inputs, rng, self.layout, self.family)
 
     def _kept(self, store: Path, number: int) -> dict[str, Array]:
         shapes = repr([spec.shape for spec in self.inputs.values()])

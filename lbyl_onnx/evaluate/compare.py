@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.data.arrays import open_arrays
+from lbyl_onnx.data.input_kind import InputKind
 from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError
 from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import Fidelity, fidelity, top1
+from lbyl_onnx.evaluate.prediction.predict import Prediction, prediction
 from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.evaluate.score import own_score
-from lbyl_onnx.evaluate.synthetic import synthetic_samples
+from lbyl_onnx.evaluate.synthetic import input_kinds, synthetic_samples
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.guard.bounds import bounded, seconds_for
 from lbyl_onnx.input_options.shapes import SuppliedShapes, checked_shapes
@@ -30,6 +32,8 @@ from lbyl_onnx.types import Array
 
 # Synthetic samples at the first input shapes, and at others.
 COMPARED = (32, 1)
+# The same, of another family, to predict how near they are on real inputs.
+PREDICTED = (64, 0)
 # Samples that are run at once where a model takes as many as it is given.
 BATCH = 64
 
@@ -59,6 +63,8 @@ class Comparison:
         How sure the shares of labels are, and whether they differ; None without labels.
     scores
         Of both, by the user's own function; None without one.
+    prediction
+        How near they are on real inputs, predicted where the inputs are synthetic samples.
     """
 
     provider: str
@@ -71,6 +77,7 @@ class Comparison:
     random: tuple[str, ...] = ()
     accuracy: PairedAccuracy | None = None
     scores: tuple[float, float] | None = None
+    prediction: Prediction | None = None
 
 
 def compare_models(
@@ -134,7 +141,8 @@ def compare_models(
     if inputs is None:
         if labels is not None:
             raise CalibrationError("labels need inputs; give --inputs DATA.npz")
-        feeds, true_labels = _synthetic(one, name, seed, supplied_shapes), None
+        samples = _Synthetic.drawn(one, name, seed, supplied_shapes)
+        feeds, true_labels = samples.feeds, None
     else:
         file = Path(inputs)
         with bounded(f"reading {file.name}", seconds_for(0)):
@@ -143,6 +151,8 @@ def compare_models(
     outputs = [output for output, _, _ in first.outputs]
     described = None if inputs is None else str(inputs)
     comparison = _compared((one, two), name, outputs, (feeds, true_labels), described)
+    if inputs is None:
+        comparison = replace(comparison, prediction=samples.prediction((one, two), name))
     if score is not None:
         scores = own_score(score, one), own_score(score, two)
         comparison = replace(comparison, scores=scores)
@@ -182,17 +192,35 @@ def _compared(
     )
 
 
-def _synthetic(
-    path: Path, provider: str, seed: int, supplied_shapes: SuppliedShapes
-) -> list[Feeds]:
-    """Synthetic samples; where the model gives no numbers on them, random values."""
-    shapes = baseline.input_shapes(path, provider, supplied_shapes)
-    model, _ = graph_source.load_model(path)
-    feeds = list(synthetic_samples(path, model, shapes, COMPARED, seed))
-    (outputs,) = execute.run_batches(path, provider, feeds[:1])
-    if all(map(execute.is_finite, outputs.values())):
-        return feeds
-    return list(baseline.run_baseline(path, provider, seed, supplied_shapes=supplied_shapes).feeds)
+@dataclass(frozen=True, eq=False)
+class _Synthetic:
+    """Synthetic samples as of the statistics, others, and what the inputs take.
+
+    Where the model gives no numbers on them, random values and no others.
+    """
+
+    feeds: list[Feeds]
+    unseen: list[Feeds]
+    kinds: Mapping[str, InputKind]
+
+    @staticmethod
+    def drawn(path: Path, provider: str, seed: int, supplied_shapes: SuppliedShapes) -> _Synthetic:
+        shapes = baseline.input_shapes(path, provider, supplied_shapes)
+        model, _ = graph_source.load_model(path)
+        kinds = input_kinds(path, model, shapes)
+        feeds = list(synthetic_samples(model, kinds, shapes, COMPARED, seed))
+        (outputs,) = execute.run_batches(path, provider, feeds[:1])
+        if all(map(execute.is_finite, outputs.values())):
+            others = synthetic_samples(model, kinds, shapes, PREDICTED, seed, "unseen")
+            return _Synthetic(feeds, list(others), kinds)
+        ran = baseline.run_baseline(path, provider, seed, supplied_shapes=supplied_shapes)
+        return _Synthetic(list(ran.feeds), [], kinds)
+
+    def prediction(self, paths: tuple[Path, Path], provider: str) -> Prediction | None:
+        """Predict how near two models are on real inputs."""
+        with same_randomness(*paths) as (files, _):
+            before, after = (_outputs(path, provider, self.unseen) for path in files)
+        return prediction(zip(before, after, strict=True), self.kinds)
 
 
 def _kinds(signature: Signature) -> list[list[tuple[str, str]]]:

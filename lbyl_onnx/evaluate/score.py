@@ -23,7 +23,7 @@ from lbyl_onnx.errors import CalibrationError, OptionError, VerificationError, f
 from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import fidelity, top1
 from lbyl_onnx.evaluate.randomness import same_randomness
-from lbyl_onnx.evaluate.synthetic import synthetic_samples
+from lbyl_onnx.evaluate.synthetic import input_kinds, synthetic_samples
 from lbyl_onnx.graph import source
 from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import Shapes, SuppliedShapes
@@ -121,8 +121,8 @@ def score(original: Path, compressed: Path, data: ScoringData, provider: str) ->
     model, _ = source.load_model(original)
     inputs = _inputs(model, *shapes)
     if data.inputs is None:
-        drawn = synthetic_samples(original, model, shapes, (SYNTHETIC, 0), data.seed, data.choices)
-        feeds = list(drawn)
+        kinds = input_kinds(original, model, shapes, data.choices)
+        feeds = list(synthetic_samples(model, kinds, shapes, (SYNTHETIC, 0), data.seed))
         return _nearness(original, compressed, feeds, feeds, provider)
     samples = read_calibration(data.inputs, inputs, limit=_ALL)
     batch = max((i.shape[0] for i in inputs if i.shape and i.shape[0]), default=BATCH)

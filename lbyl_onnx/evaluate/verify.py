@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -329,6 +330,23 @@ def sampled_fidelity(
     ModelError
         When ONNX Runtime does not load or run one of them.
     """
+    pairs, again = itertools.tee(paired_outputs(original, compressed, baseline, samples))
+    names = [name for name, _, _ in baseline.record.signature.outputs]
+    return fidelity(names, (old for old, _ in pairs), (new for _, new in again), inputs)
+
+
+def paired_outputs(
+    original: Path, compressed: Path, baseline: Baseline, samples: Iterable[Feeds]
+) -> Iterator[tuple[tuple[Array, ...], tuple[Array, ...]]]:
+    """Yield the outputs of both models, as they are deployed, for each batch of samples.
+
+    Of the original's outputs no more than `HELD` bytes are held: samples beyond are left out.
+
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load or run one of them.
+    """
     with same_randomness(original, compressed) as ((one, two), _):
         feeds, before, held = list[Feeds](), list[tuple[Array, ...]](), 0
         runs = iter(samples)
@@ -340,8 +358,7 @@ def sampled_fidelity(
             if held > HELD:
                 break
         release()
-        after = (outputs for _, outputs in _outputs(two, baseline, feeds))
-        return fidelity([n for n, _, _ in baseline.record.signature.outputs], before, after, inputs)
+        yield from zip(before, (new for _, new in _outputs(two, baseline, feeds)), strict=True)
 
 
 def _outputs(

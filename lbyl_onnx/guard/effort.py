@@ -31,6 +31,9 @@ class Effort:
     most_unmeasured
         The same, at most, where no statistics are taken, and drawing samples takes longer than all
         the rest.
+    most_predicted
+        Samples of another family, at most, on which it is compared to predict how near it is on
+        real inputs.
     slowest_run
         Seconds that a run at a larger input shape is expected to take at most.
     held_weight
@@ -50,6 +53,7 @@ class Effort:
     fewest_compared: int = 16
     most_compared: int = 128
     most_unmeasured: int = 64
+    most_predicted: int = 64
     slowest_run: float = 2.0
     held_weight: int = 16 << 20
 

@@ -57,6 +57,7 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
             "random": list(proof.random),
             "fidelity": asdict(proof.fidelity),
         },
+        "prediction": None if result.prediction is None else asdict(result.prediction),
         "quantised": None if result.quantised is None else _bounded(asdict(result.quantised)),
         "inputs": [_bounded(asdict(entry)) for entry in result.inputs],
         "groups": [_bounded(asdict(group)) for group in result.groups],

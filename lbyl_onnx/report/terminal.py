@@ -134,6 +134,7 @@ def print_comparison(
     near = comparison.fidelity
     lines = [f"fidelity on {near.samples} {inputs}: {rendering.nearness(near)}"]
     lines += [f"  {line}" for line in rendering.by_output(near)]
+    lines += rendering.prediction_lines(comparison.prediction)
     if comparison.random:
         lines.append(rendering.random_numbers(comparison.random).removeprefix("; "))
     console.print(Lines("\n".join(lines)), crop=False)

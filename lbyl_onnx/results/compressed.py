@@ -12,6 +12,7 @@ from lbyl_onnx.budget.reached import TargetReport
 from lbyl_onnx.channels.groups import Refusal
 from lbyl_onnx.config import Config
 from lbyl_onnx.evaluate.layers import Details
+from lbyl_onnx.evaluate.prediction.predict import Prediction
 from lbyl_onnx.evaluate.verify import Verification
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.quantise.int8 import Quantised
@@ -25,6 +26,7 @@ from lbyl_onnx.results.rendering import (
     many,
     nearby_lines,
     nearness,
+    prediction_lines,
     quantised_lines,
     refusals_part,
 )
@@ -65,6 +67,9 @@ class CompressResult:
         What to know before using it, one line each.
     quantised
         How it was quantised; None where it was not. The proof is of the model before.
+    prediction
+        How near it is to the original on real inputs; None where the samples were the user's own,
+        or no output is of floats.
     """
 
     output: Path | None
@@ -83,6 +88,7 @@ class CompressResult:
     inputs: tuple[InputReport, ...] = ()
     warnings: tuple[str, ...] = ()
     quantised: Quantised | None = None
+    prediction: Prediction | None = None
 
     def __repr__(self) -> str:
         """Return one line, without the model."""
@@ -144,6 +150,7 @@ class CompressResult:
         for warning in self.warnings:
             yield Lines(f"warning: {printable(warning)}", "yellow")
         yield fidelity_text(self.verification)
+        yield from map(Lines, prediction_lines(self.prediction))
         yield from map(Lines, nearby_lines(self.target))
         yield from map(Lines, quantised_lines(self.quantised))
         if self.groups or self.quantised is None:

@@ -12,6 +12,7 @@ from lbyl_onnx.budget.reached import TargetReport
 from lbyl_onnx.channels.groups import Refusal
 from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
+from lbyl_onnx.evaluate.prediction.predict import Prediction
 from lbyl_onnx.evaluate.verify import Verification
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.quantise.int8 import Quantised
@@ -127,6 +128,23 @@ def fidelity_text(proof: Verification) -> Lines:
     lines = [f"fidelity on {near.samples} {near.inputs}: {nearness(near)}"]
     lines += [f"  {line}" for line in by_output(near)]
     return Lines("\n".join([*lines, proven(proof)]))
+
+
+def prediction_lines(predicted: Prediction | None) -> list[str]:
+    """Return what is predicted of real inputs, in one line; nothing where nothing is."""
+    if predicted is None:
+        return []
+    value, low, high = (
+        x if x is None else f"{x:.1%}" if predicted.quantity == "equal top-1" else f"{x:.3f}"
+        for x in (predicted.value, predicted.low, predicted.high)
+    )
+    where = f"{predicted.samples} {predicted.kind}"
+    if low is None:
+        return [
+            f"{predicted.quantity} on {where}: {value}; how near that is to the same on real "
+            "inputs is not known, since no map was fitted to inputs of this kind"
+        ]
+    return [f"predicted {predicted.quantity} on real inputs: {value} ({low} to {high}, by {where})"]
 
 
 def quantised_lines(quantised: Quantised | None) -> list[str]:

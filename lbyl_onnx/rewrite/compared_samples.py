@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from lbyl_onnx.data.source import SampleSource, batch_size, rounded
+from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.observe.session import Prepared, sample_source
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.types import Array
@@ -57,6 +59,19 @@ class ComparedSamples:
         if self.source.supplied is None:
             return "synthetic samples drawn anew" if self.measured else "synthetic samples"
         return self.source.supplied.origin + (", as the statistics are" if self.measured else "")
+
+    def unseen(self, effort: Effort) -> SampleSource | None:
+        """Return synthetic samples of another family, fewer where they take long to draw.
+
+        None where the samples are the user's own: how near the model is on those is no prediction.
+        """
+        source = self.source
+        if source.supplied is not None:
+            return None
+        each = sum(math.prod(s.shape) for s in source.inputs.values()) // source.size
+        drawn = max(effort.fewest_compared, effort.drawn_values // max(1, each))
+        batches = max(1, min(self.count, effort.most_predicted, drawn) // source.size)
+        return replace(source, count=batches * source.size, family="unseen")
 
     def batches(self) -> Iterator[Mapping[str, Array]]:
         """Yield the feeds of each mini-batch."""

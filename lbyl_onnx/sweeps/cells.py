@@ -10,9 +10,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 from lbyl_onnx.config import Config
 from lbyl_onnx.errors import LbylOnnxError, ModelError, OutputError
+from lbyl_onnx.evaluate.prediction.predict import Prediction, Quantity, SampleKind
 from lbyl_onnx.evaluate.score import ScoringData, score
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.graph.source import model_files, open_source, sha256
@@ -110,7 +112,7 @@ def run_cell(cell: Cell) -> Outcome | Failure:
     before = _measures(result.before, result.size_before, result.latency.before, scored.before)
     after = _measures(result.after, result.size_after, result.latency.after, scored.after)
     sides = scored.metric, scored.samples, before, after
-    return Outcome(*names, *sides, scored.p_value, config.quantize)
+    return Outcome(*names, *sides, scored.p_value, config.quantize, result.prediction)
 
 
 def _measures(costs: Costs, size: int, latency: Latency, score: float) -> Measures:
@@ -187,7 +189,9 @@ def _read(folder: Path, cell: Cell) -> Outcome | None:
     try:
         held = json.loads(read_bounded(_place(folder, cell.key), LARGEST_CELL))
         before, after = (Measures(**held.pop(side)) for side in ("before", "after"))
-        outcome = Outcome(**held, before=before, after=after)
+        predicted = held.pop("prediction")
+        prediction = None if predicted is None else Prediction(**predicted)
+        outcome = Outcome(**held, before=before, after=after, prediction=prediction)
     except OSError:
         return None  # it is not there, or no regular file
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -207,6 +211,21 @@ def _sound(outcome: Outcome, cell: Cell) -> bool:
         and _counts(outcome.samples)
         and all(_measured(side, outcome.metric) for side in (outcome.before, outcome.after))
         and (p_value is None or (type(p_value) in (int, float) and 0.0 <= p_value <= 1.0))
+        and (outcome.prediction is None or _predicted(outcome.prediction))
+    )
+
+
+def _predicted(prediction: Prediction) -> bool:
+    """Whether a prediction is of its types, and its numbers are what shares and cosines may be."""
+    ends = [end for end in (prediction.low, prediction.high) if end is not None]
+    return (
+        prediction.quantity in get_args(Quantity)
+        and prediction.kind in get_args(SampleKind)
+        and _counts(prediction.samples)
+        and all(
+            type(n) in (int, float) and -1.0 - 1e-6 <= n <= 1.0 + 1e-6
+            for n in (prediction.value, *ends)
+        )
     )
 
 

@@ -10,6 +10,9 @@ from dataclasses import asdict, fields
 from lbyl_onnx.report.svg import Axis, GridRow, Series, grid_of_curves
 from lbyl_onnx.sweeps.types import Measures, Outcome, Sweep
 
+# Columns of the prediction.
+PREDICTED = ("quantity", "value", "low", "high")
+
 
 def as_csv(sweep: Sweep) -> str:
     """Return the outcomes as CSV, a row for each."""
@@ -19,14 +22,17 @@ def as_csv(sweep: Sweep) -> str:
     writer = csv.writer(text, lineterminator="\n")
     columns = [*names, "score_low", "score_high"]
     named = [f"{n}_{side}" for side in ("before", "after") for n in columns]
-    writer.writerow([*heads, *named, "p_value"])
+    writer.writerow([*heads, *named, "p_value", *(f"predicted_{name}" for name in PREDICTED)])
     for outcome in sweep.outcomes:
         shown = asdict(outcome) | {"quantize": outcome.quantize or "none"}
         row = [shown[head] for head in heads]
         for side in (outcome.before, outcome.after):
             row += [getattr(side, n) for n in names]
             row += outcome.interval(side) or ("", "")
-        writer.writerow([*row, "" if outcome.p_value is None else outcome.p_value])
+        row.append("" if outcome.p_value is None else outcome.p_value)
+        # What is None, csv writes as nothing.
+        row += [getattr(outcome.prediction, name, None) for name in PREDICTED]
+        writer.writerow(row)
     return text.getvalue()
 
 

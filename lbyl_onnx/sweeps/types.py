@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lbyl_onnx.config import Config
 from lbyl_onnx.evaluate.doubt import wilson
+from lbyl_onnx.evaluate.prediction.predict import Prediction
 from lbyl_onnx.evaluate.score import ScoringData
 from lbyl_onnx.option_types import Quantize
 
@@ -69,6 +70,8 @@ class Outcome:
         Probability of the accuracies' difference by chance; None for other metrics.
     quantize
         How it was quantised afterwards; None where it was not.
+    prediction
+        How near it is predicted to be to the original on real inputs; None where that is not.
     """
 
     key: str
@@ -81,6 +84,7 @@ class Outcome:
     after: Measures
     p_value: float | None = None
     quantize: Quantize | None = None
+    prediction: Prediction | None = None
 
     @property
     def series(self) -> str:

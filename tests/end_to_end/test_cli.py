@@ -37,6 +37,7 @@ time           0.5 ms     0.5 ms  no measurable difference
 fidelity on 128 synthetic samples drawn anew: <fidelity>
 verified: 340 output values on 5 input shapes equal those of the reference model
 (removed channels zeroed), to <rounding>
+predicted equal top-1 on real inputs: <interval>
 
 pruned 64 channels in 4 groups
 producer                channels  kept  restored by      consumers
@@ -72,6 +73,9 @@ def test_what_the_user_sees(sample: Path, tmp_path: Path, monkeypatch: pytest.Mo
     screen = re.sub(r"to \de-\d\d", "to <rounding>", screen)  # the order of sums is the machine's
     # The fidelity figures wrap with their digits; they are checked against the JSON below.
     screen = re.sub(r"drawn anew: (.|\n)*?\nverified", "drawn anew: <fidelity>\nverified", screen)
+    screen = re.sub(
+        r"inputs: [\d.]+% \([\d.]+% to [\d.]+%, by 128 mosaics\)", "inputs: <interval>", screen
+    )
     assert screen == GOLDEN
 
 

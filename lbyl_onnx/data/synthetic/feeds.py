@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lbyl_onnx.data.image_statistics import ImageStatistics
 from lbyl_onnx.data.input_kind import IMAGES, InputSpec, Vocabulary, as_pixels, subject_of
-from lbyl_onnx.data.synthetic.images import Floats, image_layout, images, split_channels
+from lbyl_onnx.data.synthetic.images import Floats, Subject, image_layout, images, split_channels
 from lbyl_onnx.data.synthetic.recolour import recoloured
 from lbyl_onnx.data.synthetic.sounds import spectrograms, waveforms
 from lbyl_onnx.option_types import Layout
 from lbyl_onnx.types import Array
 
+Family = Literal["usual", "unseen"]
+"""Samples such as statistics are taken of, or others."""
 # Share of the texts of a batch that end before it does.
 PADDED = 0.25
 # Least length of such a text, as a share of the others'.
@@ -26,7 +29,10 @@ PAIRS = 0.25
 
 
 def synthetic_feeds(
-    inputs: Mapping[str, InputSpec], rng: np.random.Generator, layout: Layout = "auto"
+    inputs: Mapping[str, InputSpec],
+    rng: np.random.Generator,
+    layout: Layout = "auto",
+    family: Family = "usual",
 ) -> dict[str, Array]:
     """Make a batch for all inputs of a model; what belongs together agrees.
 
@@ -38,6 +44,9 @@ def synthetic_feeds(
         The same state gives the same bytes.
     layout
         Where images have their channels.
+    family
+        Samples such as statistics are taken of, or others that no fit has seen: mosaics for images,
+        texts in which few tokens are frequent.
 
     Returns
     -------
@@ -47,8 +56,9 @@ def synthetic_feeds(
     """
     samples = max((spec.shape[0] for spec in inputs.values() if spec.shape), default=1)
     texts = _Texts.drawn(samples, rng.spawn(1)[0])
+    makers = _MAKERS if family == "usual" else _UNSEEN
     return {
-        name: _MAKERS[spec.kind.name](spec, rng, layout, texts).astype(spec.dtype, copy=False)
+        name: makers[spec.kind.name](spec, rng, layout, texts).astype(spec.dtype, copy=False)
         for name, spec in inputs.items()
     }
 
@@ -84,9 +94,16 @@ _Maker = Callable[[InputSpec, np.random.Generator, Layout, _Texts], Array]
 
 
 def _pictures(spec: InputSpec, rng: np.random.Generator, layout: Layout, texts: _Texts) -> Array:
+    return _pictured(spec, rng, layout, subject_of(spec.kind))
+
+
+def _mosaics(spec: InputSpec, rng: np.random.Generator, layout: Layout, texts: _Texts) -> Array:
+    return _pictured(spec, rng, layout, "mosaic")
+
+
+def _pictured(spec: InputSpec, rng: np.random.Generator, layout: Layout, subject: Subject) -> Array:
     """Images, signals or volumes of mean 0 and deviation 1, or in the range of their pixels."""
     shape, kind = spec.shape, spec.kind
-    subject = subject_of(kind)
     where = image_layout(shape, layout)
     if 0 in shape or len(shape) < 2:
         return np.zeros(shape, spec.dtype)
@@ -161,9 +178,30 @@ def _in_limits(spec: InputSpec, values: Floats) -> Array:
 
 def _tokens(spec: InputSpec, rng: np.random.Generator, layout: Layout, texts: _Texts) -> Array:
     """Tokens, each as often as the others; special ones only where they belong."""
+    plain = _plain_tokens(spec)
+    return _as_texts(rng.choice(plain, spec.shape), spec, texts)
+
+
+def _frequent_tokens(
+    spec: InputSpec, rng: np.random.Generator, layout: Layout, texts: _Texts
+) -> Array:
+    """Tokens of which some are frequent, the n-th in proportion to 1/n as words are (Zipf)."""
+    plain = _plain_tokens(spec)
+    ranks = np.exp(rng.uniform(0.0, math.log(len(plain) + 1), spec.shape)) - 1.0
+    return _as_texts(rng.permutation(plain)[ranks.astype(np.intp)], spec, texts)
+
+
+def _plain_tokens(spec: InputSpec) -> NDArray[np.intp]:
+    """Tokens that stand for text; all where there are none."""
     vocabulary = spec.kind.vocabulary or Vocabulary(2)
-    plain = np.setdiff1d(np.arange(vocabulary.size), vocabulary.special)
-    tokens = rng.choice(plain if len(plain) else np.arange(vocabulary.size), spec.shape)
+    every = np.arange(vocabulary.size)
+    plain = np.setdiff1d(every, vocabulary.special)
+    return plain if len(plain) else every
+
+
+def _as_texts(tokens: Array, spec: InputSpec, texts: _Texts) -> Array:
+    """Begin, end and pad tokens as the texts of the batch do."""
+    vocabulary = spec.kind.vocabulary or Vocabulary(2)
     if len(spec.shape) < 2 or spec.shape[-1] < 3:
         return tokens
     inside = texts.within(texts.ends, spec.shape)
@@ -211,4 +249,10 @@ _MAKERS: Mapping[str, _Maker] = {
     "positions": _positions,
     "flags": _flags,
     "constant": _constant,
+}
+# Of what no statistics are taken, for the kinds of which there is another family.
+_UNSEEN: Mapping[str, _Maker] = {
+    **_MAKERS,
+    **dict.fromkeys(IMAGES, _mosaics),
+    "tokens": _frequent_tokens,
 }

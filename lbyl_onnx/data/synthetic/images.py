@@ -14,10 +14,11 @@ from scipy import fft
 
 from lbyl_onnx.data.synthetic.dead_leaves import painted, scattered
 from lbyl_onnx.data.synthetic.documents import colours, inked, shading
+from lbyl_onnx.data.synthetic.mosaics import mosaics
 from lbyl_onnx.option_types import Layout
 
 Floats = NDArray[np.float32]
-Subject = Literal["image", "photo", "document"]
+Subject = Literal["image", "photo", "document", "mosaic"]
 
 # Values made at a time, so that what a block needs stays in the processor's cache; and how many
 # blocks at a time at most: each takes memory.
@@ -50,7 +51,8 @@ def images(
     Of the photographs the even ones are dead leaves: opaque discs, ellipses and boxes whose radii
     r follow r^-(d+1), the law that makes an image look alike at all scales. The odd ones are noise
     whose amplitude spectrum is 1/f^a. Documents are strokes, as of text and of drawings, on plain
-    and shaded grounds. Channels are mixed from one strong brightness and weak colour differences.
+    and shaded grounds. Mosaics are soft-edged polygons, of which no statistics are taken. Channels
+    are mixed from one strong brightness and weak colour differences.
 
     Parameters
     ----------
@@ -61,8 +63,8 @@ def images(
     rng
         The same state gives the same bytes, for the same `block`.
     subject
-        What is seen: photographs, documents, or either ("image"). Planes with other than two axes
-        have no documents.
+        What is seen: photographs, documents, either ("image"), or mosaics. Planes with other than
+        two axes have no documents and no mosaics.
     block, threads
         Values made at a time, and how many times at once at most.
 
@@ -188,6 +190,12 @@ def _document(b: int, channels: int, plane: tuple[int, ...], rng: np.random.Gene
     return _blurred(page.reshape(b, channels, *plane), rng).reshape(b, channels, -1)
 
 
+def _mosaic(b: int, channels: int, plane: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    """Mosaics (b, channels, pixels): unit variance, mean 0, all in expectation."""
+    height, width = plane
+    return _photographed(_mixed(mosaics(b, channels, (height, width), rng), rng), rng)
+
+
 def _power_law(b: int, fields: int, plane: tuple[int, ...], rng: np.random.Generator) -> Floats:
     """Independent fields (b, fields, pixels) of 1/f^a noise with unit variance, one a per b."""
     white = rng.standard_normal((b, fields, *plane), dtype=np.float32)
@@ -272,4 +280,5 @@ _MAKERS: Mapping[Subject, tuple[_Maker, ...]] = {
     "photo": (_dead_leaves, _noise),
     "document": (_document,),
     "image": (_dead_leaves, _document, _noise, _document),
+    "mosaic": (_mosaic,),
 }

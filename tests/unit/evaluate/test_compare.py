@@ -37,6 +37,8 @@ def test_a_model_and_itself(sample: Path) -> None:
     assert comparison.fidelity.relative_error == 0.0
     assert comparison.original_top1 is None
     assert comparison.inputs is None
+    assert comparison.prediction is not None
+    assert comparison.prediction.value > 0.999
 
 
 def test_labels_give_the_accuracy_of_both(sample: Path, small: Path) -> None:

@@ -19,6 +19,7 @@ from lbyl_onnx.evaluate.layers import Details
 from lbyl_onnx.graph.source import sha256
 from lbyl_onnx.io.text_file import write_whole
 from lbyl_onnx.report.html import Origin, as_html
+from lbyl_onnx.results.rendering import prediction_lines
 from lbyl_onnx.runtime.profiling import layer_times
 from tests.support.nasty import NASTY
 
@@ -92,6 +93,13 @@ def test_the_scatter_has_one_dot_for_each_pair(result: CompressResult) -> None:
     dots = next(a["d"] for tag, a in page.tags if tag == "path" and a.get("class") == "dots")
     assert dots is not None
     assert dots.count("M") == len(details_of(result).points) == result.verification.values
+
+
+def test_the_prediction_is_beside_the_fidelity(result: CompressResult) -> None:
+    (line,) = prediction_lines(result.prediction)
+    assert f"{line}." in Page(as_html(result, ORIGIN)).sections["fidelity"]
+    nothing = replace(result, prediction=None)
+    assert "predicted equal" not in Page(as_html(nothing, ORIGIN)).sections["fidelity"]
 
 
 def test_predicted_errors_are_shown_where_they_are_known(result: CompressResult) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import re
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from lbyl_onnx import CompressResult, compress, inspect
+from lbyl_onnx import CompressResult, Options, Prediction, compress, inspect
 from lbyl_onnx.report.terminal import print_result
+from lbyl_onnx.results.rendering import prediction_lines
 from tests.support.architectures import chain
 
 
@@ -60,3 +62,26 @@ def test_summary_is_what_the_command_prints_as_plain_text(
     assert "\x1b" not in result.summary(width)
     assert max(map(len, result.summary(width).splitlines())) <= width
     assert "verified:" in result.summary(width)
+
+
+def test_a_prediction_is_told_with_its_interval_or_with_what_it_lacks() -> None:
+    made = Prediction("equal top-1", 0.86, 0.781, 0.9104, 64, "mosaics")
+    assert prediction_lines(made) == [
+        "predicted equal top-1 on real inputs: 86.0% (78.1% to 91.0%, by 64 mosaics)"
+    ]
+    cosine = Prediction("cosine", 0.9, 0.85, 0.95, 16, "mosaics")
+    assert "cosine on real inputs: 0.900 (0.850 to 0.950," in prediction_lines(cosine)[0]
+    (bare,) = prediction_lines(Prediction("cosine", 0.9, None, None, 64, "texts"))
+    assert bare.startswith("cosine on 64 texts: 0.900; ")
+    assert "not known" in bare
+    assert prediction_lines(None) == []
+
+
+def test_the_users_own_samples_leave_nothing_to_predict() -> None:
+    own = np.random.default_rng(0).standard_normal((32, 3, 6, 6)).astype(np.float32)
+    options: Options = {"ratio": 0.5, "method": "lbyl+", "round_to": 1, "provider": "cpu"}
+    made, none = (compress(chain(), samples=x, **options).prediction for x in (None, own))
+    assert none is None
+    assert made is not None
+    assert made.kind == "mosaics"
+    assert made.low is not None

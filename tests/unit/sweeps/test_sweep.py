@@ -331,6 +331,10 @@ class TestCommand:
         assert [float(r["score_after"]) for r in rows] == [
             o["after"]["score"] for o in document["outcomes"]
         ]
+        for row, outcome in zip(rows, document["outcomes"], strict=True):
+            assert row["predicted_quantity"] == outcome["prediction"]["quantity"] == "equal top-1"
+            low, value, high = (float(row[f"predicted_{n}"]) for n in ("low", "value", "high"))
+            assert 0.0 <= low <= value <= high <= 1.0
 
         def forbid(workers: int) -> Scheduler:
             def run(cells: Sequence[Cell]) -> Iterator[Outcome | Failure]:

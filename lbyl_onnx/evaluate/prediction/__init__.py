@@ -1,0 +1,1 @@
+"""What a comparison on samples that no fit has seen predicts of real inputs."""
