@@ -13,12 +13,13 @@ from typing import Any, Unpack
 import onnx
 
 from lbyl_onnx.budget.attention import cheaper_by_dims, share_of
+from lbyl_onnx.budget.moves import Moves
 from lbyl_onnx.budget.solve import Before, Reached, TargetReport, reach
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Refusal, Selection
 from lbyl_onnx.channels.refusals import why_nothing
-from lbyl_onnx.compensate.group import Fitted
-from lbyl_onnx.compensate.selection import GroupPlan, PruningPlan
+from lbyl_onnx.compensate.group import NOTHING
+from lbyl_onnx.compensate.selection import GroupPlan
 from lbyl_onnx.config import OPTIONS, Config, combined, hint
 from lbyl_onnx.data.array_samples import SamplesLike
 from lbyl_onnx.data.calibration import open_own_samples
@@ -29,6 +30,7 @@ from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.evaluate.layers import examine
 from lbyl_onnx.evaluate.metrics import Fidelity
 from lbyl_onnx.evaluate.verify import sampled_fidelity, verify
+from lbyl_onnx.factor.stage import FactorReport
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.graph.model_graph import Graph, node_name
@@ -99,6 +101,7 @@ class _Rewritten:
     doubts: tuple[str, ...]
     samples: ComparedSamples
     statistics: SampleSource
+    factors: tuple[FactorReport, ...] = ()
 
 
 def compress(
@@ -255,6 +258,7 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
         rewritten.inputs,
         _warnings(rewritten, (job.files.size, size), latency, block, quantised is not None),
         quantised,
+        rewritten.factors,
     )
 
 
@@ -345,10 +349,13 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     job.progress("finding channel groups", 0, 1)
     analyzed = _analyzed(job, baseline, own)
     graph, tensor_info, frozen = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
-    automatic = config.allotted == "auto"
-    prepared = prepare(analyzed, baseline, config, job.folder, measured=automatic, own=own)
-    if config.quantize is not None and config.target == Target("ratio", 0.0, True):
+    measured = config.allotted == "auto" or config.factors
+    prepared = prepare(analyzed, baseline, config, job.folder, measured=measured, own=own)
+    untouched = config.target == Target("ratio", 0.0, True) or config.moves == ("int8",)
+    if config.quantize is not None and untouched:
         return _whole(job, prepared, baseline)
+    if config.factors:
+        return _moved(job, prepared, baseline)
     if not prepared.groups:
         raise NothingToPruneError(why_nothing(graph, tensor_info, (*frozen, *prepared.refusals)))
     before = Before(analyzed.costs, files.size)
@@ -359,9 +366,29 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     refusals = (*frozen, *reached.fitted.refusals)
     if not plan.groups:
         raise NothingToPruneError(why_nothing(graph, tensor_info, refusals))
-    pairs = zip(plan.groups, reached.fitted.restored, strict=True)
-    groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
-    return _described(prepared, baseline, before.costs, groups, refusals, reached)
+    return _described(prepared, baseline, before.costs, _reports(graph, reached), refusals, reached)
+
+
+def _moved(job: _Job, prepared: Prepared, baseline: Baseline) -> _Rewritten:
+    """Reach the target by factors, or by pruning, or by both."""
+    files, before = job.files, Before(prepared.analyzed.costs, job.files.size)
+    written = (files.path, job.pruned, job.reference)
+
+    def opened(source: graph_source.Source) -> AnalyzedModel:
+        return _analyzed(replace(job, files=source), baseline, prepared.own)
+
+    moved = Moves(prepared, baseline, before, written, opened, job.progress).best()
+    analyzed, reached = moved.prepared.analyzed, moved.reached
+    groups = _reports(analyzed.graph, reached)
+    refusals = (*analyzed.channels.refusals, *reached.fitted.refusals)
+    made = _described(prepared, baseline, before.costs, groups, refusals, reached)
+    return replace(made, factors=moved.factors)
+
+
+def _reports(graph: Graph, reached: Reached) -> tuple[GroupReport, ...]:
+    """Report the groups that were pruned."""
+    pairs = zip(reached.fitted.plan.groups, reached.fitted.restored, strict=True)
+    return tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
 
 
 def _whole(job: _Job, prepared: Prepared, baseline: Baseline) -> _Rewritten:
@@ -369,9 +396,8 @@ def _whole(job: _Job, prepared: Prepared, baseline: Baseline) -> _Rewritten:
     analyzed, size = prepared.analyzed, job.files.size
     for path in (job.pruned, job.reference):
         write_draft(analyzed.draft, path, analyzed.read, "auto")
-    nothing = Fitted(PruningPlan(()), (), (), (), (), (), (), None, {}, {})
     target = TargetReport("ratio", 0.0, 0.0, str(job.config.target), "uniform", 1)
-    reached = Reached(nothing, analyzed.costs, size, target, {})
+    reached = Reached(NOTHING, analyzed.costs, size, target, {})
     return _described(prepared, baseline, analyzed.costs, (), (), reached)
 
 

@@ -49,10 +49,14 @@ FEW_STEPS = 8
 
 @dataclass(frozen=True)
 class Before:
-    """What the original costs, and its bytes."""
+    """What the original costs, and its bytes.
+
+    `stored` are those of the model that is pruned, where that is another one.
+    """
 
     costs: Costs
     size: int
+    stored: int | None = None
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ def _budgeted(
         return predicted, target.budget(float(costs.parameters))
     whole = np.asarray([portion.size for portion in wholes])
     # Names and the graph itself stay.
-    rest = before.size - predicted.at(whole)
+    rest = (before.stored or before.size) - predicted.at(whole)
     return replace(predicted, fixed=predicted.fixed + rest), target.budget(float(before.size))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lbyl_onnx.factor.layers import FactorLayer
-from lbyl_onnx.methods.factors import OutputSpectrum
+from lbyl_onnx.methods.mixing.factors import OutputSpectrum
 from lbyl_onnx.observe.sensitivity import damage_of
 
 Counted = Literal["macs", "params"]
@@ -56,13 +56,13 @@ def choices_of(
     inputs, outputs = layer.inputs, layer.layer.channels
     step = max(1, block // 2) if outputs <= 2 * block else block
     lost = spectrum.lost
-    found = [Choice(None, cost, 0.0, 0.0)]
+    choices = [Choice(None, cost, 0.0, 0.0)]
     for rank in range(step * ((outputs - 1) // step), 0, -step):
         share = rank * (inputs + outputs) / (inputs * outputs)
         if share < 1.0:
             damage = float(damage_of(lost[rank])) * sensitivity
-            found.append(Choice(rank, cost * share, damage, float(lost[rank])))
-    return found
+            choices.append(Choice(rank, cost * share, damage, float(lost[rank])))
+    return choices
 
 
 def cheapest(choices: Mapping[int, Sequence[Choice]]) -> float:

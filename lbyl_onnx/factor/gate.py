@@ -21,7 +21,7 @@ from lbyl_onnx.runtime import timing
 # one layer differ by from one run to the next.
 FASTER = 0.9
 # Rounds that decide where the interval is on one side of that, and where the median has to.
-FEW, MANY = 5, 21
+FEWEST, MOST = 5, 21
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TimeGate:
         How much is spent on other measurements.
     most
         Share of the layer's time that its factors may take.
-    known
+    faster_by_key
         What has been timed, by operator, shapes and rank.
     """
 
@@ -48,19 +48,19 @@ class TimeGate:
     provider: str
     effort: Effort
     most: float = FASTER
-    known: dict[tuple[object, ...], bool] = field(default_factory=dict)
+    faster_by_key: dict[tuple[object, ...], bool] = field(default_factory=dict)
 
     def faster(self, layer: FactorLayer, rank: int) -> bool:
         """Whether a layer is measurably faster at a rank."""
         key = self._key(layer, rank)
         if key is None:
             return False
-        if key not in self.known:
-            times = self._timed(layer, rank, FEW)
+        if key not in self.faster_by_key:
+            times = self._timed(layer, rank, FEWEST)
             if times.low < self.most <= times.high:
-                times = self._timed(layer, rank, MANY)
-            self.known[key] = times.ratio < self.most
-        return self.known[key]
+                times = self._timed(layer, rank, MOST)
+            self.faster_by_key[key] = times.ratio < self.most
+        return self.faster_by_key[key]
 
     def _key(self, layer: FactorLayer, rank: int) -> tuple[object, ...] | None:
         """What the time depends on; None where the shape of the input is not known."""

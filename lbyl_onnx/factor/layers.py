@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from onnx import TensorProto
@@ -49,6 +49,11 @@ class FactorLayer:
         for length in self.layer.shape:
             size *= length
         return size // self.layer.channels
+
+    @property
+    def alone(self) -> MomentSpec:
+        """The view of each output alone, at all places: those at borders are not counted twice."""
+        return replace(self.moments, cross=False, strides=())
 
     @property
     def has_offset(self) -> bool:

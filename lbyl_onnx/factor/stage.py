@@ -17,7 +17,7 @@ from lbyl_onnx.factor.gate import TimeGate
 from lbyl_onnx.factor.layers import FactorLayer, NotFactored, factor_layers
 from lbyl_onnx.factor.rewrite import NewWeights, with_weights
 from lbyl_onnx.io.writer import ModelDraft, write_draft
-from lbyl_onnx.methods.factors import OutputSpectrum, output_spectrum
+from lbyl_onnx.methods.mixing.factors import OutputSpectrum, output_spectrum
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.run import ObservationRun, measure
 from lbyl_onnx.observe.sensitivity import layer_sensitivities
@@ -114,21 +114,28 @@ class FactorStage:
         able, refused = factor_layers(analyzed, prepared.config, run.source.count)
         if not able:
             return None
-        views = {str(layer.index): layer.moments for layer in able}
+        views = {f"{layer.index}/pairs": layer.moments for layer in able}
+        views |= {f"{layer.index}": layer.alone for layer in able}
         measured = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, views, {}, run)
-        moments = {int(key): value for key, value in measured.items()}
-        spectra = {x.index: _spectrum(analyzed, x, moments[x.index]) for x in able}
-        known = {index: spectrum for index, spectrum in spectra.items() if spectrum is not None}
+        spectra = {
+            x.index: _spectrum(
+                analyzed,
+                x,
+                replace(measured[f"{x.index}/pairs"], mean=measured[f"{x.index}"].mean),
+            )
+            for x in able
+        }
+        finite = {index: spectrum for index, spectrum in spectra.items() if spectrum is not None}
         weak = [NotFactored(x.name, "its outputs are not finite or all zero")
-                for x in able if x.index not in known]  # fmt: skip
-        layers = {x.index: x for x in able if x.index in known}
+                for x in able if x.index not in finite]  # fmt: skip
+        layers = {x.index: x for x in able if x.index in finite}
         sensitivity = layer_sensitivities(analyzed, layers, run, prepared.prior)
-        before = {i: replace(moments[i], second=np.diag(moments[i].second).copy()) for i in layers}
+        before = {index: measured[f"{index}"] for index in layers}
         gate = TimeGate(
             analyzed.tensor_info, analyzed.model, run.folder, baseline.provider, baseline.effort
         )
         return cls(
-            prepared, baseline, source, layers, (*refused, *weak), known, sensitivity, before,
+            prepared, baseline, source, layers, (*refused, *weak), finite, sensitivity, before,
             block, gate,
         )  # fmt: skip
 
@@ -136,13 +143,13 @@ class FactorStage:
         """Return what each layer may become, and what it then costs."""
         info = self.prepared.analyzed.tensor_info
         usual = float(np.median([*self.sensitivity.values()])) if self.sensitivity else 1.0
-        found: dict[int, list[Choice]] = {}
+        choices: dict[int, list[Choice]] = {}
         for index, layer in self.layers.items():
             whole = layer.layer.macs(info) if counted == "macs" else np.prod(layer.layer.shape)
             weight = self.sensitivity.get(index, usual)
             spectrum = self.spectra[index]
-            found[index] = choices_of(layer, spectrum, float(whole), weight, self.block)
-        return found
+            choices[index] = choices_of(layer, spectrum, float(whole), weight, self.block)
+        return choices
 
     def within(self, counted: Counted, budget: float) -> dict[int, Choice]:
         """Choose the layers that are factored, each faster than before, by node.
@@ -170,8 +177,15 @@ class FactorStage:
                 choices[index] = [c for c in choices[index] if c.rank is None or c.rank <= most]
         return {i: c for i, c in chosen.items() if c.rank is not None and i not in slow}
 
-    def write(self, chosen: Mapping[int, Choice], path: Path) -> Factored:
+    def write(self, chosen: Mapping[int, Choice], path: Path, reference: Path) -> Factored:
         """Write and prove the model with some layers factored.
+
+        Parameters
+        ----------
+        chosen
+            The layers, by node.
+        path, reference
+            Of the model, and of the one whose weights are the products.
 
         Raises
         ------
@@ -180,7 +194,6 @@ class FactorStage:
         """
         analyzed = self.prepared.analyzed
         weights = self._repaired({i: self._factors(i, c.rank or 1) for i, c in chosen.items()})
-        reference = path.with_name(f"product-of-{path.name}")
         products = {index: new.product for index, new in weights.items()}
         write_draft(with_weights(analyzed.model, products), reference, analyzed.read, "auto")
         write_draft(with_weights(analyzed.model, weights), path, analyzed.read, "auto")
@@ -188,7 +201,6 @@ class FactorStage:
         proof = verify(
             self.baseline, self.source, path, reference, samples.batches(), samples.described
         )
-        reference.unlink()
         reports = tuple(
             FactorReport(self.layers[i].name, self.layers[i].layer.channels, c.rank or 1, c.lost)
             for i, c in sorted(chosen.items())
@@ -197,16 +209,16 @@ class FactorStage:
 
     def _whole(self, index: int) -> NewWeights:
         """Return a layer's weights as they are, scaled as its operator scales them."""
-        found, info = self.layers[index], self.prepared.analyzed.tensor_info
-        layer = found.layer
+        own, info = self.layers[index], self.prepared.analyzed.tensor_info
+        layer = own.layer
         stored = info.value(layer.weight_name)
         bias = None
-        if found.has_offset:
+        if own.has_offset:
             value = layer.bias(info)
-            own = np.zeros(1) if value is None else value.astype(np.float64).reshape(-1)
-            bias = np.broadcast_to(layer.beta * own, (layer.channels,)).copy()
+            each = np.zeros(1) if value is None else value.astype(np.float64).reshape(-1)
+            bias = np.broadcast_to(layer.beta * each, (layer.channels,)).copy()
         weight = np.asarray(layer.alpha * layer.logical(stored).astype(np.float64))
-        return NewWeights(found, weight, None, bias)
+        return NewWeights(own, weight, None, bias)
 
     def _factors(self, index: int, rank: int) -> NewWeights:
         """Return a layer's factors of a rank."""
@@ -229,7 +241,7 @@ class FactorStage:
             return {i: self._modelled(i, new) for i, new in weights.items()}
         products = {index: new.product for index, new in weights.items()}
         draft = with_weights(analyzed.model, products)
-        views = {i: replace(x.moments, cross=False, strides=()) for i, x in self.layers.items()}
+        views = {i: x.alone for i, x in self.layers.items()}
         after = self._measured_again(draft, views, run)
         repaired = dict(weights)
         for index, repair in repairs(self.before, after).items():

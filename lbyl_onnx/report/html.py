@@ -14,7 +14,7 @@ from lbyl_onnx.evaluate.layers import Details, LayerComparison
 from lbyl_onnx.report.svg import STYLE, Axis, scatter
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
-from lbyl_onnx.results.rendering import by_output, nearness, proven, quantised_lines
+from lbyl_onnx.results.rendering import by_output, factor_lines, nearness, proven, quantised_lines
 from lbyl_onnx.text import (
     LONGEST_GROUP,
     count,
@@ -135,7 +135,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         described=result.description,
         inputs=[entry.description for entry in result.inputs],
         proof=result.verification,
-        quantised=quantised_lines(result.quantised),
+        quantised=[*factor_lines(result.factors), *quantised_lines(result.quantised)],
         figures=_figures(result),
         rows=_rows(result, details),
         others=_latency(details.others_before, details.others_after),

@@ -14,12 +14,14 @@ from lbyl_onnx.channels.groups import Refusal
 from lbyl_onnx.config import Config
 from lbyl_onnx.evaluate.layers import Details
 from lbyl_onnx.evaluate.verify import Verification
+from lbyl_onnx.factor.stage import FactorReport
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.quantise.int8 import Quantised
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.inputs import InputReport
 from lbyl_onnx.results.rendering import (
     costs_table,
+    factor_lines,
     fidelity_text,
     groups_part,
     quantised_lines,
@@ -62,6 +64,8 @@ class CompressResult:
         What to know before using it, one line each.
     quantised
         How it was quantised; None where it was not. The proof is of the model before.
+    factors
+        Layers that became two of lower rank.
     """
 
     output: Path | None
@@ -80,6 +84,7 @@ class CompressResult:
     inputs: tuple[InputReport, ...] = ()
     warnings: tuple[str, ...] = ()
     quantised: Quantised | None = None
+    factors: tuple[FactorReport, ...] = ()
 
     def __repr__(self) -> str:
         """Return one line, without the model."""
@@ -115,8 +120,9 @@ class CompressResult:
         for warning in self.warnings:
             yield Text(f"warning: {printable(warning)}", style="yellow")
         yield fidelity_text(self.verification)
+        yield from map(Text, factor_lines(self.factors))
         yield from map(Text, quantised_lines(self.quantised))
-        if self.groups or self.quantised is None:
+        if self.groups or (self.quantised is None and not self.factors):
             yield from groups_part(self.groups)
         yield from refusals_part(self.refusals)
 
@@ -125,8 +131,10 @@ class CompressResult:
         """How the model was compressed, in one line."""
         config = self.config
         how = f"method {config.method}, criterion {config.chosen_by}"
+        if self.factors:
+            how = f"factors, then {how}" if self.groups else "factors alone"
         if self.quantised is not None:
-            how = f"{how}, then int8" if self.groups else "int8 alone"
+            how = f"{how}, then int8" if self.groups or self.factors else "int8 alone"
         return f"{self._target()}, {how}; ran on {self.verification.provider}"
 
     def _target(self) -> str:

@@ -12,6 +12,7 @@ from lbyl_onnx.channels.groups import Refusal
 from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
 from lbyl_onnx.evaluate.verify import Verification
+from lbyl_onnx.factor.stage import FactorReport
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.quantise.int8 import Quantised
 from lbyl_onnx.results.groups import GroupReport
@@ -144,6 +145,18 @@ def quantised_lines(quantised: Quantised | None) -> list[str]:
         lines.append(f"cosine with the outputs before that: {quantised.cosine:.4f}")
     some = quantised.left[:LONGEST_LIST]
     return lines + [f"{printable(name)} stays in floating point: {why}" for name, why in some]
+
+
+def factor_lines(factors: Sequence[FactorReport]) -> list[str]:
+    """Return which layers became two, line by line; nothing where none did."""
+    if not factors:
+        return []
+    lines = [f"factored: {many(len(factors), 'layer')} as two of lower rank, equal to the product"]
+    return lines + [
+        f"  {printable(short(x.name, LONGEST_GROUP))}: {x.outputs} outputs by rank {x.rank}, "
+        f"{x.lost:.1%} of their variance lost"
+        for x in factors[:LONGEST_LIST]
+    ]
 
 
 def groups_part(groups: tuple[GroupReport, ...]) -> Iterator[RenderableType]:

@@ -33,6 +33,7 @@ ORDER = {
     "observe": "statistics, whatever is fitted to them",
     "compensate": "fits, whatever is written with them",
     "rewrite": "one compressed model for given numbers of channels",
+    "factor": "one model in layers of lower rank, whatever becomes of its channels",
     "quantise": "one model in whole numbers, whatever became of its channels",
     "budget": "the numbers of channels, by models made and measured",
     "results": "what a compression gives back, and its text",
