@@ -18,6 +18,7 @@ from lbyl_onnx.factor.choices import Choice, Counted
 from lbyl_onnx.factor.stage import Factored, FactorReport, FactorStage
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.observe.session import Prepared, prepare
+from lbyl_onnx.option_types import Move
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.baseline import Baseline
@@ -57,7 +58,12 @@ class Moved:
     nearness: float
 
 
-Attempt = Callable[[], Moved | None]
+@dataclass(frozen=True)
+class Attempt:
+    """One way to a target: its moves in their order, and what makes the model."""
+
+    moves: tuple[Move, ...]
+    make: Callable[[], Moved | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +104,11 @@ class Moves:
         NothingToPruneError
             When there is nothing that could change.
         """
-        attempts, made = list(self._attempts()), list[tuple[float, int, Moved]]()
+        attempts, made = list(self.attempts()), list[tuple[float, int, Moved]]()
         error: Exception | None = None
         for number, attempt in enumerate(attempts):
             try:
-                moved = attempt()
+                moved = attempt.make()
             except (TargetError, NothingToPruneError, VerificationError) as caught:
                 error = caught
                 continue
@@ -113,7 +119,7 @@ class Moves:
         _, number, moved = max(made, key=lambda entry: (entry[0], -entry[1]))
         if number == made[-1][1] and number == len(attempts) - 1:
             return moved
-        again = attempts[number]()
+        again = attempts[number].make()
         assert again is not None
         return again
 
@@ -126,10 +132,11 @@ class Moves:
             return -float(moved.reached.costs.macs)
         return moved.nearness
 
-    def _attempts(self) -> Iterator[Attempt]:
+    def attempts(self) -> Iterator[Attempt]:
+        """Yield each way that the options allow; each writes to the same files."""
         config = self.prepared.config
         if config.prunes and self.prepared.groups:
-            yield partial(self._pruned, self.prepared, ())
+            yield Attempt(("prune",), partial(self._pruned, self.prepared, ()))
         self.progress("measuring factors", 0, 1)
         source, provider = self.files[0], self.baseline.provider
         block = channel_block(config.hardware, provider)
@@ -139,8 +146,8 @@ class Moves:
         if stage is None:
             return
         for part in PARTS if config.prunes else ():
-            yield partial(self._both, stage, part)
-        yield partial(self._factored, stage)
+            yield Attempt(("factor", "prune"), partial(self._both, stage, part))
+        yield Attempt(("factor",), partial(self._factored, stage))
 
     def _pruned(self, prepared: Prepared, factors: tuple[FactorReport, ...]) -> Moved | None:
         """Prune a model to the target; None where nothing has to go."""
