@@ -38,6 +38,7 @@ from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.baseline import run_baseline
 
 CPU = "CPUExecutionProvider"
+KINDS = ("macs", "latency")
 EXPORTED = "efficientnet_lite0"
 MODELS: dict[str, tuple[Dataset, int]] = {
     "vgg16_cifar10": ("cifar10", 1000),
@@ -84,11 +85,10 @@ def rows_of(model: str, path: Path, images: Images, kind: str, share: float) -> 
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        output = folder / "output.onnx"
         analyzed = opened(files)
         prepared = prepare(analyzed, baseline, config, folder, measured=True)
         before = Before(analyzed.costs, files.size)
-        written = (path, output, folder / "reference.onnx")
+        written = (path, folder / "output.onnx", folder / "reference.onnx")
         moves = Moves(prepared, baseline, before, written, opened, lambda *_: None)
         for attempt in moves.attempts():
             start = time.perf_counter()
@@ -101,14 +101,14 @@ def rows_of(model: str, path: Path, images: Images, kind: str, share: float) -> 
                 print(model, kind, share, attempt.moves, "does not reach it", flush=True)
                 continue
             costs, seconds = moved.reached.costs, time.perf_counter() - start
-            pair = timing.paired(path, output, CPU, baseline.feeds[0])
+            pair = timing.paired(path, moved.path, CPU, baseline.feeds[0])
             yield Row(
                 model,
                 kind,
                 share,
                 ", ".join(attempt.moves),
                 base,
-                top1(output, images),
+                top1(moved.path, images),
                 moved.nearness,
                 costs.macs / analyzed.costs.macs,
                 costs.parameters / analyzed.costs.parameters,
@@ -160,7 +160,8 @@ def main() -> None:
     """Measure and write ``factors.md`` and ``factors.json``."""
     parser = argparse.ArgumentParser(description="Measure low-rank factors.")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS], metavar="NAME")
-    parser.add_argument("--kinds", nargs="+", choices=("macs", "latency"), metavar="KIND")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND")
+    parser.add_argument("--shares", nargs="+", type=float, metavar="S", help="of the cases")
     parser.add_argument("--efficientnet", type=Path, help="its exported file")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
@@ -177,7 +178,9 @@ def main() -> None:
                 path = _file_of(model, Path(name), options.efficientnet)
                 images = load(*MODELS[model])
                 for kind, share in CASES[model]:
-                    if options.kinds and kind not in options.kinds:
+                    if kind not in (options.kinds or KINDS):
+                        continue
+                    if share not in (options.shares or [share]):
                         continue
                     for row in rows_of(model, path, images, kind, share):
                         print(row, flush=True)

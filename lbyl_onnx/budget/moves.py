@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,12 +51,16 @@ class Moved:
         Layers that became two.
     nearness
         Of its outputs to the original's.
+    path, reference
+        Where it was written, and the model that it must equal.
     """
 
     prepared: Prepared
     reached: Reached
     factors: tuple[FactorReport, ...]
     nearness: float
+    path: Path
+    reference: Path
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Moves:
     progress: Progress
 
     def best(self) -> Moved:
-        """Make a model by each way that the options allow, and the best one last.
+        """Make a model by each way that the options allow, and write the best one.
 
         For a fidelity or a score that is the one of fewest multiply-accumulates, for other targets
         the one whose outputs are nearest to the original's.
@@ -104,24 +109,26 @@ class Moves:
         NothingToPruneError
             When there is nothing that could change.
         """
-        attempts, made = list(self.attempts()), list[tuple[float, int, Moved]]()
-        error: Exception | None = None
-        for number, attempt in enumerate(attempts):
+        made, error = list[Moved](), None
+        for attempt in self.attempts():
             try:
                 moved = attempt.make()
             except (TargetError, NothingToPruneError, VerificationError) as caught:
                 error = caught
                 continue
             if moved is not None:
-                made.append((self._worth(moved), number, moved))
+                made.append(moved)
         if not made:
             raise error or TargetError(f"{self._target} cannot be reached by factors")
-        _, number, moved = max(made, key=lambda entry: (entry[0], -entry[1]))
-        if number == made[-1][1] and number == len(attempts) - 1:
-            return moved
-        again = attempts[number].make()
-        assert again is not None
-        return again
+        best = max(made, key=self._worth)
+        self._publish(best)
+        return best
+
+    def _publish(self, best: Moved) -> None:
+        """Copy the files of an attempt to where they are to be; their names are the same."""
+        for path, output in ((best.path, self.files[1]), (best.reference, self.files[2])):
+            for file in graph_source.model_files(path):
+                shutil.copyfile(file, output.with_name(file.name))
 
     @property
     def _target(self) -> Target:
@@ -133,10 +140,11 @@ class Moves:
         return moved.nearness
 
     def attempts(self) -> Iterator[Attempt]:
-        """Yield each way that the options allow; each writes to the same files."""
+        """Yield each way that the options allow; each writes to files of its own."""
         config = self.prepared.config
         if config.prunes and self.prepared.groups:
-            yield Attempt(("prune",), partial(self._pruned, self.prepared, ()))
+            own = self._apart("prune")
+            yield Attempt(("prune",), partial(own._pruned, self.prepared, ()))
         self.progress("measuring factors", 0, 1)
         source, provider = self.files[0], self.baseline.provider
         block = channel_block(config.hardware, provider)
@@ -146,19 +154,28 @@ class Moves:
         if stage is None:
             return
         for part in PARTS if config.prunes else ():
-            yield Attempt(("factor", "prune"), partial(self._both, stage, part))
-        yield Attempt(("factor",), partial(self._factored, stage))
+            own = self._apart(f"both-{part}")
+            yield Attempt(("factor", "prune"), partial(own._both, stage, part))
+        yield Attempt(("factor",), partial(self._apart("factor")._factored, stage))
+
+    def _apart(self, name: str) -> Moves:
+        """Return the same with files in a folder of its own."""
+        source, path, reference = self.files
+        folder = reference.parent / name
+        folder.mkdir(exist_ok=True)
+        return replace(self, files=(source, folder / path.name, folder / reference.name))
 
     def _pruned(self, prepared: Prepared, factors: tuple[FactorReport, ...]) -> Moved | None:
         """Prune a model to the target; None where nothing has to go."""
         reached = reach(prepared, self.baseline, self.before, self.files, self.progress)
         if not reached.fitted.plan.groups:
             return None
-        return Moved(prepared, reached, factors, self._nearness(self.files[1]))
+        near = self._nearness(self.files[1])
+        return Moved(prepared, reached, factors, near, *self.files[1:])
 
     def _both(self, stage: FactorStage, part: float) -> Moved | None:
         """Factor a part of the way, then prune the rest of it."""
-        path = self._scratch("factored.onnx")
+        path = self.files[2].with_name("factored.onnx")
         factored = self._toward(stage, part, path, path.with_name("product.onnx"))
         if factored is None:
             return None
@@ -193,8 +210,8 @@ class Moves:
         report = TargetReport(kind, limit, got, str(target), "auto", stage.block, times)
         reached = Reached(NOTHING, costs, size, report, {})
         near = factored.proof.fidelity.nearness
-        return Moved(replace(self.prepared, analyzed=analyzed, groups=(), refusals=()), reached,
-                     factored.reports, near or 0.0)  # fmt: skip
+        prepared = replace(self.prepared, analyzed=analyzed, groups=(), refusals=())
+        return Moved(prepared, reached, factored.reports, near or 0.0, path, reference)
 
     def _toward(
         self, stage: FactorStage, part: float, path: Path, reference: Path
@@ -281,10 +298,8 @@ class Moves:
 
     def _prepared(self, analyzed: AnalyzedModel) -> Prepared:
         """Prepare a model that came of the original, on the same kind of samples."""
-        was, folder = self.prepared, self._scratch("")
+        was = self.prepared
+        folder = self.files[2].parent if was.run is None else was.run.folder
         return prepare(
             analyzed, self.baseline, was.config, folder, measured=True, own=was.own, kinds=was.kinds
         )
-
-    def _scratch(self, name: str) -> Path:
-        return self.files[2].parent / name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from lbyl_onnx.methods.mixing.factors import OutputSpectrum, output_spectrum
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.run import ObservationRun, measure
 from lbyl_onnx.observe.sensitivity import layer_sensitivities
-from lbyl_onnx.observe.session import Prepared
+from lbyl_onnx.observe.session import HELD, Prepared
 from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime.baseline import Baseline
@@ -114,23 +114,13 @@ class FactorStage:
         able, refused = factor_layers(analyzed, prepared.config, run.source.count)
         if not able:
             return None
-        views = {f"{layer.index}/pairs": layer.moments for layer in able}
-        views |= {f"{layer.index}": layer.alone for layer in able}
-        measured = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, views, {}, run)
-        spectra = {
-            x.index: _spectrum(
-                analyzed,
-                x,
-                replace(measured[f"{x.index}/pairs"], mean=measured[f"{x.index}"].mean),
-            )
-            for x in able
-        }
+        spectra, alone = _measured(analyzed, able, run)
         finite = {index: spectrum for index, spectrum in spectra.items() if spectrum is not None}
-        weak = [NotFactored(x.name, "its outputs are not finite or all zero")
-                for x in able if x.index not in finite]  # fmt: skip
+        why = "its outputs are not finite or all zero"
+        weak = [NotFactored(x.name, why) for x in able if x.index not in finite]
         layers = {x.index: x for x in able if x.index in finite}
         sensitivity = layer_sensitivities(analyzed, layers, run, prepared.prior)
-        before = {index: measured[f"{index}"] for index in layers}
+        before = {index: alone[index] for index in layers}
         gate = TimeGate(
             analyzed.tensor_info, analyzed.model, run.folder, baseline.provider, baseline.effort
         )
@@ -196,7 +186,8 @@ class FactorStage:
         weights = self._repaired({i: self._factors(i, c.rank or 1) for i, c in chosen.items()})
         products = {index: new.product for index, new in weights.items()}
         write_draft(with_weights(analyzed.model, products), reference, analyzed.read, "auto")
-        write_draft(with_weights(analyzed.model, weights), path, analyzed.read, "auto")
+        external = self.prepared.config.external_data
+        write_draft(with_weights(analyzed.model, weights), path, analyzed.read, external)
         samples = ComparedSamples.of(self.prepared, self.baseline)
         proof = verify(
             self.baseline, self.source, path, reference, samples.batches(), samples.described
@@ -272,6 +263,35 @@ class FactorStage:
 
 # Outputs that are moved by less than these shares of their deviation are left as they are.
 _NEAR = 1e-3
+
+
+def _measured(
+    analyzed: AnalyzedModel, layers: Sequence[FactorLayer], run: ObservationRun
+) -> tuple[dict[int, OutputSpectrum | None], dict[int, SampleMoments]]:
+    """Measure layers' outputs: their components, and the mean and variance of each."""
+    spectra: dict[int, OutputSpectrum | None] = {}
+    alone: dict[int, SampleMoments] = {}
+    for some in _rounds(layers):
+        views = {f"{x.index}/pairs": x.moments for x in some}
+        views |= {f"{x.index}": x.alone for x in some}
+        moments = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, views, {}, run)
+        for x in some:
+            alone[x.index] = moments[f"{x.index}"]
+            pairs = replace(moments[f"{x.index}/pairs"], mean=alone[x.index].mean)
+            spectra[x.index] = _spectrum(analyzed, x, pairs)
+    return spectra, alone
+
+
+def _rounds(layers: Sequence[FactorLayer]) -> Iterator[list[FactorLayer]]:
+    """Layers that are measured in one pass, so that their covariances fit into memory."""
+    held, some = 0, list[FactorLayer]()
+    for layer in layers:
+        size = 16 * layer.layer.channels**2
+        if some and held + size > HELD:
+            yield some
+            held, some = 0, []
+        held, some = held + size, [*some, layer]
+    yield some
 
 
 def _moved(gain: Floats, shift: Floats, before: SampleMoments) -> bool:

@@ -75,7 +75,18 @@ def test_by_the_command(tmp_path: Path) -> None:
     assert document["options"]["moves"] == ["prune", "factor"]
     assert document["after"]["macs"] <= 0.15 * document["before"]["macs"]
     assert [factor["name"] for factor in document["factors"]] == ["gemm_0"]
+    assert document["after"]["file_size"] == output.stat().st_size
     onnx.checker.check_model(onnx.load(output), full_check=True)
+
+
+def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
+    output = tmp_path / "small.onnx"
+    config = Config(provider="cpu", size="25%", moves=("factor",), external_data="always")
+    result = compress(low_rank(), output, config=config)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2
+    assert sum(file.stat().st_size for file in files) == result.size_after
+    assert result.target.reached == result.size_after <= 0.25 * result.size_before
 
 
 def test_factors_that_do_not_reach_it() -> None:

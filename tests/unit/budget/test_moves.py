@@ -1,4 +1,4 @@
-"""Which way to a target is taken, and that its files are what is left."""
+"""Which way to a target is taken."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Scripted(Moves):
         if nearness is None:
             raise TargetError("it cannot be reached")
         reached: Any = SimpleNamespace(costs=SimpleNamespace(macs=macs))
-        return Moved(self.prepared, reached, (), nearness)
+        return Moved(self.prepared, reached, (), nearness, Path(move), Path("reference"))
+
+    def _publish(self, best: Moved) -> None:
+        self.made.append(f"{best.path} published")
 
 
 def scripted(config: Config, *script: tuple[Move, float | None, int]) -> Scripted:
@@ -45,16 +48,15 @@ def scripted(config: Config, *script: tuple[Move, float | None, int]) -> Scripte
 MACS = Config(macs="50%")
 
 
-def test_the_nearest_is_taken_and_its_files_are_the_last() -> None:
+def test_the_nearest_is_taken_and_published() -> None:
     moves = scripted(MACS, ("prune", 0.98, 5), ("factor", 0.9, 4))
     assert moves.best().nearness == 0.98
-    assert moves.made == ["prune", "factor", "prune"]
+    assert moves.made == ["prune", "factor", "prune published"]
 
 
-def test_what_was_made_last_is_not_made_again() -> None:
-    moves = scripted(MACS, ("prune", 0.8, 5), ("factor", 0.9, 4))
-    assert moves.best().nearness == 0.9
-    assert moves.made == ["prune", "factor"]
+def test_of_equals_the_first() -> None:
+    moves = scripted(MACS, ("prune", 0.9, 5), ("factor", 0.9, 4))
+    assert moves.best().path == Path("prune")
 
 
 def test_a_fidelity_takes_the_fewest_multiply_accumulates() -> None:
@@ -62,10 +64,10 @@ def test_a_fidelity_takes_the_fewest_multiply_accumulates() -> None:
     assert moves.best().reached.costs.macs == 4
 
 
-def test_what_fails_last_has_written_over_the_others() -> None:
+def test_what_fails_is_left_out() -> None:
     moves = scripted(MACS, ("prune", 0.8, 5), ("factor", None, 4))
     assert moves.best().nearness == 0.8
-    assert moves.made == ["prune", "factor", "prune"]
+    assert moves.made == ["prune", "factor", "prune published"]
 
 
 def test_no_way_at_all() -> None:
