@@ -30,6 +30,7 @@ from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.evaluate.layers import examine
 from lbyl_onnx.evaluate.metrics import Fidelity
 from lbyl_onnx.evaluate.verify import sampled_fidelity, verify
+from lbyl_onnx.factor.layers import factor_views
 from lbyl_onnx.factor.stage import FactorReport
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import Costs
@@ -350,7 +351,10 @@ def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
     analyzed = _analyzed(job, baseline, own)
     graph, tensor_info, frozen = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
     measured = config.allotted == "auto" or config.factors
-    prepared = prepare(analyzed, baseline, config, job.folder, measured=measured, own=own)
+    views = factor_views(analyzed, config, baseline.effort.most_samples) if config.factors else ()
+    prepared = prepare(
+        analyzed, baseline, config, job.folder, measured=measured, own=own, more=views
+    )
     untouched = config.target == Target("ratio", 0.0, True) or config.moves == ("int8",)
     if config.quantize is not None and untouched:
         return _whole(job, prepared, baseline)
@@ -377,6 +381,10 @@ def _moved(job: _Job, prepared: Prepared, baseline: Baseline) -> _Rewritten:
     def opened(source: graph_source.Source) -> AnalyzedModel:
         return _analyzed(replace(job, files=source), baseline, prepared.own)
 
+    if prepared.run is None:
+        refusals = (*prepared.analyzed.channels.refusals, *prepared.refusals)
+        graph, tensor_info = prepared.analyzed.graph, prepared.analyzed.tensor_info
+        raise NothingToPruneError(why_nothing(graph, tensor_info, refusals))
     moved = Moves(prepared, baseline, before, written, opened, job.progress).best()
     analyzed, reached = moved.prepared.analyzed, moved.reached
     groups = _reports(analyzed.graph, reached)

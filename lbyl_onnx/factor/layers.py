@@ -116,6 +116,11 @@ def factor_layers(
     return tuple(able), tuple(unable)
 
 
+def factor_views(analyzed: AnalyzedModel, config: Config, samples: int) -> tuple[MomentSpec, ...]:
+    """Return what is measured of the layers that can be factored."""
+    return tuple(layer.moments for layer in factor_layers(analyzed, config, samples)[0])
+
+
 def _by_options(name: str, config: Config) -> str | None:
     """Why the user's options leave a layer out."""
 

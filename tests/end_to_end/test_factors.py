@@ -89,6 +89,17 @@ def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
     assert result.target.reached == result.size_after <= 0.25 * result.size_before
 
 
+def test_a_model_without_a_channel_group() -> None:
+    """A residual stream alone: its channels stay at scope inner, but its layer is of low rank."""
+    net = Net(("N", WIDE))
+    stream = net.node("Add", ["x", net.gemm("x", WIDE, WIDE)])
+    model = net.model(stream)
+    model.graph.initializer[0].CopyFrom(low_rank().graph.initializer[0])
+    result = compress(model, config=Config(provider="cpu", macs="50%", moves=("prune", "factor")))
+    assert [factor.name for factor in result.factors] == ["gemm_0"]
+    assert result.groups == ()
+
+
 def test_factors_that_do_not_reach_it() -> None:
     with pytest.raises(TargetError, match=r"macs 1% cannot be reached by factors"):
         compress(mlp(), config=Config(provider="cpu", macs="1%", moves=("factor",)))
