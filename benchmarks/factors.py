@@ -39,6 +39,7 @@ from lbyl_onnx.runtime.baseline import run_baseline
 
 CPU = "CPUExecutionProvider"
 KINDS = ("macs", "latency")
+WAYS = ("prune", "factor,prune", "factor")
 EXPORTED = "efficientnet_lite0"
 MODELS: dict[str, tuple[Dataset, int]] = {
     "vgg16_cifar10": ("cifar10", 1000),
@@ -73,8 +74,11 @@ class Row:
     seconds: float
 
 
-def rows_of(model: str, path: Path, images: Images, kind: str, share: float) -> Iterator[Row]:
-    """Yield a row for each way to a target."""
+def rows_of(
+    model: str, path: Path, images: Images, target: tuple[str, float], by: Sequence[str]
+) -> Iterator[Row]:
+    """Yield a row for each way to a target that is asked for, by its moves."""
+    kind, share = target
     files, base = check_source(path), top1(path, images)
     baseline = run_baseline(path, CPU, 0)
     options: dict[str, Any] = {kind: f"{100 * share}%", "moves": ("prune", "factor")}
@@ -83,14 +87,17 @@ def rows_of(model: str, path: Path, images: Images, kind: str, share: float) -> 
     def opened(source: Source) -> AnalyzedModel:
         return AnalyzedModel.open(source, baseline.shape_sets, Selection())
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         analyzed = opened(files)
         prepared = prepare(analyzed, baseline, config, folder, measured=True)
         before = Before(analyzed.costs, files.size)
         written = (path, folder / "output.onnx", folder / "reference.onnx")
         moves = Moves(prepared, baseline, before, written, opened, lambda *_: None)
         for attempt in moves.attempts():
+            name = ",".join(attempt.moves)
+            if name not in by:
+                continue
             start = time.perf_counter()
             try:
                 moved = attempt.make()
@@ -106,7 +113,7 @@ def rows_of(model: str, path: Path, images: Images, kind: str, share: float) -> 
                 model,
                 kind,
                 share,
-                ", ".join(attempt.moves),
+                name,
                 base,
                 top1(moved.path, images),
                 moved.nearness,
@@ -162,6 +169,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS], metavar="NAME")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND")
     parser.add_argument("--shares", nargs="+", type=float, metavar="S", help="of the cases")
+    parser.add_argument("--by", nargs="+", choices=WAYS, default=WAYS, metavar="MOVES")
     parser.add_argument("--efficientnet", type=Path, help="its exported file")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
@@ -182,7 +190,7 @@ def main() -> None:
                         continue
                     if share not in (options.shares or [share]):
                         continue
-                    for row in rows_of(model, path, images, kind, share):
+                    for row in rows_of(model, path, images, (kind, share), options.by):
                         print(row, flush=True)
                         rows[row.model, row.kind, row.share, row.moves] = row
                         done = sorted(rows.values(), key=_order)
