@@ -45,6 +45,8 @@ SECTIONS = HOW_MUCH, METHODS, TARGETS, CHANNELS, NUMBERS, SAMPLES, RUNNING = (
 )
 _RATIO = Bounds(0, 1, below=True)
 _COUNT = Bounds(1, whole=True)
+# Targets for which one pass tells how much factors have to save.
+_SPENT = ("macs", "params", "size", "latency")
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,9 @@ class Config:
         (),
         types.MOVES,
         "What a target may be reached by: channels that go (`prune`), layers as two of lower rank "
-        "where that is measured to be faster (`factor`), whole numbers (`int8`, as `--quantize`); "
-        "`prune` without it.",
+        "where that is measured to be faster (`factor`), whole numbers (`int8`, as `--quantize`). "
+        "Without it `prune,factor` for MACs, parameters, size and latency where the method "
+        "measures the model, else `prune`.",
         TARGETS,
         metavar="M,..",
     )
@@ -378,7 +381,9 @@ class Config:
     @property
     def factors(self) -> bool:
         """Whether layers may become two of lower rank."""
-        return "factor" in self.moves
+        if self.moves:
+            return "factor" in self.moves
+        return self.target.kind in _SPENT and self.method_entry.needs == "moments"
 
     def check_samples(self, name: str) -> None:
         """Raise OptionError where samples of the user's own, of this name, would have no use."""

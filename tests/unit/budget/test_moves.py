@@ -85,9 +85,13 @@ class TestOptions:
         assert Config(macs="50%", moves=("prune",), quantize="int8").moves == ("prune", "int8")
         assert replace(config, seed=1) == Config(macs="50%", moves=("prune", "int8"), seed=1)
 
-    def test_channels_go_unless_other_moves_are_asked_for(self) -> None:
+    def test_what_is_allowed_without_the_option(self) -> None:
         assert Config().prunes
         assert not Config().factors
+        assert not Config(fidelity=0.9).factors
+        assert not Config(macs="50%", moves=("prune",)).factors
+        assert not Config(macs="50%", method="none").factors
+        assert Config(macs="50%").factors
         assert not Config(macs="50%", moves=("factor",)).prunes
         assert Config(macs="50%", moves=("factor",)).factors
 
