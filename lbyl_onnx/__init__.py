@@ -32,6 +32,7 @@ _HOMES = {
     "evaluate.metrics": "Fidelity OutputFidelity",
     "evaluate.prediction.predict": "Prediction",
     "evaluate.verify": "Verification",
+    "factor.stage": "FactorReport",
     "graph.costs": "Costs",
     "graph.source": "FileHash",
     "guard.effort": "Effort",
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from lbyl_onnx.evaluate.metrics import Fidelity as Fidelity, OutputFidelity as OutputFidelity
     from lbyl_onnx.evaluate.prediction.predict import Prediction as Prediction
     from lbyl_onnx.evaluate.verify import Verification as Verification
+    from lbyl_onnx.factor.stage import FactorReport as FactorReport
     from lbyl_onnx.graph.costs import Costs as Costs
     from lbyl_onnx.graph.source import FileHash as FileHash
     from lbyl_onnx.guard.effort import Effort as Effort

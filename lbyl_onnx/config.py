@@ -21,6 +21,7 @@ from lbyl_onnx.option_types import (
     ExternalData,
     Hardware,
     Layout,
+    Move,
     Option,
     Provider,
     Quantize,
@@ -44,6 +45,8 @@ SECTIONS = HOW_MUCH, METHODS, TARGETS, CHANNELS, NUMBERS, SAMPLES, RUNNING = (
 )
 _RATIO = Bounds(0, 1, below=True)
 _COUNT = Bounds(1, whole=True)
+# Targets for which one pass tells how much factors have to save.
+_SPENT = ("macs", "params", "size", "latency")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,16 @@ class Config:
         TARGETS,
         metavar="FILE.py:NAME",
         flag="--score",
+    )
+    moves: tuple[Move, ...] = option(
+        (),
+        types.MOVES,
+        "What a target may be reached by: channels that go (`prune`), layers as two of lower rank "
+        "where that is measured to be faster (`factor`), whole numbers (`int8`, as `--quantize`). "
+        "Without it `prune,factor` for MACs, parameters, size and latency where the method "
+        "measures the model, else `prune`.",
+        TARGETS,
+        metavar="M,..",
     )
     allocation: Allocation | None = option(
         None,
@@ -338,6 +351,7 @@ class Config:
         self._check_registered()
         if self.calibration is not None:
             self.check_samples("calibration")
+        self._check_moves()
         if (self.metric is None) != (self.min_score is None):
             raise OptionError("metric and min_score go together; give both")
         if self.keep_float and self.quantize is None:
@@ -345,6 +359,31 @@ class Config:
         for name, kind in (("tokenizer", "texts"), ("sample_rate", "sounds")):
             if getattr(self, name) is not None and self.calibration is None:
                 raise OptionError(f"{name} is of calibration {kind}; give calibration too")
+
+    def _check_moves(self) -> None:
+        """Give `moves` and `quantize` one meaning; refuse moves that no target asks for."""
+        if not self.moves:
+            return
+        if "int8" in self.moves and self.quantize is None:
+            object.__setattr__(self, "quantize", "int8")
+        if self.quantize is not None and "int8" not in self.moves:
+            object.__setattr__(self, "moves", (*self.moves, "int8"))
+        if self.target.kind == "ratio" and self.factors:
+            raise OptionError("moves has factor, but a ratio is of channels; give a target")
+        if self.target.kind not in ("ratio", "safe") and self.moves == ("int8",):
+            raise OptionError(f"moves has int8 alone, which {self.target.kind} does not count")
+
+    @property
+    def prunes(self) -> bool:
+        """Whether channels may go."""
+        return not self.moves or "prune" in self.moves
+
+    @property
+    def factors(self) -> bool:
+        """Whether layers may become two of lower rank."""
+        if self.moves:
+            return "factor" in self.moves
+        return self.target.kind in _SPENT and self.method_entry.needs == "moments"
 
     def check_samples(self, name: str) -> None:
         """Raise OptionError where samples of the user's own, of this name, would have no use."""

@@ -12,7 +12,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 import numpy as np
 
@@ -28,6 +28,7 @@ Layout = Literal["auto", "nchw", "nhwc"]
 Provider = Literal["auto", "cpu", "cuda"]
 Allocation = Literal["uniform", "auto"]
 Quantize = Literal["int8"]
+Move = Literal["prune", "factor", "int8"]
 Value = TypeVar("Value")
 Read = Callable[[object], Any]
 """Gives a value its type; raises TypeError for another one."""
@@ -157,6 +158,16 @@ def _globs(value: object) -> tuple[str, ...]:
     return tuple(_text(glob) for glob in _entries(globs))
 
 
+def _moves(value: object) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(x, str) for x in _entries(names)):
+        raise TypeError("names of moves with commas between")
+    requested = {name.strip() for name in names}
+    if not requested <= {*get_args(Move)}:
+        raise TypeError(f"moves of {', '.join(get_args(Move))}")
+    return tuple(name for name in get_args(Move) if name in requested)
+
+
 def _numbers(value: object) -> tuple[float, ...]:
     if isinstance(value, Real):
         return (_finite(value),)
@@ -223,6 +234,7 @@ PATHS = OptionType("PATH", _paths, "path or list of paths")
 AMOUNT = OptionType("50%|N", _amount, "str or float")
 WHOLE_OR_AUTO = OptionType("N|auto", _step, "int or 'auto'")
 GLOBS = OptionType("GLOB", _globs, "glob or list of globs")
+MOVES = OptionType("prune|factor|int8,..", _moves, "list of moves")
 NUMBERS = OptionType("X,..", _numbers, "list of floats")
 NUMBER_BY_GLOB = OptionType(
     "GLOB=X", _by_glob(_number_or_percent), "dict of floats by glob", by_glob=True
@@ -380,6 +392,7 @@ class Options(TypedDict, total=False):
     fidelity: float | None
     min_score: float | None
     metric: str | None
+    moves: tuple[Move, ...]
     allocation: Allocation | None
     round_to: int | Literal["auto"]
     hardware: Hardware

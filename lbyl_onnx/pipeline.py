@@ -4,111 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import onnx
 
-from lbyl_onnx.budget.attention import cheaper_by_dims, share_of
-from lbyl_onnx.budget.reached import Before, Reached, TargetReport
-from lbyl_onnx.budget.solve import reach
-from lbyl_onnx.channels.analyzed_model import AnalyzedModel
-from lbyl_onnx.channels.groups import Refusal, Selection
-from lbyl_onnx.channels.refusals import why_nothing
-from lbyl_onnx.compensate.group import Fitted
-from lbyl_onnx.compensate.selection import GroupPlan, PruningPlan
 from lbyl_onnx.config import OPTIONS, Config, combined, hint
 from lbyl_onnx.data.array_samples import SamplesLike
-from lbyl_onnx.data.calibration import open_own_samples
-from lbyl_onnx.data.samples import Samples
-from lbyl_onnx.data.source import SampleSource
 from lbyl_onnx.errors import (
-    ModelError,
-    NothingSafeError,
-    NothingToPruneError,
     OptionError,
-    VerificationError,
 )
-from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.evaluate.layers import examine
 from lbyl_onnx.evaluate.metrics import Fidelity
 from lbyl_onnx.evaluate.prediction.predict import Prediction, predicted
 from lbyl_onnx.evaluate.verify import sampled_fidelity, verify
 from lbyl_onnx.graph import source as graph_source
-from lbyl_onnx.graph.costs import Costs
-from lbyl_onnx.graph.model_graph import Graph, node_name
 from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.guard.memory import new_objects_only, release
-from lbyl_onnx.inputs.choices import stated_sizes
-from lbyl_onnx.inputs.evidence import is_folded, with_evidence
 from lbyl_onnx.io import atomic, reader
-from lbyl_onnx.io.writer import write_draft
-from lbyl_onnx.observe.session import Prepared, prepare
 from lbyl_onnx.option_types import Options
 from lbyl_onnx.quantise.int8 import QuantisationJob, Quantised, to_int8
 from lbyl_onnx.results.compressed import CompressResult
-from lbyl_onnx.results.groups import GroupReport
-from lbyl_onnx.results.inputs import InputReport, input_reports, input_warnings
 from lbyl_onnx.results.stages import stages_of
 from lbyl_onnx.results.warnings import Timed, warnings_of
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime import providers, timing
 from lbyl_onnx.runtime.baseline import (
     Baseline,
-    calibration_inputs,
-    run_baseline,
-    runs_at,
-    sampled_sizes,
 )
 from lbyl_onnx.runtime.providers import channel_block
-from lbyl_onnx.runtime.sizes.input_shapes import Sizes
 from lbyl_onnx.signature import with_options
-from lbyl_onnx.target import Target
+from lbyl_onnx.stages.original import Job, change_told, own_samples, run_original
+from lbyl_onnx.stages.rewritten import Rewritten, rewrite
 from lbyl_onnx.types import Progress, numbered
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
-# Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
-LARGE = 1 << 30
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One call: the original's files, where the two models are written that must be equal.
-
-    `pruned` is the compressed model before it is quantised, or as it is staged where it is not.
-    `samples` are the user's own in memory; `named` is the path that they gave for the model.
-    """
-
-    files: graph_source.Source
-    staged: Path
-    pruned: Path
-    reference: Path
-    config: Config
-    provider: str
-    progress: Progress
-    effort: Effort
-    samples: SamplesLike | None
-    named: Path | None
-
-    @property
-    def folder(self) -> Path:
-        """Where files lie that are gone afterwards."""
-        return self.reference.parent
-
-
-@dataclass(frozen=True)
-class _Rewritten:
-    before: Costs
-    groups: tuple[GroupReport, ...]
-    refusals: tuple[Refusal, ...]
-    reached: Reached
-    inputs: tuple[InputReport, ...]
-    doubts: tuple[str, ...]
-    samples: ComparedSamples
-    statistics: SampleSource
 
 
 @with_options
@@ -202,7 +134,7 @@ def compress(
             files.check_apart(place)
         reference = scratch / "expected.onnx"
         pruned = staged if config.quantize is None else scratch / "pruned.onnx"
-        job = _Job(
+        job = Job(
             files, staged, pruned, reference, config, provider, progress, effort, samples, named
         )
         result = replace(
@@ -228,16 +160,16 @@ def _configured(config: Config | None, options: Mapping[str, Any]) -> Config:
     return combined(vars(config), options) if options else config
 
 
-def _compressed(job: _Job, detailed: bool) -> CompressResult:
+def _compressed(job: Job, detailed: bool) -> CompressResult:
     """Write the compressed model where it is staged, and prove it."""
     config, provider = job.config, job.provider
-    own, sampled = _own_samples(job)
-    baseline = _baseline(job, sampled)
-    rewritten = _rewrite(job, baseline, own)
+    own, sampled = own_samples(job)
+    baseline = run_original(job, sampled)
+    rewritten = rewrite(job, baseline, own)
     release()
     job.progress("verifying", 0, 1)
     samples, source, reached = rewritten.samples, job.files.path, rewritten.reached
-    with _change_told(job.files):
+    with change_told(job.files):
         verification = verify(
             baseline, source, job.pruned, job.reference, samples.batches(), samples.described
         )
@@ -270,17 +202,18 @@ def _compressed(job: _Job, detailed: bool) -> CompressResult:
         _warnings(rewritten, (job.files.size, size), latency, block, quantised is not None),
         quantised,
         prediction,
+        rewritten.factors,
     )
 
 
-def _prediction(job: _Job, baseline: Baseline, samples: ComparedSamples) -> Prediction | None:
+def _prediction(job: Job, baseline: Baseline, samples: ComparedSamples) -> Prediction | None:
     """Predict how near the result is on real inputs; None where the user's own were compared."""
     source = samples.unseen(job.effort)
     return None if source is None else predicted(job.files.path, job.staged, baseline, source)
 
 
 def _quantise(
-    job: _Job, baseline: Baseline, rewritten: _Rewritten
+    job: Job, baseline: Baseline, rewritten: Rewritten
 ) -> tuple[Quantised, int, Fidelity]:
     """Quantise the pruned model; return how, the bytes, and how near it is to the original."""
     job.progress("quantising", 0, 1)
@@ -296,53 +229,8 @@ def _quantise(
     return quantised, graph_source.stored_bytes(job.staged), near
 
 
-def _own_samples(job: _Job) -> tuple[Samples | None, Sizes]:
-    """The user's own samples, and the sizes that most of them have along dynamic axes."""
-    if job.config.calibration is None and job.samples is None:
-        return None, {}
-    path, provider = job.files.path, job.provider
-    inputs = calibration_inputs(path, provider, job.config.input_shape)
-    if any(i.dtype.kind in "iub" for i in inputs):
-        inputs = with_evidence(inputs, job.files.load(), job.files.reader)
-    accepts = runs_at(path, provider)
-    own = open_own_samples(inputs, job.config, job.samples, job.named, accepts)
-    return own, {} if own is None else sampled_sizes(inputs, own.most_frequent)
-
-
-def _baseline(job: _Job, sampled: Sizes) -> Baseline:
-    """Run the original; where something in it is written out, check that it computes the same."""
-    files, config = job.files, job.config
-    release()
-    optimise = files.size <= LARGE
-    stated = partial(stated_sizes, config.input, config.layout)
-    baseline = run_baseline(
-        files.path,
-        job.provider,
-        config.seed,
-        optimise,
-        config.input_shape,
-        job.effort,
-        stated,
-        sampled,
-    )
-    release()
-    if not files.standard:
-        check_written_out(files.path, job.folder, baseline)
-    return baseline
-
-
-@contextlib.contextmanager
-def _change_told(files: graph_source.Source) -> Iterator[None]:
-    """Say that the original has changed where that is why it cannot be run again."""
-    try:
-        yield
-    except (ModelError, VerificationError):
-        files.check_unchanged()
-        raise
-
-
 def _warnings(
-    rewritten: _Rewritten,
+    rewritten: Rewritten,
     sizes: tuple[int, int],
     latency: timing.PairedLatency,
     block: int,
@@ -355,118 +243,3 @@ def _warnings(
         *warnings_of(rewritten.before, reached.costs, sizes, losses, timed),
         *rewritten.doubts,
     )
-
-
-def _rewrite(job: _Job, baseline: Baseline, own: Samples | None) -> _Rewritten:
-    """Write the compressed model and the reference that it must equal.
-
-    The models live only in here: ONNX Runtime loads its own copies afterwards.
-    """
-    files, config = job.files, job.config
-    job.progress("finding channel groups", 0, 1)
-    analyzed = _analyzed(job, baseline, own)
-    graph, tensor_info, frozen = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
-    automatic = config.allotted == "auto"
-    prepared = prepare(analyzed, baseline, config, job.folder, measured=automatic, own=own)
-    if config.quantize is not None and config.target == Target("ratio", 0.0, True):
-        return _whole(job, prepared, baseline, _unpruned(str(config.target)))
-    if not prepared.groups:
-        raise NothingToPruneError(why_nothing(graph, tensor_info, (*frozen, *prepared.refusals)))
-    before = Before(analyzed.costs, files.size)
-    paths = (files.path, job.pruned, job.reference)
-    try:
-        deploy = None if config.quantize is None else partial(_deployed, job, prepared, baseline)
-        reached = reach(prepared, baseline, before, paths, job.progress, deploy)
-    except NothingSafeError:
-        if config.quantize is None:
-            raise
-        return _whole(
-            job, prepared, baseline, _unpruned("no channels are predicted safe to remove")
-        )
-    plan = reached.fitted.plan
-    refusals = (*frozen, *reached.fitted.refusals)
-    if not plan.groups:
-        if config.quantize is not None:
-            return _whole(job, prepared, baseline, reached.target)
-        raise NothingToPruneError(why_nothing(graph, tensor_info, refusals))
-    pairs = zip(plan.groups, reached.fitted.restored, strict=True)
-    groups = tuple(_report(graph, e, restored, reached.predicted) for e, restored in pairs)
-    return _described(prepared, baseline, before.costs, groups, refusals, reached)
-
-
-def _unpruned(text: str) -> TargetReport:
-    return TargetReport("ratio", 0.0, 0.0, text, "uniform", 1)
-
-
-def _whole(job: _Job, prepared: Prepared, baseline: Baseline, target: TargetReport) -> _Rewritten:
-    """Write the model as it is, twice: nothing is pruned."""
-    analyzed, size = prepared.analyzed, job.files.size
-    for path in (job.pruned, job.reference):
-        write_draft(analyzed.draft, path, analyzed.read, "auto")
-    nothing = Fitted(PruningPlan(()), (), (), (), (), (), (), None, {}, {})
-    reached = Reached(nothing, analyzed.costs, size, target, {})
-    return _described(prepared, baseline, analyzed.costs, (), (), reached)
-
-
-def _described(
-    prepared: Prepared,
-    baseline: Baseline,
-    before: Costs,
-    groups: tuple[GroupReport, ...],
-    refusals: tuple[Refusal, ...],
-    reached: Reached,
-) -> _Rewritten:
-    """Add what the result says of the inputs, and the samples on which it is compared."""
-    samples, run = ComparedSamples.of(prepared, baseline), prepared.run
-    inputs = input_reports(prepared.kinds, baseline.first, prepared.own is not None)
-    doubted = run is not None or prepared.config.quantize is not None
-    folded = is_folded(prepared.analyzed.graph)
-    doubts = tuple(input_warnings(inputs, folded)) if doubted else ()
-    statistics = _statistics(prepared, baseline)
-    return _Rewritten(before, groups, refusals, reached, inputs, doubts, samples, statistics)
-
-
-def _statistics(prepared: Prepared, baseline: Baseline) -> SampleSource:
-    """Samples of the statistics, or such as these would be of."""
-    if prepared.run is not None:
-        return prepared.run.source
-    compared = ComparedSamples.of(prepared, baseline).source
-    return replace(compared, seed=prepared.config.seed)
-
-
-def _deployed(job: _Job, prepared: Prepared, baseline: Baseline) -> Path:
-    """Quantise what was made, and return where that was written."""
-    job.progress("quantising", 0, 1)
-    samples = _statistics(prepared, baseline)
-    to_int8(QuantisationJob(job.pruned, job.staged, job.folder, job.config, baseline, samples))
-    return job.staged
-
-
-def _analyzed(job: _Job, baseline: Baseline, own: Samples | None) -> AnalyzedModel:
-    """Find the channels, whole heads where the options want them."""
-    config = job.config
-    automatic = config.attention == "auto"
-    by_dims = config.attention == "dims" or (automatic and not config.needs_moments)
-    selection = Selection(
-        config.include, config.exclude, config.scope, "dims" if by_dims else "heads"
-    )
-    analyzed = AnalyzedModel.open(job.files, baseline.shape_sets, selection)
-    if not automatic or not any(group.whole_heads for group in analyzed.channels.groups):
-        return analyzed
-    job.progress("weighing heads against dims", 0, 1)
-    dims, heads = (
-        prepare(candidate, baseline, config, job.folder, own=own)
-        for candidate in (analyzed.selected(replace(selection, attention="dims")), analyzed)
-    )
-    step = partial(job.progress, "weighing heads against dims")
-    nodes = cheaper_by_dims(dims, heads, share_of(config.target), step)
-    return analyzed.selected(replace(selection, by_dims=nodes)) if nodes else analyzed
-
-
-def _report(
-    graph: Graph, entry: GroupPlan, restored: str, predicted: Mapping[int, float]
-) -> GroupReport:
-    consumers = tuple(node_name(graph.nodes[index]) for index in entry.group.readers)
-    size, kept = entry.group.size, len(entry.kept)
-    error = predicted.get(entry.group.key)
-    return GroupReport(entry.group.name, size, kept, 1 - kept / size, consumers, restored, error)

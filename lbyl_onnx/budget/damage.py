@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto
 
 from lbyl_onnx.channels.affine import producer_matrix
 from lbyl_onnx.channels.groups import ChannelGroup
@@ -15,12 +14,9 @@ from lbyl_onnx.compensate.group import Step, ranking_of
 from lbyl_onnx.compensate.selection import KeptCounts
 from lbyl_onnx.methods.importance import l2
 from lbyl_onnx.methods.types import Ranking
-from lbyl_onnx.observe.sensitivity import sensitivities
+from lbyl_onnx.observe.sensitivity import MOST_LOST, damage_of, layer_sensitivities
 from lbyl_onnx.observe.session import ObservationRound, Prepared
 from lbyl_onnx.types import Floats
-
-# A consumer's output that is lost beyond this share counts as lost by as much.
-MOST_LOST = 0.999
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,38 +90,24 @@ def curves(
         if ranking is None or not ranking.has_losses:
             errors = _by_weights(prepared, group, least[group.key])
             weight = sum(sensitivity.get(node, usual) for node in nodes)
-            damage = -np.log1p(-np.minimum(errors, MOST_LOST)) * weight
+            damage = damage_of(errors) * weight
             by_group[group.key] = Curve(group, errors, damage, False)
             continue
         # A consumer may read several groups; each counts for its part of what the output varies.
         parts = [t / (totals[n] or 1.0) for n, t in zip(nodes, ranking.totals, strict=True)]
         shares = np.clip(ranking.losses, 0.0, MOST_LOST) * np.asarray(parts)  # (m + 1, consumers)
         weights = np.asarray([sensitivity.get(node, usual) for node in nodes])
-        damage = -np.log1p(-shares) @ weights
+        damage = damage_of(shares) @ weights
         by_group[group.key] = Curve(group, shares.mean(axis=1), damage, True)
     return by_group
 
 
 def _sensitivities(prepared: Prepared) -> dict[int, float]:
     """Sensitivity of the model's outputs to errors at each consumer, by node; 0 is not known."""
-    analyzed, run = prepared.analyzed, prepared.run
-    if run is None:
+    if prepared.run is None:
         return {}
-    points: dict[int, str] = {}
-    batches = {(analyzed.tensor_info.shape(name) or (None,))[0] for name in run.source.inputs}
-    for node in sorted({node for group in prepared.groups for node in group.readers}):
-        tensor = analyzed.graph.nodes[node].outputs[0].name
-        shape = analyzed.tensor_info.shape(tensor)
-        floats = analyzed.tensor_info.dtype(tensor) == TensorProto.FLOAT
-        if floats and shape and shape[0] in batches:
-            points[node] = tensor
-    by_node = sensitivities(analyzed.model, analyzed.tensor_info, analyzed.read, points, run)
-    alone = run.source.supplied is not None and run.source.count > 1
-    if not by_node and alone and prepared.prior is not None:
-        # No two of the user's own samples have one shape.
-        prior = prepared.prior
-        by_node = sensitivities(analyzed.model, analyzed.tensor_info, analyzed.read, points, prior)
-    return {node: value for node, value in by_node.items() if value > 0 and np.isfinite(value)}
+    nodes = {node for group in prepared.groups for node in group.readers}
+    return layer_sensitivities(prepared.analyzed, nodes, prepared.run, prepared.prior)
 
 
 def _by_weights(prepared: Prepared, group: ChannelGroup, least: int) -> Floats:

@@ -14,10 +14,14 @@ from lbyl_onnx.target import Kind
 
 @dataclass(frozen=True)
 class Before:
-    """What the original costs, and its bytes."""
+    """What the original costs, and its bytes.
+
+    `stored` are those of the model that is pruned, where that is another one.
+    """
 
     costs: Costs
     size: int
+    stored: int | None = None
 
 
 @dataclass(frozen=True)

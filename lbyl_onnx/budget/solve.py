@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from lbyl_onnx.errors import NothingSafeError, TargetError, VerificationError
 from lbyl_onnx.methods.types import Ranking
 from lbyl_onnx.observe.session import Measurement, Prepared, rounds
 from lbyl_onnx.option_types import Allocation
-from lbyl_onnx.rewrite.build import ModelBuilder
+from lbyl_onnx.rewrite.build import Deploy, ModelBuilder
 from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.runtime.providers import channel_block
@@ -65,7 +65,7 @@ def reach(
     before: Before,
     files: Files,
     progress: Progress,
-    deploy: Callable[[], Path] | None = None,
+    deploy: Deploy | None = None,
 ) -> Reached:
     """Make the model that the options ask for.
 
@@ -188,7 +188,7 @@ def _budgeted(
         return predicted, target.budget(float(costs.parameters))
     whole = np.asarray([portion.size for portion in wholes])
     # Names and the graph itself stay.
-    rest = before.size - predicted.at(whole)
+    rest = (before.stored or before.size) - predicted.at(whole)
     return replace(predicted, fixed=predicted.fixed + rest), target.budget(float(before.size))
 
 

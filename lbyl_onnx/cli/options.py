@@ -126,6 +126,17 @@ def _numbers(
     return numbers
 
 
+def _moves(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, ...]:
+    """Read names of moves, separated by commas."""
+    try:
+        names: tuple[str, ...] = types.MOVES.read(value) if value else ()
+    except TypeError as error:
+        raise click.BadParameter(f"give {error}") from error
+    return names
+
+
 def _pairs(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[tuple[str, float], ...]:
@@ -192,6 +203,7 @@ _WORDS: Mapping[OptionType, _Words] = {
     types.AMOUNT: _Words(str),
     types.WHOLE_OR_AUTO: _Words(callback=_whole_or_auto),
     types.GLOBS: _Words(str, multiple=True),
+    types.MOVES: _Words(callback=_moves),
     types.NUMBERS: _Words(callback=_numbers),
     types.NUMBER_BY_GLOB: _Words(callback=_pairs, multiple=True),
     types.WHOLE_BY_GLOB: _Words(callback=_whole_pairs, multiple=True),

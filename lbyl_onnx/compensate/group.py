@@ -97,6 +97,9 @@ class Fitted:
     errors: Mapping[int, float]
 
 
+NOTHING = Fitted(PruningPlan(()), (), (), (), (), (), (), None, {}, {})
+
+
 def fit(
     prepared: Prepared,
     counts: KeptCounts,

@@ -97,12 +97,12 @@ def repairs(
         was = before[index]
         if not all(np.all(np.isfinite(x)) for x in (was.mean, was.second, now.mean, now.second)):
             continue
-        gain = _gain(was.second, now.second)
+        gain = gain_between(was.second, now.second)
         result[index] = Repair(gain, was.mean - gain * now.mean)
     return result
 
 
-def _gain(before: Floats, after: Floats) -> Floats:
+def gain_between(before: Floats, after: Floats) -> Floats:
     """What brings variances, (out,), back; 1 where none is left."""
     alive = after > _ROUNDING * float(np.max(after, initial=0.0))
     ratio = np.where(alive, before / np.where(alive, after, 1.0), 1.0)
@@ -170,7 +170,7 @@ def modelled(
         before, after, mean = (
             np.sum([getattr(p, name) for p in here], axis=0) for name in ("before", "after", "mean")
         )
-        gain = _gain(before, after)
+        gain = gain_between(before, after)
         mean = layer.alpha * mean
         if bias is not None:
             mean = mean + layer.beta * bias.astype(np.float64).reshape(-1)  # (1, N) -> (N,)

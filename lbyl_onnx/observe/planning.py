@@ -285,6 +285,22 @@ def output_spec(graph: Graph, tensor_info: TensorInfo, index: int) -> MomentSpec
     return MomentSpec(tensor, axis, len(shape), np.arange(channels)[:, None], cross=False)
 
 
+def output_moments_spec(
+    graph: Graph, tensor_info: TensorInfo, index: int, samples: int
+) -> MomentSpec | None:
+    """View all pairs of a layer's output channels; None where its shape is not known."""
+    view = output_spec(graph, tensor_info, index)
+    if view is None:
+        return None
+    shape = tensor_info.shape(view.tensor) or ()
+    if None in shape:
+        return None
+    spatial = view.axis == 1 and len(shape) > 2
+    plane = [d or 0 for d in (shape[2:] if spatial else shape[1:-1])]
+    strides = _strides(plane, samples, view.columns, spatial)
+    return replace(view, cross=True, strides=strides)
+
+
 def rows_wanted(views: Iterable[tuple[MomentSpec, int]]) -> int:
     """Samples that give every view enough rows; each comes with its rows per sample."""
     return max((-(-ENOUGH_ROWS * view.columns // max(1, rows)) for view, rows in views), default=1)

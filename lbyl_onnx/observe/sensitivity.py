@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
@@ -16,7 +17,7 @@ from lbyl_onnx.observe.instrument import instrument
 from lbyl_onnx.observe.run import ObservationRun, feeds_of, free_batch
 from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.runtime import execute
-from lbyl_onnx.types import Array
+from lbyl_onnx.types import Array, Floats
 
 # Power of the error that is put into a layer's outputs, as a share of their variance.
 POWER = 0.1
@@ -25,6 +26,48 @@ SAMPLES = 16
 # From this opset on operators broadcast by themselves.
 BROADCAST_OPSET = 7
 _OTHER = f"{PREFIX}another_sample"
+# A layer's output that is lost beyond this share counts as lost by as much.
+MOST_LOST = 0.999
+
+
+def damage_of(shares: Floats | float) -> Floats:
+    """Return the damage that a lost share of a layer's output does at sensitivity 1.
+
+    Shares that are left multiply along the layers, so damages add as their logarithms.
+    """
+    return np.asarray(-np.log1p(-np.clip(shares, 0.0, MOST_LOST)), np.float64)
+
+
+def layer_sensitivities(
+    analyzed: AnalyzedModel,
+    nodes: Iterable[int],
+    run: ObservationRun,
+    prior: ObservationRun | None,
+) -> dict[int, float]:
+    """Measure the sensitivities at the outputs of some nodes; those not known are left out.
+
+    Parameters
+    ----------
+    analyzed, nodes
+        The model, and indices of its nodes.
+    run, prior
+        Where and on what it is measured; `prior` on synthetic samples, where no two of the user's
+        own have one shape.
+    """
+    tensor_info = analyzed.tensor_info
+    points: dict[int, str] = {}
+    batches = {(tensor_info.shape(name) or (None,))[0] for name in run.source.inputs}
+    for node in sorted(set(nodes)):
+        tensor = analyzed.graph.nodes[node].outputs[0].name
+        shape = tensor_info.shape(tensor)
+        floats = tensor_info.dtype(tensor) == TensorProto.FLOAT
+        if floats and shape and shape[0] in batches:
+            points[node] = tensor
+    by_node = sensitivities(analyzed.model, tensor_info, analyzed.read, points, run)
+    alone = run.source.supplied is not None and run.source.count > 1
+    if not by_node and alone and prior is not None:
+        by_node = sensitivities(analyzed.model, tensor_info, analyzed.read, points, prior)
+    return {node: value for node, value in by_node.items() if value > 0 and np.isfinite(value)}
 
 
 def sensitivities(

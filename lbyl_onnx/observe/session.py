@@ -173,6 +173,7 @@ def prepare(
     measured: bool = False,
     own: Samples | None = None,
     kinds: Mapping[str, InputKind] | None = None,
+    more: Sequence[MomentSpec] = (),
 ) -> Prepared:
     """Find what can be fitted, and decide on what the model is measured.
 
@@ -191,6 +192,8 @@ def prepare(
     kinds
         What samples of each input are, as `sampled_kinds` tells; None where that is still to be
         told.
+    more
+        What is measured where there is no group.
     """
     groups, refusals = finite_groups(analyzed.graph, analyzed.tensor_info, analyzed.channels)
     needs_moments = measured or config.needs_moments
@@ -202,10 +205,10 @@ def prepare(
     graph, tensor_info = analyzed.graph, analyzed.tensor_info
     run = prior = None
     if kinds is None:  # where nothing is measured, nothing need be fitted
-        tell = sampled_kinds if observations else kinds_of
+        tell = sampled_kinds if observations or more else kinds_of
         kinds = tell(graph, tensor_info, config, analyzed.read.model)
-    if observations:
-        views = [s.view for s in observations.values()]
+    views = [s.view for s in observations.values()] or list(more)
+    if views:
         run = _run(analyzed, baseline, config, folder, views, kinds, own)
         if run.batch_statistics:
             run = replace(run, centred=_centred(analyzed, run))

@@ -16,6 +16,7 @@ from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.rendering import (
     by_output,
+    factor_lines,
     nearness,
     prediction_lines,
     proven,
@@ -142,7 +143,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         inputs=[entry.description for entry in result.inputs],
         proof=result.verification,
         predicted_lines=prediction_lines(result.prediction),
-        quantised=quantised_lines(result.quantised),
+        quantised=[*factor_lines(result.factors), *quantised_lines(result.quantised)],
         figures=_figures(result),
         rows=_rows(result, details),
         others=_latency(details.others_before, details.others_after),

@@ -59,6 +59,7 @@ def as_json(result: CompressResult, source: str, version: str) -> str:
         },
         "prediction": None if result.prediction is None else asdict(result.prediction),
         "quantised": None if result.quantised is None else _bounded(asdict(result.quantised)),
+        "factors": [_bounded(asdict(factor)) for factor in result.factors],
         "inputs": [_bounded(asdict(entry)) for entry in result.inputs],
         "groups": [_bounded(asdict(group)) for group in result.groups],
         "refusals": [_bounded(asdict(refusal)) for refusal in result.refusals],

@@ -14,6 +14,7 @@ from lbyl_onnx.config import Config
 from lbyl_onnx.evaluate.layers import Details
 from lbyl_onnx.evaluate.prediction.predict import Prediction
 from lbyl_onnx.evaluate.verify import Verification
+from lbyl_onnx.factor.stage import FactorReport
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.quantise.int8 import Quantised
 from lbyl_onnx.results.groups import GroupReport
@@ -21,6 +22,7 @@ from lbyl_onnx.results.inputs import InputReport
 from lbyl_onnx.results.layout import Lines
 from lbyl_onnx.results.rendering import (
     costs_table,
+    factor_lines,
     fidelity_text,
     groups_part,
     many,
@@ -70,6 +72,8 @@ class CompressResult:
     prediction
         How near it is to the original on real inputs; None where the samples were the user's own,
         or no output is of floats.
+    factors
+        Layers that became two of lower rank.
     """
 
     output: Path | None
@@ -89,6 +93,7 @@ class CompressResult:
     warnings: tuple[str, ...] = ()
     quantised: Quantised | None = None
     prediction: Prediction | None = None
+    factors: tuple[FactorReport, ...] = ()
 
     def __repr__(self) -> str:
         """Return one line, without the model."""
@@ -152,8 +157,9 @@ class CompressResult:
         yield fidelity_text(self.verification)
         yield from map(Lines, prediction_lines(self.prediction))
         yield from map(Lines, nearby_lines(self.target))
+        yield from map(Lines, factor_lines(self.factors))
         yield from map(Lines, quantised_lines(self.quantised))
-        if self.groups or self.quantised is None:
+        if self.groups or (self.quantised is None and not self.factors):
             yield from groups_part(self.groups)
         yield from refusals_part(self.refusals)
 
@@ -162,8 +168,10 @@ class CompressResult:
         """How the model was compressed, in one line."""
         config = self.config
         how = f"method {config.method}, criterion {config.chosen_by}"
+        if self.factors:
+            how = f"factors, then {how}" if self.groups else "factors alone"
         if self.quantised is not None:
-            how = f"{how}, then int8" if self.groups else "int8 alone"
+            how = f"{how}, then int8" if self.groups or self.factors else "int8 alone"
         return f"{self._target()}, {how}; ran on {self.verification.provider}"
 
     def _target(self) -> str:

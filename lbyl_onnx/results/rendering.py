@@ -14,6 +14,7 @@ from lbyl_onnx.evaluate.doubt import PairedAccuracy
 from lbyl_onnx.evaluate.metrics import Fidelity, OutputFidelity
 from lbyl_onnx.evaluate.prediction.predict import Prediction
 from lbyl_onnx.evaluate.verify import Verification
+from lbyl_onnx.factor.stage import FactorReport
 from lbyl_onnx.graph.costs import Costs
 from lbyl_onnx.quantise.int8 import Quantised
 from lbyl_onnx.results.groups import GroupReport
@@ -170,6 +171,18 @@ def nearby_lines(target: TargetReport) -> Iterator[str]:
     for step, near in (("less", target.less), ("more", target.more)):
         if near is not None:
             yield f"one step {step}: {near.macs:.0%} of the MACs at {what} {near.value:.3f}"
+
+
+def factor_lines(factors: Sequence[FactorReport]) -> list[str]:
+    """Return which layers became two, line by line; nothing where none did."""
+    if not factors:
+        return []
+    lines = [f"factored: {many(len(factors), 'layer')} as two of lower rank, equal to the product"]
+    return lines + [
+        f"  {printable(short(x.name, LONGEST_GROUP))}: {x.outputs} outputs by rank {x.rank}, "
+        f"{x.lost:.1%} of their variance lost"
+        for x in factors[:LONGEST_LIST]
+    ]
 
 
 def groups_part(groups: tuple[GroupReport, ...]) -> Iterator[RenderableType]:

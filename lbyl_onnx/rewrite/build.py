@@ -35,6 +35,9 @@ from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.types import Progress
 
+Deploy = Callable[[Path], Path]
+"""Writes, from a model that was made, the one that is deployed, and returns its file."""
+
 
 @dataclass(frozen=True, eq=False)
 class ModelBuilder:
@@ -51,8 +54,7 @@ class ModelBuilder:
     progress
         Called with each stage as it begins.
     deploy
-        Writes, from what was made, the model that is deployed, and returns its file: what is
-        measured; None where that is what was made.
+        What becomes of a file that was made; None where it is deployed as it is.
     """
 
     prepared: Prepared
@@ -63,7 +65,7 @@ class ModelBuilder:
     staged: Path
     reference: Path
     progress: Progress
-    deploy: Callable[[], Path] | None = None
+    deploy: Deploy | None = None
 
     def make(self, counts: KeptCounts) -> Fitted:
         """Fit, rewrite, repair; write both files."""
@@ -127,7 +129,7 @@ class ModelBuilder:
 
     def deployed(self) -> Path:
         """Return the file of the model that is deployed, once what was written has become it."""
-        return self.staged if self.deploy is None else self.deploy()
+        return self.staged if self.deploy is None else self.deploy(self.staged)
 
     def size(self) -> int:
         """Return the bytes of what is deployed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -186,22 +187,26 @@ def test_a_layer_without_which_the_outputs_lose_less_stays_in_floating_point(kin
     assert near > 0.999
 
 
+# Without the search for other ways, which `test_factors.py` and `test_targets.py` try.
+PLAIN: dict[str, Any] = {"allocation": "uniform", "moves": ("prune",)}
+
+
 class TestTargets:
     """What is quantised is measured as it is deployed."""
 
     def test_bytes_are_those_of_whole_numbers(self) -> None:
-        result = compress(SAMPLE, size="20%", quantize="int8", provider="cpu", allocation="uniform")
+        result = compress(SAMPLE, size="20%", quantize="int8", provider="cpu", **PLAIN)
         assert 0.15 * result.size_before < result.size_after <= 0.2 * result.size_before
         assert result.target.reached == result.size_after
         assert result.groups
 
     def test_nothing_is_pruned_where_whole_numbers_are_small_enough(self) -> None:
-        result = compress(SAMPLE, size="50%", quantize="int8", provider="cpu", allocation="uniform")
+        result = compress(SAMPLE, size="50%", quantize="int8", provider="cpu", **PLAIN)
         assert all(group.kept == group.channels for group in result.groups)
         assert result.target.reached == result.size_after <= 0.5 * result.size_before
 
     def test_a_fidelity_is_that_of_whole_numbers(self) -> None:
-        config = Config(fidelity=0.97, quantize="int8", provider="cpu", allocation="uniform")
+        config = Config(fidelity=0.97, quantize="int8", provider="cpu", **PLAIN)
         result = compress(layered(), config=config)
         assert result.verification.fidelity.nearness == pytest.approx(result.target.reached)
         assert result.target.reached >= 0.97
@@ -215,7 +220,7 @@ class TestTargets:
             return timing.summary([1.0], [0.5], runs=1)
 
         monkeypatch.setattr(timing, "paired", time)
-        config = Config(latency="60%", quantize="int8", provider="cpu", allocation="uniform")
+        config = Config(latency="60%", quantize="int8", provider="cpu", **PLAIN)
         result = compress(layered(), config=config)
         assert all(measured)
         assert result.target.reached == 0.5

@@ -1,0 +1,1 @@
+"""Layers as the product of two of lower rank."""

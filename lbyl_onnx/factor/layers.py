@@ -1,0 +1,162 @@
+"""Which layers can be written as the product of two."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from onnx import TensorProto
+
+from lbyl_onnx.channels.analyzed_model import AnalyzedModel
+from lbyl_onnx.config import Config
+from lbyl_onnx.graph.layers import is_layer, linear_layer
+from lbyl_onnx.graph.layers.linear_layer import LinearLayer
+from lbyl_onnx.graph.model_graph import UNLISTED_FROM, captured, node_name
+from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.observe.planning import output_moments_spec
+from lbyl_onnx.observe.spec import MomentSpec
+
+FACTORED = ("Conv", "Gemm", "MatMul")
+# Outputs of a layer up to which their covariance is measured and decomposed.
+MOST_OUTPUTS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class FactorLayer:
+    """A layer that can be factored.
+
+    Parameters
+    ----------
+    index, name
+        Of its node.
+    layer
+        The layer.
+    moments
+        The view of its outputs, all pairs of them.
+    """
+
+    index: int
+    name: str
+    layer: LinearLayer
+    moments: MomentSpec
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs each output has: channels times the window."""
+        size = 1
+        for length in self.layer.shape:
+            size *= length
+        return size // self.layer.channels
+
+    @property
+    def alone(self) -> MomentSpec:
+        """The view of each output alone, at all places: those at borders are not counted twice."""
+        return replace(self.moments, cross=False, strides=())
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether the operator takes a bias."""
+        return self.layer.bias_operand is not None
+
+
+@dataclass(frozen=True)
+class NotFactored:
+    """A layer that cannot be factored, and why."""
+
+    name: str
+    reason: str
+
+
+def factor_layers(
+    analyzed: AnalyzedModel, config: Config, samples: int, most: int = MOST_OUTPUTS
+) -> tuple[tuple[FactorLayer, ...], tuple[NotFactored, ...]]:
+    """Find the layers that can be factored.
+
+    Parameters
+    ----------
+    analyzed
+        The model.
+    config
+        The options: what is left out, and what the user has fixed.
+    samples
+        How many there are to measure on.
+    most
+        Outputs of a layer, at most.
+
+    Returns
+    -------
+    tuple of FactorLayer
+        In the order of the nodes.
+    tuple of NotFactored
+        The others that have weights.
+    """
+    graph, tensor_info = analyzed.graph, analyzed.tensor_info
+    reads = Counter(name for node in analyzed.model.graph.node for name in node.input)
+    inner = {name for node in analyzed.model.graph.node for name in captured(node)}
+    inner |= {value.name for value in analyzed.model.graph.output}
+    old = 0 < analyzed.model.ir_version < UNLISTED_FROM
+    able: list[FactorLayer] = []
+    unable: list[NotFactored] = []
+    for index, node in enumerate(graph.nodes):
+        if not is_layer(node):
+            continue
+        name, layer = node_name(node), linear_layer(tensor_info, node)
+        shared = inner | {read for read, count in reads.items() if count > 1}
+        why = "the model lists its weights among its inputs" if old else None
+        why = why or _by_options(name, config) or _refused(layer, tensor_info, shared, most)
+        view = None if layer is None else output_moments_spec(graph, tensor_info, index, samples)
+        if why is None and (view is None or layer is None):
+            why = "its outputs cannot be measured"
+        if why is not None or layer is None or view is None:
+            unable.append(NotFactored(name, why or ""))
+        else:
+            able.append(FactorLayer(index, name, layer, view))
+    return tuple(able), tuple(unable)
+
+
+def factor_views(analyzed: AnalyzedModel, config: Config, samples: int) -> tuple[MomentSpec, ...]:
+    """Return what is measured of the layers that can be factored."""
+    return tuple(layer.moments for layer in factor_layers(analyzed, config, samples)[0])
+
+
+def _by_options(name: str, config: Config) -> str | None:
+    """Why the user's options leave a layer out."""
+
+    def matches(globs: Collection[str]) -> bool:
+        return any(fnmatchcase(name, glob) for glob in globs)
+
+    if matches(config.exclude) or (config.include and not matches(config.include)):
+        return "the options leave it out"
+    if matches([glob for glob, _ in (*config.ratio_for, *config.keep_for)]):
+        return "the options say how many channels it keeps"
+    return None
+
+
+def _refused(
+    layer: LinearLayer | None, tensor_info: TensorInfo, shared: Collection[str], most: int
+) -> str | None:
+    """Why a layer cannot be factored; None where it can."""
+    if layer is None:
+        return "its weight is not constant"
+    if layer.node.op_type not in FACTORED or layer.node.domain not in ("", "ai.onnx"):
+        return f"{layer.node.op_type} is not factored"
+    if layer.groups != 1:
+        return "its channels are in groups"
+    name = layer.weight_name
+    if not layer.plain or layer.operand != 1 or (layer.sides == 0 and not layer.is_matrix):
+        return "its weight is several matrices"
+    if layer.node.op_type == "Gemm" and layer.data_axis != 1:
+        return "its input is transposed"
+    if not tensor_info.is_stored(name) or tensor_info.dtype(name) != TensorProto.FLOAT:
+        return "its weight is not stored in float32"
+    if name in shared:
+        return "another node reads its weight"
+    if tensor_info.overridable(name) is not None:
+        return "its weight is an input with a default"
+    if layer.channels > most:
+        return f"it has more than {most} outputs"
+    if layer.has_bias and layer.bias(tensor_info) is None:
+        return "its bias is not one constant for each output"
+    return None

@@ -1,0 +1,1 @@
+"""What one call does before and while the model is rewritten."""
