@@ -56,7 +56,8 @@ def _run_command() -> int | str | None:
     except LbylOnnxError as error:  # a package is broken, so that the command cannot be imported
         _say(f"error: {error}")
         return error.exit_code
-    except (ImportError, MemoryError, OSError) as error:
+    except (ImportError, MemoryError, OSError, SystemError) as error:
+        # The last comes from Python itself where memory ends while it looks for a module.
         _say(f"error: {_of_libraries(error)}")
         return 1
     try:

@@ -38,7 +38,7 @@ def on_a_terminal(*words: str) -> str:
 def test_the_start_is_shown_then_each_stage_and_at_last_nothing(
     sample: Path, tmp_path: Path
 ) -> None:
-    text = on_a_terminal("compress", str(sample), str(tmp_path / "out.onnx"))
+    text = on_a_terminal("compress", "--ratio=0.3", str(sample), str(tmp_path / "out.onnx"))
     start, clear = "lbyl-onnx: starting ..", "\r\x1b[K"
     assert text.startswith(start + clear)
     stages = re.findall(r"(\d/\d) ([a-z ]+?) +[━╸╺\x1b]", text)

@@ -23,7 +23,7 @@ def test_stages_know_their_place() -> None:
         assert isinstance(stage, Stage)
         stages.append(stage)
 
-    compress(chain(), progress=progress, provider="cpu", round_to=1, method="none")
+    compress(chain(), progress=progress, provider="cpu", round_to=1, method="none", ratio=0.3)
     places = {str(stage): (stage.number, stage.of) for stage in stages}
     assert places == {
         "running the original": (1, 5),
@@ -54,7 +54,7 @@ def counted(model: Path, output: Path, stop_at: int | None) -> list[tuple[str, i
             raise StoppedError
         calls.append((stage, done, total))
 
-    compress(model, output, progress=progress, provider="cpu", round_to=1, method="lbyl")
+    compress(model, output, progress=progress, provider="cpu", round_to=1, method="lbyl", ratio=0.3)
     return calls
 
 
@@ -79,5 +79,12 @@ def test_before_it_is_written(tmp_path: Path) -> None:
         raise StoppedError
 
     with pytest.raises(StoppedError):
-        compress(model, tmp_path / "out.onnx", method="none", provider="cpu", before_writing=stop)
+        compress(
+            model,
+            tmp_path / "out.onnx",
+            method="none",
+            provider="cpu",
+            ratio=0.3,
+            before_writing=stop,
+        )
     assert list(tmp_path.iterdir()) == [model]
