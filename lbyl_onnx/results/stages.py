@@ -12,6 +12,8 @@ def stages_of(config: Config) -> tuple[str, ...]:
         "running the original": True,
         "finding channel groups": True,
         "weighing heads against dims": config.attention == "auto",
+        "measuring factors": config.factors,
+        "factoring": config.factors,
         "looking for what can go": searched,
         "measuring sensitivities": searched,
         "compensating": True,
@@ -20,5 +22,6 @@ def stages_of(config: Config) -> tuple[str, ...]:
         "timing": config.target.kind == "latency",
         "verifying": True,
         "quantising": config.quantize is not None,
+        "predicting": True,
     }
     return tuple(name for name, done in stages.items() if done)

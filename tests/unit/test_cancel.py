@@ -26,11 +26,12 @@ def test_stages_know_their_place() -> None:
     compress(chain(), progress=progress, provider="cpu", round_to=1, method="none", ratio=0.3)
     places = {str(stage): (stage.number, stage.of) for stage in stages}
     assert places == {
-        "running the original": (1, 5),
-        "finding channel groups": (2, 5),
-        "compensating": (3, 5),
-        "rewriting": (4, 5),
-        "verifying": (5, 5),
+        "running the original": (1, 6),
+        "finding channel groups": (2, 6),
+        "compensating": (3, 6),
+        "rewriting": (4, 6),
+        "verifying": (5, 6),
+        "predicting": (6, 6),
     }
 
 
