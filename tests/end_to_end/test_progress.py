@@ -42,7 +42,7 @@ def test_the_start_is_shown_then_each_stage_and_at_last_nothing(
     start, clear = "lbyl-onnx: starting ..", "\r\x1b[K"
     assert text.startswith(start + clear)
     stages = re.findall(r"(\d/\d) ([a-z ]+?) +[━╸╺\x1b]", text)
-    assert {("1/6", "running the original"), ("3/6", "compensating")} <= set(stages)
+    assert {("1/7", "running the original"), ("3/7", "compensating")} <= set(stages)
     assert text.rstrip("\r\n").endswith(("\x1b[2K", "\x1b[?25h"))
 
 
