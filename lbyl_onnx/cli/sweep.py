@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,19 +24,34 @@ from lbyl_onnx.evaluate.prediction.predict import Prediction
 from lbyl_onnx.input_options.kinds import Choices
 from lbyl_onnx.input_options.shapes import SuppliedShapes
 from lbyl_onnx.methods.registry import method_names
-from lbyl_onnx.option_types import Attention, Hardware, Provider, Quantize, Scope, number_of
+from lbyl_onnx.option_types import Attention, Hardware, Move, Provider, Quantize, Scope, number_of
 from lbyl_onnx.sweeps import run
 from lbyl_onnx.sweeps.types import Failure, Outcome, Sweep
 from lbyl_onnx.text import milliseconds, printable, share
 
 # The options that every cell of a sweep has in common.
-_SHARED = ("criterion", "method_options", "scope", "attention", "round_to", "hardware", "seed")
+_SHARED = (
+    "criterion",
+    "moves",
+    "method_options",
+    "scope",
+    "attention",
+    "round_to",
+    "hardware",
+    "seed",
+)
 # The word for results that are not quantised.
 _NONE = "none"
 # More ratios than this are a slip of the pen.
 _MOST_RATIOS = 200
 _SECTIONS = {
-    "What": ("--ratios", "--methods", "--quantize", *(OPTIONS[name].flag for name in _SHARED)),
+    "What": (
+        "--ratios",
+        "--macs",
+        "--methods",
+        "--quantize",
+        *(OPTIONS[name].flag for name in _SHARED),
+    ),
     "Scoring": ("--inputs", "--labels", "--score"),
     "Where it runs": ("--workers", "--scheduler", "--provider", "--input", "--input-shape"),
     "Telling": ("--out", "--json", "--quiet", "--debug"),
@@ -94,6 +110,12 @@ def _quantizations(
     show_default=True,
     metavar="FIRST:LAST:STEP|R,..",
     help="Shares of each group's channels to remove.",
+)
+@click.option(
+    "--macs",
+    "amounts",
+    metavar="50%|200M,..",
+    help="Multiply-accumulates to reach in place of the ratios, by what --moves allows.",
 )
 @click.option(
     "--methods",
@@ -160,9 +182,11 @@ def _quantizations(
 def sweep(
     models: tuple[str, ...],
     ratios: tuple[float, ...],
+    amounts: str | None,
     methods: tuple[str, ...],
     quantizations: tuple[Quantize | None, ...],
     criterion: str,
+    moves: tuple[Move, ...],
     method_options: tuple[tuple[str, str], ...],
     scope: Scope,
     attention: Attention,
@@ -185,10 +209,13 @@ def sweep(
     """Draw the compression curve of MODEL.onnx: score against MACs, parameters and latency."""
     if labels is not None and inputs is None:
         raise click.UsageError("--labels are of --inputs; give both")
+    if amounts is not None and _is_given("ratios"):
+        raise click.UsageError("--ratios and --macs are given; give one of them")
     with common.errors_in_one_line(debug, models[0] if len(models) == 1 else None):
         common.check_json_path(json_path, *models)
         config = Config(
             criterion=criterion,
+            moves=moves,
             scope=scope,
             attention=attention,
             round_to=round_to,
@@ -203,6 +230,7 @@ def sweep(
                 models,
                 folder,
                 ratios=ratios,
+                macs=None if amounts is None else amounts.split(","),
                 methods=methods,
                 quantize=quantizations,
                 method_options=method_options,
@@ -217,6 +245,11 @@ def sweep(
         _write(result, folder, quiet, json_path)
     if result.failures:
         sys.exit(result.failures[0].exit_code)
+
+
+def _is_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not None and source is not ParameterSource.DEFAULT
 
 
 def _write(result: Sweep, folder: Path, quiet: bool, json_path: str | None) -> None:
@@ -234,7 +267,7 @@ def _write(result: Sweep, folder: Path, quiet: bool, json_path: str | None) -> N
 
 
 def _cell_name(cell: Outcome | Failure) -> str:
-    return f"{cell.model}, {cell.series} at {cell.ratio:g}"
+    return f"{cell.model}, {cell.series} at {cell.goal}"
 
 
 def _measured_on(outcome: Outcome) -> str:
@@ -266,14 +299,14 @@ def _predicted(prediction: Prediction | None) -> str:
 def _table(outcomes: list[Outcome]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("method")
-    titles = ("ratio", "MACs", "parameters", "file size", "latency", outcomes[0].metric)
+    titles = ("goal", "MACs", "parameters", "file size", "latency", outcomes[0].metric)
     for title in (*titles, "predicted"):
         table.add_column(title, justify="right", no_wrap=True)
     for outcome in outcomes:
         before, after = outcome.before, outcome.after
         table.add_row(
             outcome.series,
-            f"{outcome.ratio:g}",
+            outcome.goal,
             share(after.macs, before.macs),
             share(after.parameters, before.parameters),
             share(after.file_size, before.file_size),

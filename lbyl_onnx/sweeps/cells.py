@@ -108,11 +108,17 @@ def run_cell(cell: Cell) -> Outcome | Failure:
             scored = score(cell.model, output, cell.data, provider)
         files.check_unchanged()
     except LbylOnnxError as error:
-        return Failure(*names, str(error), error.exit_code, config.quantize)
+        return Failure(*names, str(error), error.exit_code, config.quantize, macs_of(config))
     before = _measures(result.before, result.size_before, result.latency.before, scored.before)
     after = _measures(result.after, result.size_after, result.latency.after, scored.after)
     sides = scored.metric, scored.samples, before, after
-    return Outcome(*names, *sides, scored.p_value, config.quantize, result.prediction)
+    more = config.quantize, result.prediction, macs_of(config)
+    return Outcome(*names, *sides, scored.p_value, *more)
+
+
+def macs_of(config: Config) -> str | None:
+    """Return the multiply-accumulates that a cell is to reach, as text; None for a ratio."""
+    return None if config.macs is None else str(config.macs)
 
 
 def _measures(costs: Costs, size: int, latency: Latency, score: float) -> Measures:
@@ -202,9 +208,10 @@ def _read(folder: Path, cell: Cell) -> Outcome | None:
 def _sound(outcome: Outcome, cell: Cell) -> bool:
     """Whether an outcome is one that `run_cell` could have given for a cell."""
     config, p_value = cell.config, outcome.p_value
-    said = outcome.key, outcome.method, outcome.ratio, outcome.quantize
+    said = outcome.key, outcome.method, outcome.ratio, outcome.quantize, outcome.macs
+    asked = config.method, config.requested_ratio, config.quantize, macs_of(config)
     return (
-        said == (cell.key, config.method, config.requested_ratio, config.quantize)
+        said == (cell.key, *asked)
         and isinstance(outcome.model, str)
         and isinstance(outcome.metric, str)
         and outcome.metric in METRICS

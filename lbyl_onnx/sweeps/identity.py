@@ -19,7 +19,7 @@ _NAME = "identity.json"
 # Bytes of that file; it takes a line for each model.
 LARGEST = 1 << 20
 # What may differ within a sweep: a folder may get more ratios, methods and quantisations.
-_VARIED = ("ratio", "method", "method_options", "quantize")
+_VARIED = ("ratio", "macs", "method", "method_options", "quantize")
 _AGAIN = "give another folder, or remove this one first"
 
 

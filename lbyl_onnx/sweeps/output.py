@@ -18,7 +18,7 @@ def as_csv(sweep: Sweep) -> str:
     """Return the outcomes as CSV, a row for each."""
     text = io.StringIO()
     names = [field.name for field in fields(Measures)]
-    heads = ["model", "method", "ratio", "quantize", "metric", "samples"]
+    heads = ["model", "method", "ratio", "macs", "quantize", "metric", "samples"]
     writer = csv.writer(text, lineterminator="\n")
     columns = [*names, "score_low", "score_high"]
     named = [f"{n}_{side}" for side in ("before", "after") for n in columns]

@@ -33,6 +33,7 @@ def sweep(
     out: PathLike | None = None,
     *,
     ratios: Sequence[float | str] = RATIOS,
+    macs: Sequence[str] | None = None,
     methods: str | Sequence[str] | None = None,
     quantize: Sequence[Quantize | None] = (None,),
     method_options: Sequence[tuple[str, OptionValue]] = (),
@@ -55,6 +56,9 @@ def sweep(
         what is missing. None to keep nothing.
     ratios : sequence of float, default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
         Shares of each group's channels to remove; texts may be in percent.
+    macs : sequence of str, default=None
+        Multiply-accumulates to reach in place of the ratios, ``["75%", "50%"]``, by what
+        `Config.moves` allows.
     methods : str or sequence of str, default=None
         How the removed channels are restored; None for every method.
     quantize : sequence of {None, 'int8'}, default=(None,)
@@ -105,7 +109,11 @@ def sweep(
     if score is not None and inputs is not None:
         raise OptionError("score and inputs are given; give one of them")
     configs = _configs(
-        config or Config(), _numbers(ratios), _names(methods), quantize, method_options
+        config or Config(),
+        [(ratio, None) for ratio in _numbers(ratios)] if macs is None else _amounts(macs),
+        _names(methods),
+        quantize,
+        method_options,
     )
     shared = configs[0]
     place = None if inputs is None else Path(inputs)
@@ -156,9 +164,16 @@ def _numbers(ratios: Sequence[float | str]) -> tuple[float, ...]:
         raise OptionError(f"ratios is {shown(ratios)}; give {error} for each") from error
 
 
+def _amounts(macs: Sequence[str]) -> list[tuple[float | None, str | None]]:
+    """Multiply-accumulates to reach, each beside no ratio; one that is alone is refused."""
+    if isinstance(macs, str) or not macs:
+        raise OptionError(f"macs is {shown(macs)}; give a list, as ['75%', '50%']")
+    return [(None, amount) for amount in macs]
+
+
 def _configs(
     config: Config,
-    ratios: Sequence[float],
+    goals: Sequence[tuple[float | None, str | None]],
     methods: Sequence[str],
     quantize: Sequence[Quantize | None],
     method_options: Sequence[tuple[str, OptionValue]],
@@ -171,14 +186,15 @@ def _configs(
         replace(
             config,
             ratio=ratio,
+            macs=amount,
             method=method,
             quantize=kind,
             method_options=_options_of(method, methods, method_options),
         )
         for method in methods
         for kind in kinds
-        for ratio in ratios
-        if ratio > 0.0 or kind is not None or len(kinds) == 1
+        for ratio, amount in goals
+        if ratio != 0.0 or kind is not None or len(kinds) == 1
     ]
     if not configs:
         raise OptionError("no cell is left; give methods, and ratios above 0")

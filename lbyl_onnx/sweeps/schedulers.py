@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lbyl_onnx.errors import OptionError
-from lbyl_onnx.sweeps.cells import run_cell
+from lbyl_onnx.sweeps.cells import macs_of, run_cell
 from lbyl_onnx.sweeps.pool import run_in_processes
 from lbyl_onnx.sweeps.types import Cell, Failure, Outcome, Scheduler
 
@@ -31,7 +31,7 @@ def local(workers: int) -> Scheduler:
 def _lost(cell: Cell, reason: str) -> Failure:
     config = cell.config
     names = cell.key, str(cell.model), config.method, config.requested_ratio
-    return Failure(*names, reason, quantize=config.quantize)
+    return Failure(*names, reason, quantize=config.quantize, macs=macs_of(config))
 
 
 def _from_anywhere(cell: Cell) -> Cell:
@@ -40,8 +40,11 @@ def _from_anywhere(cell: Cell) -> Cell:
     if labels is not None and labels.endswith(".npy"):
         labels = str(Path(labels).absolute())
     inputs = None if data.inputs is None else data.inputs.absolute()
+    own, code = data.own, Path((data.own or "").rpartition(":")[0])
+    if own is not None and code.suffix == ".py":
+        own = f"{code.absolute()}:{own.rpartition(':')[2]}"
     return replace(
-        cell, model=cell.model.absolute(), data=replace(data, inputs=inputs, labels=labels)
+        cell, model=cell.model.absolute(), data=replace(data, inputs=inputs, labels=labels, own=own)
     )
 
 

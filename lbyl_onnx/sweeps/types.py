@@ -72,6 +72,8 @@ class Outcome:
         How it was quantised afterwards; None where it was not.
     prediction
         How near it is predicted to be to the original on real inputs; None where that is not.
+    macs
+        The multiply-accumulates that were asked for in place of a ratio; None where a ratio was.
     """
 
     key: str
@@ -85,11 +87,17 @@ class Outcome:
     p_value: float | None = None
     quantize: Quantize | None = None
     prediction: Prediction | None = None
+    macs: str | None = None
 
     @property
     def series(self) -> str:
         """The method, and how the result was quantised: a line of the picture."""
         return series_name(self.method, self.quantize)
+
+    @property
+    def goal(self) -> str:
+        """The ratio, or what was asked for in its place."""
+        return goal_name(self.ratio, self.macs)
 
     def interval(self, side: Measures) -> tuple[float, float] | None:
         """Return the 95 % interval of a side's score; None for a cosine, which is no share."""
@@ -109,16 +117,27 @@ class Failure:
     reason: str
     exit_code: int = 1
     quantize: Quantize | None = None
+    macs: str | None = None
 
     @property
     def series(self) -> str:
         """The method, and how the result was to be quantised."""
         return series_name(self.method, self.quantize)
 
+    @property
+    def goal(self) -> str:
+        """The ratio, or what was asked for in its place."""
+        return goal_name(self.ratio, self.macs)
+
 
 def series_name(method: str, quantize: Quantize | None) -> str:
     """Return what the outcomes of a method and a quantisation are called."""
     return method if quantize is None else f"{method} + {quantize}"
+
+
+def goal_name(ratio: float, macs: str | None) -> str:
+    """Return what a cell was to reach."""
+    return f"{ratio:g}" if macs is None else f"macs {macs}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +157,7 @@ class Sweep:
             curves.setdefault((outcome.model, outcome.series), []).append(outcome)
         for (model, series), outcomes in list(curves.items())[:_CURVES]:
             ends = dict.fromkeys((outcomes[0], outcomes[-1]))
-            points = ", ".join(f"{o.after.score:.4f} at {o.ratio:g}" for o in ends)
+            points = ", ".join(f"{o.after.score:.4f} at {o.goal}" for o in ends)
             lines.append(f"{model}, {series}: {outcomes[0].metric} {points}")
         more = len(curves) - _CURVES
         return "\n".join([*lines, *([f"... and {more} more curves"] if more > 0 else [])])

@@ -220,7 +220,7 @@ def test_a_fault_of_ours_is_one_line_and_with_debug_a_traceback(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("unforeseen")
 
-    monkeypatch.setattr(pipeline, "prepare", fail)
+    monkeypatch.setattr(pipeline, "rewrite", fail)
     result = run("compress", "--ratio=0.3", sample, tmp_path / "out.onnx")
     assert result.exit_code == 1
     assert "internal error: KeyError" in result.stderr

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from lbyl_onnx import Config, OptionError, OutputError, sweep
+from lbyl_onnx.cli import main
 from lbyl_onnx.methods.registry import method_names
 from lbyl_onnx.sweeps import schedulers
 from lbyl_onnx.sweeps.run import RATIOS
@@ -148,3 +150,31 @@ class TestFolders:
         note.write_bytes(damage)
         self.sweep(sample, tmp_path)
         assert note.read_bytes() == whole
+
+
+class TestGoals:
+    def test_multiply_accumulates_take_the_place_of_ratios(
+        self, sample: Path, ran: list[Cell]
+    ) -> None:
+        sweep(sample, macs=["75%", "50%"], methods="none", config=CPU)
+        assert [(c.config.ratio, c.config.macs) for c in ran] == [(None, "75%"), (None, "50%")]
+
+    @pytest.mark.parametrize("macs", ["50%", [], ["much"]])
+    def test_what_is_no_list_of_amounts(self, sample: Path, macs: Any) -> None:
+        with pytest.raises(OptionError, match="macs is"):
+            sweep(sample, macs=macs, methods="none", config=CPU)
+
+    def test_a_cell_says_what_it_was_to_reach(self, sample: Path, tmp_path: Path) -> None:
+        result = sweep(sample, tmp_path, macs=["60%"], methods="none", config=CPU)
+        (outcome,) = result.outcomes
+        assert outcome.goal == "macs 60%"
+        assert outcome.after.macs <= 0.6 * outcome.before.macs
+        assert "at macs 60%" in str(result)
+        again = sweep(sample, tmp_path, macs=["60%"], methods="none", config=CPU)
+        assert again.reused == 1
+
+    def test_ratios_and_amounts_are_not_given_together(self, sample: Path, tmp_path: Path) -> None:
+        words = ["sweep", str(sample), "--ratios", "0.3", "--macs", "50%", "--out", str(tmp_path)]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 2
+        assert "--ratios and --macs are given" in done.output
