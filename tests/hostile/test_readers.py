@@ -169,7 +169,7 @@ def test_files_of_options(name: str, folder: Path) -> None:
     (folder / file).write_text(text)
     before = contents(folder.parent)
     refused(
-        run(["compress", "--ratio=0.3", "in.onnx", *DRY, "--config", file], folder),
+        run(["compress", "in.onnx", *DRY, "--config", file], folder),
         before,
         folder,
         2,
@@ -181,7 +181,7 @@ def test_files_of_options_that_are_none(make: Make, folder: Path) -> None:
     argument = make(folder)
     before = contents(folder.parent)
     refused(
-        run(["compress", "--ratio=0.3", "in.onnx", *DRY, "--config", argument], folder),
+        run(["compress", "in.onnx", *DRY, "--config", argument], folder),
         before,
         folder,
         2,
@@ -280,7 +280,7 @@ def test_names_that_are_repeated_often(command: str, folder: Path) -> None:
     """300 layers read by one whose name is a megabyte: reports of a few hundred kilobytes."""
     onnx.save(fan(300, 1, "n" * 10**6), folder / "names.onnx")
     more = {
-        "compress": ("out.onnx", "--method", "none", "--report", "r.html", *OPTIONS),
+        "compress": ("out.onnx", "--ratio=0.3", "--method", "none", "--report", "r.html", *OPTIONS),
         "inspect": (),
     }[command]
     ran = run([command, "names.onnx", "--json", "r.json", *more], folder)

@@ -116,7 +116,7 @@ def slow_weights() -> ModelProto:
 
 
 ARGUMENTS = {
-    "compress": ("in.onnx", "out.onnx", *OPTIONS),
+    "compress": ("--ratio=0.3", "in.onnx", "out.onnx", *OPTIONS),
     "inspect": ("in.onnx",),
     "verify": ("in.onnx", "in.onnx", *OPTIONS),
     "sweep": ("in.onnx", "--ratios", "0.2,0.4", "--methods", "none", "--workers", "2", "--out",
