@@ -15,6 +15,7 @@ from lbyl_onnx.report.svg import STYLE, Axis, scatter
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.rendering import by_output, nearness, proven, quantised_lines
+from lbyl_onnx.runtime.timing import PairedLatency
 from lbyl_onnx.text import (
     LONGEST_GROUP,
     count,
@@ -54,7 +55,8 @@ class Origin:
 class Figure:
     """A number before and after.
 
-    `ratio_text` says the ratio in words; `more` is whether it has grown, beyond what is measurable.
+    `ratio_text` says the ratio in words; `more` is whether it has grown, beyond what is measurable;
+    `note` is how sure the ratio is, where it was measured.
     """
 
     title: str
@@ -63,6 +65,7 @@ class Figure:
     ratio: float
     ratio_text: str
     more: bool
+    note: str = ""
 
     @property
     def left(self) -> float:
@@ -161,19 +164,21 @@ def _figures(result: CompressResult) -> list[Figure]:
         _figure("MACs", before.macs, after.macs, short_count),
         _figure("File size", result.size_before, result.size_after, lambda b: size(int(b))),
     ]
-    times = result.latency
+    return [*figures, _time(result.latency)]
+
+
+def _time(times: PairedLatency) -> Figure:
+    """The ratio of the times with its interval; a difference that is none is drawn as none."""
     sides = milliseconds(times.before.median), milliseconds(times.after.median)
-    # A difference that is none is drawn as none.
-    ratio = times.ratio if times.faster or times.slower else 1.0
-    figures.append(Figure("Time", *sides, ratio, str(times), times.slower))
-    return figures
+    interval = f"{times.low:.1%} to {times.high:.1%} (99% interval)"
+    if times.faster or times.slower:
+        return Figure("Time", *sides, times.ratio, f"{times.ratio:.1%}", times.slower, interval)
+    return Figure("Time", *sides, 1.0, "no difference", False, f"within noise: {interval}")
 
 
 def _figure(title: str, before: float, after: float, form: Callable[[float], str]) -> Figure:
     ratio = after / before if before else 1.0
-    return Figure(
-        title, form(before), form(after), ratio, f"{100 * ratio:.1f}\u202f%", ratio > 1.005
-    )
+    return Figure(title, form(before), form(after), ratio, f"{ratio:.1%}", ratio > 1.005)
 
 
 def _latency(before: float | None, after: float | None) -> Figure | None:
@@ -182,7 +187,7 @@ def _latency(before: float | None, after: float | None) -> Figure | None:
     unit, factor = ("µs", 1000.0) if before < 1.0 else ("ms", 1.0)
     texts = f"{factor * before:.3g}", f"{factor * after:.3g} {unit}"
     ratio = after / before if before else 1.0
-    return Figure("latency", *texts, ratio, f"{100 * ratio:.1f}\u202f%", False)
+    return Figure("latency", *texts, ratio, f"{ratio:.1%}", False)
 
 
 def _rows(result: CompressResult, details: Details) -> list[Row]:

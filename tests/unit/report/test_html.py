@@ -87,6 +87,28 @@ def test_the_page_shows_all_that_the_result_says(result: CompressResult) -> None
     assert "lbyl-onnx 1.2.3" in sections["origin"]
 
 
+class TestTime:
+    @staticmethod
+    def headline(result: CompressResult, low: float, middle: float, high: float) -> str:
+        times = replace(result.latency, ratio=middle, low=low, high=high)
+        return Page(as_html(replace(result, latency=times), ORIGIN)).sections["headline"]
+
+    def test_a_ratio_has_its_interval(self, result: CompressResult) -> None:
+        shown = self.headline(result, 0.712, 0.78, 0.8)
+        assert "Time 78.0%" in shown
+        assert "71.2% to 80.0% (99% interval)" in shown
+
+    def test_one_that_may_be_one_is_no_difference(self, result: CompressResult) -> None:
+        shown = self.headline(result, 0.97, 0.99, 1.012)
+        assert "Time no difference" in shown
+        assert "within noise: 97.0% to 101.2%" in shown
+
+
+def test_no_sign_of_the_page_s_own_is_spelled_out(result: CompressResult) -> None:
+    """The sample's names are plain, so a backslash would be one of the tool's own texts."""
+    assert "\\" not in as_html(result, ORIGIN)
+
+
 def test_the_scatter_has_one_dot_for_each_pair(result: CompressResult) -> None:
     page = Page(as_html(result, ORIGIN))
     dots = next(a["d"] for tag, a in page.tags if tag == "path" and a.get("class") == "dots")
