@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lbyl_onnx.evaluate.layers import Details, LayerComparison
+from lbyl_onnx.report.noise import Noise, noise_of
 from lbyl_onnx.report.svg import STYLE, Axis, scatter
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
@@ -89,7 +90,7 @@ class Row:
     note
         What is to be said of that.
     macs, latency
-        Before and after.
+        Before and after; no latency where its difference is within noise.
     """
 
     layer: LayerComparison
@@ -130,6 +131,9 @@ def as_html(result: CompressResult, origin: Origin) -> str:
     environment.globals.update(count=count, size=size, share=share, listed=listed)
     environment.globals.update(nearness=nearness, by_output=by_output, proven=proven)
     environment.globals["named"] = partial(short, most=LONGEST_GROUP)
+    noise = noise_of(details, result.latency if result.quantised is None else None)
+    rows = _rows(result, details, noise)
+    others = _latency(details.others_before, details.others_after, noise)
     return environment.get_template("report.html.j2").render(
         result=result,
         details=details,
@@ -140,9 +144,10 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         proof=result.verification,
         quantised=quantised_lines(result.quantised),
         figures=_figures(result),
-        rows=_rows(result, details),
-        others=_latency(details.others_before, details.others_after),
-        timed=any(layer.ms_before is not None for layer in details.layers),
+        rows=rows,
+        others=others,
+        noise=noise,
+        timed=others is not None or any(row.latency is not None for row in rows),
         predicted=_predicted(result.groups),
         scatter=_scatter(details),
         style=Markup(STYLE),
@@ -181,8 +186,8 @@ def _figure(title: str, before: float, after: float, form: Callable[[float], str
     return Figure(title, form(before), form(after), ratio, f"{ratio:.1%}", ratio > 1.005)
 
 
-def _latency(before: float | None, after: float | None) -> Figure | None:
-    if before is None or after is None:
+def _latency(before: float | None, after: float | None, noise: Noise) -> Figure | None:
+    if before is None or after is None or noise.hides(before, after):
         return None
     unit, factor = ("µs", 1000.0) if before < 1.0 else ("ms", 1.0)
     texts = f"{factor * before:.3g}", f"{factor * after:.3g} {unit}"
@@ -190,7 +195,7 @@ def _latency(before: float | None, after: float | None) -> Figure | None:
     return Figure("latency", *texts, ratio, f"{ratio:.1%}", False)
 
 
-def _rows(result: CompressResult, details: Details) -> list[Row]:
+def _rows(result: CompressResult, details: Details, noise: Noise) -> list[Row]:
     widest = max((layer.channels_before for layer in details.layers), default=1) or 1
     rows, states = [], _states(result)
     for layer in details.layers:
@@ -204,7 +209,7 @@ def _rows(result: CompressResult, details: Details) -> list[Row]:
                 length * (1 - kept),
                 *states.get(layer.name, ("reads", "")),
                 _figure("MACs", layer.macs_before, layer.macs_after, short_count),
-                _latency(layer.ms_before, layer.ms_after),
+                _latency(layer.ms_before, layer.ms_after, noise),
             )
         )
     return rows

@@ -104,6 +104,20 @@ class TestTime:
         assert "within noise: 97.0% to 101.2%" in shown
 
 
+def test_a_layer_s_time_stands_where_it_differs(result: CompressResult) -> None:
+    details = details_of(result)
+    steady = replace(result.latency, ratio=0.5, low=0.5, high=0.5)
+    first, *rest = (replace(x, ms_before=0.1, ms_after=0.1) for x in details.layers)
+    layers = (replace(first, ms_before=8.0, ms_after=4.0), *rest)
+    shown = replace(details, layers=layers, others_before=0.01, others_after=0.012)
+    section = Page(as_html(replace(result, details=shown, latency=steady), ORIGIN)).sections
+    assert section["layers"].count("→") == len(layers) + 1  # the MACs of all, the time of one
+    assert "8 → 4 ms" in section["layers"]
+    none = replace(shown, layers=(first, *rest))
+    section = Page(as_html(replace(result, details=none, latency=steady), ORIGIN)).sections
+    assert "No layer's latency differs" in section["layers"]
+
+
 def test_no_sign_of_the_page_s_own_is_spelled_out(result: CompressResult) -> None:
     """The sample's names are plain, so a backslash would be one of the tool's own texts."""
     assert "\\" not in as_html(result, ORIGIN)
