@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,9 +12,11 @@ from markupsafe import Markup
 
 from lbyl_onnx.evaluate.layers import Details, LayerComparison
 from lbyl_onnx.report.noise import Noise, noise_of
+from lbyl_onnx.report.origin import Origin
 from lbyl_onnx.report.svg import STYLE, Axis, scatter
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
+from lbyl_onnx.results.next_steps import next_steps
 from lbyl_onnx.results.rendering import by_output, nearness, proven, quantised_lines
 from lbyl_onnx.runtime.timing import PairedLatency
 from lbyl_onnx.text import (
@@ -31,25 +33,6 @@ from lbyl_onnx.text import (
 
 # Characters of any one text of the page: a list of names, the command line.
 _LONGEST_TEXT = 1 << 15
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a result comes from.
-
-    Parameters
-    ----------
-    source
-        The input, as the user named it.
-    command
-        The command line, word by word.
-    versions
-        Of what computed, by name.
-    """
-
-    source: str
-    command: str
-    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -110,7 +93,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
     result
         The result, with its details.
     origin
-        The command and the versions behind it.
+        The command, the versions, the date and the machine behind it.
 
     Raises
     ------
@@ -138,6 +121,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         result=result,
         details=details,
         origin=origin,
+        steps=next_steps(result, origin.source),
         output="dry run: nothing written" if result.output is None else str(result.output),
         described=result.description,
         inputs=[entry.description for entry in result.inputs],
@@ -148,7 +132,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         others=others,
         noise=noise,
         timed=others is not None or any(row.latency is not None for row in rows),
-        predicted=_predicted(result.groups),
+        groups=_groups(result.groups),
         scatter=_scatter(details),
         style=Markup(STYLE),
     )
@@ -234,11 +218,14 @@ def _producers(names: str) -> tuple[str, ...]:
     return (names, *names.split(", "))
 
 
-def _predicted(groups: Sequence[GroupReport]) -> list[tuple[GroupReport, float]]:
-    """Groups whose error is predicted, with its part of the largest, in percent."""
-    errors = [(g, g.predicted_error) for g in groups if g.predicted_error is not None]
-    largest = max((error for _, error in errors), default=0.0) or 1.0
-    return [(group, 100 * error / largest) for group, error in errors]
+def _groups(groups: Sequence[GroupReport]) -> list[tuple[GroupReport, float | None]]:
+    """Each group with its predicted error as a part of the largest, in percent; None for none."""
+    known = [g.predicted_error for g in groups if g.predicted_error is not None]
+    largest = max(known, default=0.0) or 1.0
+    return [
+        (g, None if g.predicted_error is None else 100 * g.predicted_error / largest)
+        for g in groups
+    ]
 
 
 def _scatter(details: Details) -> Markup | None:

@@ -23,7 +23,8 @@ import pytest
 from benchmarks.structures import RESNET_101, resnet
 from lbyl_onnx import Config, compress
 from lbyl_onnx.evaluate.score import ScoringData
-from lbyl_onnx.report.html import Origin, as_html
+from lbyl_onnx.report.html import as_html
+from lbyl_onnx.report.origin import Origin
 from lbyl_onnx.sweeps.cells import plan_cells, run_cell
 from lbyl_onnx.sweeps.output import as_svg
 from lbyl_onnx.sweeps.types import Outcome, Sweep

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
 import onnx
+import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
@@ -18,10 +21,13 @@ from lbyl_onnx.errors import OutputError
 from lbyl_onnx.evaluate.layers import Details
 from lbyl_onnx.graph.source import sha256
 from lbyl_onnx.io.text_file import write_whole
-from lbyl_onnx.report.html import Origin, as_html
+from lbyl_onnx.report.html import as_html
+from lbyl_onnx.report.json import as_json
+from lbyl_onnx.report.origin import Machine, Origin, origin_of
 from lbyl_onnx.runtime.profiling import layer_times
 from tests.support.nasty import NASTY
 
+ERROR = "predicted error"
 ORIGIN = Origin("digits.onnx", "lbyl-onnx compress digits.onnx", {"lbyl-onnx": "1.2.3"})
 
 
@@ -130,12 +136,47 @@ def test_the_scatter_has_one_dot_for_each_pair(result: CompressResult) -> None:
     assert dots.count("M") == len(details_of(result).points) == result.verification.values
 
 
-def test_predicted_errors_are_shown_where_they_are_known(result: CompressResult) -> None:
+def test_predicted_errors_are_bars_where_they_are_known(result: CompressResult) -> None:
     unknown = tuple(replace(group, predicted_error=None) for group in result.groups)
-    assert "predicted" not in Page(as_html(replace(result, groups=unknown), ORIGIN)).sections
-    groups = (replace(unknown[0], predicted_error=0.0625), *unknown[1:])
-    sections = Page(as_html(replace(result, groups=groups), ORIGIN)).sections
-    assert sections["predicted"].endswith(f"{groups[0].name} 0.0625")
+    without = Page(as_html(replace(result, groups=unknown), ORIGIN))
+    assert "redicted error" not in without.sections["groups"]
+    halves = (replace(unknown[0], predicted_error=0.0625), replace(unknown[1], predicted_error=0.5))
+    page = Page(as_html(replace(result, groups=(*halves, *unknown[2:])), ORIGIN))
+    assert f"{halves[0].name} {halves[0].kept} of" in page.sections["groups"]
+    assert "0.0625" in page.sections["groups"]
+    bars = [number for number, (_, a) in enumerate(page.tags) if a.get("aria-label") == ERROR]
+    assert [page.tags[bar + 1][1]["width"] for bar in bars] == ["12.50", "100.00"]
+
+
+class TestOrigin:
+    def test_date_and_machine_are_told(self, result: CompressResult) -> None:
+        machine = Machine("A <b>fast</b> one", 64, 2, "Linux", "1.23.2")
+        origin = replace(ORIGIN, date="2026-01-02 03:04 UTC", machine=machine)
+        text = as_html(result, origin)
+        where = "A &lt;b&gt;fast&lt;/b&gt; one, 2 of 64 processors, Linux, ONNX Runtime 1.23.2"
+        assert f"2026-01-02 03:04 UTC, {where}" in text
+        assert as_html(result, replace(origin, date="")) == text.replace(f"{origin.date}, ", "")
+        document = json.loads(as_json(result, origin, "1"))
+        assert document["date"] == origin.date
+        assert document["machine"]["allowed"] == 2
+
+    def test_here_and_now(self) -> None:
+        origin = origin_of("in.onnx", "lbyl-onnx")
+        made = datetime.strptime(origin.date, "%Y-%m-%d %H:%M UTC").replace(tzinfo=UTC)
+        assert abs((datetime.now(UTC) - made).total_seconds()) < 300
+        machine = origin.machine
+        assert machine is not None
+        assert machine.runtime == ort.__version__
+        assert 1 <= machine.allowed <= machine.processors
+        assert machine.processor
+
+
+def test_what_next_names_the_files(result: CompressResult) -> None:
+    assert "in place of --dry-run" in Page(as_html(result, ORIGIN)).sections["next"]
+    written = replace(result, output=Path("a small one.onnx"))
+    shown = Page(as_html(written, ORIGIN)).sections["next"]
+    assert "lbyl-onnx verify digits.onnx 'a small one.onnx' --inputs" in shown
+    assert "--quantize int8" in shown
 
 
 def test_a_page_needs_details(result: CompressResult) -> None:
