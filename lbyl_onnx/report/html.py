@@ -103,7 +103,42 @@ def as_html(result: CompressResult, origin: Origin) -> str:
     details = result.details
     if details is None:
         raise ValueError("the result has no details; compress with detailed=True")
-    environment = Environment(
+    noise = noise_of(details, result.latency if result.quantised is None else None)
+    rows = _rows(result, details, noise)
+    others = _latency(details.others_before, details.others_after, noise)
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            result=result,
+            details=details,
+            origin=origin,
+            steps=next_steps(result, origin.source),
+            output="dry run: nothing written" if result.output is None else str(result.output),
+            described=result.description,
+            inputs=[entry.description for entry in result.inputs],
+            proof=result.verification,
+            quantised=quantised_lines(result.quantised),
+            figures=figures(
+                (result.before.parameters, result.after.parameters),
+                (result.before.macs, result.after.macs),
+                (result.size_before, result.size_after),
+                result.latency,
+            ),
+            rows=rows,
+            others=others,
+            noise=noise,
+            timed=others is not None or any(row.latency is not None for row in rows),
+            groups=with_errors(result.groups),
+            dropped=result.config.method_entry.needs == "nothing",
+            scatter=_scatter(details),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Return what renders a page: all that enters it is escaped, and harmless before that."""
+    made = Environment(
         loader=PackageLoader("lbyl_onnx.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -111,31 +146,10 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(count=count, size=size, share=share, listed=listed)
-    environment.globals.update(nearness=nearness, by_output=by_output, proven=proven)
-    environment.globals["named"] = partial(short, most=LONGEST_GROUP)
-    noise = noise_of(details, result.latency if result.quantised is None else None)
-    rows = _rows(result, details, noise)
-    others = _latency(details.others_before, details.others_after, noise)
-    return environment.get_template("report.html.j2").render(
-        result=result,
-        details=details,
-        origin=origin,
-        steps=next_steps(result, origin.source),
-        output="dry run: nothing written" if result.output is None else str(result.output),
-        described=result.description,
-        inputs=[entry.description for entry in result.inputs],
-        proof=result.verification,
-        quantised=quantised_lines(result.quantised),
-        figures=_figures(result),
-        rows=rows,
-        others=others,
-        noise=noise,
-        timed=others is not None or any(row.latency is not None for row in rows),
-        groups=_groups(result.groups),
-        scatter=_scatter(details),
-        style=Markup(STYLE),
-    )
+    made.globals.update(count=count, size=size, share=share, listed=listed)
+    made.globals.update(nearness=nearness, by_output=by_output, proven=proven)
+    made.globals.update(named=partial(short, most=LONGEST_GROUP), style=Markup(STYLE))
+    return made
 
 
 def _harmless(value: object) -> object:
@@ -146,14 +160,16 @@ def _harmless(value: object) -> object:
     return printable(short(value, _LONGEST_TEXT)) if type(value) is str else value
 
 
-def _figures(result: CompressResult) -> list[Figure]:
-    before, after = result.before, result.after
-    figures = [
-        _figure("Parameters", before.parameters, after.parameters, short_count),
-        _figure("MACs", before.macs, after.macs, short_count),
-        _figure("File size", result.size_before, result.size_after, lambda b: size(int(b))),
+def figures(
+    parameters: tuple[int, int], macs: tuple[int, int], sizes: tuple[int, int], times: PairedLatency
+) -> list[Figure]:
+    """Return what a result saves, each before and after; sizes are in bytes."""
+    return [
+        _figure("Parameters", *parameters, short_count),
+        _figure("MACs", *macs, short_count),
+        _figure("File size", *sizes, lambda b: size(int(b))),
+        _time(times),
     ]
-    return [*figures, _time(result.latency)]
 
 
 def _time(times: PairedLatency) -> Figure:
@@ -218,7 +234,7 @@ def _producers(names: str) -> tuple[str, ...]:
     return (names, *names.split(", "))
 
 
-def _groups(groups: Sequence[GroupReport]) -> list[tuple[GroupReport, float | None]]:
+def with_errors(groups: Sequence[GroupReport]) -> list[tuple[GroupReport, float | None]]:
     """Each group with its predicted error as a part of the largest, in percent; None for none."""
     known = [g.predicted_error for g in groups if g.predicted_error is not None]
     largest = max(known, default=0.0) or 1.0
