@@ -236,8 +236,8 @@ def _producers(names: str) -> tuple[str, ...]:
 
 def with_errors(groups: Sequence[GroupReport]) -> list[tuple[GroupReport, float | None]]:
     """Each group with its predicted error as a part of the largest, in percent; None for none."""
-    known = [g.predicted_error for g in groups if g.predicted_error is not None]
-    largest = max(known, default=0.0) or 1.0
+    errors = [g.predicted_error for g in groups if g.predicted_error is not None]
+    largest = max(errors, default=0.0) or 1.0
     return [
         (g, None if g.predicted_error is None else 100 * g.predicted_error / largest)
         for g in groups

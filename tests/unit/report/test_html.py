@@ -7,7 +7,6 @@ import os
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 from pathlib import Path
 
 import onnx
@@ -25,35 +24,11 @@ from lbyl_onnx.report.html import as_html
 from lbyl_onnx.report.json import as_json
 from lbyl_onnx.report.origin import Machine, Origin, origin_of
 from lbyl_onnx.runtime.profiling import layer_times
+from tests.support.html_page import Page
 from tests.support.nasty import NASTY
 
 ERROR = "predicted error"
 ORIGIN = Origin("digits.onnx", "lbyl-onnx compress digits.onnx", {"lbyl-onnx": "1.2.3"})
-
-
-class Page(HTMLParser):
-    """Tags, attributes, and the text of each section, by its id."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.sections: dict[str, str] = {}
-        self._section = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag in ("section", "title"):
-            self._section = dict(attrs).get("id") or tag
-
-    def handle_data(self, data: str) -> None:
-        existing = self.sections.get(self._section, "")
-        self.sections[self._section] = " ".join(f"{existing} {data}".split())
-
-
-@pytest.fixture(scope="module")
-def result(sample: Path) -> CompressResult:
-    return compress(sample, config=Config(round_to=1, ratio=0.25, provider="cpu"), detailed=True)
 
 
 def details_of(result: CompressResult) -> Details:
