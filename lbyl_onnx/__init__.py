@@ -24,8 +24,8 @@ _HOMES = {
     "data.image_statistics": "ImageStatistics",
     "data.input_kind": "InputKind InputRange Vocabulary",
     "errors": "CalibrationError CompensationError InstallationError LbylOnnxError ModelError "
-    "NothingSafeError NothingToPruneError OptionError OutputError QuantisationError TargetError "
-    "TooSlowError VerificationError",
+    "NothingSafeError NothingToPruneError OptionError OutputError QuantisationError ReportError "
+    "TargetError TooSlowError VerificationError",
     "evaluate.compare": "Comparison compare_models",
     "evaluate.doubt": "PairedAccuracy",
     "evaluate.layers": "Details LayerComparison",
@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         OptionError as OptionError,
         OutputError as OutputError,
         QuantisationError as QuantisationError,
+        ReportError as ReportError,
         TargetError as TargetError,
         TooSlowError as TooSlowError,
         VerificationError as VerificationError,

@@ -53,6 +53,10 @@ class QuantisationError(LbylOnnxError):
     """ONNX Runtime's quantisation tools cannot take the model; nothing was written."""
 
 
+class ReportError(LbylOnnxError):
+    """A file is no result of `compress --json`, or not one that this version reads."""
+
+
 class VerificationError(LbylOnnxError):
     """The compressed model is not what the plan says it must be; nothing was written."""
 

@@ -9,6 +9,7 @@ from lbyl_onnx.cli.compress import compress
 from lbyl_onnx.cli.doctor import doctor
 from lbyl_onnx.cli.help import WordKeepingGroup
 from lbyl_onnx.cli.inspect import inspect
+from lbyl_onnx.cli.report import report
 from lbyl_onnx.cli.sweep import sweep
 from lbyl_onnx.cli.verify import verify
 from lbyl_onnx.report.versions import versions
@@ -48,5 +49,5 @@ def main() -> None:
         say(f"warning: {problem}")
 
 
-for command in (compress, doctor, inspect, sweep, verify):
+for command in (compress, doctor, inspect, report, sweep, verify):
     main.add_command(command)

@@ -70,9 +70,9 @@ def check_json_path(json_path: str | None, *others: str | None) -> None:
     _check("--json", None if json_path == "-" else json_path, others, b"{[")
 
 
-def check_page_path(path: str | None, *others: str | None) -> None:
+def check_page_path(path: str | None, *others: str | None, option: str = "--report") -> None:
     """Raise OutputError for a path that a page cannot be written to, likewise."""
-    _check("--report", path, others, b"<")
+    _check(option, path, others, b"<")
 
 
 def _check(option: str, path: str | None, others: Sequence[str | None], opening: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,14 +15,14 @@ from lbyl_onnx.cli.options import config_options, given_options, sections
 from lbyl_onnx.config import HOW_MUCH, RUNNING, Config, combined
 from lbyl_onnx.errors import OptionError
 from lbyl_onnx.io.text_file import StagedText, staged_text
-from lbyl_onnx.report.html import Origin, as_html
+from lbyl_onnx.report.html import as_html
 from lbyl_onnx.report.json import as_json
+from lbyl_onnx.report.origin import origin_of
 from lbyl_onnx.report.terminal import print_result
-from lbyl_onnx.report.versions import versions
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.layout import Lines
+from lbyl_onnx.results.next_steps import next_step
 from lbyl_onnx.target import GOALS
-from lbyl_onnx.text import printable
 
 _OWN_SECTIONS = {
     HOW_MUCH: ("--config",),
@@ -93,15 +92,16 @@ def compress(
         model = common.model_path(model)
         common.check_json_path(json_path, model, output, report_path)
         common.check_page_path(report_path, model, output)
+        origin = origin_of(model, command_line())
         with ExitStack() as stack:
             page, document = (_staged(path, stack) for path in (report_path, json_path))
 
             def tell(result: CompressResult) -> None:
                 """Write before the output is: a disk that is full then leaves all as it was."""
                 if page is not None:
-                    page.write(as_html(result, Origin(model, command_line(), versions())))
+                    page.write(as_html(result, origin))
                 if document is not None:
-                    document.write(as_json(result, model, __version__))
+                    document.write(as_json(result, origin, __version__))
 
             with common.shown_progress(quiet) as progress:
                 result = pipeline.compress(
@@ -122,18 +122,9 @@ def compress(
             if not quiet:
                 console = common.console_for(json_path)
                 print_result(result, model, console)
-                console.print(Lines(f"\n{_next_step(result, model)}"), crop=False)
+                console.print(Lines(f"\n{next_step(result, model)}"), crop=False)
             if json_path == "-":
-                common.write_json_to(as_json(result, model, __version__), json_path)
-
-
-def _next_step(result: CompressResult, model: str) -> str:
-    """What is likely to be done next with a result."""
-    if result.output is None:
-        return "next: give OUT.onnx in place of --dry-run"
-    verify = shlex.join(["lbyl-onnx", "verify", model, str(result.output)])
-    step = f"next: {printable(verify)} (on data of your own: --inputs DATA.npz --labels KEY)"
-    return step if result.quantised else f"{step}; to quantise it, too: --quantize int8"
+                common.write_json_to(as_json(result, origin, __version__), json_path)
 
 
 def _staged(path: str | None, stack: ExitStack) -> StagedText | None:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lbyl_onnx.cli import common
 from lbyl_onnx.cli.help import SectionedCommand
+from lbyl_onnx.report.origin import this_machine
 from lbyl_onnx.report.versions import versions
 from lbyl_onnx.results.layout import Lines, TextTable
 from lbyl_onnx.runtime.distributions import clash, runtimes
@@ -92,16 +93,15 @@ def doctor(quiet: bool, json_path: str | None, debug: bool) -> None:
 def examine() -> Diagnosis:
     """Return what this installation is, and what is wrong with it."""
     automatic = provider_name("auto")
-    count = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else count
+    machine = this_machine()
     return Diagnosis(
         versions(),
         ort.__version__,
         provider_states(),
         automatic,
         channel_block("host", automatic),
-        count,
-        allowed,
+        machine.processors,
+        machine.allowed,
         {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         problems(ort.__version__),
     )

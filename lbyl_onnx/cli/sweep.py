@@ -267,7 +267,7 @@ def _write(result: Sweep, folder: Path, quiet: bool, json_path: str | None) -> N
 
 
 def _cell_name(cell: Outcome | Failure) -> str:
-    return f"{cell.model}, {cell.series} at {cell.goal}"
+    return f"{cell.model}, {cell.series} at {cell.aim}"
 
 
 def _measured_on(outcome: Outcome) -> str:
@@ -299,14 +299,14 @@ def _predicted(prediction: Prediction | None) -> str:
 def _table(outcomes: list[Outcome]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("method")
-    titles = ("goal", "MACs", "parameters", "file size", "latency", outcomes[0].metric)
+    titles = ("aim", "MACs", "parameters", "file size", "latency", outcomes[0].metric)
     for title in (*titles, "predicted"):
         table.add_column(title, justify="right", no_wrap=True)
     for outcome in outcomes:
         before, after = outcome.before, outcome.after
         table.add_row(
             outcome.series,
-            outcome.goal,
+            outcome.aim,
             share(after.macs, before.macs),
             share(after.parameters, before.parameters),
             share(after.file_size, before.file_size),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,9 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lbyl_onnx.evaluate.layers import Details, LayerComparison
+from lbyl_onnx.report.noise import Noise, noise_of
+from lbyl_onnx.report.origin import Origin
 from lbyl_onnx.report.svg import STYLE, Axis, scatter
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.groups import GroupReport
+from lbyl_onnx.results.next_steps import next_steps
 from lbyl_onnx.results.rendering import (
     by_output,
     factor_lines,
@@ -22,6 +25,7 @@ from lbyl_onnx.results.rendering import (
     proven,
     quantised_lines,
 )
+from lbyl_onnx.runtime.timing import PairedLatency
 from lbyl_onnx.text import (
     LONGEST_GROUP,
     count,
@@ -39,29 +43,11 @@ _LONGEST_TEXT = 1 << 15
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a result comes from.
-
-    Parameters
-    ----------
-    source
-        The input, as the user named it.
-    command
-        The command line, word by word.
-    versions
-        Of what computed, by name.
-    """
-
-    source: str
-    command: str
-    versions: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Figure:
     """A number before and after.
 
-    `ratio_text` says the ratio in words; `more` is whether it has grown, beyond what is measurable.
+    `ratio_text` says the ratio in words; `more` is whether it has grown, beyond what is measurable;
+    `note` is how sure the ratio is, where it was measured.
     """
 
     title: str
@@ -70,6 +56,7 @@ class Figure:
     ratio: float
     ratio_text: str
     more: bool
+    note: str = ""
 
     @property
     def left(self) -> float:
@@ -93,7 +80,7 @@ class Row:
     note
         What is to be said of that.
     macs, latency
-        Before and after.
+        Before and after; no latency where its difference is within noise.
     """
 
     layer: LayerComparison
@@ -113,7 +100,7 @@ def as_html(result: CompressResult, origin: Origin) -> str:
     result
         The result, with its details.
     origin
-        The command and the versions behind it.
+        The command, the versions, the date and the machine behind it.
 
     Raises
     ------
@@ -123,7 +110,43 @@ def as_html(result: CompressResult, origin: Origin) -> str:
     details = result.details
     if details is None:
         raise ValueError("the result has no details; compress with detailed=True")
-    environment = Environment(
+    noise = noise_of(details, result.latency if result.quantised is None else None)
+    rows = _rows(result, details, noise)
+    others = _latency(details.others_before, details.others_after, noise)
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            result=result,
+            details=details,
+            origin=origin,
+            steps=next_steps(result, origin.source),
+            output="dry run: nothing written" if result.output is None else str(result.output),
+            described=result.description,
+            inputs=[entry.description for entry in result.inputs],
+            proof=result.verification,
+            predicted_lines=prediction_lines(result.prediction),
+            quantised=[*factor_lines(result.factors), *quantised_lines(result.quantised)],
+            figures=figures(
+                (result.before.parameters, result.after.parameters),
+                (result.before.macs, result.after.macs),
+                (result.size_before, result.size_after),
+                result.latency,
+            ),
+            rows=rows,
+            others=others,
+            noise=noise,
+            timed=others is not None or any(row.latency is not None for row in rows),
+            groups=with_errors(result.groups),
+            dropped=result.config.method_entry.needs == "nothing",
+            scatter=_scatter(details),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Return what renders a page: all that enters it is escaped, and harmless before that."""
+    made = Environment(
         loader=PackageLoader("lbyl_onnx.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -131,27 +154,10 @@ def as_html(result: CompressResult, origin: Origin) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(count=count, size=size, share=share, listed=listed)
-    environment.globals.update(nearness=nearness, by_output=by_output, proven=proven)
-    environment.globals["named"] = partial(short, most=LONGEST_GROUP)
-    return environment.get_template("report.html.j2").render(
-        result=result,
-        details=details,
-        origin=origin,
-        output="dry run: nothing written" if result.output is None else str(result.output),
-        described=result.description,
-        inputs=[entry.description for entry in result.inputs],
-        proof=result.verification,
-        predicted_lines=prediction_lines(result.prediction),
-        quantised=[*factor_lines(result.factors), *quantised_lines(result.quantised)],
-        figures=_figures(result),
-        rows=_rows(result, details),
-        others=_latency(details.others_before, details.others_after),
-        timed=any(layer.ms_before is not None for layer in details.layers),
-        predicted=_predicted(result.groups),
-        scatter=_scatter(details),
-        style=Markup(STYLE),
-    )
+    made.globals.update(count=count, size=size, share=share, listed=listed)
+    made.globals.update(nearness=nearness, by_output=by_output, proven=proven)
+    made.globals.update(named=partial(short, most=LONGEST_GROUP), style=Markup(STYLE))
+    return made
 
 
 def _harmless(value: object) -> object:
@@ -162,38 +168,42 @@ def _harmless(value: object) -> object:
     return printable(short(value, _LONGEST_TEXT)) if type(value) is str else value
 
 
-def _figures(result: CompressResult) -> list[Figure]:
-    before, after = result.before, result.after
-    figures = [
-        _figure("Parameters", before.parameters, after.parameters, short_count),
-        _figure("MACs", before.macs, after.macs, short_count),
-        _figure("File size", result.size_before, result.size_after, lambda b: size(int(b))),
+def figures(
+    parameters: tuple[int, int], macs: tuple[int, int], sizes: tuple[int, int], times: PairedLatency
+) -> list[Figure]:
+    """Return what a result saves, each before and after; sizes are in bytes."""
+    return [
+        _figure("Parameters", *parameters, short_count),
+        _figure("MACs", *macs, short_count),
+        _figure("File size", *sizes, lambda b: size(int(b))),
+        _time(times),
     ]
-    times = result.latency
+
+
+def _time(times: PairedLatency) -> Figure:
+    """The ratio of the times with its interval; a difference that is none is drawn as none."""
     sides = milliseconds(times.before.median), milliseconds(times.after.median)
-    # A difference that is none is drawn as none.
-    ratio = times.ratio if times.faster or times.slower else 1.0
-    figures.append(Figure("Time", *sides, ratio, str(times), times.slower))
-    return figures
+    interval = f"{times.low:.1%} to {times.high:.1%} (99% interval)"
+    if times.faster or times.slower:
+        return Figure("Time", *sides, times.ratio, f"{times.ratio:.1%}", times.slower, interval)
+    return Figure("Time", *sides, 1.0, "no difference", False, f"within noise: {interval}")
 
 
 def _figure(title: str, before: float, after: float, form: Callable[[float], str]) -> Figure:
     ratio = after / before if before else 1.0
-    return Figure(
-        title, form(before), form(after), ratio, f"{100 * ratio:.1f}\u202f%", ratio > 1.005
-    )
+    return Figure(title, form(before), form(after), ratio, f"{ratio:.1%}", ratio > 1.005)
 
 
-def _latency(before: float | None, after: float | None) -> Figure | None:
-    if before is None or after is None:
+def _latency(before: float | None, after: float | None, noise: Noise) -> Figure | None:
+    if before is None or after is None or noise.hides(before, after):
         return None
     unit, factor = ("µs", 1000.0) if before < 1.0 else ("ms", 1.0)
     texts = f"{factor * before:.3g}", f"{factor * after:.3g} {unit}"
     ratio = after / before if before else 1.0
-    return Figure("latency", *texts, ratio, f"{100 * ratio:.1f}\u202f%", False)
+    return Figure("latency", *texts, ratio, f"{ratio:.1%}", False)
 
 
-def _rows(result: CompressResult, details: Details) -> list[Row]:
+def _rows(result: CompressResult, details: Details, noise: Noise) -> list[Row]:
     widest = max((layer.channels_before for layer in details.layers), default=1) or 1
     rows, states = [], _states(result)
     for layer in details.layers:
@@ -207,7 +217,7 @@ def _rows(result: CompressResult, details: Details) -> list[Row]:
                 length * (1 - kept),
                 *states.get(layer.name, ("reads", "")),
                 _figure("MACs", layer.macs_before, layer.macs_after, short_count),
-                _latency(layer.ms_before, layer.ms_after),
+                _latency(layer.ms_before, layer.ms_after, noise),
             )
         )
     return rows
@@ -232,11 +242,14 @@ def _producers(names: str) -> tuple[str, ...]:
     return (names, *names.split(", "))
 
 
-def _predicted(groups: Sequence[GroupReport]) -> list[tuple[GroupReport, float]]:
-    """Groups whose error is predicted, with its part of the largest, in percent."""
-    errors = [(g, g.predicted_error) for g in groups if g.predicted_error is not None]
-    largest = max((error for _, error in errors), default=0.0) or 1.0
-    return [(group, 100 * error / largest) for group, error in errors]
+def with_errors(groups: Sequence[GroupReport]) -> list[tuple[GroupReport, float | None]]:
+    """Each group with its predicted error as a part of the largest, in percent; None for none."""
+    errors = [g.predicted_error for g in groups if g.predicted_error is not None]
+    largest = max(errors, default=0.0) or 1.0
+    return [
+        (g, None if g.predicted_error is None else 100 * g.predicted_error / largest)
+        for g in groups
+    ]
 
 
 def _scatter(details: Details) -> Markup | None:

@@ -8,9 +8,13 @@ from typing import Any
 
 from lbyl_onnx.evaluate.compare import Comparison
 from lbyl_onnx.inspection import Inspection
+from lbyl_onnx.report.origin import Origin
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.runtime.timing import Latency
 from lbyl_onnx.text import LONGEST_GROUP, short, shortened
+
+# What `as_json` writes; another number where a reader of the last would misread it.
+FORMAT = 1
 
 
 def inspection_as_json(inspection: Inspection, source: str, version: str) -> str:
@@ -25,22 +29,25 @@ def comparison_as_json(comparison: Comparison, original: str, compressed: str, v
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def as_json(result: CompressResult, source: str, version: str) -> str:
+def as_json(result: CompressResult, origin: Origin, version: str) -> str:
     """Return the whole result as JSON, keys in a fixed order.
 
     Parameters
     ----------
     result
         The result.
-    source
-        The input, as the user named it.
+    origin
+        The input, as the user named it, the date and the machine.
     version
         The tool's version.
     """
     proof, times = result.verification, result.latency
     document: dict[str, Any] = {
         "lbyl_onnx": version,
-        "input": source,
+        "format": FORMAT,
+        "date": origin.date,
+        "machine": None if origin.machine is None else asdict(origin.machine),
+        "input": origin.source,
         "output": None if result.output is None else str(result.output),
         "options": asdict(result.config),
         "target": asdict(result.target),

@@ -28,6 +28,7 @@ STYLE = """
 .chart .c2{stroke:var(--s2);fill:var(--s2)}.chart .c3{stroke:var(--s3);fill:var(--s3)}
 .chart .c4{stroke:var(--s4);fill:var(--s4)}
 .chart .line.c0,.chart .line.c1,.chart .line.c2,.chart .line.c3,.chart .line.c4{fill:none}
+.chart .range{fill:none;stroke-width:1;opacity:.55}.chart .hollow{fill:none;stroke-width:1.5}
 """
 _COLOURS = 5
 
@@ -57,6 +58,31 @@ class GridRow:
     title: str
     y: Axis
     panels: tuple[tuple[Axis, tuple[Series, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several models in a picture of what each costs and gives.
+
+    Parameters
+    ----------
+    label, text
+        What stands beside its mark, and what is shown where a pointer rests on it.
+    x, y
+        Its cost, and what it gives.
+    low, high
+        Interval of the cost.
+    best
+        Whether no other gives as much for less.
+    """
+
+    label: str
+    text: str
+    x: float
+    y: float
+    low: float
+    high: float
+    best: bool
 
 
 @dataclass(frozen=True)
@@ -132,6 +158,53 @@ def curves(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
     return _text_of(svg)
 
 
+def choices(title: str, series: Sequence[tuple[str, Sequence[Choice]]], x: Axis, y: Axis) -> str:
+    """Draw models by what they cost and give; those that are best are joined.
+
+    Parameters
+    ----------
+    title
+        Over the chart.
+    series
+        Models that are compared with each other, under a name.
+    x, y
+        The axes.
+
+    Returns
+    -------
+    str
+        An SVG element: marks of the best are filled, the others hollow.
+    """
+    shown = [choice for _, models in series for choice in models]
+    xs = [end for choice in shown for end in (choice.low, choice.high, choice.x)]
+    svg = _svg(_WIDTH, _HEIGHT, title)
+    across, up = _frame(svg, title, x, y, xs, [choice.y for choice in shown])
+    labels: list[tuple[float, float]] = []
+    for number, (_, models) in enumerate(series):
+        colour = f"c{number % _COLOURS}"
+        best = sorted((choice.x, choice.y) for choice in models if choice.best)
+        _line(svg, [(across(a), up(b)) for a, b in best], f"line {colour}")
+        for choice in models:
+            px, py = across(choice.x), up(choice.y)
+            ends = [(across(choice.low), py), (across(choice.high), py)]
+            _line(svg, ends, f"range {colour}")
+            kind = colour if choice.best else f"{colour} hollow"
+            mark = ET.SubElement(svg, "path", {"class": kind, "d": _mark(number, px, py)})
+            ET.SubElement(mark, "title").text = printable(choice.text)
+            place = _free(px + 5, py - 5, labels)
+            if place is not None:
+                labels.append(place)
+                _label(svg, *place, choice.label, "")
+    return _text_of(svg)
+
+
+def _free(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """Return the next place above for a short label; None where there is none in the picture."""
+    while y > 8 and any(abs(x - a) < 14 and abs(y - b) < 11 for a, b in taken):
+        y -= 11
+    return (x, y) if y > 8 else None
+
+
 def grid_of_curves(rows: Sequence[GridRow]) -> str:
     """Draw rows of panels with one legend: a whole SVG file.
 
@@ -204,7 +277,8 @@ def _scale(axis: Axis, values: Sequence[float], start: float, end: float) -> _Sc
     """Cover the values, from one round number to another."""
     low = axis.low if axis.low is not None else min(values, default=0.0)
     high = axis.high if axis.high is not None else max(values, default=1.0)
-    if not high > low:
+    # Values that are one but for rounding have no scale between them.
+    if not high - low > 1e-9 * max(abs(low), abs(high)):
         pad = abs(low) / 10 or 1.0
         low, high = low - pad, high + pad
     step = _round_step((high - low) / 5)

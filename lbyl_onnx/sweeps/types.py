@@ -95,9 +95,9 @@ class Outcome:
         return series_name(self.method, self.quantize)
 
     @property
-    def goal(self) -> str:
+    def aim(self) -> str:
         """The ratio, or what was asked for in its place."""
-        return goal_name(self.ratio, self.macs)
+        return aim_name(self.ratio, self.macs)
 
     def interval(self, side: Measures) -> tuple[float, float] | None:
         """Return the 95 % interval of a side's score; None for a cosine, which is no share."""
@@ -125,9 +125,9 @@ class Failure:
         return series_name(self.method, self.quantize)
 
     @property
-    def goal(self) -> str:
+    def aim(self) -> str:
         """The ratio, or what was asked for in its place."""
-        return goal_name(self.ratio, self.macs)
+        return aim_name(self.ratio, self.macs)
 
 
 def series_name(method: str, quantize: Quantize | None) -> str:
@@ -135,7 +135,7 @@ def series_name(method: str, quantize: Quantize | None) -> str:
     return method if quantize is None else f"{method} + {quantize}"
 
 
-def goal_name(ratio: float, macs: str | None) -> str:
+def aim_name(ratio: float, macs: str | None) -> str:
     """Return what a cell was to reach."""
     return f"{ratio:g}" if macs is None else f"macs {macs}"
 
@@ -157,7 +157,7 @@ class Sweep:
             curves.setdefault((outcome.model, outcome.series), []).append(outcome)
         for (model, series), outcomes in list(curves.items())[:_CURVES]:
             ends = dict.fromkeys((outcomes[0], outcomes[-1]))
-            points = ", ".join(f"{o.after.score:.4f} at {o.goal}" for o in ends)
+            points = ", ".join(f"{o.after.score:.4f} at {o.aim}" for o in ends)
             lines.append(f"{model}, {series}: {outcomes[0].metric} {points}")
         more = len(curves) - _CURVES
         return "\n".join([*lines, *([f"... and {more} more curves"] if more > 0 else [])])

@@ -23,7 +23,11 @@ import pytest
 from benchmarks.structures import RESNET_101, resnet
 from lbyl_onnx import Config, compress
 from lbyl_onnx.evaluate.score import ScoringData
-from lbyl_onnx.report.html import Origin, as_html
+from lbyl_onnx.report.html import as_html
+from lbyl_onnx.report.json import as_json
+from lbyl_onnx.report.origin import Origin
+from lbyl_onnx.report.overview import as_overview
+from lbyl_onnx.report.recorded import read_result
 from lbyl_onnx.sweeps.cells import plan_cells, run_cell
 from lbyl_onnx.sweeps.output import as_svg
 from lbyl_onnx.sweeps.types import Outcome, Sweep
@@ -160,6 +164,34 @@ class TestReport:
             assert not is_wide(page)
             # 1 + 33 blocks of 3 + 4 shortcuts + 1
             assert page.locator("#layers .bar").count() == 105
+
+
+@pytest.fixture(scope="module")
+def overview(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("overview")
+    results = []
+    for ratio in (0.2, 0.5):
+        config = Config(round_to=1, ratio=ratio, method="none", provider="cpu")
+        document = folder / f"{ratio}.json"
+        document.write_text(as_json(compress(sample, config=config), ORIGIN, "1"))
+        results.append(read_result(document))
+    path = folder / "overview.html"
+    path.write_text(as_overview(results, "2026-01-02"), encoding="utf-8")
+    return path
+
+
+@WIDTHS
+def test_several_results(overview: Path, opened: Open, width: int, scheme: str) -> None:
+    with opened(overview.as_uri(), width, scheme) as page:
+        assert not is_wide(page)
+        charts = widths(page, "#pareto svg")
+        assert len(charts) == 3
+        assert min(charts) > 250
+        assert page.locator("#pareto path").count() == 6
+        assert not page.locator("#result-1 details table").first.is_visible()
+        page.locator("#result-1 summary").first.click()
+        assert page.locator("#result-1 details table").first.is_visible()
+        assert not is_wide(page)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from lbyl_onnx import (
 )
 from lbyl_onnx.cli import main
 from lbyl_onnx.report.json import as_json
+from lbyl_onnx.report.origin import Origin
 from lbyl_onnx.types import Array
 from tests.support.net import Dims, Net
 
@@ -213,7 +214,7 @@ class TestInMemory:
     def test_the_report_says_where_they_are_from_and_holds_none(self) -> None:
         found = compress(convolutions(), samples=IMAGES, provider="cpu", ratio=0.3)
         assert found.verification.fidelity.inputs.startswith("samples from Python")
-        document = json.loads(as_json(found, "m.onnx", "0"))
+        document = json.loads(as_json(found, Origin("m.onnx", "lbyl-onnx", {}), "0"))
         assert document["options"]["calibration"] is None
         assert "samples from Python" in document["verification"]["fidelity"]["inputs"]
 

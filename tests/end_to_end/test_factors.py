@@ -13,7 +13,8 @@ from onnx import ModelProto, numpy_helper
 
 from lbyl_onnx import CompressResult, Config, TargetError, compress
 from lbyl_onnx.cli import main
-from lbyl_onnx.report.html import Origin, as_html
+from lbyl_onnx.report.html import as_html
+from lbyl_onnx.report.origin import Origin
 from tests.support.architectures import mlp
 from tests.support.net import Net
 from tests.support.oracle import run

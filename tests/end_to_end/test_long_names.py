@@ -11,8 +11,9 @@ from onnx import ModelProto
 from rich.console import Console
 
 from lbyl_onnx import CompressResult, Config, compress, inspect
-from lbyl_onnx.report.html import Origin, as_html
+from lbyl_onnx.report.html import as_html
 from lbyl_onnx.report.json import as_json, inspection_as_json
+from lbyl_onnx.report.origin import Origin
 from lbyl_onnx.report.terminal import print_inspection, print_result
 from lbyl_onnx.text import LONGEST_GROUP, LONGEST_NAME, MOST_NAMES, listed, short, shortened
 from tests.support.fan import fan
@@ -31,7 +32,7 @@ def texts(model: ModelProto) -> dict[str, str]:
     print_inspection(inspection, "in.onnx", console)
     return {
         "table": tables.getvalue(),
-        "json": as_json(result, "in.onnx", "1.0"),
+        "json": as_json(result, Origin("in.onnx", "lbyl-onnx", {}), "1.0"),
         "inspection": inspection_as_json(inspection, "in.onnx", "1.0"),
         "page": as_html(result, Origin("in.onnx", "lbyl-onnx", {})),
     }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
+from datetime import UTC, datetime
 from pathlib import Path
 
 import onnx
+import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
@@ -18,37 +20,16 @@ from lbyl_onnx.errors import OutputError
 from lbyl_onnx.evaluate.layers import Details
 from lbyl_onnx.graph.source import sha256
 from lbyl_onnx.io.text_file import write_whole
-from lbyl_onnx.report.html import Origin, as_html
+from lbyl_onnx.report.html import as_html
+from lbyl_onnx.report.json import as_json
+from lbyl_onnx.report.origin import Machine, Origin, origin_of
 from lbyl_onnx.results.rendering import prediction_lines
 from lbyl_onnx.runtime.profiling import layer_times
+from tests.support.html_page import Page
 from tests.support.nasty import NASTY
 
+ERROR = "predicted error"
 ORIGIN = Origin("digits.onnx", "lbyl-onnx compress digits.onnx", {"lbyl-onnx": "1.2.3"})
-
-
-class Page(HTMLParser):
-    """Tags, attributes, and the text of each section, by its id."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.sections: dict[str, str] = {}
-        self._section = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag in ("section", "title"):
-            self._section = dict(attrs).get("id") or tag
-
-    def handle_data(self, data: str) -> None:
-        existing = self.sections.get(self._section, "")
-        self.sections[self._section] = " ".join(f"{existing} {data}".split())
-
-
-@pytest.fixture(scope="module")
-def result(sample: Path) -> CompressResult:
-    return compress(sample, config=Config(round_to=1, ratio=0.25, provider="cpu"), detailed=True)
 
 
 def details_of(result: CompressResult) -> Details:
@@ -88,6 +69,42 @@ def test_the_page_shows_all_that_the_result_says(result: CompressResult) -> None
     assert "lbyl-onnx 1.2.3" in sections["origin"]
 
 
+class TestTime:
+    @staticmethod
+    def headline(result: CompressResult, low: float, middle: float, high: float) -> str:
+        times = replace(result.latency, ratio=middle, low=low, high=high)
+        return Page(as_html(replace(result, latency=times), ORIGIN)).sections["headline"]
+
+    def test_a_ratio_has_its_interval(self, result: CompressResult) -> None:
+        shown = self.headline(result, 0.712, 0.78, 0.8)
+        assert "Time 78.0%" in shown
+        assert "71.2% to 80.0% (99% interval)" in shown
+
+    def test_one_that_may_be_one_is_no_difference(self, result: CompressResult) -> None:
+        shown = self.headline(result, 0.97, 0.99, 1.012)
+        assert "Time no difference" in shown
+        assert "within noise: 97.0% to 101.2%" in shown
+
+
+def test_a_layer_s_time_stands_where_it_differs(result: CompressResult) -> None:
+    details = details_of(result)
+    steady = replace(result.latency, ratio=0.5, low=0.5, high=0.5)
+    first, *rest = (replace(x, ms_before=0.1, ms_after=0.1) for x in details.layers)
+    layers = (replace(first, ms_before=8.0, ms_after=4.0), *rest)
+    shown = replace(details, layers=layers, others_before=0.01, others_after=0.012)
+    section = Page(as_html(replace(result, details=shown, latency=steady), ORIGIN)).sections
+    assert section["layers"].count("→") == len(layers) + 1  # the MACs of all, the time of one
+    assert "8 → 4 ms" in section["layers"]
+    none = replace(shown, layers=(first, *rest))
+    section = Page(as_html(replace(result, details=none, latency=steady), ORIGIN)).sections
+    assert "No layer's latency differs" in section["layers"]
+
+
+def test_no_sign_of_the_page_s_own_is_spelled_out(result: CompressResult) -> None:
+    """The sample's names are plain, so a backslash would be one of the tool's own texts."""
+    assert "\\" not in as_html(result, ORIGIN)
+
+
 def test_the_scatter_has_one_dot_for_each_pair(result: CompressResult) -> None:
     page = Page(as_html(result, ORIGIN))
     dots = next(a["d"] for tag, a in page.tags if tag == "path" and a.get("class") == "dots")
@@ -102,12 +119,47 @@ def test_the_prediction_is_beside_the_fidelity(result: CompressResult) -> None:
     assert "predicted equal" not in Page(as_html(nothing, ORIGIN)).sections["fidelity"]
 
 
-def test_predicted_errors_are_shown_where_they_are_known(result: CompressResult) -> None:
+def test_predicted_errors_are_bars_where_they_are_known(result: CompressResult) -> None:
     unknown = tuple(replace(group, predicted_error=None) for group in result.groups)
-    assert "predicted" not in Page(as_html(replace(result, groups=unknown), ORIGIN)).sections
-    groups = (replace(unknown[0], predicted_error=0.0625), *unknown[1:])
-    sections = Page(as_html(replace(result, groups=groups), ORIGIN)).sections
-    assert sections["predicted"].endswith(f"{groups[0].name} 0.0625")
+    without = Page(as_html(replace(result, groups=unknown), ORIGIN))
+    assert "redicted error" not in without.sections["groups"]
+    halves = (replace(unknown[0], predicted_error=0.0625), replace(unknown[1], predicted_error=0.5))
+    page = Page(as_html(replace(result, groups=(*halves, *unknown[2:])), ORIGIN))
+    assert f"{halves[0].name} {halves[0].kept} of" in page.sections["groups"]
+    assert "0.0625" in page.sections["groups"]
+    bars = [number for number, (_, a) in enumerate(page.tags) if a.get("aria-label") == ERROR]
+    assert [page.tags[bar + 1][1]["width"] for bar in bars] == ["12.50", "100.00"]
+
+
+class TestOrigin:
+    def test_date_and_machine_are_told(self, result: CompressResult) -> None:
+        machine = Machine("A <b>fast</b> one", 64, 2, "Linux", "1.23.2")
+        origin = replace(ORIGIN, date="2026-01-02 03:04 UTC", machine=machine)
+        text = as_html(result, origin)
+        where = "A &lt;b&gt;fast&lt;/b&gt; one, 2 of 64 processors, Linux, ONNX Runtime 1.23.2"
+        assert f"2026-01-02 03:04 UTC, {where}" in text
+        assert as_html(result, replace(origin, date="")) == text.replace(f"{origin.date}, ", "")
+        document = json.loads(as_json(result, origin, "1"))
+        assert document["date"] == origin.date
+        assert document["machine"]["allowed"] == 2
+
+    def test_here_and_now(self) -> None:
+        origin = origin_of("in.onnx", "lbyl-onnx")
+        made = datetime.strptime(origin.date, "%Y-%m-%d %H:%M UTC").replace(tzinfo=UTC)
+        assert abs((datetime.now(UTC) - made).total_seconds()) < 300
+        machine = origin.machine
+        assert machine is not None
+        assert machine.runtime == ort.__version__
+        assert 1 <= machine.allowed <= machine.processors
+        assert machine.processor
+
+
+def test_what_next_names_the_files(result: CompressResult) -> None:
+    assert "in place of --dry-run" in Page(as_html(result, ORIGIN)).sections["next"]
+    written = replace(result, output=Path("a small one.onnx"))
+    shown = Page(as_html(written, ORIGIN)).sections["next"]
+    assert "lbyl-onnx verify digits.onnx 'a small one.onnx' --inputs" in shown
+    assert "--quantize int8" in shown
 
 
 def test_a_page_needs_details(result: CompressResult) -> None:

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from lbyl_onnx import CompressResult, Config, compress
 from lbyl_onnx.graph.costs import Costs
-from lbyl_onnx.report.html import Origin, as_html
+from lbyl_onnx.report.html import as_html
 from lbyl_onnx.report.json import as_json
+from lbyl_onnx.report.origin import Origin
 from lbyl_onnx.report.terminal import print_result
 from lbyl_onnx.results.warnings import LONGEST_NAME, Timed, warnings_of
 from lbyl_onnx.runtime import timing
@@ -99,7 +100,9 @@ def test_terminal_json_and_page_tell_them(result: CompressResult) -> None:
     lines = out.getvalue().splitlines()
     at = lines.index(f"warning: {warning}")
     assert any(line.startswith("file size") for line in lines[:at])
-    assert json.loads(as_json(result, "in.onnx", "1"))["warnings"] == list(result.warnings)
+    assert json.loads(as_json(result, Origin("in.onnx", "lbyl-onnx", {}), "1"))["warnings"] == list(
+        result.warnings
+    )
     assert warning in as_html(result, Origin("in.onnx", "command", {}))
 
 

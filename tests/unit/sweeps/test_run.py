@@ -167,7 +167,7 @@ class TestGoals:
     def test_a_cell_says_what_it_was_to_reach(self, sample: Path, tmp_path: Path) -> None:
         result = sweep(sample, tmp_path, macs=["60%"], methods="none", config=CPU)
         (outcome,) = result.outcomes
-        assert outcome.goal == "macs 60%"
+        assert outcome.aim == "macs 60%"
         assert outcome.after.macs <= 0.6 * outcome.before.macs
         assert "at macs 60%" in str(result)
         again = sweep(sample, tmp_path, macs=["60%"], methods="none", config=CPU)
