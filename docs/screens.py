@@ -19,7 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-SCREEN = re.compile(r"(<!-- screen: (.*?) -->\n).*?(<!-- end of screen -->)", re.DOTALL)
+SCREEN = re.compile(
+    r"(<!-- screen(?: of (\d+) lines)?: (.*?) -->\n).*?(<!-- end of screen -->)", re.DOTALL
+)
 TABLE = re.compile(
     r"(<!-- results: python -m docs\.screens -->\n).*?(<!-- end of results -->)", re.DOTALL
 )
@@ -85,7 +87,17 @@ def _percent(figure: dict[str, float]) -> str:
 def filled(page: str, screen: Callable[[str], str]) -> str:
     """Return a page with its table and its screens written anew."""
     page = TABLE.sub(lambda m: f"{m[1]}\n{table()}\n\n{m[2]}", page)
-    return SCREEN.sub(lambda m: f"{m[1]}\n```text\n{screen(m[2])}\n```\n\n{m[3]}", page)
+    return SCREEN.sub(
+        lambda m: f"{m[1]}\n```text\n{_first(screen(m[3]), m[2])}\n```\n\n{m[4]}", page
+    )
+
+
+def _first(text: str, count: str | None) -> str:
+    """The first lines of a screen, and that there are more; all of it where no number is given."""
+    lines = text.splitlines()
+    if count is None or len(lines) <= int(count):
+        return text
+    return "\n".join([*lines[: int(count)], "..."])
 
 
 if __name__ == "__main__":
