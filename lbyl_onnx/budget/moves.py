@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lbyl_onnx.budget.allocation import within
 from lbyl_onnx.budget.reached import Before, Reached, TargetReport
-from lbyl_onnx.budget.solve import LEAST_GAIN, USUAL_DEPLOYED, Files, reach
+from lbyl_onnx.budget.solve import USUAL_DEPLOYED, Files, gains, reach
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.compensate.group import NOTHING
 from lbyl_onnx.errors import NothingToPruneError, TargetError, VerificationError
@@ -211,7 +211,7 @@ class Moves:
             fits = (times.high if target.relative else times.after.high) <= target.value
         else:
             limit, got = target.value, self._measure(path, factored)
-            fits = got >= limit and (times is None or times.ratio <= 1.0 - LEAST_GAIN)
+            fits = got >= limit and (times is None or gains(times))
         if not fits:
             return None
         report = TargetReport(kind, limit, got, str(target), "auto", stage.block, times)

@@ -381,7 +381,7 @@ class _Reaching:
             When it is not faster.
         """
         times = self.maker.times()
-        if times.ratio > 1.0 - LEAST_GAIN:
+        if not gains(times):
             raise NothingSafeError(
                 f"what is predicted safe (fidelity {near:.3f}) takes {times.ratio:.1%} of the "
                 f"original's time; {_OTHER_WAYS}"
@@ -404,6 +404,11 @@ class _Reaching:
                 f"{self.target} cannot be reached: the most is {best} with the layers kept"
             )
         return TargetError(f"{self.target} leaves no channel that can go; ask for less")
+
+
+def gains(times: timing.PairedLatency) -> bool:
+    """Whether a model is faster, and by as much as is asked for within what can be measured."""
+    return times.ratio < 1.0 and times.low <= 1.0 - LEAST_GAIN
 
 
 def _over(target: Target, times: timing.PairedLatency) -> float:
