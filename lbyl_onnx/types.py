@@ -17,13 +17,12 @@ Progress = Callable[[str, int, int], None]
 class Stage(str):
     """The name of a stage of the work, which knows its place among all of them.
 
-    Parameters
+    Attributes
     ----------
-    name
-        What is being done.
-    number, of
-        Which stage it is, from 1, and how many there are. A search for a target does some of them
-        again.
+    number : int
+        Which stage it is, from 1. A search for a target does some of them again.
+    of : int
+        How many there are.
     """
 
     number: int
