@@ -180,9 +180,7 @@ def _compressed(job: Job, detailed: bool) -> CompressResult:
         job.progress("predicting", 0, 1)
         prediction = _prediction(job, baseline, samples)
         timed = reached.target.latency if quantised is None else None
-        latency = timed or timing.paired(
-            source, job.staged, provider, baseline.feeds[0], baseline.optimise, job.effort
-        )
+        latency = timed or baseline.times(source, job.staged)
     block = channel_block(config.hardware, provider)
     return CompressResult(
         None,

@@ -10,8 +10,11 @@ from typing import Literal, get_args
 from lbyl_onnx.errors import OptionError
 
 Kind = Literal["ratio", "macs", "params", "size", "latency", "fidelity", "min_score", "safe"]
+# What is told by the nearness of the outputs, and all that is looked for by models that are made.
+BY_OUTPUTS: tuple[Kind, ...] = ("fidelity", "safe")
+SEARCHED: tuple[Kind, ...] = (*BY_OUTPUTS, "min_score")
 # Kinds whose value is a plain number.
-_PLAIN = ("ratio", "fidelity", "min_score", "safe")
+_PLAIN = ("ratio", *SEARCHED)
 _NUMBER = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*")
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _BYTES = {"": 1.0, "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9}

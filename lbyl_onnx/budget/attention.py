@@ -14,7 +14,7 @@ from lbyl_onnx.compensate.group import Step, fit
 from lbyl_onnx.compensate.selection import KeptCounts
 from lbyl_onnx.methods.importance import kept_count
 from lbyl_onnx.observe.session import Measurement, Prepared
-from lbyl_onnx.target import Target
+from lbyl_onnx.target import SEARCHED, Target
 
 # Share of the channels that is asked about where the target does not say.
 USUAL_SHARE, LARGEST_SHARE = 0.25, 0.7
@@ -24,7 +24,7 @@ def share_of(target: Target) -> float:
     """Return the share of channels, about, that a target takes away: in (0, 1)."""
     if target.kind == "ratio":
         return target.value
-    if not target.relative or target.kind in ("fidelity", "min_score", "safe"):
+    if not target.relative or target.kind in SEARCHED:
         return USUAL_SHARE
     return min(LARGEST_SHARE, max(1.0 - target.value, 1e-3))
 

@@ -26,7 +26,7 @@ from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.runtime.providers import channel_block
-from lbyl_onnx.target import Target
+from lbyl_onnx.target import SEARCHED, Target
 from lbyl_onnx.types import Progress
 
 # Parts of the way to a target, on a scale of logarithms, that factors take where pruning follows.
@@ -140,7 +140,7 @@ class Moves:
         return self.prepared.config.target
 
     def _worth(self, moved: Moved) -> float:
-        if self._target.kind in ("fidelity", "min_score", "safe"):
+        if self._target.kind in SEARCHED:
             return -float(moved.reached.costs.macs)
         return moved.nearness
 
@@ -227,7 +227,7 @@ class Moves:
         target, step = self._target, partial(self.progress, "factoring", 0, 1)
         whole = self.prepared.analyzed.costs
         step()
-        if target.kind in ("fidelity", "min_score", "safe"):
+        if target.kind in SEARCHED:
             return self._as_near(stage, part, path, reference)
         if target.kind == "latency":
             return self._as_fast(stage, part, path, reference)
@@ -312,10 +312,7 @@ class Moves:
         return near.nearness or 0.0
 
     def _times(self, path: Path) -> timing.PairedLatency:
-        base, made = self.baseline, self._deployed(path)
-        return timing.paired(
-            self.files[0], made, base.provider, base.feeds[0], base.optimise, base.effort
-        )
+        return self.baseline.times(self.files[0], self._deployed(path))
 
     def _prepared(self, analyzed: AnalyzedModel) -> Prepared:
         """Prepare a model that came of the original, on the same kind of samples."""

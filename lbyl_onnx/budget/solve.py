@@ -37,15 +37,13 @@ from lbyl_onnx.rewrite.build import Deploy, ModelBuilder
 from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.runtime.providers import channel_block
-from lbyl_onnx.target import Kind, Target, amount
+from lbyl_onnx.target import BY_OUTPUTS, SEARCHED, Kind, Target, amount
 from lbyl_onnx.types import Progress
 
 Files = tuple[Path, Path, Path]
 """The original, the compressed model, and the reference that it must equal."""
 # Targets that are measured on models, not counted.
-MEASURED = ("latency", "fidelity", "min_score", "safe")
-# Of these, what is told by the outputs' nearness alone.
-BY_OUTPUTS = ("fidelity", "safe")
+MEASURED = ("latency", *SEARCHED)
 # Share of a model's bytes that is left once it is quantised, about.
 USUAL_DEPLOYED = 0.27
 # What a model that nobody asked a size of has to gain: this share of the time.

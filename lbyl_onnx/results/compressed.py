@@ -33,7 +33,7 @@ from lbyl_onnx.results.rendering import (
     refusals_part,
 )
 from lbyl_onnx.runtime.timing import PairedLatency
-from lbyl_onnx.target import amount
+from lbyl_onnx.target import BY_OUTPUTS, amount
 from lbyl_onnx.text import count, milliseconds, printable, share, size
 
 
@@ -180,7 +180,7 @@ class CompressResult:
         text = target.text
         if target.kind != "ratio":
             text += f": reached {amount(target.kind, target.reached)}"
-            if target.kind in ("fidelity", "safe"):
+            if target.kind in BY_OUTPUTS:
                 text += " on the samples"
             elif target.wanted:
                 text += f" of {amount(target.kind, target.wanted)}"

@@ -143,9 +143,7 @@ class ModelBuilder:
 
     def times(self) -> timing.PairedLatency:
         """Time the original and what is deployed, in turns."""
-        provider, optimise = self.baseline.provider, self.baseline.optimise
-        feeds, effort = self.baseline.feeds[0], self.baseline.effort
-        return timing.paired(self.source, self.deployed(), provider, feeds, optimise, effort)
+        return self.baseline.times(self.source, self.deployed())
 
     def agreement(self) -> float:
         """Return how near what is deployed is to the original: the least over its outputs.

@@ -15,6 +15,7 @@ from lbyl_onnx.errors import ModelError, OptionError, TooSlowError
 from lbyl_onnx.graph.source import load_model
 from lbyl_onnx.guard.effort import USUAL, Effort
 from lbyl_onnx.input_options.shapes import Shapes, SuppliedShapes, shape_text
+from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.execute import (
     LARGEST_INPUT,
     Record,
@@ -82,6 +83,11 @@ class Baseline:
     def shape_sets(self) -> tuple[Shapes, ...]:
         """All sets of input shapes: the first, the second, the others."""
         return (self.first, self.second, *self.others)
+
+    def times(self, original: Path, other: Path) -> timing.PairedLatency:
+        """Time the original's file and another, in turns, as the original ran."""
+        feeds = self.feeds[0]
+        return timing.paired(original, other, self.provider, feeds, self.optimise, self.effort)
 
 
 def run_baseline(

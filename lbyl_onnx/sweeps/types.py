@@ -52,8 +52,27 @@ class Measures:
     score: float
 
 
+class Named:
+    """What a cell that has ended is called, however it ended."""
+
+    method: str
+    ratio: float
+    quantize: Quantize | None
+    macs: str | None
+
+    @property
+    def series(self) -> str:
+        """The method, and how the result is quantised: a line of the picture."""
+        return self.method if self.quantize is None else f"{self.method} + {self.quantize}"
+
+    @property
+    def aim(self) -> str:
+        """The ratio, or what was asked for in its place."""
+        return f"{self.ratio:g}" if self.macs is None else f"macs {self.macs}"
+
+
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Named):
     """A finished cell.
 
     Parameters
@@ -89,16 +108,6 @@ class Outcome:
     prediction: Prediction | None = None
     macs: str | None = None
 
-    @property
-    def series(self) -> str:
-        """The method, and how the result was quantised: a line of the picture."""
-        return series_name(self.method, self.quantize)
-
-    @property
-    def aim(self) -> str:
-        """The ratio, or what was asked for in its place."""
-        return aim_name(self.ratio, self.macs)
-
     def interval(self, side: Measures) -> tuple[float, float] | None:
         """Return the 95 % interval of a side's score; None for a cosine, which is no share."""
         if self.metric in ("cosine", "score"):
@@ -107,7 +116,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Named):
     """A cell that could not be finished, the reason, and the exit code that goes with it."""
 
     key: str
@@ -118,26 +127,6 @@ class Failure:
     exit_code: int = 1
     quantize: Quantize | None = None
     macs: str | None = None
-
-    @property
-    def series(self) -> str:
-        """The method, and how the result was to be quantised."""
-        return series_name(self.method, self.quantize)
-
-    @property
-    def aim(self) -> str:
-        """The ratio, or what was asked for in its place."""
-        return aim_name(self.ratio, self.macs)
-
-
-def series_name(method: str, quantize: Quantize | None) -> str:
-    """Return what the outcomes of a method and a quantisation are called."""
-    return method if quantize is None else f"{method} + {quantize}"
-
-
-def aim_name(ratio: float, macs: str | None) -> str:
-    """Return what a cell was to reach."""
-    return f"{ratio:g}" if macs is None else f"macs {macs}"
 
 
 @dataclass(frozen=True)
