@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ from lbyl_onnx.compensate.group import NOTHING
 from lbyl_onnx.errors import NothingToPruneError, TargetError, VerificationError
 from lbyl_onnx.evaluate.score import own_score
 from lbyl_onnx.evaluate.verify import sampled_fidelity
-from lbyl_onnx.factor.choices import Choice, Counted
+from lbyl_onnx.factor.choices import Choice
+from lbyl_onnx.factor.layers import Counted
 from lbyl_onnx.factor.stage import Factored, FactorReport, FactorStage
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.observe.session import Prepared, prepare
@@ -29,8 +31,9 @@ from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.target import SEARCHED, Target
 from lbyl_onnx.types import Progress
 
-# Parts of the way to a target, on a scale of logarithms, that factors take where pruning follows.
-PARTS = (0.5,)
+# Part of the way to a target that factors take before pruning where one of them does not reach it,
+# and the least and the most that they take.
+PART, FEW_FACTORS, MANY_FACTORS = 0.5, 0.2, 0.8
 # Shares of the multiply-accumulates that factors may leave, for what is measured on models.
 LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 # Times that a latency is aimed at anew.
@@ -67,10 +70,28 @@ class Moved:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way to a target: its moves in their order, and what makes the model."""
+    """One way to a target.
+
+    Parameters
+    ----------
+    moves
+        In their order.
+    write
+        Makes the model; None where the moves do not reach the target.
+    alone
+        Where a move that was made alone is put.
+    """
 
     moves: tuple[Move, ...]
-    make: Callable[[], Moved | None]
+    write: Callable[[], Moved | None]
+    alone: dict[Move, Moved]
+
+    def make(self) -> Moved | None:
+        """Make the model; None where the moves do not reach the target."""
+        moved = self.write()
+        if moved is not None and len(self.moves) == 1:
+            self.alone[self.moves[0]] = moved
+        return moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,11 +166,14 @@ class Moves:
         return moved.nearness
 
     def attempts(self) -> Iterator[Attempt]:
-        """Yield each way that the options allow; each writes to files of its own."""
-        config = self.prepared.config
+        """Yield each way that the options allow; each writes to files of its own.
+
+        Both moves together come last: how far each goes depends on what it did alone.
+        """
+        config, alone = self.prepared.config, dict[Move, Moved]()
         if config.prunes and self.prepared.groups:
             own = self._apart("prune")
-            yield Attempt(("prune",), partial(own._pruned, self.prepared, ()))
+            yield Attempt(("prune",), partial(own._pruned, self.prepared, ()), alone)
         self.progress("measuring factors", 0, 1)
         source, provider = self.files[0], self.baseline.provider
         block = channel_block(config.hardware, provider)
@@ -158,10 +182,28 @@ class Moves:
         stage = FactorStage.of(self.prepared, self.baseline, source, block)
         if stage is None:
             return
-        for part in PARTS if config.prunes else ():
-            own = self._apart(f"both-{part}")
-            yield Attempt(("factor", "prune"), partial(own._both, stage, part))
-        yield Attempt(("factor",), partial(self._apart("factor")._factored, stage))
+        yield Attempt(("factor",), partial(self._apart("factor")._factored, stage), alone)
+        if config.prunes:
+            part = self._part(alone)
+            yield Attempt(("factor", "prune"), partial(self._apart("both")._both, stage, part), {})
+
+    def _part(self, alone: Mapping[Move, Moved]) -> float:
+        """Part of the way that factors take so that both together do the least damage.
+
+        Damage, ``-log`` of the nearness, grows as the square of the way, on a scale of logarithms;
+        ``f x^2 + p (1 - x)^2`` is least at ``x = p / (f + p)``. Where both do the same damage and
+        reach different costs, as for a fidelity, ``x`` is the part of the damage.
+        """
+        if len(alone) < 2:
+            return PART
+        rates = dict[Move, float]()
+        for move, moved in alone.items():
+            way = math.log(self.before.costs.macs / max(1, moved.reached.costs.macs))
+            damage = -math.log(min(max(moved.nearness, 1e-3), 1.0 - 1e-9))
+            searched = self._target.kind in SEARCHED
+            rates[move] = damage / max(way, 1e-3) ** 2 if searched else damage
+        part = rates["prune"] / (rates["factor"] + rates["prune"])
+        return min(max(part, FEW_FACTORS), MANY_FACTORS)
 
     def _apart(self, name: str) -> Moves:
         """Return the same with files in a folder of its own."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from lbyl_onnx.factor.layers import FactorLayer
+import numpy as np
+
+from lbyl_onnx.factor.layers import Counted, FactorLayer
 from lbyl_onnx.methods.mixing.factors import OutputSpectrum
 from lbyl_onnx.observe.sensitivity import damage_of
-
-Counted = Literal["macs", "params"]
 
 
 @dataclass(frozen=True)
@@ -25,43 +24,47 @@ class Choice:
         What it then costs.
     damage, lost
         Predicted damage to the model's outputs, and share of its own outputs that is lost.
+    split
+        Which of the layer's splits its factors are of.
     """
 
     rank: int | None
     cost: float
     damage: float
     lost: float
+    split: int = 0
 
 
 def choices_of(
     layer: FactorLayer,
-    spectrum: OutputSpectrum,
+    spectra: Sequence[OutputSpectrum],
     cost: float,
+    counted: Counted,
     sensitivity: float,
     block: int,
 ) -> list[Choice]:
-    """Return a layer as it is, and at each rank that costs less, the largest rank first.
+    """Return a layer as it is, and at each rank that costs less, by each of its splits.
 
     Parameters
     ----------
-    layer, spectrum
-        The layer, and its outputs.
-    cost
+    layer, spectra
+        The layer, and what the spectrum is of each of its splits.
+    cost, counted
         What it costs as it is: multiply-accumulates or parameters of its weight.
     sensitivity
         Of the model's outputs to errors in the layer's.
     block
         What ranks are multiples of: half of it for narrow layers.
     """
-    inputs, outputs = layer.inputs, layer.layer.channels
+    outputs = layer.layer.channels
     step = max(1, block // 2) if outputs <= 2 * block else block
-    lost = spectrum.lost
     choices = [Choice(None, cost, 0.0, 0.0)]
-    for rank in range(step * ((outputs - 1) // step), 0, -step):
-        share = rank * (inputs + outputs) / (inputs * outputs)
-        if share < 1.0:
+    for number, (split, spectrum) in enumerate(zip(layer.splits, spectra, strict=True)):
+        each, lost = layer.share(split, 1, counted), spectrum.lost
+        most = min(len(lost) - 2, int(np.ceil(1.0 / each)) - 1)
+        for rank in range(step * (most // step), 0, -step):
             damage = float(damage_of(lost[rank])) * sensitivity
-            choices.append(Choice(rank, cost * share, damage, float(lost[rank])))
+            choices.append(Choice(rank, cost * each * rank, damage, float(lost[rank]), number))
     return choices
 
 

@@ -50,36 +50,38 @@ class TimeGate:
     most: float = FASTER
     faster_by_key: dict[tuple[object, ...], bool] = field(default_factory=dict)
 
-    def faster(self, layer: FactorLayer, rank: int) -> bool:
-        """Whether a layer is measurably faster at a rank."""
-        key = self._key(layer, rank)
+    def faster(self, layer: FactorLayer, rank: int, split: int = 0) -> bool:
+        """Whether a layer is measurably faster at a rank, by one of its splits."""
+        key = self._key(layer, rank, split)
         if key is None:
             return False
         if key not in self.faster_by_key:
-            times = self._timed(layer, rank, FEWEST)
+            times = self._timed(layer, rank, split, FEWEST)
             if times.low < self.most <= times.high:
-                times = self._timed(layer, rank, MOST)
+                times = self._timed(layer, rank, split, MOST)
             self.faster_by_key[key] = times.ratio < self.most
         return self.faster_by_key[key]
 
-    def _key(self, layer: FactorLayer, rank: int) -> tuple[object, ...] | None:
+    def _key(self, layer: FactorLayer, rank: int, split: int) -> tuple[object, ...] | None:
         """What the time depends on; None where the shape of the input is not known."""
         shape = self.tensor_info.shape(layer.layer.data_name)
         if shape is None or None in shape:
             return None
         attributes = sorted((k, str(v)) for k, v in layer.layer.node.attributes.items())
         kind = layer.layer.node.op_type, layer.layer.shape, tuple(attributes)
-        return (*kind, shape, layer.layer.has_bias, rank)
+        return (*kind, shape, layer.layer.has_bias, rank, split)
 
-    def _timed(self, layer: FactorLayer, rank: int, rounds: int) -> timing.PairedLatency:
+    def _timed(
+        self, layer: FactorLayer, rank: int, split: int, rounds: int
+    ) -> timing.PairedLatency:
         """Time a layer of random weights and its factors, in turns."""
         rng = np.random.default_rng(0)
         info, own = self.tensor_info, layer.layer
-        window = int(np.prod(own.shape)) // own.shape[own.in_axis] // own.channels
-        inputs = own.shape[own.in_axis]
+        inputs, taps = own.shape[own.in_axis], layer.splits[split].taps
         bias = np.zeros(own.channels) if layer.has_offset else None
-        first = rng.standard_normal((inputs, rank, window)) / np.sqrt(inputs * window)
-        factored = NewWeights(layer, first, rng.standard_normal((own.channels, rank)), bias)
+        first = rng.standard_normal((inputs, rank, taps[0])) / np.sqrt(inputs * taps[0])
+        second = rng.standard_normal((own.channels, rank, taps[1]))
+        factored = NewWeights(layer, first, second, bias, split)
         shape = [d or 0 for d in info.shape(own.data_name) or ()]
         model = self._alone(layer, shape)
         paths = []

@@ -6,19 +6,21 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from onnx import TensorProto
 
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.config import Config
+from lbyl_onnx.factor.splits import Split, splits_of
 from lbyl_onnx.graph.layers import is_layer, linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import UNLISTED_FROM, captured, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
-from lbyl_onnx.observe.planning import output_moments_spec
 from lbyl_onnx.observe.spec import MomentSpec
 
 FACTORED = ("Conv", "Gemm", "MatMul")
+Counted = Literal["macs", "params"]
 # Outputs of a layer up to which their covariance is measured and decomposed.
 MOST_OUTPUTS = 2048
 
@@ -33,14 +35,14 @@ class FactorLayer:
         Of its node.
     layer
         The layer.
-    moments
-        The view of its outputs, all pairs of them.
+    splits
+        The ways to cut it in two: first the one whose first factor sees the whole window.
     """
 
     index: int
     name: str
     layer: LinearLayer
-    moments: MomentSpec
+    splits: tuple[Split, ...]
 
     @property
     def inputs(self) -> int:
@@ -53,7 +55,14 @@ class FactorLayer:
     @property
     def alone(self) -> MomentSpec:
         """The view of each output alone, at all places: those at borders are not counted twice."""
-        return replace(self.moments, cross=False, strides=())
+        return replace(self.splits[0].moments, cross=False, strides=())
+
+    def share(self, split: Split, rank: int, counted: Counted) -> float:
+        """Cost of both factors of a rank, as a share of the layer's."""
+        channels = self.layer.shape[self.layer.in_axis], self.layer.channels
+        first, second = (n * taps for n, taps in zip(channels, split.taps, strict=True))
+        places = split.places if counted == "macs" else 1.0
+        return rank * (first * places + second) / (self.inputs * self.layer.channels)
 
     @property
     def has_offset(self) -> bool:
@@ -106,19 +115,20 @@ def factor_layers(
         shared = inner | {read for read, count in reads.items() if count > 1}
         why = "the model lists its weights among its inputs" if old else None
         why = why or _by_options(name, config) or _refused(layer, tensor_info, shared, most)
-        view = None if layer is None else output_moments_spec(graph, tensor_info, index, samples)
-        if why is None and (view is None or layer is None):
-            why = "its outputs cannot be measured"
-        if why is not None or layer is None or view is None:
-            unable.append(NotFactored(name, why or ""))
+        splits = tuple[Split, ...]()
+        if why is None and layer is not None:
+            splits = splits_of(graph, tensor_info, index, layer, samples, most)
+        if layer is None or not splits:
+            unable.append(NotFactored(name, why or "its outputs cannot be measured"))
         else:
-            able.append(FactorLayer(index, name, layer, view))
+            able.append(FactorLayer(index, name, layer, splits))
     return tuple(able), tuple(unable)
 
 
 def factor_views(analyzed: AnalyzedModel, config: Config, samples: int) -> tuple[MomentSpec, ...]:
     """Return what is measured of the layers that can be factored."""
-    return tuple(layer.moments for layer in factor_layers(analyzed, config, samples)[0])
+    layers, _ = factor_layers(analyzed, config, samples)
+    return tuple(split.moments for layer in layers for split in layer.splits)
 
 
 def _by_options(name: str, config: Config) -> str | None:

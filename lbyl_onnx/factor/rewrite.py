@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import NodeProto, helper
+from onnx import AttributeProto, NodeProto, helper
 
 from lbyl_onnx.factor.layers import FactorLayer
 from lbyl_onnx.graph.model_graph import captured, names_of
@@ -24,33 +24,37 @@ class NewWeights:
     layer
         The layer.
     first
-        Weight (in, r, window) of the first factor; (in, outputs, window) where there is no second.
+        Weight (in, r, places) of the first factor; (in, outputs, window) where there is no second.
     second
-        (outputs, r), or None.
+        (outputs, r, places) of the rest of the window, or None.
     bias
         (outputs,); None where the operator takes none.
+    split
+        Which of the layer's splits the factors are of.
     """
 
     layer: FactorLayer
     first: Floats
     second: Floats | None
     bias: Floats | None
+    split: int = 0
 
     @property
     def product(self) -> NewWeights:
         """The same in one node, of float64 factors multiplied."""
         if self.second is None:
             return self
-        # (in, r, window) by (outputs, r) -> (in, window, outputs) -> (in, outputs, window)
+        # (in, r, first) by (outputs, r, second) -> (in, first, outputs, second)
         whole = np.moveaxis(np.tensordot(self.first, self.second, axes=(1, 1)), 2, 1)
-        return replace(self, first=whole, second=None)
+        # -> (in, outputs, first, second) -> (in, outputs, window)
+        return replace(self, first=whole.reshape(*whole.shape[:2], -1), second=None)
 
     def repaired(self, gain: Floats, shift: Floats) -> NewWeights:
         """Scale and shift the outputs, each (outputs,); where there is no bias, scale alone."""
         bias = None if self.bias is None else gain * self.bias + shift
         if self.second is None:
             return replace(self, first=self.first * gain[:, None], bias=bias)
-        return replace(self, second=self.second * gain[:, None], bias=bias)
+        return replace(self, second=self.second * gain[:, None, None], bias=bias)
 
 
 def with_weights(model: onnx.ModelProto, weights: Mapping[int, NewWeights]) -> ModelDraft:
@@ -100,14 +104,9 @@ def _written(
         arrays.append(NamedArray(name, np.ascontiguousarray(value, np.float32)))
         return name
 
-    shape = tuple(
-        new.first.shape[1] if axis == layer.out_axis else size
-        for axis, size in enumerate(layer.shape)
-    )
+    weight = constant(layer.weight_name, _stored_first(new))
     first = NodeProto()
     first.CopyFrom(node)
-    stored = replace(layer, shape=shape).stored(new.first)
-    weight = constant(layer.weight_name, stored)
     _set_inputs(first, [node.input[0], weight])
     if new.second is None:
         if new.bias is not None:
@@ -116,13 +115,37 @@ def _written(
     hidden = _free(f"{node.output[0]}", taken)
     first.output[:] = [hidden]
     first.name = _free(node.name, taken) if node.name else ""
-    inputs = [hidden, constant(f"{layer.weight_name}_second", _second(new))]
+    inputs = [hidden, constant(f"{layer.weight_name}_second", _stored_second(new))]
     if new.bias is not None:
         inputs.append(constant(f"{layer.weight_name}_bias", new.bias))
     second = helper.make_node(node.op_type, inputs, [node.output[0]], node.name or None)
     if node.op_type == "Gemm" and layer.out_axis == 0:
         second.attribute.append(helper.make_attribute("transB", 1))
+    if node.op_type == "Conv":
+        axes = new.layer.splits[new.split].axes
+        second.attribute.extend(_on_axes(node, range(axes, layer.sides), layer.sides))
+        own = _on_axes(node, range(axes), layer.sides)
+        del first.attribute[:]
+        first.attribute.extend(own)
     return [first, second], arrays
+
+
+# Attributes of a Conv by the axes of its window, and what an axis has that is not seen.
+_BY_AXIS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0}
+
+
+def _on_axes(node: NodeProto, axes: range, sides: int) -> list[AttributeProto]:
+    """Return a Conv's attributes for a window that has only some of its axes."""
+    attributes = []
+    for attribute in node.attribute:
+        kept = AttributeProto()
+        kept.CopyFrom(attribute)
+        if attribute.name in _BY_AXIS:
+            unseen = _BY_AXIS[attribute.name]
+            pairs = enumerate(attribute.ints)  # pads: before each axis, then behind each
+            kept.ints[:] = [n if i % sides in axes else unseen for i, n in pairs]
+        attributes.append(kept)
+    return attributes
 
 
 def _set_inputs(node: NodeProto, inputs: list[str]) -> None:
@@ -136,13 +159,26 @@ def _set_inputs(node: NodeProto, inputs: list[str]) -> None:
 _SCALES = ("alpha", "beta")
 
 
-def _second(new: NewWeights) -> Floats:
+def _stored_first(new: NewWeights) -> Floats:
+    """Return the first factor, or the one weight that there is, as its operator stores it."""
+    layer = new.layer.layer
+    shape = list(layer.shape)
+    shape[layer.out_axis] = new.first.shape[1]
+    if new.second is not None and layer.sides:
+        for axis in range(2 + new.layer.splits[new.split].axes, len(shape)):
+            shape[axis] = 1
+    return np.asarray(replace(layer, shape=tuple(shape)).stored(new.first))
+
+
+def _stored_second(new: NewWeights) -> Floats:
     """Return the second factor as its operator stores it."""
     layer, second = new.layer.layer, new.second
     assert second is not None
     if layer.node.op_type == "Conv":
-        return second.reshape(*second.shape, *(1,) * layer.sides)  # (outputs, r) -> (.., 1, 1)
-    return second if layer.out_axis == 0 else second.T
+        axes = new.layer.splits[new.split].axes
+        # (outputs, r, places) -> (outputs, r, 1, .., rest of the window)
+        return second.reshape(*second.shape[:2], *(1,) * axes, *layer.shape[2 + axes :])
+    return second[:, :, 0] if layer.out_axis == 0 else second[:, :, 0].T
 
 
 def _free(base: str, taken: set[str]) -> str:

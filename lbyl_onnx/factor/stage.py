@@ -12,9 +12,9 @@ import numpy as np
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.compensate.variance import gain_between, repairs, targets
 from lbyl_onnx.evaluate.verify import Verification, verify
-from lbyl_onnx.factor.choices import Choice, Counted, cheapest, choices_of, spend
+from lbyl_onnx.factor.choices import Choice, cheapest, choices_of, spend
 from lbyl_onnx.factor.gate import TimeGate
-from lbyl_onnx.factor.layers import FactorLayer, NotFactored, factor_layers
+from lbyl_onnx.factor.layers import Counted, FactorLayer, NotFactored, factor_layers
 from lbyl_onnx.factor.rewrite import NewWeights, with_weights
 from lbyl_onnx.io.writer import ModelDraft, write_draft
 from lbyl_onnx.methods.mixing.factors import OutputSpectrum, output_spectrum
@@ -30,7 +30,7 @@ from lbyl_onnx.types import Floats
 # Rows for each output below which the covariance of its layer is blended with that of white inputs.
 SCARCE = 8
 # Times that ranks are chosen anew because factors were not faster.
-ROUNDS = 6
+ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class FactorStage:
     layers, refused
         Those that can be factored, by node, and the others.
     spectra, sensitivity
-        Of their outputs, and of the model's outputs to errors there, by node.
+        Of each of their splits, and of the model's outputs to errors there, by node.
     before
         Mean and variance of their outputs, by node.
     block
@@ -97,7 +97,7 @@ class FactorStage:
     source: Path
     layers: Mapping[int, FactorLayer]
     refused: tuple[NotFactored, ...]
-    spectra: Mapping[int, OutputSpectrum]
+    spectra: Mapping[int, Sequence[OutputSpectrum]]
     sensitivity: Mapping[int, float]
     before: Mapping[int, SampleMoments]
     block: int
@@ -115,7 +115,7 @@ class FactorStage:
         if not able:
             return None
         spectra, alone = _measured(analyzed, able, run)
-        finite = {index: spectrum for index, spectrum in spectra.items() if spectrum is not None}
+        finite = {index: own for index, own in spectra.items() if own}
         why = "its outputs are not finite or all zero"
         weak = [NotFactored(x.name, why) for x in able if x.index not in finite]
         layers = {x.index: x for x in able if x.index in finite}
@@ -137,8 +137,9 @@ class FactorStage:
         for index, layer in self.layers.items():
             whole = layer.layer.macs(info) if counted == "macs" else np.prod(layer.layer.shape)
             weight = self.sensitivity.get(index, usual)
-            spectrum = self.spectra[index]
-            choices[index] = choices_of(layer, spectrum, float(whole), weight, self.block)
+            choices[index] = choices_of(
+                layer, self.spectra[index], float(whole), counted, weight, self.block
+            )
         return choices
 
     def within(self, counted: Counted, budget: float) -> dict[int, Choice]:
@@ -158,13 +159,19 @@ class FactorStage:
             slow = [
                 index
                 for index, choice in chosen.items()
-                if choice.rank is not None and not self.gate.faster(self.layers[index], choice.rank)
+                if choice.rank is not None
+                and not self.gate.faster(self.layers[index], choice.rank, choice.split)
             ]
             if not slow:
                 return {index: c for index, c in chosen.items() if c.rank is not None}
             for index in slow:
-                most = 3 * (chosen[index].rank or 1) // 4
-                choices[index] = [c for c in choices[index] if c.rank is None or c.rank <= most]
+                slower = chosen[index]
+                most = 3 * (slower.rank or 1) // 4
+                choices[index] = [
+                    c
+                    for c in choices[index]
+                    if c.rank is None or c.split != slower.split or c.rank <= most
+                ]
         return {i: c for i, c in chosen.items() if c.rank is not None and i not in slow}
 
     def write(self, chosen: Mapping[int, Choice], path: Path, reference: Path) -> Factored:
@@ -183,7 +190,7 @@ class FactorStage:
             When it computes something else than the products.
         """
         analyzed = self.prepared.analyzed
-        weights = self._repaired({i: self._factors(i, c.rank or 1) for i, c in chosen.items()})
+        weights = self._repaired({i: self._factors(i, c) for i, c in chosen.items()})
         products = {index: new.product for index, new in weights.items()}
         write_draft(with_weights(analyzed.model, products), reference, analyzed.read, "auto")
         external = self.prepared.config.external_data
@@ -211,17 +218,14 @@ class FactorStage:
         weight = np.asarray(layer.alpha * layer.logical(stored).astype(np.float64))
         return NewWeights(own, weight, None, bias)
 
-    def _factors(self, index: int, rank: int) -> NewWeights:
-        """Return a layer's factors of a rank."""
+    def _factors(self, index: int, choice: Choice) -> NewWeights:
+        """Return a layer's factors."""
         whole = self._whole(index)
-        inputs, outputs, window = whole.first.shape
-        # (in, outputs, window) -> (in, window, outputs) -> (in * window, outputs)
-        columns = np.moveaxis(whole.first, 1, 2).reshape(-1, outputs)
-        factors = self.spectra[index].factors(rank, columns)
-        # (in * window, r) -> (in, window, r) -> (in, r, window)
-        first = np.moveaxis(factors.first.reshape(inputs, window, rank), 2, 1)
-        bias = None if whole.bias is None else factors.bias(whole.bias)
-        return NewWeights(whole.layer, first, factors.second, bias)
+        split, rank = whole.layer.splits[choice.split], choice.rank or 1
+        factors = self.spectra[index][choice.split].factors(rank, split.matrix(whole.first))
+        bias = None if whole.bias is None else whole.bias + split.each_output(factors.offset)
+        first, second = split.first_weight(factors.first), split.second_weight(factors.second)
+        return NewWeights(whole.layer, first, second, bias, choice.split)
 
     def _repaired(self, weights: Mapping[int, NewWeights]) -> dict[int, NewWeights]:
         """Bring the outputs of factored layers, and of those behind, to the variance they had."""
@@ -254,11 +258,13 @@ class FactorStage:
 
     def _modelled(self, index: int, new: NewWeights) -> NewWeights:
         """Scale a factored layer's outputs by what its rank leaves of their variance."""
-        spectrum = self.spectra[index]
-        rank = new.first.shape[1]
-        whole = spectrum.kept_variance(len(spectrum.values))
-        gain = gain_between(whole, spectrum.kept_variance(rank))
-        return new.repaired(gain, spectrum.mean - gain * spectrum.mean)
+        spectrum, split = self.spectra[index][new.split], new.layer.splits[new.split]
+        whole, kept = (
+            split.each_output(spectrum.kept_variance(rank))
+            for rank in (len(spectrum.values), new.first.shape[1])
+        )
+        gain, mean = gain_between(whole, kept), self.before[index].mean
+        return new.repaired(gain, mean - gain * mean)
 
 
 # Outputs that are moved by less than these shares of their deviation are left as they are.
@@ -267,18 +273,25 @@ _NEAR = 1e-3
 
 def _measured(
     analyzed: AnalyzedModel, layers: Sequence[FactorLayer], run: ObservationRun
-) -> tuple[dict[int, OutputSpectrum | None], dict[int, SampleMoments]]:
-    """Measure layers' outputs: their components, and the mean and variance of each."""
-    spectra: dict[int, OutputSpectrum | None] = {}
+) -> tuple[dict[int, list[OutputSpectrum]], dict[int, SampleMoments]]:
+    """Measure layers' splits, none where they are not finite, and the outputs one by one."""
+    spectra: dict[int, list[OutputSpectrum]] = {}
     alone: dict[int, SampleMoments] = {}
     for some in _rounds(layers):
-        views = {f"{x.index}/pairs": x.moments for x in some}
+        views = {
+            f"{x.index}/{number}": split.moments
+            for x in some
+            for number, split in enumerate(x.splits)
+        }
         views |= {f"{x.index}": x.alone for x in some}
         moments = measure(analyzed.draft, analyzed.tensor_info, analyzed.read, views, {}, run)
         for x in some:
             alone[x.index] = moments[f"{x.index}"]
-            pairs = replace(moments[f"{x.index}/pairs"], mean=alone[x.index].mean)
-            spectra[x.index] = _spectrum(analyzed, x, pairs)
+            split = [moments[f"{x.index}/{number}"] for number in range(len(x.splits))]
+            split[0] = replace(split[0], mean=alone[x.index].mean)
+            made = [_spectrum(analyzed, x, *pair) for pair in enumerate(split)]
+            whole = [spectrum for spectrum in made if spectrum is not None]
+            spectra[x.index] = whole if len(whole) == len(made) else []
     return spectra, alone
 
 
@@ -286,7 +299,7 @@ def _rounds(layers: Sequence[FactorLayer]) -> Iterator[list[FactorLayer]]:
     """Layers that are measured in one pass, so that their covariances fit into memory."""
     held, some = 0, list[FactorLayer]()
     for layer in layers:
-        size = 16 * layer.layer.channels**2
+        size = 16 * sum(split.moments.columns**2 for split in layer.splits)
         if some and held + size > HELD:
             yield some
             held, some = 0, []
@@ -302,15 +315,21 @@ def _moved(gain: Floats, shift: Floats, before: SampleMoments) -> bool:
 
 
 def _spectrum(
-    analyzed: AnalyzedModel, layer: FactorLayer, moments: SampleMoments
+    analyzed: AnalyzedModel, own: FactorLayer, number: int, moments: SampleMoments
 ) -> OutputSpectrum | None:
-    """Decompose a layer's outputs; where rows are few, with white inputs as a prior."""
+    """Decompose what a split's first factor can give; where rows are few, with a white prior."""
+    info, split, layer = analyzed.tensor_info, own.splits[number], own.layer
+    weight = split.matrix(layer.alpha * layer.logical(info.value(layer.weight_name)).astype(float))
+    of_outputs = number == 0
     if moments.rows < SCARCE * len(moments.mean):
-        stored = analyzed.tensor_info.value(layer.layer.weight_name)
-        weight = layer.layer.logical(stored).astype(np.float64)
-        # (in, outputs, window) -> (outputs, in, window) -> (outputs, in * window)
-        rows = np.moveaxis(weight, 1, 0).reshape(weight.shape[1], -1)
-        moments = moments.with_prior(replace(moments, second=rows @ rows.T))
-    if layer.has_offset:
-        return output_spectrum(moments.second, moments.mean)
-    return output_spectrum(moments.second + np.outer(moments.mean, moments.mean), None)
+        white = weight.T @ weight if of_outputs else np.eye(len(weight))
+        moments = moments.with_prior(replace(moments, second=white))
+    covariance, mean = moments.second, moments.mean
+    if of_outputs:
+        bias = layer.bias(info)
+        mean = mean if bias is None else mean - layer.beta * bias.astype(np.float64).reshape(-1)
+    else:
+        covariance, mean = weight.T @ covariance @ weight, weight.T @ mean
+    if own.has_offset:
+        return output_spectrum(covariance, mean)
+    return output_spectrum(covariance + np.outer(mean, mean), None)

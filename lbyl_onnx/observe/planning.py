@@ -110,7 +110,7 @@ def factor_spec(tensor_info: TensorInfo, factor: Factor, samples: int) -> InputO
     plane = shape[2:] if spatial else shape[1:-1]
     taps = factor.positions.shape[1]
     return InputObservation(
-        replace(view, strides=_strides(plane, samples * taps, view.columns, spatial))
+        replace(view, strides=plane_strides(plane, samples * taps, view.columns, spatial))
     )
 
 
@@ -145,7 +145,7 @@ def norm_spec(tensor_info: TensorInfo, parts: NormParts, samples: int) -> InputO
     sizes = [d or 0 for d in shape]
     view = MomentSpec(parts.tensor.name, len(sizes) - 1, len(sizes), np.arange(sizes[-1])[:, None])
     return InputObservation(
-        replace(view, strides=_strides(sizes[1:-1], samples, view.columns, spatial=False))
+        replace(view, strides=plane_strides(sizes[1:-1], samples, view.columns, spatial=False))
     )
 
 
@@ -199,9 +199,9 @@ def input_spec(
     if per_channel > 1 and flat and all(other.is_matrix for other in layers):
         joint, rows = replace(view, joint=True), samples * math.prod(tokens) * len(layers)
         if joint.columns <= largest and rows >= ROWS_PER_COLUMN * joint.columns:
-            strides = _strides(tokens, samples, joint.columns, spatial=False) if tokens else ()
+            strides = plane_strides(tokens, samples, joint.columns, spatial=False) if tokens else ()
             return replace(joint, strides=strides)
-    strides = _strides(plane, samples * per_channel, view.columns, spatial)
+    strides = plane_strides(plane, samples * per_channel, view.columns, spatial)
     return replace(view, strides=strides)
 
 
@@ -246,10 +246,12 @@ def _windowed(
     output_positions = sum(math.prod(d or 0 for d in shape[2:]) for shape in outputs)
     if samples * output_positions < ROWS_PER_COLUMN * windowed.columns:
         return None
-    return replace(windowed, strides=_strides(plane, samples, windowed.columns, spatial=True))
+    return replace(windowed, strides=plane_strides(plane, samples, windowed.columns, spatial=True))
 
 
-def _strides(plane: Sequence[int], samples: int, columns: int, spatial: bool) -> tuple[int, ...]:
+def plane_strides(
+    plane: Sequence[int], samples: int, columns: int, spatial: bool
+) -> tuple[int, ...]:
     """The largest strides that still leave enough rows, about the same along all axes."""
     enough = rows_enough(columns)
     if not spatial:
@@ -297,7 +299,7 @@ def output_moments_spec(
         return None
     spatial = view.axis == 1 and len(shape) > 2
     plane = [d or 0 for d in (shape[2:] if spatial else shape[1:-1])]
-    strides = _strides(plane, samples, view.columns, spatial)
+    strides = plane_strides(plane, samples, view.columns, spatial)
     return replace(view, cross=True, strides=strides)
 
 

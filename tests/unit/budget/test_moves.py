@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ class Scripted(Moves):
 
     def attempts(self) -> Iterator[Attempt]:
         for move, nearness, macs in self.script:
-            yield Attempt((move,), lambda m=move, n=nearness, c=macs: self._make(m, n, c))  # type: ignore[misc]
+            yield Attempt((move,), partial(self._make, move, nearness, macs), {})
 
     def _make(self, move: str, nearness: float | None, macs: int) -> Moved | None:
         self.made.append(move)

@@ -53,8 +53,19 @@ def taken() -> ModelProto:
     return net.model(net.node("Mul", [x, scale]))
 
 
+def same(side: str) -> Callable[[], ModelProto]:
+    def build() -> ModelProto:
+        net = Net(("N", 4, 9, 8))
+        attributes = {"strides": [2, 3], "auto_pad": f"SAME_{side}"}
+        return net.model(net.node("Conv", ["x", net.weight("w", 12, 4, 3, 5)], attributes))
+
+    return build
+
+
 MODELS: dict[str, Callable[[], ModelProto]] = {
     "strided": strided,
+    "same upper": same("UPPER"),
+    "same lower": same("LOWER"),
     "signal": signal,
     "gemm": lambda: gemm(False),
     "gemm transposed": lambda: gemm(True),
@@ -81,28 +92,53 @@ def fed(analyzed: AnalyzedModel, rng: np.random.Generator) -> dict[str, Array]:
     return {"x": rng.standard_normal(shape).astype(np.float32)}
 
 
-@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_two_nodes_equal_the_product(build: Callable[[], ModelProto], tmp_path: Path) -> None:
-    model = build()
+CASES = [(name, 0) for name in MODELS]
+CASES += [(name, 1) for name in ("strided", "same upper", "same lower", "names taken")]
+
+
+@pytest.mark.parametrize(("name", "split"), CASES)
+def test_two_nodes_equal_the_product(name: str, split: int, tmp_path: Path) -> None:
+    model = MODELS[name]()
     analyzed, own = opened(model, tmp_path)
+    assert len(own.splits) == 1 + ((name, 1) in CASES)
     rng = np.random.default_rng(1)
-    layer = own.layer
-    whole = layer.logical(analyzed.tensor_info.value(layer.weight_name)).astype(np.float64)
+    inputs, taps = own.layer.shape[own.layer.in_axis], own.splits[split].taps
     bias = rng.standard_normal(12) if own.has_offset else None
-    first = rng.standard_normal((len(whole), 3, whole.shape[2]))
-    new = NewWeights(own, first, rng.standard_normal((12, 3)), bias)
+    first = rng.standard_normal((inputs, 3, taps[0]))
+    new = NewWeights(own, first, rng.standard_normal((12, 3, taps[1])), bias, split)
     feeds = fed(analyzed, rng)
     outputs = []
-    for name, weights in (("two", new), ("one", new.product)):
+    for part, weights in (("two", new), ("one", new.product)):
         draft = with_weights(model, {own.index: weights})
-        path = tmp_path / f"{name}.onnx"
+        path = tmp_path / f"{part}.onnx"
         write_draft(draft, path, analyzed.read, "auto")
         made = onnx.load(path)
         onnx.checker.check_model(made, full_check=True)
-        assert len(made.graph.node) == len(model.graph.node) + (name == "two")
+        assert len(made.graph.node) == len(model.graph.node) + (part == "two")
         outputs.append(run(made, feeds)[0])
     scale = float(np.max(np.abs(outputs[1])))
     np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(("name", "split"), CASES)
+def test_the_cost_of_both_factors(name: str, split: int, tmp_path: Path) -> None:
+    """What is predicted of their cost is what the model with them costs."""
+    model = MODELS[name]()
+    analyzed, own = opened(model, tmp_path)
+    inputs, taps = own.layer.shape[own.layer.in_axis], own.splits[split].taps
+    new = NewWeights(own, np.zeros((inputs, 3, taps[0])), np.zeros((12, 3, taps[1])), None, split)
+    path = tmp_path / "two.onnx"
+    write_draft(with_weights(model, {own.index: new}), path, analyzed.read, "auto")
+    shape = tuple(d or 0 for d in analyzed.tensor_info.shape("x") or ())
+    made = AnalyzedModel.open(check_source(path), [{"x": shape}, {"x": (3, *shape[1:])}])
+    sizes = [
+        sum(t.size for t in map(numpy_helper.to_array, m.graph.initializer) if t.ndim > 1)
+        for m in (onnx.load(path), model)
+    ]
+    if own.layer.node.op_type == "Conv":
+        assert sizes[0] == pytest.approx(own.share(own.splits[split], 3, "params") * sizes[1])
+    predicted = own.share(own.splits[split], 3, "macs") * analyzed.costs.macs
+    assert made.costs.macs == pytest.approx(predicted)
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
@@ -126,7 +162,7 @@ def test_the_original_is_not_changed(tmp_path: Path) -> None:
     model = strided()
     before = model.SerializeToString(deterministic=True)
     _, own = opened(model, tmp_path)
-    new = NewWeights(own, np.zeros((4, 3, 9)), np.zeros((12, 3)), np.zeros(12))
+    new = NewWeights(own, np.zeros((4, 3, 9)), np.zeros((12, 3, 1)), np.zeros(12))
     draft = with_weights(model, {0: new})
     assert model.SerializeToString(deterministic=True) == before
     names = [t.name for t in draft.initializers]

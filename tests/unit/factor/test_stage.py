@@ -77,7 +77,7 @@ def test_a_repair_brings_the_variance_back(stage: FactorStage) -> None:
     assert len(chosen) == 2
     analyzed, run = stage.prepared.analyzed, stage.prepared.run
     assert run is not None
-    factors = {i: stage._factors(i, c.rank or 1) for i, c in chosen.items()}
+    factors = {i: stage._factors(i, c) for i, c in chosen.items()}
     views = {i: x.alone for i, x in stage.layers.items()}
     errors = []
     for weights in (factors, stage._repaired(factors)):

@@ -19,14 +19,15 @@ def case(seed: int) -> tuple[Floats, Floats, Floats]:
     return x, rng.standard_normal((INPUTS, OUTPUTS)), rng.standard_normal(OUTPUTS)
 
 
-def decomposed(y: Floats) -> OutputSpectrum:
-    spectrum = output_spectrum(np.cov(y.T, bias=True), y.mean(axis=0))
+def decomposed(product: Floats) -> OutputSpectrum:
+    """The spectrum of what a weight gives, (rows, outputs)."""
+    spectrum = output_spectrum(np.cov(product.T, bias=True), product.mean(axis=0))
     assert spectrum is not None
     return spectrum
 
 
 def restored(x: Floats, factors: Factors, bias: Floats) -> Floats:
-    return np.asarray(x @ factors.first @ factors.second.T + factors.bias(bias))
+    return np.asarray(x @ factors.first @ factors.second.T + bias + factors.offset)
 
 
 def least_error(x: Floats, y: Floats, rank: int) -> float:
@@ -43,8 +44,9 @@ def least_error(x: Floats, y: Floats, rank: int) -> float:
 def test_the_error_is_that_of_reduced_rank_regression(seed: int, rank: int) -> None:
     x, weight, bias = case(seed)
     y = x @ weight + bias
-    spectrum = decomposed(y)
-    error = float(np.sum((restored(x, spectrum.factors(rank, weight), bias) - y) ** 2))
+    spectrum = decomposed(x @ weight)
+    made = restored(x, spectrum.factors(rank, weight), bias)
+    error = float(np.sum((made - y) ** 2))
     assert error == pytest.approx(least_error(x, y, rank), rel=1e-9)
     variance = float(np.sum((y - y.mean(axis=0)) ** 2))
     assert spectrum.lost[rank] == pytest.approx(error / variance, rel=1e-9)
@@ -53,14 +55,14 @@ def test_the_error_is_that_of_reduced_rank_regression(seed: int, rank: int) -> N
 def test_the_mean_of_the_outputs_stays() -> None:
     x, weight, bias = case(4)
     y = x @ weight + bias
-    made = restored(x, decomposed(y).factors(2, weight), bias)
+    made = restored(x, decomposed(x @ weight).factors(2, weight), bias)
     np.testing.assert_allclose(made.mean(axis=0), y.mean(axis=0), rtol=1e-9, atol=1e-9)
 
 
 def test_what_a_rank_leaves_of_each_variance() -> None:
     x, weight, bias = case(5)
     y = x @ weight + bias
-    spectrum = decomposed(y)
+    spectrum = decomposed(y - bias)
     made = restored(x, spectrum.factors(2, weight), bias)
     np.testing.assert_allclose(spectrum.kept_variance(2), made.var(axis=0), rtol=1e-9)
 
