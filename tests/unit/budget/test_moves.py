@@ -71,6 +71,27 @@ def test_what_fails_is_left_out() -> None:
     assert moves.made == ["prune", "factor", "prune published"]
 
 
+@pytest.mark.parametrize(
+    ("config", "prune", "factor", "part"),
+    [
+        (MACS, (0.9, 5), (0.9, 5), 0.5),
+        (MACS, (0.81, 5), (0.9, 5), 2 / 3),  # twice the damage by pruning
+        (MACS, (0.5, 5), (0.99, 5), 0.8),
+        (Config(fidelity=0.9), (0.9, 5), (0.9, 5), 0.5),
+        (Config(fidelity=0.9), (0.9, 50), (0.9, 25), 0.8),  # twice the way by factors
+    ],
+)
+def test_both_moves_go_as_far_as_they_do_the_least_damage(
+    config: Config, prune: tuple[float, int], factor: tuple[float, int], part: float
+) -> None:
+    moves = scripted(config)
+    costs: Any = SimpleNamespace(costs=SimpleNamespace(macs=100))
+    made = {name: moves._make(name, *done) for name, done in (("prune", prune), ("factor", factor))}
+    alone: Any = {name: moved for name, moved in made.items() if moved is not None}
+    assert replace(moves, before=costs)._part(alone) == pytest.approx(part)
+    assert replace(moves, before=costs)._part({}) == 0.5
+
+
 def test_no_way_at_all() -> None:
     with pytest.raises(TargetError, match="it cannot be reached"):
         scripted(MACS, ("prune", None, 5), ("factor", None, 4)).best()

@@ -20,24 +20,19 @@ from lbyl_onnx.graph.source import check_source
 from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.observe.session import prepare
 from lbyl_onnx.runtime.baseline import run_baseline
-from tests.support.net import Net
+from tests.support.net import Array, Net
 
 CPU = "CPUExecutionProvider"
 LITTLE = Effort(pass_macs=10**8, enough_samples=64, fewest_rounds=2, rounds=2)
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> FactorStage:
-    """Two Convs, of which the second has outputs in four dimensions, near enough."""
-    folder = tmp_path_factory.mktemp("factored")
+def stage_of(weight: Array, folder: Path) -> FactorStage:
+    """Two Convs, the second from 16 to 24 channels with a weight; all factors count as fast."""
     net = Net(("N", 3, 8, 8))
     x = net.block(net.block("x", (3, 16)), (16, 24))
     model = net.model(net.head(x, 24))
-    (weight,) = (t for t in model.graph.initializer if tuple(t.dims) == (24, 16, 3, 3))
-    rng = np.random.default_rng(0)
-    low = rng.standard_normal((24, 4)) @ rng.standard_normal((4, 144)) / 24.0
-    value = (low + 0.02 * rng.standard_normal(low.shape)).reshape(24, 16, 3, 3)
-    weight.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float32), weight.name))
+    (stored,) = (t for t in model.graph.initializer if tuple(t.dims) == (24, 16, 3, 3))
+    stored.CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float32), stored.name))
     path = folder / "model.onnx"
     onnx.save(model, path)
     config = Config(macs="50%", provider="cpu")
@@ -47,6 +42,15 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> FactorStage:
     made = FactorStage.of(prepared, baseline, path, 2)
     assert made is not None
     return replace(made, gate=replace(made.gate, most=np.inf))
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> FactorStage:
+    """A layer whose outputs lie in four dimensions, near enough."""
+    rng = np.random.default_rng(0)
+    low = rng.standard_normal((24, 4)) @ rng.standard_normal((4, 144)) / 24.0
+    value = (low + 0.02 * rng.standard_normal(low.shape)).reshape(24, 16, 3, 3)
+    return stage_of(value, tmp_path_factory.mktemp("factored"))
 
 
 def test_the_layer_of_low_rank_is_factored(stage: FactorStage, tmp_path: Path) -> None:
@@ -60,6 +64,22 @@ def test_the_layer_of_low_rank_is_factored(stage: FactorStage, tmp_path: Path) -
     assert (made.proof.fidelity.nearness or 0.0) > 0.98
     reread = AnalyzedModel.open(check_source(made.path), stage.baseline.shape_sets)
     assert reread.costs.macs <= 0.6 * whole
+
+
+def test_a_window_of_two_sums_is_split_along_its_axes(tmp_path: Path) -> None:
+    """A layer that is k x 1 and then 1 x k loses nothing as that, but as k x k and then 1 x 1."""
+    rng = np.random.default_rng(1)
+    rows, columns = rng.standard_normal((6, 16, 3)), rng.standard_normal((6, 24, 3))
+    stage = stage_of(np.einsum("ria,rob->oiab", rows, columns) / 12.0, tmp_path)
+    by_split = [spectrum.lost for spectrum in stage.spectra[3]]
+    assert by_split[1][6] < 1e-9
+    assert by_split[0][6] > 0.05
+    chosen = stage.within("macs", 0.6 * stage.prepared.analyzed.costs.macs)
+    made = stage.write(chosen, tmp_path / "two.onnx", tmp_path / "one.onnx")
+    windows = [[*t.dims[2:]] for t in onnx.load(made.path).graph.initializer if len(t.dims) == 4]
+    assert [3, 1] in windows
+    assert [1, 3] in windows
+    assert (made.proof.fidelity.nearness or 0.0) > 1.0 - 1e-6
 
 
 def test_the_same_bytes_again(stage: FactorStage, tmp_path: Path) -> None:
