@@ -34,6 +34,7 @@ from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.graph.source import Source, check_source
 from lbyl_onnx.observe.session import prepare
+from lbyl_onnx.rewrite.deployment import Deployment
 from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.baseline import run_baseline
 
@@ -92,8 +93,9 @@ def rows_of(
         analyzed = opened(files)
         prepared = prepare(analyzed, baseline, config, folder, measured=True)
         before = Before(analyzed.costs, files.size)
-        written = (path, folder / "output.onnx", folder / "reference.onnx")
-        moves = Moves(prepared, baseline, before, written, opened, lambda *_: None)
+        written = (folder / "output.onnx", folder / "reference.onnx")
+        deployment = Deployment.prepare(prepared, baseline, path, None)
+        moves = Moves(prepared, deployment, before, written, opened, lambda *_: None)
         for attempt in moves.attempts():
             name = ",".join(attempt.moves)
             if name not in by:

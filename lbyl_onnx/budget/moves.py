@@ -15,18 +15,13 @@ from lbyl_onnx.budget.solve import USUAL_DEPLOYED, Files, gains, reach
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.compensate.group import NOTHING
 from lbyl_onnx.errors import NothingToPruneError, TargetError, VerificationError
-from lbyl_onnx.evaluate.score import own_score
-from lbyl_onnx.evaluate.verify import sampled_fidelity
 from lbyl_onnx.factor.choices import Choice
 from lbyl_onnx.factor.layers import Counted
 from lbyl_onnx.factor.stage import Factored, FactorReport, FactorStage
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.observe.session import Prepared, prepare
 from lbyl_onnx.option_types import Move
-from lbyl_onnx.rewrite.build import Deploy
-from lbyl_onnx.rewrite.compared_samples import ComparedSamples
-from lbyl_onnx.runtime import timing
-from lbyl_onnx.runtime.baseline import Baseline
+from lbyl_onnx.rewrite.deployment import Deployed, Deployment
 from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.target import SEARCHED, Target
 from lbyl_onnx.types import Progress
@@ -100,27 +95,24 @@ class Moves:
 
     Parameters
     ----------
-    prepared, baseline
-        The original, and how it runs.
+    prepared, deployment
+        The original, and what becomes of what is made of it.
     before
         What it costs.
     files
-        Where it is, and where to write.
+        Where to write.
     open
         Reads a model that came of it.
     progress
         Called with each stage as it begins.
-    deploy
-        What becomes of a model that was made before it is measured; None where nothing does.
     """
 
     prepared: Prepared
-    baseline: Baseline
+    deployment: Deployment
     before: Before
     files: Files
     open: Open
     progress: Progress
-    deploy: Deploy | None = None
 
     def best(self) -> Moved:
         """Make a model by each way that the options allow, and write the best one.
@@ -152,7 +144,7 @@ class Moves:
 
     def _publish(self, best: Moved) -> None:
         """Copy the files of an attempt to where they are to be; their names are the same."""
-        for path, output in ((best.path, self.files[1]), (best.reference, self.files[2])):
+        for path, output in zip((best.path, best.reference), self.files, strict=True):
             for file in graph_source.model_files(path):
                 shutil.copyfile(file, output.with_name(file.name))
 
@@ -175,11 +167,11 @@ class Moves:
             own = self._apart("prune")
             yield Attempt(("prune",), partial(own._pruned, self.prepared, ()), alone)
         self.progress("measuring factors", 0, 1)
-        source, provider = self.files[0], self.baseline.provider
-        block = channel_block(config.hardware, provider)
+        source, baseline = self.deployment.source, self.deployment.baseline
+        block = channel_block(config.hardware, baseline.provider)
         if isinstance(config.round_to, int):
             block = config.round_to
-        stage = FactorStage.of(self.prepared, self.baseline, source, block)
+        stage = FactorStage.of(self.prepared, baseline, source, block)
         if stage is None:
             return
         yield Attempt(("factor",), partial(self._apart("factor")._factored, stage), alone)
@@ -198,33 +190,31 @@ class Moves:
             return PART
         rates = dict[Move, float]()
         for move, moved in alone.items():
-            way = math.log(self.before.costs.macs / max(1, moved.reached.costs.macs))
+            distance = math.log(self.before.costs.macs / max(1, moved.reached.costs.macs))
             damage = -math.log(min(max(moved.nearness, 1e-3), 1.0 - 1e-9))
             searched = self._target.kind in SEARCHED
-            rates[move] = damage / max(way, 1e-3) ** 2 if searched else damage
+            rates[move] = damage / max(distance, 1e-3) ** 2 if searched else damage
         part = rates["prune"] / (rates["factor"] + rates["prune"])
         return min(max(part, FEW_FACTORS), MANY_FACTORS)
 
     def _apart(self, name: str) -> Moves:
         """Return the same with files in a folder of its own."""
-        source, path, reference = self.files
+        path, reference = self.files
         folder = reference.parent / name
         folder.mkdir(exist_ok=True)
-        return replace(self, files=(source, folder / path.name, folder / reference.name))
+        return replace(self, files=(folder / path.name, folder / reference.name))
 
     def _pruned(self, prepared: Prepared, factors: tuple[FactorReport, ...]) -> Moved | None:
         """Prune a model to the target; None where nothing has to go."""
-        reached = reach(
-            prepared, self.baseline, self.before, self.files, self.progress, self.deploy
-        )
+        reached = reach(prepared, self.deployment, self.before, self.files, self.progress)
         if not reached.fitted.plan.groups:
             return None
-        near = self._nearness(self.files[1])
-        return Moved(prepared, reached, factors, near, *self.files[1:])
+        near = self.deployment.of(self.files[0]).agreement()
+        return Moved(prepared, reached, factors, near, *self.files)
 
     def _both(self, stage: FactorStage, part: float) -> Moved | None:
         """Factor a part of the way, then prune the rest of it."""
-        path = self.files[2].with_name("factored.onnx")
+        path = self.files[1].with_name("factored.onnx")
         factored = self._toward(stage, part, path, path.with_name("product.onnx"))
         if factored is None:
             return None
@@ -236,15 +226,16 @@ class Moves:
 
     def _factored(self, stage: FactorStage) -> Moved | None:
         """Reach the target by factors alone; None where they do not reach it."""
-        _, path, reference = self.files
+        path, reference = self.files
         factored = self._toward(stage, 1.0, path, reference)
         if factored is None:
             return None
+        deployed = self.deployment.of(path)
         analyzed = self.open(graph_source.open_source(path))
-        costs, size = analyzed.costs, graph_source.stored_bytes(self._deployed(path))
+        costs, size = analyzed.costs, deployed.size()
         amounts = {"macs": costs.macs, "params": costs.parameters, "size": size}
         target, kind = self._target, self._target.kind
-        times = self._times(path) if kind in ("latency", "safe") else None
+        times = deployed.times() if kind in ("latency", "safe") else None
         if kind in amounts:
             limit, got = self._budget(), float(amounts[kind])
             fits = within(got, limit)
@@ -252,14 +243,14 @@ class Moves:
             limit, got = target.budget(times.before.median), times.after.median
             fits = (times.high if target.relative else times.after.high) <= target.value
         else:
-            limit, got = target.value, self._measure(path, factored)
+            limit, got = target.value, self._measure(deployed)
             fits = got >= limit and (times is None or gains(times))
         if not fits:
             return None
         report = TargetReport(kind, limit, got, str(target), "auto", stage.block, times)
         reached = Reached(NOTHING, costs, size, report, {})
-        near = self._near(path, factored)
         prepared = replace(self.prepared, analyzed=analyzed, groups=(), refusals=())
+        near = deployed.agreement()
         return Moved(prepared, reached, factored.reports, near, path, reference)
 
     def _toward(
@@ -275,7 +266,7 @@ class Moves:
             return self._as_fast(stage, part, path, reference)
         counted: Counted = "macs" if target.kind == "macs" else "params"
         all_of_it = whole.macs if target.kind == "macs" else whole.parameters
-        size = self.before.size * (1.0 if self.deploy is None else USUAL_DEPLOYED)
+        size = self.before.size * (1.0 if self.deployment.deploy is None else USUAL_DEPLOYED)
         share = self._budget() / {"macs": whole.macs, "params": whole.parameters,
                                   "size": size}[target.kind]  # fmt: skip
         chosen = stage.within(counted, all_of_it * min(share, 1.0) ** part)
@@ -288,14 +279,14 @@ class Moves:
         target, whole = self._target, self.prepared.analyzed.costs.macs
         share = target.value
         if not target.relative:
-            share /= self._times(self.files[0]).before.median
+            share /= self.deployment.of(self.deployment.source).times().before.median
         aim, factored = min(share, 1.0) ** part, None
         for _ in range(TRIES):
             chosen = stage.within("macs", whole * aim)
             if not chosen:
                 return None
             factored = stage.write(chosen, path, reference)
-            over = self._times(path).high / min(share, 1.0) ** part
+            over = self.deployment.of(path).times().high / min(share, 1.0) ** part
             if over <= 1.0:
                 break
             aim /= over
@@ -307,7 +298,7 @@ class Moves:
         """Bisect the levels for the least that leaves a part of what the target allows to lose."""
         whole = self.prepared.analyzed.costs.macs
         own = self._target.kind == "min_score"
-        most = own_score(str(self.prepared.config.metric), self.files[0]) if own else 1.0
+        most = self.deployment.original_score() if own else 1.0
         limit = most - part * (most - self._target.value)
         low, high, best = 0, len(LEVELS), dict[int, Choice]()
         written: Factored | None = None
@@ -315,26 +306,15 @@ class Moves:
             middle = (low + high) // 2
             chosen = stage.within("macs", whole * LEVELS[middle])
             written = stage.write(chosen, path, reference) if chosen else None
-            if written is not None and self._measure(path, written) >= limit:
+            if written is not None and self._measure(self.deployment.of(path)) >= limit:
                 low, best = middle + 1, chosen
             else:
                 high = middle
         return stage.write(best, path, reference) if best else None
 
-    def _measure(self, path: Path, factored: Factored) -> float:
+    def _measure(self, deployed: Deployed) -> float:
         """What a fidelity or a score target asks for."""
-        if self._target.kind == "min_score":
-            return own_score(str(self.prepared.config.metric), self._deployed(path))
-        return self._near(path, factored)
-
-    def _near(self, path: Path, factored: Factored) -> float:
-        """How near a model with factors is, as it is deployed; its proof has told it as it is."""
-        if self.deploy is not None:
-            return self._nearness(path)
-        return factored.proof.fidelity.nearness or 0.0
-
-    def _deployed(self, path: Path) -> Path:
-        return path if self.deploy is None else self.deploy(path)
+        return deployed.score() if self._target.kind == "min_score" else deployed.agreement()
 
     def _budget(self) -> float:
         """The most that the target allows of what it counts."""
@@ -342,24 +322,10 @@ class Moves:
         whole = {"macs": costs.macs, "params": costs.parameters, "size": self.before.size}
         return self._target.budget(float(whole[self._target.kind]))
 
-    def _nearness(self, path: Path) -> float:
-        samples = ComparedSamples.of(self.prepared, self.baseline)
-        near = sampled_fidelity(
-            self.files[0],
-            self._deployed(path),
-            self.baseline,
-            samples.batches(),
-            samples.described,
-        )
-        return near.nearness or 0.0
-
-    def _times(self, path: Path) -> timing.PairedLatency:
-        return self.baseline.times(self.files[0], self._deployed(path))
-
     def _prepared(self, analyzed: AnalyzedModel) -> Prepared:
         """Prepare a model that came of the original, on the same kind of samples."""
-        was = self.prepared
-        folder = self.files[2].parent if was.run is None else was.run.folder
+        was, baseline = self.prepared, self.deployment.baseline
+        folder = self.files[1].parent if was.run is None else was.run.folder
         return prepare(
-            analyzed, self.baseline, was.config, folder, measured=True, own=was.own, kinds=was.kinds
+            analyzed, baseline, was.config, folder, measured=True, own=was.own, kinds=was.kinds
         )

@@ -33,15 +33,15 @@ from lbyl_onnx.errors import NothingSafeError, TargetError, VerificationError
 from lbyl_onnx.methods.types import Ranking
 from lbyl_onnx.observe.session import Measurement, Prepared, rounds
 from lbyl_onnx.option_types import Allocation
-from lbyl_onnx.rewrite.build import Deploy, ModelBuilder
+from lbyl_onnx.rewrite.build import ModelBuilder
+from lbyl_onnx.rewrite.deployment import Deployment
 from lbyl_onnx.runtime import timing
-from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.target import BY_OUTPUTS, SEARCHED, Kind, Target, amount
 from lbyl_onnx.types import Progress
 
-Files = tuple[Path, Path, Path]
-"""The original, the compressed model, and the reference that it must equal."""
+Files = tuple[Path, Path]
+"""The compressed model, and the reference that it must equal."""
 # Targets that are measured on models, not counted.
 MEASURED = ("latency", *SEARCHED)
 # Share of a model's bytes that is left once it is quantised, about.
@@ -59,26 +59,23 @@ FEW_STEPS = 8
 
 def reach(
     prepared: Prepared,
-    baseline: Baseline,
+    deployment: Deployment,
     before: Before,
     files: Files,
     progress: Progress,
-    deploy: Deploy | None = None,
 ) -> Reached:
     """Make the model that the options ask for.
 
     Parameters
     ----------
-    prepared, baseline
-        What can be fitted, and the original as it runs.
+    prepared, deployment
+        What can be fitted, and what becomes of what is made.
     before
         What the original costs.
     files
-        Where it is, and where to write.
+        Where to write.
     progress
         Called with each stage as it begins.
-    deploy
-        What becomes of a model that was made before it is measured, as for `ModelBuilder`.
 
     Raises
     ------
@@ -91,7 +88,7 @@ def reach(
     """
     config = prepared.config
     target = config.target
-    steps = _steps(config, baseline.provider)
+    steps = _steps(config, deployment.baseline.provider)
     wholes = portions(prepared.groups, prepared.analyzed.channels.ties)
     choices = {step: allowed_counts(wholes, config, step) for step in {*steps, 1}}
     even = config.allotted == "uniform"
@@ -112,10 +109,10 @@ def reach(
         Space(wholes, step, tuple(choices[step]), tuple(choices[1]), damage, sharing, macs)
         for step in steps
     ]
-    maker = ModelBuilder(prepared, baseline, measured, orders, *files, progress, deploy)
+    maker = ModelBuilder(prepared, deployment, measured, orders, *files, progress)
     cost, budget = _budgeted(prepared, wholes, before, macs, target)
     space = _space(spaces, target, cost, budget)
-    if deploy is not None and target.kind == "size":
+    if deployment.deploy is not None and target.kind == "size":
         cost = _deployed_bytes(space, maker, cost, budget)
         space = _space(spaces, target, cost, budget)
     return _Reaching(space, maker, target, before, cost, budget, predicted).run()
@@ -198,7 +195,7 @@ def _deployed_bytes(
     counts = space.within(cost, budget)
     if not maker.make(space.keyed(counts)).plan.groups:
         maker.whole()
-    share = maker.size() / cost.at(counts)
+    share = maker.deployed.size() / cost.at(counts)
     return replace(cost, fixed=share * cost.fixed, scale=share * cost.scale)
 
 
@@ -254,7 +251,7 @@ class _Reaching:
         """How near a model of some counts is to the original; 0 where nothing can be compared."""
         fitted = self._make(counts)
         try:
-            return self.maker.agreement() if fitted.plan.groups else 1.0
+            return self.maker.deployed.agreement() if fitted.plan.groups else 1.0
         except VerificationError:
             return 0.0
 
@@ -293,10 +290,10 @@ class _Reaching:
     def _bytes(self, fitted: Fitted) -> int:
         """Bytes of what is deployed; what was made is the original where nothing goes."""
         if not fitted.plan.groups:
-            if self.maker.deploy is None:
+            if self.maker.deployment.deploy is None:
                 return self.before.size
             self.maker.whole()
-        return self.maker.size()
+        return self.maker.deployed.size()
 
     def _latency(self) -> Reached:
         """Reach a latency: find the counts on models that are only cut, then make the model."""
@@ -310,10 +307,10 @@ class _Reaching:
             )
             fitted = self._make(counts)
             if not fitted.plan.groups:
-                if self.maker.deploy is None:
+                if self.maker.deployment.deploy is None:
                     return self._reached(fitted, 0.0, 0.0)
                 self.maker.whole()
-            times = self.maker.times()
+            times = self.maker.deployed.times()
             over = _over(self.target, times)
             if over <= 1.0:
                 limit = self.target.budget(times.before.median)
@@ -328,24 +325,25 @@ class _Reaching:
     def _fast_enough(self, aim: float, counts: Counts) -> bool:
         self.maker.progress("timing", 0, 1)
         self.maker.cut(self.space.keyed(counts))
-        return _over(self.target, self.maker.times()) <= aim
+        return _over(self.target, self.maker.deployed.times()) <= aim
 
     def _cut_time(self) -> str:
-        times = self.maker.times()
+        times = self.maker.deployed.times()
         return f"{amount('latency', times.after.median)} ({times.ratio:.0%})"
 
     def _as_near(self) -> Reached:
         """Reach a fidelity or a score: make models until the smallest is known that has it."""
         kind, maker = self.target.kind, self.maker
         by_outputs = kind in BY_OUTPUTS
-        measure = maker.agreement if by_outputs else maker.score
+        deployed = maker.deployed
+        measure = deployed.agreement if by_outputs else deployed.score
         # Of a score that of the original is measured, too: it may be less than is asked for.
-        whole = 1.0 if by_outputs else maker.original_score()
+        whole = 1.0 if by_outputs else maker.deployment.original_score()
         last: dict[bytes, Fitted] = {}
 
         def lost(counts: Counts) -> float:
             if bool((counts == self.space.sizes).all()):
-                if self.maker.deploy is None:
+                if self.maker.deployment.deploy is None:
                     return 0.0
                 self.maker.whole()
                 return whole - measure()
@@ -378,7 +376,7 @@ class _Reaching:
         NothingSafeError
             When it is not faster.
         """
-        times = self.maker.times()
+        times = self.maker.deployed.times()
         if not gains(times):
             raise NothingSafeError(
                 f"what is predicted safe (fidelity {near:.3f}) takes {times.ratio:.1%} of the "

@@ -61,8 +61,8 @@ class FactorLayer:
         """Cost of both factors of a rank, as a share of the layer's."""
         channels = self.layer.shape[self.layer.in_axis], self.layer.channels
         first, second = (n * taps for n, taps in zip(channels, split.taps, strict=True))
-        places = split.places if counted == "macs" else 1.0
-        return rank * (first * places + second) / (self.inputs * self.layer.channels)
+        positions = split.positions if counted == "macs" else 1.0
+        return rank * (first * positions + second) / (self.inputs * self.layer.channels)
 
     @property
     def has_offset(self) -> bool:

@@ -24,9 +24,9 @@ class NewWeights:
     layer
         The layer.
     first
-        Weight (in, r, places) of the first factor; (in, outputs, window) where there is no second.
+        Weight (in, r, taps) of the first factor; (in, outputs, window) where there is no second.
     second
-        (outputs, r, places) of the rest of the window, or None.
+        (outputs, r, taps) of the rest of the window, or None.
     bias
         (outputs,); None where the operator takes none.
     split
@@ -176,7 +176,7 @@ def _stored_second(new: NewWeights) -> Floats:
     assert second is not None
     if layer.node.op_type == "Conv":
         axes = new.layer.splits[new.split].axes
-        # (outputs, r, places) -> (outputs, r, 1, .., rest of the window)
+        # (outputs, r, taps) -> (outputs, r, 1, .., rest of the window)
         return second.reshape(*second.shape[:2], *(1,) * axes, *layer.shape[2 + axes :])
     return second[:, :, 0] if layer.out_axis == 0 else second[:, :, 0].T
 

@@ -26,17 +26,17 @@ class Split:
     axes
         How many axes of the window the first factor sees, from the first axis on.
     taps
-        Places of the window that the first sees, and the second.
+        Positions of the window that the first sees, and the second.
     moments
         What is measured: the outputs where the first sees the whole window, else what it sees.
-    places
-        Places of the tensor between the two, for each place of the output.
+    positions
+        Positions of the tensor between the two, for each position of the output.
     """
 
     axes: int
     taps: tuple[int, int]
     moments: MomentSpec
-    places: float
+    positions: float
 
     def matrix(self, weight: Floats) -> Floats:
         """Return a weight (in, outputs, window) as (in * taps[0], outputs * taps[1])."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,6 @@ from lbyl_onnx.channels.analyzed_model import AnalyzedModel
 from lbyl_onnx.compensate.fits import ProducerMixing, Repairs
 from lbyl_onnx.compensate.group import Fitted, fit
 from lbyl_onnx.compensate.selection import KeptCounts, PruningPlan, choose_channels
-from lbyl_onnx.errors import VerificationError
-from lbyl_onnx.evaluate.score import own_score
-from lbyl_onnx.evaluate.verify import sampled_fidelity
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.graph.costs import Costs, count_costs
 from lbyl_onnx.graph.tensor_info import TensorInfo
@@ -25,18 +22,14 @@ from lbyl_onnx.io.writer import ModelDraft, write_draft
 from lbyl_onnx.methods.types import Ranking
 from lbyl_onnx.observe.session import ObservationRound, Prepared
 from lbyl_onnx.rewrite.assemble import Shapes, apply_edits
-from lbyl_onnx.rewrite.compared_samples import ComparedSamples
+from lbyl_onnx.rewrite.deployment import Deployed, Deployment
 from lbyl_onnx.rewrite.norm_masks import norm_masks, with_kept_statistics
 from lbyl_onnx.rewrite.product_masks import product_masks, with_masked_products
 from lbyl_onnx.rewrite.shrink import new_shape, shrunk
 from lbyl_onnx.rewrite.storing import as_stored, stored
 from lbyl_onnx.rewrite.weights import Edits, compensated
-from lbyl_onnx.runtime import timing
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.types import Progress
-
-Deploy = Callable[[Path], Path]
-"""Writes, from a model that was made, the one that is deployed, and returns its file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,27 +38,33 @@ class ModelBuilder:
 
     Parameters
     ----------
-    prepared, baseline
-        What can be fitted, and the original as it runs.
+    prepared, deployment
+        What can be fitted, and what becomes of what is made.
     measured, rankings
         What is measured, and how channels go where that is known.
-    source, staged, reference
-        Files: the original, the compressed model, and the reference that it must equal.
+    staged, reference
+        Files: the compressed model, and the reference that it must equal.
     progress
         Called with each stage as it begins.
-    deploy
-        What becomes of a file that was made; None where it is deployed as it is.
     """
 
     prepared: Prepared
-    baseline: Baseline
+    deployment: Deployment
     measured: Iterable[ObservationRound]
     rankings: Mapping[int, Ranking]
-    source: Path
     staged: Path
     reference: Path
     progress: Progress
-    deploy: Deploy | None = None
+
+    @property
+    def baseline(self) -> Baseline:
+        """The original as it runs."""
+        return self.deployment.baseline
+
+    @property
+    def deployed(self) -> Deployed:
+        """The compressed model as it is deployed."""
+        return self.deployment.of(self.staged)
 
     def make(self, counts: KeptCounts) -> Fitted:
         """Fit, rewrite, repair; write both files."""
@@ -127,49 +126,11 @@ class ModelBuilder:
         analyzed = self.prepared.analyzed
         write_draft(analyzed.draft, self.staged, analyzed.read, "auto")
 
-    def deployed(self) -> Path:
-        """Return the file of the model that is deployed, once what was written has become it."""
-        return self.staged if self.deploy is None else self.deploy(self.staged)
-
-    def size(self) -> int:
-        """Return the bytes of what is deployed."""
-        return graph_source.stored_bytes(self.deployed())
-
     def costs(self) -> tuple[Costs, int]:
         """Return the costs of what was written, and its bytes."""
         model, size = graph_source.load_model(self.staged)
         first = self.baseline.first
         return count_costs(model, TensorInfo(model, first, first, TensorReader(self.staged))), size
-
-    def times(self) -> timing.PairedLatency:
-        """Time the original and what is deployed, in turns."""
-        return self.baseline.times(self.source, self.deployed())
-
-    def agreement(self) -> float:
-        """Return how near what is deployed is to the original: the least over its outputs.
-
-        It is the cosine, or of whole numbers the share that is equal.
-
-        Raises
-        ------
-        VerificationError
-            When nothing could be compared.
-        """
-        samples = ComparedSamples.of(self.prepared, self.baseline)
-        near = sampled_fidelity(
-            self.source, self.deployed(), self.baseline, samples.batches(), samples.described
-        )
-        if near.nearness is None:
-            raise VerificationError("no output value could be compared")
-        return near.nearness
-
-    def score(self) -> float:
-        """Return the score of what is deployed, by the user's own function."""
-        return own_score(str(self.prepared.config.metric), self.deployed())
-
-    def original_score(self) -> float:
-        """Return the same of the original."""
-        return own_score(str(self.prepared.config.metric), self.source)
 
     def _write(self, edits: Edits, plan: PruningPlan) -> None:
         """Write the compressed model, without the channels that are not in the plan."""

@@ -33,8 +33,8 @@ from lbyl_onnx.observe.session import Prepared, prepare
 from lbyl_onnx.quantise.int8 import QuantisationJob, to_int8
 from lbyl_onnx.results.groups import GroupReport
 from lbyl_onnx.results.inputs import InputReport, input_reports, input_warnings
-from lbyl_onnx.rewrite.build import Deploy
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
+from lbyl_onnx.rewrite.deployment import Deployment
 from lbyl_onnx.runtime.baseline import (
     Baseline,
 )
@@ -104,9 +104,10 @@ def rewrite(job: Job, baseline: Baseline, own: Samples | None) -> Rewritten:
     if config.quantize is not None and untouched:
         return _whole(job, prepared, baseline, _unpruned(str(config.target)))
     deploy = None if config.quantize is None else partial(_deployed, job, prepared, baseline)
+    deployment = Deployment.prepare(prepared, baseline, job.files.path, deploy)
     made = _moved if config.factors else _pruned
     try:
-        return made(job, prepared, baseline, deploy)
+        return made(job, prepared, deployment)
     except NothingSafeError:
         if config.quantize is None:
             raise
@@ -114,27 +115,26 @@ def rewrite(job: Job, baseline: Baseline, own: Samples | None) -> Rewritten:
         return _whole(job, prepared, baseline, nothing)
 
 
-def _pruned(job: Job, prepared: Prepared, baseline: Baseline, deploy: Deploy | None) -> Rewritten:
+def _pruned(job: Job, prepared: Prepared, deployment: Deployment) -> Rewritten:
     """Reach the target by pruning."""
-    analyzed, files = prepared.analyzed, job.files
+    analyzed, baseline = prepared.analyzed, deployment.baseline
     graph, tensor_info, frozen = analyzed.graph, analyzed.tensor_info, analyzed.channels.refusals
     if not prepared.groups:
         raise NothingToPruneError(why_nothing(graph, tensor_info, (*frozen, *prepared.refusals)))
-    before = Before(analyzed.costs, files.size)
-    paths = (files.path, job.pruned, job.reference)
-    reached = reach(prepared, baseline, before, paths, job.progress, deploy)
+    before, written = Before(analyzed.costs, job.files.size), (job.pruned, job.reference)
+    reached = reach(prepared, deployment, before, written, job.progress)
     refusals = (*frozen, *reached.fitted.refusals)
     if not reached.fitted.plan.groups:
-        if deploy is not None:
+        if deployment.deploy is not None:
             return _whole(job, prepared, baseline, reached.target)
         raise NothingToPruneError(why_nothing(graph, tensor_info, refusals))
     return _described(prepared, baseline, before.costs, _reports(graph, reached), refusals, reached)
 
 
-def _moved(job: Job, prepared: Prepared, baseline: Baseline, deploy: Deploy | None) -> Rewritten:
+def _moved(job: Job, prepared: Prepared, deployment: Deployment) -> Rewritten:
     """Reach the target by factors, or by pruning, or by both."""
-    files, before = job.files, Before(prepared.analyzed.costs, job.files.size)
-    written = (files.path, job.pruned, job.reference)
+    before, baseline = Before(prepared.analyzed.costs, job.files.size), deployment.baseline
+    written = (job.pruned, job.reference)
 
     def opened(source: graph_source.Source) -> AnalyzedModel:
         return _analyzed(replace(job, files=source), baseline, prepared.own)
@@ -143,7 +143,7 @@ def _moved(job: Job, prepared: Prepared, baseline: Baseline, deploy: Deploy | No
         refusals = (*prepared.analyzed.channels.refusals, *prepared.refusals)
         graph, tensor_info = prepared.analyzed.graph, prepared.analyzed.tensor_info
         raise NothingToPruneError(why_nothing(graph, tensor_info, refusals))
-    moved = Moves(prepared, baseline, before, written, opened, job.progress, deploy).best()
+    moved = Moves(prepared, deployment, before, written, opened, job.progress).best()
     analyzed, reached = moved.prepared.analyzed, moved.reached
     groups = _reports(analyzed.graph, reached)
     refusals = (*analyzed.channels.refusals, *reached.fitted.refusals)

@@ -42,7 +42,7 @@ class Scripted(Moves):
 def scripted(config: Config, *script: tuple[Move, float | None, int]) -> Scripted:
     prepared: Any = SimpleNamespace(config=config)
     nothing: Any = None
-    files = (Path("a"), Path("b"), Path("c"))
+    files = (Path("a"), Path("b"))
     return Scripted(prepared, nothing, nothing, files, nothing, nothing, script=script)
 
 
