@@ -101,14 +101,14 @@ def _across(tensor_info: TensorInfo, layer: LinearLayer, samples: int, rank: int
     if inner is None or output is None or None in inner or None in output:
         return None
     height, width = output[2] or 1, inner[3] or 1
-    seen = Window(
+    strip = Window(
         (window.kernel[0], 1),
         (window.strides[0], 1),
         (window.pads[0], 0, window.pads[2], 0),
         (window.dilations[0], 1),
     )
     channels = np.arange(inner[1] or 0)[:, None]
-    moments = MomentSpec(layer.data_name, 1, rank, channels, window=seen)
+    moments = MomentSpec(layer.data_name, 1, rank, channels, window=strip)
     strides = plane_strides((height, width), samples, moments.columns, spatial=True)
     return Split(
         1, window.kernel, replace(moments, strides=strides), width / (output[3] or width)
