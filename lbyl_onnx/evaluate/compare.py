@@ -27,7 +27,7 @@ from lbyl_onnx.io.locate import find_model
 from lbyl_onnx.option_types import Provider
 from lbyl_onnx.runtime import baseline, execute, providers, timing
 from lbyl_onnx.runtime.session import Feeds, Signature
-from lbyl_onnx.text import listed, short
+from lbyl_onnx.text import listed, milliseconds, printable, short
 from lbyl_onnx.types import Array
 
 # Synthetic samples at the first input shapes, and at others.
@@ -78,6 +78,19 @@ class Comparison:
     accuracy: PairedAccuracy | None = None
     scores: tuple[float, float] | None = None
     prediction: Prediction | None = None
+
+    def __str__(self) -> str:
+        """Return at most five lines: how near the outputs are, how right, and how fast."""
+        times, near = self.latency, self.fidelity
+        inputs = "synthetic samples" if self.inputs is None else printable(self.inputs)
+        lines = [f"outputs on {near.samples} {inputs}: {self.agreement:.4f}, the least of all"]
+        if self.original_top1 is not None and self.compressed_top1 is not None:
+            lines.append(f"top-1 {self.original_top1:.2%} -> {self.compressed_top1:.2%}")
+        if self.scores is not None:
+            lines.append(f"score {self.scores[0]:.6g} -> {self.scores[1]:.6g}")
+        sides = milliseconds(times.before.median), milliseconds(times.after.median)
+        lines.append(f"time {sides[0]} -> {sides[1]} ({times})")
+        return "\n".join(lines if self.prediction is None else [*lines, str(self.prediction)])
 
 
 def compare_models(

@@ -133,19 +133,7 @@ def fidelity_text(proof: Verification) -> Lines:
 
 def prediction_lines(predicted: Prediction | None) -> list[str]:
     """Return what is predicted of real inputs, in one line; nothing where nothing is."""
-    if predicted is None:
-        return []
-    value, low, high = (
-        x if x is None else f"{x:.1%}" if predicted.quantity == "equal top-1" else f"{x:.3f}"
-        for x in (predicted.value, predicted.low, predicted.high)
-    )
-    where = f"{predicted.samples} {predicted.kind}"
-    if low is None:
-        return [
-            f"{predicted.quantity} on {where}: {value}; how near that is to the same on real "
-            "inputs is not known, since no map was fitted to inputs of this kind"
-        ]
-    return [f"predicted {predicted.quantity} on real inputs: {value} ({low} to {high}, by {where})"]
+    return [] if predicted is None else [str(predicted)]
 
 
 def quantised_lines(quantised: Quantised | None) -> list[str]:

@@ -46,6 +46,26 @@ class Prediction:
     samples: int
     kind: SampleKind
 
+    def __str__(self) -> str:
+        """Return the prediction in one line.
+
+        Examples
+        --------
+        >>> print(Prediction("cosine", 0.981, 0.96, 0.992, 64, "mosaics"))
+        predicted cosine on real inputs: 0.981 (0.960 to 0.992, by 64 mosaics)
+        """
+        value, low, high = (
+            x if x is None else f"{x:.1%}" if self.quantity == "equal top-1" else f"{x:.3f}"
+            for x in (self.value, self.low, self.high)
+        )
+        where = f"{self.samples} {self.kind}"
+        if low is None:
+            return (
+                f"{self.quantity} on {where}: {value}; how near that is to the same on real inputs "
+                "is not known, since no map was fitted to inputs of this kind"
+            )
+        return f"predicted {self.quantity} on real inputs: {value} ({low} to {high}, by {where})"
+
 
 def predicted(
     original: Path, compressed: Path, baseline: Baseline, source: SampleSource

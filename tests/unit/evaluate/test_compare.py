@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,17 @@ def test_labels_give_the_accuracy_of_both(sample: Path, small: Path) -> None:
     assert report["fidelity"]["samples"] == count_right(sample, DIGITS)[1]
     assert report["agreement"] == report["fidelity"]["top1_agreement"] < 1.0
     assert report["latency"]["before"]["median"] > 0
+
+
+def test_a_comparison_prints_in_five_lines(sample: Path, small: Path) -> None:
+    on_digits = compare_models(sample, small, inputs=DIGITS, labels="labels", provider="cpu")
+    lines = str(replace(on_digits, scores=(0.9, 0.8))).splitlines()
+    assert lines[0].startswith("outputs on ")
+    assert lines[1] == f"top-1 {on_digits.original_top1:.2%} -> {on_digits.compressed_top1:.2%}"
+    assert lines[2] == "score 0.9 -> 0.8"
+    assert lines[3].startswith("time ")
+    synthetic = compare_models(sample, small, provider="cpu")
+    assert str(synthetic).splitlines()[2:] == [str(synthetic.prediction)]
 
 
 def test_a_bound(sample: Path, small: Path) -> None:
