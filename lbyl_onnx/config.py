@@ -45,8 +45,9 @@ SECTIONS = HOW_MUCH, METHODS, TARGETS, CHANNELS, NUMBERS, SAMPLES, RUNNING = (
 )
 _RATIO = Bounds(0, 1, below=True)
 _COUNT = Bounds(1, whole=True)
-# Targets for which one pass tells how much factors have to save.
-_SPENT = ("macs", "params", "size", "latency")
+# Targets that are reached by factors, too, where the options do not say otherwise: a user's own
+# function may take long, and without any target the result is to come soon.
+_SPENT = ("macs", "params", "size", "latency", "fidelity")
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class Config:
         types.MOVES,
         "What a target may be reached by: channels that go (`prune`), layers as two of lower rank "
         "where that is measured to be faster (`factor`), whole numbers (`int8`, as `--quantize`). "
-        "Without it `prune,factor` for MACs, parameters, size and latency where the method "
-        "measures the model, else `prune`.",
+        "Without it `prune,factor` for MACs, parameters, size, latency and fidelity where the "
+        "method measures the model, else `prune`.",
         TARGETS,
         metavar="M,..",
     )

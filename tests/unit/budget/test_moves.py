@@ -110,7 +110,8 @@ class TestOptions:
     def test_what_is_allowed_without_the_option(self) -> None:
         assert Config().prunes
         assert not Config().factors
-        assert not Config(fidelity=0.9).factors
+        assert not Config(min_score=0.9, metric="mine:score").factors
+        assert Config(fidelity=0.9).factors
         assert not Config(macs="50%", moves=("prune",)).factors
         assert not Config(macs="50%", method="none").factors
         assert Config(macs="50%").factors
