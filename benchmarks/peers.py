@@ -120,6 +120,7 @@ TOOLS: dict[str, tuple[str, Make]] = {
     "NNCF, int8": ("nncf", _nncf),
     "lbyl-onnx": ("lbyl_onnx", _ours()),
     "lbyl-onnx --ratio 10%": ("lbyl_onnx", _ours(ratio=0.1)),
+    "lbyl-onnx --macs 50%": ("lbyl_onnx", _ours(macs="50%")),
     "lbyl-onnx --ratio 0 --quantize int8": ("lbyl_onnx", _ours(ratio=0.0, quantize="int8")),
     "lbyl-onnx --ratio 10% --quantize int8": ("lbyl_onnx", _ours(ratio=0.1, quantize="int8")),
 }
