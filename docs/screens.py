@@ -25,6 +25,8 @@ SCREEN = re.compile(
 TABLE = re.compile(
     r"(<!-- results: python -m docs\.screens -->\n).*?(<!-- end of results -->)", re.DOTALL
 )
+# Models, and shares of their multiply-accumulates.
+TARGETS = (("vgg16_cifar10", 0.25), ("vgg16_cifar10", 0.125), ("resnet20_cifar10", 0.5))
 # Characters in a line of a screen.
 WIDTH = 96
 NAMES = {
@@ -80,13 +82,25 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def targets() -> str:
+    """Return what a few models keep at a target, in one sentence."""
+    rows = json.loads((RESULTS / "factors.json").read_text())["rows"]
+    said = []
+    for model, share in TARGETS:
+        made = [r for r in rows if (r["model"], r["kind"], r["share"]) == (model, "macs", share)]
+        row = max(made, key=lambda r: float(r["nearness"]))  # what the command writes
+        name, after, before = NAMES[model], 100 * row["accuracy"], 100 * row["base"]
+        said.append(f"{after:.1f} of {before:.1f} of {name} with `--macs {100 * share:g}%`")
+    return "At a target layers may become two of lower rank: " + ",\n".join(said) + "."
+
+
 def _percent(figure: dict[str, float]) -> str:
     return f"{100 * figure['accuracy']:.1f}"
 
 
 def filled(page: str, screen: Callable[[str], str]) -> str:
     """Return a page with its table and its screens written anew."""
-    page = TABLE.sub(lambda m: f"{m[1]}\n{table()}\n\n{m[2]}", page)
+    page = TABLE.sub(lambda m: f"{m[1]}\n{table()}\n\n{targets()}\n\n{m[2]}", page)
     return SCREEN.sub(
         lambda m: f"{m[1]}\n```text\n{_first(screen(m[3]), m[2])}\n```\n\n{m[4]}", page
     )
