@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class MomentAccumulator:
             [], [], np.zeros((view.columns,) * (2 if view.cross else 1)), view.strips
         )
 
-    def add(self, rows: int, mean: Array, strips: Sequence[NDArray[np.floating[Any]]]) -> None:
+    def add(self, rows: int, mean: Array, strips: Iterable[NDArray[np.floating[Any]]]) -> None:
         """Take in a block: its rows, their mean, and their sums, strip by strip."""
         self.rows.append(rows)
         self.means.append(mean.astype(np.float64).reshape(-1))  # (D, 1) -> (D,)
@@ -105,11 +105,38 @@ def add_outputs(
 ) -> None:
     """Add one mini-batch's outputs of the instrumented model; columns alone give variances."""
     named = {part: outputs[name] for part, name in outputs_of(key, view).items()}
-    rows = int(named["shape"][1])
-    if rows == 0:  # samples of a few positions may leave a tensor empty
-        return
     if view.cross:
-        strips = [named[str(i)].astype(np.float32, copy=False) for i in range(len(view.strips))]
-        running.add(rows, named["mean"], strips)
-    else:
-        running.add(rows, named["mean"], [rows * named["0"].astype(np.float64)])
+        centred = named["centred"].astype(np.float32, copy=False)
+        by_column = centred.T if view.rows_first else centred  # (columns, rows)
+        if by_column.shape[1]:
+            running.add(by_column.shape[1], named["mean"], products(by_column, view.strips))
+        return
+    rows = int(named["shape"][1])
+    if rows:  # samples of a few positions may leave a tensor empty
+        running.add(rows, named["mean"], [rows * named["variance"].astype(np.float64)])
+
+
+def products(
+    centred: NDArray[np.float32], strips: Sequence[slice]
+) -> Iterator[NDArray[np.float32]]:
+    """Yield sums over the rows of products of columns, strip by strip.
+
+    Parameters
+    ----------
+    centred
+        (columns, rows), of any memory layout.
+    strips
+        Parts of the columns.
+
+    Yields
+    ------
+    (strip, columns from the strip's first on)
+        For a block on the diagonal BLAS is asked for half of it (``syrk``).
+    """
+    with np.errstate(invalid="ignore", over="ignore"):  # `Moments.finite` tells of it
+        for place in strips:
+            some, rest = centred[place], centred[place.stop :]
+            whole = np.empty((len(some), len(some) + len(rest)), centred.dtype)
+            np.matmul(some, some.T, out=whole[:, : len(some)])
+            np.matmul(some, rest.T, out=whole[:, len(some) :])
+            yield whole

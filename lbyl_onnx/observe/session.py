@@ -74,6 +74,8 @@ class Measurement:
 HELD = 1 << 30
 # Synthetic samples that tell the mean and variance of a layer's outputs.
 ALONE = 48
+# Bytes of the largest activation that is held at a time where samples need not be run together.
+PART = 16 << 20
 # Share of the biases' power that may be left in the means of layers that had mean zero in training.
 # A bias that no BatchNormalization was folded into is independent of what it is added to: 1 and up.
 LEFT = 0.5
@@ -346,6 +348,7 @@ def _run(
     each = sum(math.prod(shape) for shape in baseline.first.values()) // baseline.batch
     count = sample_count(macs, each, needed, effort)
     size = batch_size(analyzed.largest_activation // baseline.batch, count, effort)
+    part = max(1, PART // max(1, 4 * analyzed.largest_activation // baseline.batch))
     plain = (replace(view, cross=False, window=None) for view in views)
     everywhere = {view.tensor: view for view in plain}
     shapes = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
@@ -354,7 +357,7 @@ def _run(
         source = sample_source(kinds, baseline, config, count, size, free, own)
         steady = source.supplied is None and source.size >= LEAST_BATCH
         alone = ALONE if source.supplied is None else None  # the user's own may be in any order
-        run = ObservationRun(folder, baseline.provider, source, steady, noises, alone)
+        run = ObservationRun(folder, baseline.provider, source, steady, noises, alone, part=part)
         if any_batch:
             return run
         trial = replace(run, source=replace(source, count=source.size))
