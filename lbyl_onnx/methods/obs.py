@@ -24,6 +24,8 @@ _SHRINK_BELOW = 0.5
 _ROUNDING = 1e-14
 # The least that a variance is taken for where there is none at all.
 _TINY = float(np.finfo(np.float64).tiny) ** 0.5
+# Columns of a square block that is mirrored at a time: two of them lie in the cache.
+_MIRRORED = 128
 # Columns above which a channel's taps are taken for samples of one value: the choice would
 # otherwise take longer than the restoration, which tells them apart at any size.
 LARGEST = 1200
@@ -205,18 +207,41 @@ def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> N
 
 def _begin(loss: ConsumerLoss) -> _State:
     c, ridge = loss.moments.covariance, loss.moments.ridge
-    system = c + ridge * np.eye(len(c))
-    factor, failed = lapack.dpotrf(system, lower=True)
-    if failed:
+    inverse = inverse_of(c, ridge)
+    if inverse is None:
         # Rounding may leave a singular covariance with variances below zero: they are zero.
         values, vectors = scipy.linalg.eigh(c)
         spread = np.maximum(values, 0.0) + max(ridge, _ROUNDING * values[-1], _TINY)
         inverse = (vectors / spread) @ vectors.T
         inverse = (inverse + inverse.T) / 2
-    else:
-        lower = np.tril(lapack.dpotri(factor, lower=True)[0])
-        inverse = lower + np.tril(lower, -1).T
     return _State.of(inverse, loss.gram, loss.moments.taps, loss.total or 1.0)
+
+
+def inverse_of(c: Floats, ridge: float) -> Floats | None:
+    """Return (C + ridge I)^-1 of a symmetric C, (D, D); None where that is not positive definite.
+
+    In one array, in place: LAPACK's lower triangle by columns is the upper one by rows.
+    """
+    inverse = c.astype(np.float64, order="C")
+    inverse.flat[:: len(c) + 1] += ridge
+    factor, failed = lapack.dpotrf(inverse.T, lower=True, overwrite_a=True)
+    if failed:
+        return None
+    inverse = np.asarray(lapack.dpotri(factor, lower=True, overwrite_c=True)[0], np.float64).T
+    mirror(inverse)
+    return inverse
+
+
+def mirror(matrix: Floats, block: int = _MIRRORED) -> None:
+    """Copy what lies above the diagonal of a matrix, (D, D), to below it; block by block."""
+    for start in range(0, len(matrix), block):
+        rows = slice(start, start + block)
+        own = matrix[rows, rows]
+        below = np.tril_indices(len(own), -1)
+        own[below] = own.T[below]
+        for other in range(start + block, len(matrix), block):
+            columns = slice(other, other + block)
+            matrix[columns, rows] = matrix[rows, columns].T
 
 
 def _rank(evidence: Evidence, keep: int, rng: np.random.Generator) -> Ranking:

@@ -315,3 +315,26 @@ class TestTheWay:
         assert long.order[:4].tolist() == short.order.tolist()
         assert long.losses[:5].tolist() == short.losses.tolist()
         assert long.kept(8).tolist() == short.kept(8).tolist()
+
+
+class TestInverse:
+    @pytest.mark.parametrize("size", [1, 5, 128, 300])
+    def test_is_that_of_numpy_and_symmetric(self, size: int) -> None:
+        root = np.random.default_rng(size).standard_normal((size, 2 * size))
+        c = root @ root.T / size
+        before = c.copy()
+        found = obs.inverse_of(c, 0.1)
+        assert found is not None
+        np.testing.assert_allclose(found, np.linalg.inv(c + 0.1 * np.eye(size)), atol=1e-11)
+        np.testing.assert_array_equal(found, found.T)
+        np.testing.assert_array_equal(c, before)
+
+    def test_what_is_not_positive_has_none(self) -> None:
+        assert obs.inverse_of(np.diag([1.0, -2.0]), 0.5) is None
+
+    @pytest.mark.parametrize("block", [1, 2, 3, 7, 20])
+    def test_the_upper_triangle_is_mirrored(self, block: int) -> None:
+        matrix = np.arange(49.0).reshape(7, 7)
+        wanted = np.triu(matrix) + np.triu(matrix, 1).T
+        obs.mirror(matrix, block)
+        np.testing.assert_array_equal(matrix, wanted)
