@@ -16,7 +16,7 @@ from lbyl_onnx.data.samples import Samples
 from lbyl_onnx.data.source import SampleSource
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft
-from lbyl_onnx.observe.accumulate import SampleMoments, products
+from lbyl_onnx.observe.accumulate import GATHERED, MomentAccumulator, SampleMoments, products
 from lbyl_onnx.observe.run import ObservationRun, aligned, divided, measure
 from lbyl_onnx.observe.spec import MomentSpec, Renormalization
 from lbyl_onnx.runtime import execute
@@ -48,6 +48,21 @@ def test_products_of_what_is_not_finite_spoil_no_others() -> None:
     (found,) = products(centred, [slice(0, 3)])
     assert np.isnan(found[1]).all()
     assert found[0, [0, 2]].tolist() == [4.0, 4.0]
+
+
+@pytest.mark.parametrize("sizes", [[3, 4, 600, 1], [700, 5], [2, 2]])
+def test_small_blocks_are_gathered(sizes: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.standard_normal((size, 4)) + 5.0 for size in sizes]
+    running = MomentAccumulator.of(MomentSpec("x", 1, 2, np.arange(4)[:, None]))
+    for block in rows:
+        mean = block.mean(axis=0)
+        running.add_deviations(mean, (block - mean).astype(np.float32).T)
+        assert sum(waiting.shape[1] for waiting in running.waiting) < GATHERED
+    found, whole = running.measured(), np.concatenate(rows)
+    assert found.rows == len(whole)
+    np.testing.assert_allclose(found.mean, whole.mean(axis=0))
+    np.testing.assert_allclose(found.second, np.cov(whole.T, bias=True), atol=1e-5)
 
 
 def test_parts_begin_where_a_stride_does() -> None:
