@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import scipy.special
 
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.types import Floats
@@ -17,6 +18,11 @@ TERMS = 24
 _REACH, _POINTS = 8.0, 2001
 # Values of the covariance that are worked out at a time, so that what they need lies in the cache.
 _BLOCK = 1 << 15
+
+
+def erf(x: Floats) -> Floats:
+    """Return the error function of each value."""
+    return np.asarray(scipy.special.erf(x), np.float64)
 
 
 def behind(

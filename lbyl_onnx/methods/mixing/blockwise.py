@@ -118,7 +118,7 @@ def _restoring(
     mean, plain = moments.mean, moments.covariance
     removed = removed_channels(len(c), chosen)
     shift = mean - whole @ mean[chosen]
-    variance = np.einsum("kn,nm,km->k", placed, plain, placed)
+    variance = np.einsum("kn,kn->k", placed @ plain, placed)
     return ReducedRank(
         placed,
         mean[chosen] - placed @ mean,
