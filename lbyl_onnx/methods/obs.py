@@ -46,7 +46,7 @@ class _State:
     weights: Floats
     taps: int
     total: float
-    carried: Floats  # P, (columns that have gone, columns)
+    carried: list[Floats]  # P, (columns that went, columns) each: one array would be copied to grow
     blocks: Floats  # Q of each channel with itself, (channels, taps, taps)
 
     @staticmethod
@@ -55,7 +55,7 @@ class _State:
         size = len(inverse)
         own = np.arange(size).reshape(-1, taps)  # (channels, taps)
         blocks = inverse[own[:, :, None], own[:, None, :]]
-        return _State(inverse, weights.copy(), taps, total, np.empty((0, size)), blocks)
+        return _State(inverse, weights.copy(), taps, total, [], blocks)
 
     def losses(self, channels: NDArray[np.intp]) -> Floats:
         """Growth of the consumer's squared error for each of these channels, if it went."""
@@ -67,13 +67,14 @@ class _State:
     def remove(self, channels: NDArray[np.intp]) -> float:
         """Take channels out, by the rank-m formulas; return how much the consumer's error grows."""
         gone = columns_of(channels, self.taps)
-        p = self.carried
-        q = self.inverse[gone] - p[:, gone].T @ p  # (gone, D)
+        q = self.inverse[gone]  # (gone, D)
+        for p in self.carried:
+            q -= p[:, gone].T @ p
         values, vectors = np.linalg.eigh(q[:, gone])
         values = np.maximum(values, _ROUNDING * values[-1])
         root = (vectors / np.sqrt(values)).T  # root^T root = Q_gone^-1
         new, own = root @ q, root @ self.weights[gone]  # (gone, D), (gone, outputs)
-        self.carried = np.concatenate([p, new])
+        self.carried.append(new)
         for start in range(0, len(self.weights), _ROWS):
             rows = slice(start, start + _ROWS)
             self.weights[rows] -= new[:, rows].T @ own
@@ -83,8 +84,10 @@ class _State:
 
     def coupling(self, channels: NDArray[np.intp]) -> Floats:
         """Redundancy of pairs of channels, 0 to 1: squared partial correlations."""
-        columns, p = columns_of(channels, self.taps), self.carried
-        block = self.inverse[np.ix_(columns, columns)] - p[:, columns].T @ p[:, columns]
+        columns = columns_of(channels, self.taps)
+        block = self.inverse[np.ix_(columns, columns)]
+        for p in self.carried:
+            block -= p[:, columns].T @ p[:, columns]
         parts = block.reshape(len(channels), self.taps, len(channels), self.taps)
         squares = np.einsum("itju,itju->ij", parts, parts)
         norms = np.sqrt(np.diag(squares))
@@ -93,10 +96,10 @@ class _State:
     def shrink(self, channels: NDArray[np.intp]) -> None:
         """Work out and leave only these channels."""
         left = columns_of(channels, self.taps)
-        p = self.carried[:, left]
-        self.inverse = self.inverse[np.ix_(left, left)] - p.T @ p
-        self.weights = self.weights[left]
-        self.carried = np.empty((0, len(left)))
+        self.inverse = self.inverse[np.ix_(left, left)]
+        for p in self.carried:
+            self.inverse -= p[:, left].T @ p[:, left]
+        self.weights, self.carried = self.weights[left], []
         self.blocks = self.blocks[channels]
 
 
