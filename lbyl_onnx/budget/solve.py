@@ -94,7 +94,7 @@ def reach(
     even = config.allotted == "uniform"
     weighed = not even or _coarse(prepared, steps[0])
     again = weighed or target.kind not in ("ratio", "macs")
-    measured = Measurement(prepared) if again else rounds(prepared)
+    measured = Measurement(prepared) if again else rounds(prepared, once=True)
     orders: Mapping[int, Ranking] = {}
     predicted: Mapping[int, Curve] = {}
     if weighed:

@@ -20,7 +20,8 @@ from lbyl_onnx.types import Floats
 
 def joint_gram(losses: Sequence[ConsumerLoss]) -> NDArray[np.float64]:
     """Inner products of all consumers' weights, each relative to the variance of its outputs."""
-    return sum((r.gram / (r.total or 1.0) for r in losses), np.zeros_like(losses[0].gram))
+    size = len(losses[0].weights)
+    return sum((r.gram / (r.total or 1.0) for r in losses), np.zeros((size, size)))
 
 
 def consumer_losses(
@@ -59,7 +60,7 @@ def consumer_loss(
     scale = scales[0] if len(scales) == 1 else np.sqrt(np.mean(np.square(scales), axis=0))
     taps = by_window(weight * scale[:, None])  # (n, positions, window, outputs)
     flat = taps.reshape(len(weight) * moments.taps, -1)  # told apart or not: -> (n * taps, ..)
-    return ConsumerLoss(moments, flat @ flat.T)
+    return ConsumerLoss(moments, flat)
 
 
 def _scale_behind(node: Node, layer: LinearLayer, tensor_info: TensorInfo) -> Floats:

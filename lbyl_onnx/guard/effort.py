@@ -13,6 +13,8 @@ class Effort:
     ----------
     rounds, fewest_rounds
         Rounds in which two models are timed in turns: at most, and of slow models at least.
+    narrow_rounds
+        Rounds after which they are enough if all of them took the same time.
     loaded_rounds
         Rounds of models too large to be held both at once: they are loaded anew for each turn.
     pass_macs
@@ -26,6 +28,9 @@ class Effort:
         Samples to take even where fewer give enough rows.
     largest_batch
         Samples in a mini-batch, at most.
+    compared_macs
+        Multiply-accumulates that the original may take on the samples on which the result is
+        compared with it, if the fewest allow; about as many go to each other comparison.
     fewest_compared, most_compared
         Samples on which the result is compared with the original.
     most_unmeasured
@@ -43,9 +48,11 @@ class Effort:
 
     rounds: int = 15
     fewest_rounds: int = 9
+    narrow_rounds: int = 5
     loaded_rounds: int = 5
     pass_macs: int = 100 * 10**9
     drawn_values: int = 1 << 22
+    compared_macs: int = 25 * 10**9
     fewest_samples: int = 64
     most_samples: int = 4096
     enough_samples: int = 256

@@ -212,9 +212,12 @@ def _drop_unnamed(path: Path, names: Iterable[str]) -> None:
     """Remove those data files of a model that no model in its folder names."""
     models = [path, *_siblings(path)]
     for name in names:
-        if _is_data_of(path, name) and not any(_holds(model, name) for model in models):
+        file = path.with_name(name)
+        # What is not there need not be looked for in all models of the folder.
+        there = _is_data_of(path, name) and os.path.lexists(file)
+        if there and not any(_holds(model, name) for model in models):
             with contextlib.suppress(OSError):
-                path.with_name(name).unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
 
 
 def _siblings(path: Path) -> list[Path]:

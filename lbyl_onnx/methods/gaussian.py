@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import scipy.special
 
 from lbyl_onnx.methods.types import Moments
 from lbyl_onnx.types import Floats
@@ -15,12 +16,22 @@ TERMS = 24
 # The grid on which the activation is evaluated, in standard deviations: its error at a kink is
 # the square of its step.
 _REACH, _POINTS = 8.0, 2001
+# Values of the covariance that are worked out at a time, so that what they need lies in the cache.
+_BLOCK = 1 << 15
 
 
-def behind(before: Moments, activation: Callable[[Floats], Floats]) -> Moments:
+def erf(x: Floats) -> Floats:
+    """Return the error function of each value."""
+    return np.asarray(scipy.special.erf(x), np.float64)
+
+
+def behind(
+    before: Moments, activation: Callable[[Floats], Floats], largest: int = _BLOCK
+) -> Moments:
     """Push Gaussian channels through an elementwise activation.
 
     The n channels have one tap; `activation` takes and gives (points, n), channel i in column i.
+    At most about `largest` values of the covariance are worked out at a time.
 
     Notes
     -----
@@ -38,15 +49,37 @@ def behind(before: Moments, activation: Callable[[Floats], Floats]) -> Moments:
     centred = values - mean
     variance = density @ centred**2
     scale = np.where(sigma > 0.0, sigma, 1.0)
-    correlation = np.clip(before.covariance / np.outer(scale, scale), -1.0, 1.0)
-    covariance = np.zeros_like(before.covariance)
-    power = np.ones_like(correlation)
+    covariance = np.empty_like(before.covariance)
+    coefficients = _coefficients(u, density, centred)  # (terms, n)
+    block = max(1, largest // len(sigma))
+    for start in range(0, len(sigma), block):
+        rows, rest = slice(start, start + block), slice(start, None)
+        correlation = before.covariance[rows, rest] / np.outer(scale[rows], scale[rest])
+        part = _series(np.clip(correlation, -1.0, 1.0), coefficients[:, rest])
+        covariance[rows, rest] = part
+        covariance[rest, rows] = part.T
+    np.fill_diagonal(covariance, variance)
+    return replace(before, mean=mean, covariance=covariance)
+
+
+def _coefficients(u: Floats, density: Floats, centred: Floats) -> Floats:
+    """c_q of each channel for q from 1 on, (terms, n), of values (points, n) without their mean."""
     last, polynomial = np.zeros_like(u), np.ones_like(u)  # He_{q-1} and He_q over sqrt(q!)
+    rows = []
     for q in range(1, TERMS + 1):
         following = (u * polynomial - np.sqrt(q - 1) * last) / np.sqrt(q)
         last, polynomial = polynomial, following
+        rows.append(density * polynomial)
+    return np.asarray(np.stack(rows) @ centred, dtype=np.float64)
+
+
+def _series(correlation: Floats, coefficients: Floats) -> Floats:
+    """Sum the terms at correlations (m, n) of the first m channels with all, (terms, n)."""
+    total, power, term = (np.zeros_like(correlation) for _ in range(3))
+    power += 1.0
+    for c in coefficients:
         power *= correlation
-        c = (density * polynomial) @ centred
-        covariance += np.outer(c, c) * power
-    np.fill_diagonal(covariance, variance)
-    return replace(before, mean=mean, covariance=covariance)
+        np.multiply.outer(c[: len(total)], c, out=term)
+        term *= power
+        total += term
+    return total

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from lbyl_onnx.methods.registry import Method, register_method
 from lbyl_onnx.methods.types import Delivery, Moments, checked_kept, columns_of, removed_channels
+from lbyl_onnx.types import Floats
 
 
 def deliver(moments: Moments, kept: ArrayLike) -> tuple[Delivery, bool]:
@@ -39,17 +40,28 @@ def deliver(moments: Moments, kept: ArrayLike) -> tuple[Delivery, bool]:
     c = moments.covariance
     if not moments.finite:
         raise ValueError("the moments hold NaN or infinity; every value must be finite")
-    system = c[np.ix_(k, k)] + moments.ridge * np.eye(len(k))
     regular = True
     try:
-        factor = scipy.linalg.cho_factor(system, lower=True)
-        rows = scipy.linalg.cho_solve(factor, c[np.ix_(k, p)]).T
+        # Symmetric: by rows and by columns it is the same, and LAPACK need not turn it round.
+        factor = scipy.linalg.cho_factor(
+            _system(moments, k).T, lower=True, overwrite_a=True, check_finite=False
+        )
+        right = c[np.ix_(p, k)].T  # (k, p), by columns
+        rows = scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False).T
     except scipy.linalg.LinAlgError:
         regular = False
-        rows = np.asarray(scipy.linalg.lstsq(system, c[np.ix_(k, p)])[0], dtype=np.float64).T
+        solved = scipy.linalg.lstsq(_system(moments, k), c[np.ix_(k, p)])[0]
+        rows = np.asarray(solved, dtype=np.float64).T
     rows = np.ascontiguousarray(rows)
     shift = moments.mean[p] - rows @ moments.mean[k]
     return Delivery(kept, rows, shift, taps), regular
+
+
+def _system(moments: Moments, k: NDArray[np.intp]) -> Floats:
+    """C_KK + rho I, (k, k)."""
+    system: Floats = moments.covariance[np.ix_(k, k)]
+    system.flat[:: len(k) + 1] += moments.ridge
+    return system
 
 
 def _deliver(moments: Moments, kept: ArrayLike) -> Delivery:

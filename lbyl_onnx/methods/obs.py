@@ -24,6 +24,10 @@ _SHRINK_BELOW = 0.5
 _ROUNDING = 1e-14
 # The least that a variance is taken for where there is none at all.
 _TINY = float(np.finfo(np.float64).tiny) ** 0.5
+# Rows of the weights that are brought up to date at a time.
+_ROWS = 2048
+# Columns of a square block that is mirrored at a time: two of them lie in the cache.
+_MIRRORED = 128
 # Columns above which a channel's taps are taken for samples of one value: the choice would
 # otherwise take longer than the restoration, which tells them apart at any size.
 LARGEST = 1200
@@ -31,60 +35,59 @@ LARGEST = 1200
 
 @dataclass
 class _State:
-    """A consumer on the channels that are left: Q = (C + rho I)^-1, and G = B^T B.
+    """A consumer on the channels that are left: Q = (C + rho I)^-1, and its weights B^T.
 
-    Both are held as they were, and what has changed since as products of few rows:
-    ``Q - P^T P`` and ``G - U^T P - P^T U``. Only the rows that are asked for are worked out, until
-    `shrink` works out all of them for the channels that are left.
+    Q is held as it was, and what has changed since as a product of few rows, ``Q - P^T P``. Only
+    the rows that are asked for are worked out, until `shrink` works out all of them for the
+    channels that are left. The weights are brought up to date as channels go.
     """
 
     inverse: Floats
-    gram: Floats
+    weights: Floats
     taps: int
     total: float
-    carried: Floats  # P, (columns that have gone, columns)
-    crossed: Floats  # U, the same
-    blocks: tuple[Floats, Floats]  # Q and G of each channel with itself, (channels, taps, taps)
+    carried: list[Floats]  # P, (columns that went, columns) each: one array would be copied to grow
+    blocks: Floats  # Q of each channel with itself, (channels, taps, taps)
 
     @staticmethod
-    def of(inverse: Floats, gram: Floats, taps: int, total: float) -> _State:
+    def of(inverse: Floats, weights: Floats, taps: int, total: float) -> _State:
         """Return the state before any channel goes."""
         size = len(inverse)
-        none = np.empty((0, size))
         own = np.arange(size).reshape(-1, taps)  # (channels, taps)
-        at = own[:, :, None], own[:, None, :]
-        return _State(inverse, gram, taps, total, none, none, (inverse[at], gram[at]))
+        blocks = inverse[own[:, :, None], own[:, None, :]]
+        return _State(inverse, weights.copy(), taps, total, [], blocks)
 
     def losses(self, channels: NDArray[np.intp]) -> Floats:
         """Growth of the consumer's squared error for each of these channels, if it went."""
-        inverse, gram = (blocks[channels] for blocks in self.blocks)
-        ratio = np.linalg.solve(inverse, gram)
+        by_channel = self.weights.reshape(len(self.blocks), self.taps, -1)  # (n, taps, outputs)
+        gram = by_channel @ by_channel.transpose(0, 2, 1)  # (n, taps, taps)
+        ratio = np.linalg.solve(self.blocks[channels], gram[channels])
         return np.asarray(np.trace(ratio, axis1=1, axis2=2) / self.total, dtype=np.float64)
 
     def remove(self, channels: NDArray[np.intp]) -> float:
         """Take channels out, by the rank-m formulas; return how much the consumer's error grows."""
         gone = columns_of(channels, self.taps)
-        p, u = self.carried, self.crossed
-        q = self.inverse[gone] - p[:, gone].T @ p  # (gone, D)
-        g = self.gram[gone] - u[:, gone].T @ p - p[:, gone].T @ u
+        q = self.inverse[gone]  # (gone, D)
+        for p in self.carried:
+            q -= p[:, gone].T @ p
         values, vectors = np.linalg.eigh(q[:, gone])
         values = np.maximum(values, _ROUNDING * values[-1])
         root = (vectors / np.sqrt(values)).T  # root^T root = Q_gone^-1
-        new = root @ q
-        own = root @ g[:, gone] @ root.T
-        cross = root @ g - 0.5 * own @ new
-        self.carried, self.crossed = np.concatenate([p, new]), np.concatenate([u, cross])
-        each, other = (x.reshape(len(gone), -1, self.taps).transpose(1, 2, 0) for x in (new, cross))
-        between = other @ each.transpose(0, 2, 1)  # (channels, taps, taps)
-        inverse, gram = self.blocks
-        inverse -= each @ each.transpose(0, 2, 1)
-        gram -= between + between.transpose(0, 2, 1)
-        return float(np.trace(own) / self.total)
+        new, own = root @ q, root @ self.weights[gone]  # (gone, D), (gone, outputs)
+        self.carried.append(new)
+        for start in range(0, len(self.weights), _ROWS):
+            rows = slice(start, start + _ROWS)
+            self.weights[rows] -= new[:, rows].T @ own
+        each = new.reshape(len(gone), -1, self.taps).transpose(1, 2, 0)  # (channels, taps, gone)
+        self.blocks -= each @ each.transpose(0, 2, 1)
+        return float(np.sum(own**2) / self.total)
 
     def coupling(self, channels: NDArray[np.intp]) -> Floats:
         """Redundancy of pairs of channels, 0 to 1: squared partial correlations."""
-        columns, p = columns_of(channels, self.taps), self.carried
-        block = self.inverse[np.ix_(columns, columns)] - p[:, columns].T @ p[:, columns]
+        columns = columns_of(channels, self.taps)
+        block = self.inverse[np.ix_(columns, columns)]
+        for p in self.carried:
+            block -= p[:, columns].T @ p[:, columns]
         parts = block.reshape(len(channels), self.taps, len(channels), self.taps)
         squares = np.einsum("itju,itju->ij", parts, parts)
         norms = np.sqrt(np.diag(squares))
@@ -93,13 +96,11 @@ class _State:
     def shrink(self, channels: NDArray[np.intp]) -> None:
         """Work out and leave only these channels."""
         left = columns_of(channels, self.taps)
-        p, u = self.carried[:, left], self.crossed[:, left]
-        changed = u.T @ p
-        self.inverse = self.inverse[np.ix_(left, left)] - p.T @ p
-        self.gram = self.gram[np.ix_(left, left)] - changed - changed.T
-        self.carried = self.crossed = np.empty((0, len(left)))
-        inverse, gram = self.blocks
-        self.blocks = inverse[channels], gram[channels]
+        self.inverse = self.inverse[np.ix_(left, left)]
+        for p in self.carried:
+            self.inverse -= p[:, left].T @ p[:, left]
+        self.weights, self.carried = self.weights[left], []
+        self.blocks = self.blocks[channels]
 
 
 def eliminate(
@@ -135,7 +136,7 @@ def eliminate(
     variance of its output. O(D^3) time.
     """
     consumer_losses = [reduced(loss, largest) for loss in consumer_losses]
-    n = len(consumer_losses[0].gram) // consumer_losses[0].moments.taps
+    n = len(consumer_losses[0].weights) // consumer_losses[0].moments.taps
     states = [_begin(loss) for loss in consumer_losses]
     held, alive = np.arange(n), np.ones(n, dtype=np.bool_)
     order, lost = list[int](), [np.zeros((1, len(states)))]
@@ -177,12 +178,11 @@ def _in_turn(
 
 def reduced(loss: ConsumerLoss, largest: int = LARGEST) -> ConsumerLoss:
     """Return a reading by whole channels where it has more than so many columns."""
-    taps, size = loss.moments.taps, len(loss.gram)
+    taps, size = loss.moments.taps, len(loss.weights)
     if size <= largest or taps == 1:
         return loss
-    n = size // taps
-    gram = np.einsum("itjt->ij", loss.gram.reshape(n, taps, n, taps))
-    return ConsumerLoss(loss.moments.per_channel(), gram)
+    # (n * taps, outputs) -> (n, taps * outputs)
+    return ConsumerLoss(loss.moments.per_channel(), loss.weights.reshape(size // taps, -1))
 
 
 def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> NDArray[np.intp]:
@@ -205,18 +205,41 @@ def _apart(states: Sequence[_State], cheapest: NDArray[np.intp], many: int) -> N
 
 def _begin(loss: ConsumerLoss) -> _State:
     c, ridge = loss.moments.covariance, loss.moments.ridge
-    system = c + ridge * np.eye(len(c))
-    factor, failed = lapack.dpotrf(system, lower=True)
-    if failed:
+    inverse = inverse_of(c, ridge)
+    if inverse is None:
         # Rounding may leave a singular covariance with variances below zero: they are zero.
         values, vectors = scipy.linalg.eigh(c)
         spread = np.maximum(values, 0.0) + max(ridge, _ROUNDING * values[-1], _TINY)
         inverse = (vectors / spread) @ vectors.T
         inverse = (inverse + inverse.T) / 2
-    else:
-        lower = np.tril(lapack.dpotri(factor, lower=True)[0])
-        inverse = lower + np.tril(lower, -1).T
-    return _State.of(inverse, loss.gram, loss.moments.taps, loss.total or 1.0)
+    return _State.of(inverse, loss.weights, loss.moments.taps, loss.total or 1.0)
+
+
+def inverse_of(c: Floats, ridge: float) -> Floats | None:
+    """Return (C + ridge I)^-1 of a symmetric C, (D, D); None where that is not positive definite.
+
+    In one array, in place: LAPACK's lower triangle by columns is the upper one by rows.
+    """
+    inverse = c.astype(np.float64, order="C")
+    inverse.flat[:: len(c) + 1] += ridge
+    factor, failed = lapack.dpotrf(inverse.T, lower=True, overwrite_a=True)
+    if failed:
+        return None
+    inverse = np.asarray(lapack.dpotri(factor, lower=True, overwrite_c=True)[0], np.float64).T
+    mirror(inverse)
+    return inverse
+
+
+def mirror(matrix: Floats, block: int = _MIRRORED) -> None:
+    """Copy what lies above the diagonal of a matrix, (D, D), to below it; block by block."""
+    for start in range(0, len(matrix), block):
+        rows = slice(start, start + block)
+        own = matrix[rows, rows]
+        below = np.tril_indices(len(own), -1)
+        own[below] = own.T[below]
+        for other in range(start + block, len(matrix), block):
+            columns = slice(other, other + block)
+            matrix[columns, rows] = matrix[rows, columns].T
 
 
 def _rank(evidence: Evidence, keep: int, rng: np.random.Generator) -> Ranking:

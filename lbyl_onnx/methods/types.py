@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from lbyl_onnx.types import Floats
 
+# Rows of a matrix of pairs of columns that are worked out at a time.
+_STRIP = 512
 # The ridge on C: this share of its mean diagonal, and this much more for each column per sample,
 # as the error of an estimated covariance grows with their ratio.
 RIDGE, RIDGE_PER_SAMPLE = 1e-3, 0.01
@@ -209,17 +211,30 @@ class ConsumerLoss:
     ----------
     moments : Moments
         Of its input, D columns.
-    gram : (D, D) float64
-        Inner products of the consumer's weights over its outputs, ``B^T B``.
+    weights : (D, outputs) float64
+        The consumer's weights, ``B^T``; where taps are not told apart, each tap's are outputs of
+        their own.
     """
 
     moments: Moments
-    gram: Floats
+    weights: Floats
+
+    @property
+    def gram(self) -> Floats:
+        """(D, D): inner products of the weights over the outputs, ``B^T B``."""
+        return self.weights @ self.weights.T
 
     @property
     def total(self) -> float:
-        """Variance of the consumer's outputs, summed over them."""
-        return float(np.einsum("ij,ij->", self.gram, self.moments.covariance))
+        """Variance of the consumer's outputs, summed over them: ``tr(B^T B C)``."""
+        weights, covariance, total = self.weights, self.moments.covariance, 0.0
+        for start in range(0, len(weights), _STRIP):  # B^T B itself may be as large as C
+            strip = slice(start, start + _STRIP)
+            products = weights[strip] @ weights[start:].T
+            products *= covariance[strip, start:]
+            own = products[:, : len(products)]
+            total += 2.0 * float(products.sum()) - float(own.sum())
+        return total
 
 
 @dataclass(frozen=True, eq=False)

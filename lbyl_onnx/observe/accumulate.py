@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from lbyl_onnx.types import Array, Floats
 
 # Blocks of rows whose means are kept before they become one.
 BLOCKS = 32
+# Rows that are gathered before their products are summed: sums of fewer cost more to add than to
+# work out.
+GATHERED = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +54,15 @@ class MomentAccumulator:
         Sums of (products of) the rows' deviations from the mean of their block, over all blocks.
     strips
         Of the sums of products; what lies before them is left out until the end.
+    waiting
+        Deviations (columns, rows) of blocks whose products are not summed yet.
     """
 
     rows: list[int]
     means: list[Floats]
     sums: Floats
     strips: tuple[slice, ...]
+    waiting: list[NDArray[np.float32]] = field(default_factory=list)
 
     @staticmethod
     def of(view: MomentSpec) -> MomentAccumulator:
@@ -65,16 +71,36 @@ class MomentAccumulator:
             [], [], np.zeros((view.columns,) * (2 if view.cross else 1)), view.strips
         )
 
-    def add(self, rows: int, mean: Array, strips: Sequence[NDArray[np.floating[Any]]]) -> None:
+    def add(self, rows: int, mean: Array, strips: Iterable[NDArray[np.floating[Any]]]) -> None:
         """Take in a block: its rows, their mean, and their sums, strip by strip."""
+        self._add_strips(strips)
+        self._add_mean(rows, mean)
+
+    def _add_mean(self, rows: int, mean: Array) -> None:
         self.rows.append(rows)
         self.means.append(mean.astype(np.float64).reshape(-1))  # (D, 1) -> (D,)
+        if len(self.rows) == BLOCKS:
+            self._unite()
+
+    def _add_strips(self, strips: Iterable[NDArray[np.floating[Any]]]) -> None:
         with np.errstate(invalid="ignore", over="ignore"):  # `Moments.finite` tells of it
             for place, sums in zip(self.strips, strips, strict=True):
                 part = self.sums[place]
                 (part[:, place.start :] if part.ndim == 2 else part)[...] += sums
-        if len(self.rows) == BLOCKS:
-            self._unite()
+
+    def add_deviations(self, mean: Array, centred: NDArray[np.float32]) -> None:
+        """Take in a block: the mean of its rows, and their deviations from it, (columns, rows)."""
+        self.waiting.append(centred)
+        self._add_mean(centred.shape[1], mean)
+        if sum(block.shape[1] for block in self.waiting) >= GATHERED:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Add the products of what is waiting."""
+        if self.waiting:
+            centred = np.concatenate(self.waiting, axis=1)
+            self.waiting.clear()
+            self._add_strips(products(centred, self.strips))
 
     def measured(self) -> SampleMoments:
         """Return the moments, NaN of no rows; these sums are spent."""
@@ -82,6 +108,7 @@ class MomentAccumulator:
             return SampleMoments(
                 0, np.full(len(self.sums), np.nan), np.full_like(self.sums, np.nan)
             )
+        self._sum_up()
         self._unite()
         if self.sums.ndim == 2:
             for place in self.strips:  # what lies below the diagonal follows from what lies above
@@ -95,8 +122,12 @@ class MomentAccumulator:
         with np.errstate(invalid="ignore", over="ignore"):
             mean = rows @ means / rows.sum()
             steps = means - mean
-            weighted = steps.T * rows  # (D, blocks)
-            self.sums += weighted @ steps if self.sums.ndim == 2 else rows @ steps**2
+            if self.sums.ndim == 2:
+                weighted = steps.T * rows  # (D, blocks)
+                for place in self.strips:
+                    self.sums[place, place.start :] += weighted[place] @ steps[:, place.start :]
+            else:
+                self.sums += rows @ steps**2
         self.rows, self.means = [int(rows.sum())], [mean]
 
 
@@ -105,11 +136,38 @@ def add_outputs(
 ) -> None:
     """Add one mini-batch's outputs of the instrumented model; columns alone give variances."""
     named = {part: outputs[name] for part, name in outputs_of(key, view).items()}
-    rows = int(named["shape"][1])
-    if rows == 0:  # samples of a few positions may leave a tensor empty
-        return
     if view.cross:
-        strips = [named[str(i)].astype(np.float32, copy=False) for i in range(len(view.strips))]
-        running.add(rows, named["mean"], strips)
-    else:
-        running.add(rows, named["mean"], [rows * named["0"].astype(np.float64)])
+        centred = named["centred"].astype(np.float32, copy=False)
+        by_column = centred.T if view.rows_first else centred  # (columns, rows)
+        if by_column.shape[1]:
+            running.add_deviations(named["mean"], by_column)
+        return
+    rows = int(named["shape"][1])
+    if rows:  # samples of a few positions may leave a tensor empty
+        running.add(rows, named["mean"], [rows * named["variance"].astype(np.float64)])
+
+
+def products(
+    centred: NDArray[np.float32], strips: Sequence[slice]
+) -> Iterator[NDArray[np.float32]]:
+    """Yield sums over the rows of products of columns, strip by strip.
+
+    Parameters
+    ----------
+    centred
+        (columns, rows), of any memory layout.
+    strips
+        Parts of the columns.
+
+    Yields
+    ------
+    (strip, columns from the strip's first on)
+        For a block on the diagonal BLAS is asked for half of it (``syrk``).
+    """
+    with np.errstate(invalid="ignore", over="ignore"):  # `Moments.finite` tells of it
+        for place in strips:
+            some, rest = centred[place], centred[place.stop :]
+            whole = np.empty((len(some), len(some) + len(rest)), centred.dtype)
+            np.matmul(some, some.T, out=whole[:, : len(some)])
+            np.matmul(some, rest.T, out=whole[:, len(some) :])
+            yield whole

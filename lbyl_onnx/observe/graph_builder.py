@@ -64,8 +64,9 @@ class Writer:
 def outputs_of(key: str, view: MomentSpec) -> dict[str, str]:
     """Names of the outputs that hold a view's moments, by what they are.
 
-    They are ``mean`` (columns, 1), ``shape`` (columns, rows), and ``0``, ``1``, .. for the strips
-    of the second moment.
+    They are ``mean``, with an axis of length 1 for the rows; and for pairs of columns ``centred``,
+    what is left of the rows without it, (rows, columns) where `view.rows_first` and else (columns,
+    rows); for columns alone ``variance`` (columns,) and ``shape`` (columns, rows).
     """
-    parts = ["mean", "shape", *map(str, range(len(view.strips)))]
+    parts = ["mean", "centred"] if view.cross else ["mean", "shape", "variance"]
     return {part: f"{PREFIX}{key}/{part}" for part in parts}

@@ -1,7 +1,8 @@
-"""A model that measures itself: nodes that emit the moments of its tensors, and nothing else.
+"""A model that measures itself: nodes that emit what the moments of its tensors are made of.
 
-What leaves ONNX Runtime are a few numbers per channel, or per pair of channels, whatever the
-resolution and the number of samples.
+What leaves ONNX Runtime are a few numbers per channel, and where pairs of channels are wanted the
+rows that their products are summed over: BLAS knows that a matrix times its own transpose is
+symmetric, and takes half as long for it.
 """
 
 from __future__ import annotations
@@ -54,8 +55,7 @@ def instrument(
         Its facts.
     views
         What to measure, by a key. The outputs that `outputs_of` names are the mean of each column,
-        the shape (columns, rows), and the centred second moment: sums over the rows of products
-        of columns, or the variance of each column.
+        and the rows without it, or the variance of each column.
     targets
         Tensors that are brought to a given mean and deviation on every batch. Views of their
         columns alone tell how they were before, views of pairs what their readers get.
@@ -142,21 +142,16 @@ def _measure(
             channels = math.prod(shape[axis] or 0 for axis in (*view.among, view.axis))
             x, view = _flattened(writer, x, view)
         columns = _columns(writer, x, view, channels)
-        mean = writer.mean(columns, [1], True)
+        over = 0 if view.cross and view.rows_first else 1
+        mean = writer.mean(columns, [over], True)
         writer.op("Identity", [mean], output=outputs["mean"])
+        if view.cross:
+            writer.op("Sub", [columns, mean], output=outputs["centred"])
+            continue
         writer.op("Shape", [columns], output=outputs["shape"])
         centred = writer.op("Sub", [columns, mean])
-        if not view.cross:
-            square = writer.op("Mul", [centred, centred])
-            writer.op("Identity", [writer.mean(square, [1], False)], output=outputs["0"])
-            continue
-        for number, strip in enumerate(view.strips):
-            some, rest = (
-                _gathered(writer, centred, np.arange(view.columns)[part], view.columns, 0)
-                for part in (strip, slice(strip.start, None))
-            )
-            turned = writer.op("Transpose", [rest], {"perm": [1, 0]})
-            writer.op("MatMul", [some, turned], output=outputs[str(number)])
+        square = writer.op("Mul", [centred, centred])
+        writer.op("Identity", [writer.mean(square, [1], False)], output=outputs["variance"])
 
 
 def _flattened(writer: Writer, x: str, view: MomentSpec) -> tuple[str, MomentSpec]:
@@ -171,9 +166,12 @@ def _flattened(writer: Writer, x: str, view: MomentSpec) -> tuple[str, MomentSpe
 
 
 def _columns(writer: Writer, x: str, view: MomentSpec, channels: int | None) -> str:
-    """The (columns, rows) matrix of a view of a tensor with so many channels on its axis."""
+    """The matrix of a view of a tensor with so many channels on its axis.
+
+    (columns, rows), or (rows, columns) where pairs are wanted of what lies so already.
+    """
     index = view.positions.reshape(-1)  # (n, positions) -> (n * positions,)
-    spatial = view.axis == 1 and view.rank > 2
+    spatial = view.is_spatial
     sparse = max(view.strides, default=1) > 1
     if spatial and view.window is None and sparse:
         ones = [1] * len(view.strides)
@@ -188,6 +186,8 @@ def _columns(writer: Writer, x: str, view: MomentSpec, channels: int | None) -> 
             x = writer.op("Reshape", [x, writer.ints(-1, index.size)])  # -> (rows, C)
     if view.window is not None:
         x = _windows(writer, x, view)
+    if view.cross and view.rows_first:
+        return x
     others = range(2, view.rank) if spatial else ()
     x = writer.op("Transpose", [x], {"perm": [1, 0, *others]})  # -> (channels, ..)
     # (channels, ..) -> (columns, rows); positions that are not told apart are more rows

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Generator, Iterator, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -20,11 +22,16 @@ from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
 from lbyl_onnx.observe.accumulate import MomentAccumulator, SampleMoments, add_outputs
+from lbyl_onnx.observe.batch_statistics import can_take_batch
 from lbyl_onnx.observe.graph_builder import PREFIX
 from lbyl_onnx.observe.instrument import instrument
+from lbyl_onnx.observe.planning import rows_each
 from lbyl_onnx.observe.spec import Centring, MomentSpec, Noise, Renormalization, Target
 from lbyl_onnx.runtime import execute
 from lbyl_onnx.types import Array
+
+# Views whose products are summed at a time: BLAS has one thread for each.
+THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class ObservationRun:
         those of pairs. None for all.
     centred
         Tensors that are brought to mean zero on the way, whatever else they are brought to.
+    part
+        Samples of a mini-batch that are run at a time where nothing is taken over the batch; None
+        for all.
     """
 
     folder: Path
@@ -55,6 +65,7 @@ class ObservationRun:
     noises: Mapping[str, Noise] = field(default_factory=dict)
     alone: int | None = None
     centred: Mapping[str, Centring] = field(default_factory=dict)
+    part: int | None = None
 
     @property
     def batches_alone(self) -> int | None:
@@ -104,13 +115,14 @@ def measure(
         When ONNX Runtime cannot run the instrumented model.
     """
     pairs = [key for key, view in views.items() if view.cross]
+    brought = run.with_centred(targets)
     total = {key: MomentAccumulator.of(view) for key, view in views.items()}
     path = run.folder / "instrumented.onnx"
     instrumented = instrument(
         draft,
         tensor_info,
         views,
-        run.with_centred(targets),
+        brought,
         run.batch_statistics,
         run.noises,
         run.provider,
@@ -119,31 +131,50 @@ def measure(
     for name in run.source.inputs:
         free_batch(instrumented.skeleton, name)
     write_draft(instrumented, path, read, "auto")
-    batches = _run_batches(path, run, fed)
-    for number, outputs in enumerate(islice(batches, None if pairs else run.batches_alone)):
-        brief = run.batches_alone is not None and number >= run.batches_alone
-        for key in pairs if brief else views:
-            add_outputs(total[key], outputs, key, views[key])
-    batches.close()
+    whole = bool(brought) or bool(run.noises) or takes_batch(draft.skeleton, tensor_info, run)
+    part = None if whole or run.part is None else aligned(run.part, tensor_info, views.values())
+    batches = _run_batches(path, run, fed, None if pairs else run.batches_alone, part)
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        for number, outputs in batches:
+            brief = run.batches_alone is not None and number >= run.batches_alone
+            added = [
+                pool.submit(add_outputs, total[key], outputs, key, views[key])
+                for key in (pairs if brief else views)
+            ]
+            for future in added:
+                future.result()
+            outputs.clear()  # else the next run would stand on them
     for file in run.folder.glob("instrumented.onnx*"):
         file.unlink()
     return {key: running.measured() for key, running in total.items()}
 
 
+def takes_batch(model: onnx.ModelProto, tensor_info: TensorInfo, run: ObservationRun) -> bool:
+    """Whether a BatchNormalization of a model is to take the statistics of its mini-batch."""
+    return run.batch_statistics and any(can_take_batch(n, tensor_info) for n in model.graph.node)
+
+
 def _run_batches(
-    path: Path, run: ObservationRun, fed: Collection[str]
-) -> Generator[Mapping[str, Array]]:
-    """Run a model on the samples; where it does not run on the user's own, say on which."""
+    path: Path, run: ObservationRun, fed: Collection[str], first: int | None, part: int | None
+) -> Iterator[tuple[int, dict[str, Array]]]:
+    """Run a model on the samples; where it does not run on the user's own, say on which.
+
+    Yields the number of the mini-batch and the outputs, of the `first` mini-batches, None for all,
+    which are run `part` samples at a time, None for all.
+    """
     shapes: Mapping[str, tuple[int, ...]] = {}
+    number = -1
 
     def noted() -> Iterator[Mapping[str, Array]]:
-        nonlocal shapes
-        for feeds in feeds_of(run, fed):
+        nonlocal shapes, number
+        for feeds in islice(feeds_of(run, fed), first):
+            number += 1
             shapes = {name: feeds[name].shape for name in run.source.inputs}
-            yield feeds
+            yield from [feeds] if part is None else divided(feeds, part)
 
     try:
-        yield from execute.run_batches(path, run.provider, noted())
+        for outputs in execute.run_batches(path, run.provider, noted()):
+            yield number, outputs
     except TooSlowError:
         raise
     except ModelError as error:
@@ -154,6 +185,34 @@ def _run_batches(
             f"{error}; so it was on calibration samples {sizes}: leave them out, or bring them to "
             "what the model takes"
         ) from error
+
+
+def aligned(part: int, tensor_info: TensorInfo, views: Iterable[MomentSpec]) -> int:
+    """Return about so many samples, of which each part begins where a stride of rows does."""
+    strides = [
+        (view.strides[0], rows_each(tensor_info, view))
+        for view in views
+        if not view.is_spatial and view.strides
+    ]
+    unit = math.lcm(*(stride // math.gcd(stride, rows) for stride, rows in strides))
+    return max(unit, part // unit * unit)
+
+
+def divided(feeds: Mapping[str, Array], size: int) -> Iterator[Mapping[str, Array]]:
+    """Yield a mini-batch in parts of so many samples; whole where its inputs differ in their count.
+
+    Examples
+    --------
+    >>> [part["x"].tolist() for part in divided({"x": np.arange(5)}, 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    counts = {len(value) if value.ndim else 0 for value in feeds.values()}
+    count = max(counts, default=0)
+    if len(counts) != 1 or count <= size:
+        yield feeds
+        return
+    for start in range(0, count, size):
+        yield {name: value[start : start + size] for name, value in feeds.items()}
 
 
 def feeds_of(run: ObservationRun, fed: Collection[str]) -> Iterator[Mapping[str, Array]]:

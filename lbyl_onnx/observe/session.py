@@ -74,6 +74,8 @@ class Measurement:
 HELD = 1 << 30
 # Synthetic samples that tell the mean and variance of a layer's outputs.
 ALONE = 48
+# Bytes of the largest activation that is held at a time where samples need not be run together.
+PART = 16 << 20
 # Share of the biases' power that may be left in the means of layers that had mean zero in training.
 # A bias that no BatchNormalization was folded into is independent of what it is added to: 1 and up.
 LEFT = 0.5
@@ -117,12 +119,17 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class ObservationRound:
-    """Groups that are measured in one pass, how, and what was found; `layers` by their keys."""
+    """Groups that are measured in one pass, how, and what was found; `layers` by their keys.
+
+    Where the moments of a group are asked for but `once` they are let go of then: of 16,384
+    channels they take 2 GB.
+    """
 
     groups: tuple[ChannelGroup, ...]
     layers: Mapping[int, tuple[Layer, ...]]
     observations: Mapping[str, InputObservation]
-    measured: Mapping[str, SampleMoments]
+    measured: dict[str, SampleMoments]
+    once: bool = False
 
     def moments(self, group: ChannelGroup) -> list[Moments] | str:
         """Return the moments at each consumer of a group, or why there are none.
@@ -132,7 +139,8 @@ class ObservationRound:
         keys = [key_of(group, place) for place in group.consumers]
         if any(key not in self.observations for key in keys):
             return "what they become cannot be measured"
-        each = [self.observations[key].moments(self.measured[key]) for key in keys]
+        take = self.measured.pop if self.once else self.measured.__getitem__
+        each = [self.observations[key].moments(take(key)) for key in keys]
         moments = pooled_by_layer(each, self.layers[group.key])
         if moments is None:
             return "what they become is measured in several ways"
@@ -224,8 +232,11 @@ def prepare(
     return Prepared(analyzed, config, groups, refusals, run, prior, outputs, modelled, kinds, own)
 
 
-def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
-    """Measure the groups, as many at a time as memory holds; nothing where nothing is measured."""
+def rounds(prepared: Prepared, once: bool = False) -> Iterator[ObservationRound]:
+    """Measure the groups, as many at a time as memory holds; nothing where nothing is measured.
+
+    `once` where each group's moments are asked for one time at most.
+    """
     analyzed, run = prepared.analyzed, prepared.run
     if run is None:
         return
@@ -246,7 +257,7 @@ def rounds(prepared: Prepared) -> Iterator[ObservationRound]:
         if prepared.prior is not None and scarce:
             prior = measured(scarce, {}, prepared.prior)
             moments |= {key: moments[key].with_prior(prior[key]) for key in scarce}
-        yield ObservationRound(tuple(groups), layers, observations, moments)
+        yield ObservationRound(tuple(groups), layers, observations, moments, once)
 
 
 def _of_texts(kinds: Mapping[str, InputKind]) -> bool:
@@ -346,6 +357,7 @@ def _run(
     each = sum(math.prod(shape) for shape in baseline.first.values()) // baseline.batch
     count = sample_count(macs, each, needed, effort)
     size = batch_size(analyzed.largest_activation // baseline.batch, count, effort)
+    part = max(1, PART // max(1, 4 * analyzed.largest_activation // baseline.batch))
     plain = (replace(view, cross=False, window=None) for view in views)
     everywhere = {view.tensor: view for view in plain}
     shapes = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
@@ -354,7 +366,7 @@ def _run(
         source = sample_source(kinds, baseline, config, count, size, free, own)
         steady = source.supplied is None and source.size >= LEAST_BATCH
         alone = ALONE if source.supplied is None else None  # the user's own may be in any order
-        run = ObservationRun(folder, baseline.provider, source, steady, noises, alone)
+        run = ObservationRun(folder, baseline.provider, source, steady, noises, alone, part=part)
         if any_batch:
             return run
         trial = replace(run, source=replace(source, count=source.size))

@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from lbyl_onnx.data.source import SampleSource, batch_size, rounded
+from lbyl_onnx.data.source import LEAST_BATCH, SampleSource, batch_size, rounded
 from lbyl_onnx.guard.effort import Effort
 from lbyl_onnx.observe.session import Prepared, sample_source
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.types import Array
+
+# What a mini-batch may hold of what one of the statistics may: one part in so many.
+SHARE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,19 +38,15 @@ class ComparedSamples:
     def of(prepared: Prepared, baseline: Baseline) -> ComparedSamples:
         """Return the samples for a model and its options."""
         effort, macs = baseline.effort, prepared.analyzed.costs.macs // baseline.batch
-        affordable = effort.pass_macs // max(1, macs)
+        affordable = effort.compared_macs // max(1, macs)
         requested = max(effort.fewest_compared, min(effort.most_compared, affordable))
         measured = prepared.run is not None
         pairs = [(baseline.first[name], baseline.second[name]) for name in baseline.first]
         # A state may have its batch on another axis: then all inputs keep the shapes that ran.
         apart = any(one[0] == two[0] and one != two for one, two in pairs if one)
         free = not apart and any(one[0] != two[0] for one, two in pairs if one)
-        if prepared.run is not None and free:
-            source = prepared.run.source
-        else:
-            # Statistics may be taken in larger mini-batches than the model itself takes.
-            requested = requested if measured else min(requested, effort.most_unmeasured)
-            source = _own_samples(prepared, baseline, requested, free)
+        requested = requested if measured else min(requested, effort.most_unmeasured)
+        source = _drawn(prepared, baseline, requested, free)
         count = rounded(min(requested, source.count), source.size)
         # Other synthetic samples than those that the statistics are of.
         drawn = replace(source, count=count, seed=source.seed + 1)
@@ -78,12 +77,16 @@ class ComparedSamples:
         return self.source.batches()
 
 
-def _own_samples(
-    prepared: Prepared, baseline: Baseline, requested: int, free: bool
-) -> SampleSource:
-    """Samples in mini-batches that the model takes as it is deployed."""
-    largest = prepared.analyzed.largest_activation // baseline.batch
-    size = batch_size(largest, requested, baseline.effort)
+def _drawn(prepared: Prepared, baseline: Baseline, requested: int, free: bool) -> SampleSource:
+    """Samples in mini-batches that the model takes as it is deployed.
+
+    They are smaller than those of the statistics: nothing is taken over them, and the activations
+    of large ones are most of the memory.
+    """
+    largest, effort = prepared.analyzed.largest_activation // baseline.batch, baseline.effort
+    few = max(LEAST_BATCH, batch_size(SHARE * largest, requested, effort))
+    most = min(few, batch_size(largest, requested, effort))
+    size = -(-requested // -(-requested // most))  # batches of one size, none much smaller
     return sample_source(
         prepared.kinds, baseline, prepared.config, requested, size, free, prepared.own
     )

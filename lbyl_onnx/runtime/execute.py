@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +82,10 @@ def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
 
 def run_batches(
     path: Path, provider: str, batches: Iterable[Feeds], optimise: bool = True
-) -> Generator[Mapping[str, Array]]:
+) -> Generator[dict[str, Array]]:
     """Run a model on batch after batch; give its outputs by name. Its file is open until the end.
+
+    Who clears a batch's outputs lets go of them before the next batch is run.
 
     Raises
     ------

@@ -21,6 +21,8 @@ SECONDS = 3.0
 RUNS, TURN_SECONDS = 10, 0.06
 # Resamples of the bootstrap, and the share of them outside its interval.
 RESAMPLES, OUTSIDE = 2000, 0.01
+# Times whose largest is beyond the least by less than this share need no more rounds.
+NARROW = 0.02
 # Two sessions of one file differ by this much, by where their memory happens to lie.
 SAME = 0.02
 
@@ -139,8 +141,26 @@ def paired(
     for number in range(rounds):
         for which in (0, 1) if number % 2 else (1, 0):
             turns[which].append(turn(which))
-    before, after = ([one.fastest for one in own] for own in turns)
+        before, after = ([one.fastest for one in own] for own in turns)
+        if number + 1 >= effort.narrow_rounds and is_narrow(before, after):
+            break
     return summary(before, after, min(sum(one.runs for one in own) for own in turns))
+
+
+def is_narrow(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether both models' times, and their ratios, are all within `NARROW` of each other.
+
+    More rounds would tell no more: the interval of a median lies within its values.
+
+    Examples
+    --------
+    >>> is_narrow([2.0, 2.01, 2.0], [1.0, 1.0, 1.005])
+    True
+    >>> is_narrow([2.0, 2.01, 2.0], [1.0, 1.0, 1.05])
+    False
+    """
+    one, two = np.asarray(before), np.asarray(after)
+    return all(np.max(x) <= (1.0 + NARROW) * np.min(x) for x in (one, two, two / one))
 
 
 @dataclass(frozen=True)

@@ -284,11 +284,15 @@ class TestPooledMoments:
             config = Config(round_to=1, ratio=0.3, provider="cpu")
             prepared = prepare(analyzed, baseline, config, tmp_path)
             (round_,) = list(rounds(prepared))
+            (spent,) = list(rounds(prepared, once=True))
             assert prepared.run is not None
             batches = list(prepared.run.source.batches(tmp_path))
         group = next(g for g in prepared.groups if len(g.producers) == 3)
-        moments = round_.moments(group)
+        moments, same = round_.moments(group), spent.moments(group)
         assert not isinstance(moments, str)
+        assert not isinstance(same, str)
+        np.testing.assert_array_equal(same[0].covariance, moments[0].covariance)
+        assert len(round_.measured) - len(spent.measured) == len(group.consumers)
         places = [analyzed.graph.nodes[p.binding.node].inputs[0].name for p in group.consumers]
         assert all(
             round_.observations[key].view.strides in ((1, 1), ()) for key in round_.observations

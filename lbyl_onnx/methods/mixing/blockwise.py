@@ -52,26 +52,36 @@ def reduce_blocks(
     members = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
     each = count // len(members)
     mixing = np.zeros((count, len(c)))
+    shared = np.zeros((len(c), count))  # covariance of the channels with the mixtures
     rows = [np.arange(i * each, (i + 1) * each) for i in range(len(members))]
     try:
         for round_ in range(ROUNDS if len(c) <= LARGEST else 1):
             for at, own in zip(members, rows, strict=True):
                 others = np.setdiff1d(np.arange(count), own) if round_ else own[:0]
-                left = _conditional(c, mixing[others])
-                mixing[np.ix_(own, at)] = _leading(left, gram, at, each)
+                left = _conditional(c[at], shared[:, others], mixing[others], at)
+                mixing[np.ix_(own, at)] = leading = _leading(left, gram, at, each)
+                shared[:, own] = c[:, at] @ leading.T
     except np.linalg.LinAlgError:
         return None
     return _restoring(moments, c, gram, mixing, members)
 
 
-def _conditional(c: Floats, mixing: Floats) -> Floats:
-    """Covariance of the channels that some mixtures of them do not explain."""
+def _conditional(c: Floats, shared: Floats, mixing: Floats, at: NDArray[np.intp]) -> Floats:
+    """Covariance (d, n) of some channels with all that some mixtures do not explain.
+
+    Parameters
+    ----------
+    c
+        (d, n): their covariance with all.
+    shared, mixing
+        Covariance of all with the mixtures, (n, mixtures), and these, (mixtures, n).
+    at
+        (d,): which channels they are.
+    """
     if not len(mixing):
         return c
-    shared = c @ mixing.T  # (n, mixtures)
-    factor = np.linalg.cholesky(_firm(mixing @ shared))
-    explained = scipy.linalg.solve_triangular(factor, shared.T, lower=True)
-    return np.asarray(c - explained.T @ explained)
+    factor = scipy.linalg.cho_factor(_firm(mixing @ shared), lower=True)
+    return np.asarray(c - scipy.linalg.cho_solve(factor, shared[at].T).T @ shared.T)
 
 
 def _firm(c: Floats) -> Floats:
@@ -85,9 +95,13 @@ def _regressed(mixing: Floats, shared: Floats) -> Floats:
 
 
 def _leading(c: Floats, gram: Floats, at: NDArray[np.intp], count: int) -> Floats:
-    """Mixtures (count, d) of one block that explain most of the consumers' outputs."""
-    factor = np.linalg.cholesky(_firm(c[np.ix_(at, at)]))
-    shared = scipy.linalg.solve_triangular(factor, c[at], lower=True)  # (d, n)
+    """Mixtures (count, d) of one block that explain most of the consumers' outputs.
+
+    `c` is the covariance (d, n) of its channels, at these places, with all.
+    """
+    own = c[:, at]
+    factor = np.linalg.cholesky(_firm((own + own.T) / 2.0))
+    shared = scipy.linalg.solve_triangular(factor, c, lower=True)  # (d, n)
     vectors = np.linalg.eigh(shared @ gram @ shared.T)[1][:, -count:]
     return np.asarray(scipy.linalg.solve_triangular(factor, vectors, lower=True, trans="T").T)
 
@@ -118,7 +132,7 @@ def _restoring(
     mean, plain = moments.mean, moments.covariance
     removed = removed_channels(len(c), chosen)
     shift = mean - whole @ mean[chosen]
-    variance = np.einsum("kn,nm,km->k", placed, plain, placed)
+    variance = np.einsum("kn,kn->k", placed @ plain, placed)
     return ReducedRank(
         placed,
         mean[chosen] - placed @ mean,

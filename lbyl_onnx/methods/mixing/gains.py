@@ -54,7 +54,7 @@ def rank_terms(products: Sequence[Moments], count: int, blocks: NDArray[np.intp]
 
     Those that are left make up for what goes by their gains.
     """
-    losses = [ConsumerLoss(terms, np.ones_like(terms.covariance)) for terms in products]
+    losses = [ConsumerLoss(terms, np.ones((len(terms.mean), 1))) for terms in products]
     return eliminate(losses, count, blocks=blocks)
 
 

@@ -68,7 +68,7 @@ def reduce_rank(moments: Moments, gram: Floats, count: int) -> ReducedRank | Non
     rows = np.linalg.solve(basis.T, np.delete(restored, kept, axis=0).T).T
     mean = moments.mean
     shift = np.delete(mean, kept) - rows @ mean[kept]
-    variance = np.einsum("kn,nm,km->k", mixing, c, mixing)
+    variance = np.einsum("kn,kn->k", mixing @ c, mixing)
     return ReducedRank(
         mixing,
         mean[kept] - mixing @ mean,

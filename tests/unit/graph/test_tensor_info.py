@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import pytest
@@ -182,3 +184,15 @@ class TestEvaluate:
     def test_the_checker_agrees_that_the_builders_are_models(self) -> None:
         for build in MODELS.values():
             onnx.checker.check_model(build(), full_check=True)
+
+
+@pytest.mark.parametrize("op", ["Erf", "Gelu"])
+def test_the_error_function_is_that_of_python(op: str) -> None:
+    """Gelu is a function that holds one."""
+    values = np.linspace(-4.0, 4.0, 41, dtype=np.float32)
+    (found,) = evaluate(helper.make_node(op, ["x"], ["y"]), [values], 20)
+    x = values.astype(float)
+    inner = np.array([math.erf(v if op == "Erf" else v / math.sqrt(2.0)) for v in x])
+    wanted = inner if op == "Erf" else 0.5 * x * (1.0 + inner)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.astype(float), wanted.astype(float), rtol=1e-6, atol=1e-6)

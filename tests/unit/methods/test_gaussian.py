@@ -91,3 +91,11 @@ def test_the_activation_of_a_graph_is_found_and_evaluated(name: str) -> None:
     assert activation is not None
     values = np.random.default_rng(0).normal(size=(7, group.size))
     np.testing.assert_allclose(activation(values), relu(values), atol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [1, 13, 26])
+def test_blocks_change_no_bit(largest: int) -> None:
+    before = moments(6)
+    whole, parts = behind(before, relu), behind(before, relu, largest)
+    np.testing.assert_array_equal(parts.covariance, whole.covariance)
+    np.testing.assert_array_equal(parts.covariance, parts.covariance.T)

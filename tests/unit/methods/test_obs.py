@@ -29,7 +29,7 @@ class Consumer:
         centred = self.samples - self.samples.mean(axis=0)
         rows = len(centred)
         moments = Moments(self.samples.mean(axis=0), centred.T @ centred / rows, rows, self.taps)
-        return ConsumerLoss(moments, self.weight.T @ self.weight)
+        return ConsumerLoss(moments, self.weight.T)
 
     def columns(self, channels: Sequence[int]) -> list[int]:
         return [i * self.taps + t for i in channels for t in range(self.taps)]
@@ -197,11 +197,11 @@ class TestResult:
 
     def test_it_is_the_same_each_time_and_changes_nothing(self) -> None:
         consumer_loss = consumer(20, taps=2).consumer_loss
-        before = consumer_loss.moments.covariance.copy(), consumer_loss.gram.copy()
+        before = consumer_loss.moments.covariance.copy(), consumer_loss.weights.copy()
         first, second = keep([consumer_loss], 7), keep([consumer_loss], 7)
         np.testing.assert_array_equal(first, second)
         np.testing.assert_array_equal(consumer_loss.moments.covariance, before[0])
-        np.testing.assert_array_equal(consumer_loss.gram, before[1])
+        np.testing.assert_array_equal(consumer_loss.weights, before[1])
 
     def test_the_order_of_channels_does_not_matter(self) -> None:
         one = consumer(9)
@@ -217,7 +217,7 @@ class TestResult:
     def test_a_singular_covariance_is_no_failure(self, rank: int) -> None:
         mix = np.random.default_rng(0).standard_normal((8, rank))
         consumer_loss = ConsumerLoss(
-            Moments(np.zeros(8), mix @ mix.T, 100), consumer(8).consumer_loss.gram
+            Moments(np.zeros(8), mix @ mix.T, 100), consumer(8).consumer_loss.weights
         )
         assert len(keep([consumer_loss], 3)) == 3
 
@@ -227,7 +227,7 @@ class TestResult:
         turned = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
         values = np.array([1.0, 2.0, 3.0, 0.0, 0.0, -below, -below, -below])
         moments = Moments(np.zeros(8), (turned * values) @ turned.T, 10**9)
-        actual = eliminate([ConsumerLoss(moments, consumer(8).consumer_loss.gram)], 3)
+        actual = eliminate([ConsumerLoss(moments, consumer(8).consumer_loss.weights)], 3)
         assert len(actual.kept(3)) == 3
         assert np.all(np.isfinite(actual.losses))
         assert actual.losses[-1, 0] < 2e-3  # what the ridge costs
@@ -246,9 +246,9 @@ class TestWideWindows:
         covariance = np.mean([np.cov(part.T, bias=True) for part in taps], axis=0)
         mean = np.concatenate(taps).mean(axis=0)
         rows = len(one.samples) * one.taps
-        gram = np.sum([part.T @ part for part in parts], axis=0)
-        assert gram.shape == (n, n)
-        return ConsumerLoss(Moments(mean, covariance, rows), gram)
+        weights = np.concatenate([part.T for part in parts], axis=1)
+        assert weights.shape == (n, one.taps * len(one.weight))
+        return ConsumerLoss(Moments(mean, covariance, rows), weights)
 
     def test_one_that_is_too_large_is_read_by_whole_channels(self) -> None:
         one = consumer(6, taps=9)
@@ -285,7 +285,7 @@ class TestWideWindows:
         one = channels.T @ channels / len(channels)
         moments = Moments(np.zeros(1206), np.kron(one, np.eye(9)), 4000, 9)
         weight = rng.standard_normal((16, 1206))
-        kept_channels = keep([ConsumerLoss(moments, weight.T @ weight)], 100)
+        kept_channels = keep([ConsumerLoss(moments, weight.T)], 100)
         assert sorted(i % 100 for i in kept_channels) == list(range(100))
 
 
@@ -315,3 +315,35 @@ class TestTheWay:
         assert long.order[:4].tolist() == short.order.tolist()
         assert long.losses[:5].tolist() == short.losses.tolist()
         assert long.kept(8).tolist() == short.kept(8).tolist()
+
+
+class TestInverse:
+    @pytest.mark.parametrize("size", [1, 5, 128, 300])
+    def test_is_that_of_numpy_and_symmetric(self, size: int) -> None:
+        root = np.random.default_rng(size).standard_normal((size, 2 * size))
+        c = root @ root.T / size
+        before = c.copy()
+        found = obs.inverse_of(c, 0.1)
+        assert found is not None
+        np.testing.assert_allclose(found, np.linalg.inv(c + 0.1 * np.eye(size)), atol=1e-11)
+        np.testing.assert_array_equal(found, found.T)
+        np.testing.assert_array_equal(c, before)
+
+    def test_what_is_not_positive_has_none(self) -> None:
+        assert obs.inverse_of(np.diag([1.0, -2.0]), 0.5) is None
+
+    @pytest.mark.parametrize("block", [1, 2, 3, 7, 20])
+    def test_the_upper_triangle_is_mirrored(self, block: int) -> None:
+        matrix = np.arange(49.0).reshape(7, 7)
+        wanted = np.triu(matrix) + np.triu(matrix, 1).T
+        obs.mirror(matrix, block)
+        np.testing.assert_array_equal(matrix, wanted)
+
+
+@pytest.mark.parametrize("n", [3, 700])
+def test_the_total_is_the_variance_of_the_outputs(n: int) -> None:
+    one = consumer(n, rows=50)
+    outputs = one.samples @ one.weight.T
+    assert one.consumer_loss.total == pytest.approx(np.var(outputs, axis=0).sum())
+    gram = one.weight.T @ one.weight
+    np.testing.assert_allclose(one.consumer_loss.gram, gram)

@@ -50,7 +50,7 @@ def test_whether_an_order_takes_blocks_in_turn(order: list[int], in_turn: bool) 
 
 def loss_of(size: int, seed: int = 0) -> ConsumerLoss:
     weight = np.random.default_rng(seed + 1).standard_normal((4, size))
-    return ConsumerLoss(moments_of(correlated(300, size, seed)), weight.T @ weight)
+    return ConsumerLoss(moments_of(correlated(300, size, seed)), weight.T)
 
 
 @pytest.mark.parametrize("blocks", [[0] * 5 + [1] * 5, [0, 1] * 5, [0] * 100 + [1] * 100])

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lbyl_onnx import Config, compress
+from lbyl_onnx.guard.effort import Effort
 from tests.support.net import Dims, Net
 
 SHAPES: tuple[Dims, ...] = (("N", 3, 8, 8), (1, 3, 8, 8), (2, 3, 8, 8))
@@ -50,3 +51,14 @@ def test_a_state_with_its_batch_on_another_axis_is_run_as_it_is() -> None:
     model = net.model(net.node("Concat", [x, last], {"axis": 1}))
     config = Config(round_to=1, ratio=0.25, method="none", provider="cpu")
     assert compress(model, config=config).verification.fidelity.samples > 0
+
+
+def test_a_model_that_takes_long_is_compared_on_fewer() -> None:
+    net = Net(("N", 3, 8, 8))
+    model = net.model(net.conv(net.relu(net.conv("x", (3, 8))), (8, 4)))
+    config = Config(round_to=1, ratio=0.5, provider="cpu")
+    effort = Effort(compared_macs=1, fewest_compared=12)
+    result = compress(model, config=config, effort=effort)
+    assert result.verification.fidelity.samples == 12
+    assert result.prediction is not None
+    assert result.prediction.samples == 12
