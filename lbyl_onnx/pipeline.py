@@ -28,7 +28,7 @@ from lbyl_onnx.option_types import Options
 from lbyl_onnx.quantise.int8 import QuantisationJob, Quantised, to_int8
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.stages import stages_of
-from lbyl_onnx.results.warnings import Timed, warnings_of
+from lbyl_onnx.results.warnings import Timed, run_from_file, warnings_of
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime import providers, timing
 from lbyl_onnx.runtime.baseline import (
@@ -197,7 +197,10 @@ def _compressed(job: Job, detailed: bool) -> CompressResult:
         latency,
         examine(source, job.pruned, baseline) if detailed else None,
         rewritten.inputs,
-        _warnings(rewritten, (job.files.size, size), latency, block, quantised is not None),
+        (
+            *_warnings(rewritten, (job.files.size, size), latency, block, quantised is not None),
+            *run_from_file(job.files.size, baseline.effort),
+        ),
         quantised,
         prediction,
         rewritten.factors,
@@ -206,7 +209,7 @@ def _compressed(job: Job, detailed: bool) -> CompressResult:
 
 def _prediction(job: Job, baseline: Baseline, samples: ComparedSamples) -> Prediction | None:
     """Predict how near the result is on real inputs; None where the user's own were compared."""
-    source = samples.unseen(job.effort)
+    source = samples.unseen(baseline.effort)
     return None if source is None else predicted(job.files.path, job.staged, baseline, source)
 
 

@@ -49,7 +49,8 @@ class Baseline:
     first, second
         Two sets of input shapes that it runs on; they differ in the dynamic dimensions.
     feeds
-        Random inputs: `SAMPLES` at the first shapes, one at the second, one at each of the others.
+        Random inputs: `Effort.random_inputs` at the first shapes, one at the second, one at each of
+        the others.
     record
         What it gave on them.
     optimise
@@ -137,7 +138,8 @@ def run_baseline(
     signature = session.signature
     first, second = _runnable_shapes(session, supplied_shapes, stated, sampled)
     for uniform in (False, True):
-        feeds = random_feeds(signature, first, second, np.random.default_rng(seed), uniform)
+        rng = np.random.default_rng(seed)
+        feeds = random_feeds(signature, (first, second), effort.random_inputs, rng, uniform)
         outputs = tuple(session.run(batch) for batch in feeds)
         if all(is_finite(array) for batch in outputs for array in batch):
             break

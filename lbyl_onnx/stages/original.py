@@ -18,7 +18,7 @@ from lbyl_onnx.errors import (
 )
 from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.graph import source as graph_source
-from lbyl_onnx.guard.effort import Effort
+from lbyl_onnx.guard.effort import LARGE, Effort
 from lbyl_onnx.guard.memory import release
 from lbyl_onnx.inputs.choices import stated_sizes
 from lbyl_onnx.inputs.evidence import with_evidence
@@ -31,9 +31,6 @@ from lbyl_onnx.runtime.baseline import (
 )
 from lbyl_onnx.runtime.sizes.input_shapes import Sizes
 from lbyl_onnx.types import Progress
-
-# Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
-LARGE = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def run_original(job: Job, sampled: Sizes) -> Baseline:
         config.seed,
         optimise,
         config.input_shape,
-        job.effort,
+        job.effort.at(files.size),
         stated,
         sampled,
     )
