@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -75,7 +76,7 @@ class _Writer:
         self.initializers.append(tensor)
         return name
 
-    def constant(self, value: object, dtype: object = None) -> str:
+    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> str:
         """Store a small constant once."""
         array = np.asarray(value, self.dtype if dtype is None else dtype)
         key = f"{array.dtype}{array.shape}".encode() + array.tobytes()

@@ -8,6 +8,15 @@ from dataclasses import dataclass, replace
 LARGE = 1 << 30
 # Runs of each kind that remain, however large a model is: one alone says nothing of the spread.
 FEWEST = 2
+# Fields of `Effort` that count runs of a whole model.
+_RUNS = (
+    "random_inputs",
+    "loaded_rounds",
+    "fewest_compared",
+    "most_compared",
+    "most_unmeasured",
+    "most_predicted",
+)
 
 
 @dataclass(frozen=True)
@@ -71,12 +80,10 @@ class Effort:
         Weights of more than `LARGE` are read from the file in each run: of larger models there are
         so many fewer runs, and at least `FEWEST` of each kind.
         """
-        names = ("random_inputs", "loaded_rounds", "fewest_compared", "most_compared")
-        names += ("most_unmeasured", "most_predicted")
-        values = {name: getattr(self, name) for name in names}
         if size <= LARGE:
             return self
-        fewer = {n: min(v, max(FEWEST, v * LARGE // size)) for n, v in values.items()}
+        usual = {name: int(getattr(self, name)) for name in _RUNS}
+        fewer = {n: min(v, max(FEWEST, v * LARGE // size)) for n, v in usual.items()}
         return replace(self, **fewer)
 
 

@@ -34,7 +34,7 @@ def available_memory() -> int | None:
 
 
 def limit_memory(size: int) -> None:
-    """Let this process take so many bytes of its own, or fewer where it may take no more already."""
+    """Let this process take so many bytes of its own, or what it may already where that is less."""
     if sys.platform != "win32":
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         size = size if soft == resource.RLIM_INFINITY else min(size, soft)
