@@ -375,5 +375,8 @@ def _outputs(
             fed.append(batch)
             yield batch
 
-    for outputs in run_batches(path, baseline.provider, remembered(), baseline.optimise):
+    baseline.progress("comparing outputs", 0, 0)
+    runs = run_batches(path, baseline.provider, remembered(), baseline.optimise)
+    for number, outputs in enumerate(runs, start=1):
+        baseline.progress("comparing outputs", number, 0)
         yield fed.pop(), tuple(outputs.values())

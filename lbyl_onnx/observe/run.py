@@ -24,7 +24,7 @@ from lbyl_onnx.observe.graph_builder import PREFIX
 from lbyl_onnx.observe.instrument import instrument
 from lbyl_onnx.observe.spec import Centring, MomentSpec, Noise, Renormalization, Target
 from lbyl_onnx.runtime import execute
-from lbyl_onnx.types import Array
+from lbyl_onnx.types import Array, Progress, untold
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class ObservationRun:
         those of pairs. None for all.
     centred
         Tensors that are brought to mean zero on the way, whatever else they are brought to.
+    progress
+        Told of each mini-batch, as it is drawn and as it is measured.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class ObservationRun:
     noises: Mapping[str, Noise] = field(default_factory=dict)
     alone: int | None = None
     centred: Mapping[str, Centring] = field(default_factory=dict)
+    progress: Progress = untold
 
     @property
     def batches_alone(self) -> int | None:
@@ -104,7 +107,7 @@ def measure(
         When ONNX Runtime cannot run the instrumented model.
     """
     pairs = [key for key, view in views.items() if view.cross]
-    total = {key: MomentAccumulator.of(view) for key, view in views.items()}
+    sums = {key: MomentAccumulator.of(view) for key, view in views.items()}
     path = run.folder / "instrumented.onnx"
     instrumented = instrument(
         draft,
@@ -119,19 +122,38 @@ def measure(
     for name in run.source.inputs:
         free_batch(instrumented.skeleton, name)
     write_draft(instrumented, path, read, "auto")
-    batches = _run_batches(path, run, fed)
-    for number, outputs in enumerate(islice(batches, None if pairs else run.batches_alone)):
+    asked = None if pairs else run.batches_alone
+    told = _Told(run, asked)
+    batches = _run_batches(path, run, fed, told)
+    for number, outputs in enumerate(islice(batches, asked)):
+        told.step()
         brief = run.batches_alone is not None and number >= run.batches_alone
         for key in pairs if brief else views:
-            add_outputs(total[key], outputs, key, views[key])
+            add_outputs(sums[key], outputs, key, views[key])
     batches.close()
     for file in run.folder.glob("instrumented.onnx*"):
         file.unlink()
-    return {key: running.measured() for key, running in total.items()}
+    return {key: running.measured() for key, running in sums.items()}
+
+
+class _Told:
+    """Tells of each mini-batch twice: once it is drawn, and once it is measured."""
+
+    def __init__(self, run: ObservationRun, batches: int | None) -> None:
+        whole = math.ceil(run.source.count / run.source.size)
+        self._progress = run.progress
+        self._total = 2 * min(whole, batches or whole)
+        self._done = -1
+        self.step()
+
+    def step(self) -> None:
+        # The user's own samples may make more mini-batches, as they differ in shape.
+        self._done = min(self._done + 1, self._total)
+        self._progress("measuring statistics", self._done, self._total)
 
 
 def _run_batches(
-    path: Path, run: ObservationRun, fed: Collection[str]
+    path: Path, run: ObservationRun, fed: Collection[str], told: _Told
 ) -> Generator[Mapping[str, Array]]:
     """Run a model on the samples; where it does not run on the user's own, say on which."""
     shapes: Mapping[str, tuple[int, ...]] = {}
@@ -140,6 +162,7 @@ def _run_batches(
         nonlocal shapes
         for feeds in feeds_of(run, fed):
             shapes = {name: feeds[name].shape for name in run.source.inputs}
+            told.step()
             yield feeds
 
     try:

@@ -354,7 +354,9 @@ def _run(
         source = sample_source(kinds, baseline, config, count, size, free, own)
         steady = source.supplied is None and source.size >= LEAST_BATCH
         alone = ALONE if source.supplied is None else None  # the user's own may be in any order
-        run = ObservationRun(folder, baseline.provider, source, steady, noises, alone)
+        run = ObservationRun(
+            folder, baseline.provider, source, steady, noises, alone, progress=baseline.progress
+        )
         if any_batch:
             return run
         trial = replace(run, source=replace(source, count=source.size))

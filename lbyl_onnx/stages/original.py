@@ -86,6 +86,7 @@ def run_original(job: Job, sampled: Sizes) -> Baseline:
         job.effort.at(files.size),
         stated,
         sampled,
+        job.progress,
     )
     release()
     if not files.standard:

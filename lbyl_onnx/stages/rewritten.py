@@ -95,6 +95,7 @@ def rewrite(job: Job, baseline: Baseline, own: Samples | None) -> Rewritten:
     config = job.config
     job.progress("finding channel groups", 0, 1)
     analyzed = _analyzed(job, baseline, own)
+    job.progress("choosing samples", 0, 1)
     measured = config.allotted == "auto" or config.factors
     views = factor_views(analyzed, config, baseline.effort.most_samples) if config.factors else ()
     prepared = prepare(
