@@ -36,6 +36,7 @@ from lbyl_onnx.runtime.baseline import (
 )
 from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.signature import with_options
+from lbyl_onnx.stages.cluster import spread_over
 from lbyl_onnx.stages.original import Job, change_told, own_samples, run_original
 from lbyl_onnx.stages.rewritten import Rewritten, rewrite
 from lbyl_onnx.types import Progress, numbered
@@ -56,6 +57,7 @@ def compress(
     before_writing: Callable[[CompressResult], None] | None = None,
     effort: Effort = USUAL,
     samples: SamplesLike | None = None,
+    scheduler: str | None = None,
     **options: Unpack[Options],
 ) -> CompressResult:
     """Prune a model's channels, restore what they carried, verify the result, write it.
@@ -86,6 +88,10 @@ def compress(
         Unlabelled samples in memory, in place of the option `calibration`: an array for a model
         with one input, or arrays by the names of the inputs, whose first axis counts samples; or
         an iterable of such batches, which may differ in size along dynamic axes.
+    scheduler : str, default=None
+        Address of a Dask scheduler, ``tcp://HOST:PORT``, on whose workers the groups of channels
+        are ranked and fitted: the same bytes as in this process. External data must lie under the
+        same paths there.
     **options
         Options of `Config` one by one; they replace those of `config`, a target whatever target or
         ratio it has.
@@ -128,6 +134,7 @@ def compress(
         staged = scratch / "compressed.onnx"
         if place is not None:
             staged = stack.enter_context(atomic.staged(place))
+        spread = stack.enter_context(spread_over(scheduler))
         progress("running the original", 0, 1)
         files = graph_source.check_source(source)
         if place is not None:
@@ -135,7 +142,8 @@ def compress(
         reference = scratch / "expected.onnx"
         pruned = staged if config.quantize is None else scratch / "pruned.onnx"
         job = Job(
-            files, staged, pruned, reference, config, provider, progress, effort, samples, named
+            *(files, staged, pruned, reference, config, provider, progress, effort, samples, named),
+            spread,
         )
         result = replace(
             _compressed(job, detailed),

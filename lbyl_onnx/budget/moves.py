@@ -318,6 +318,7 @@ class Moves:
         """Prepare a model that came of the original, on the same kind of samples."""
         was = self.prepared
         folder = self.files[2].parent if was.run is None else was.run.folder
-        return prepare(
+        new = prepare(
             analyzed, self.baseline, was.config, folder, measured=True, own=was.own, kinds=was.kinds
         )
+        return replace(new, spread=was.spread)

@@ -101,6 +101,7 @@ def rewrite(job: Job, baseline: Baseline, own: Samples | None) -> Rewritten:
     prepared = prepare(
         analyzed, baseline, config, job.folder, measured=measured, own=own, more=views
     )
+    prepared = replace(prepared, spread=job.spread)
     untouched = config.target == Target("ratio", 0.0, True) or config.moves == ("int8",)
     if config.quantize is not None and untouched:
         return _whole(job, prepared, baseline, _unpruned(str(config.target)))
