@@ -123,10 +123,10 @@ def measure(
         free_batch(instrumented.skeleton, name)
     write_draft(instrumented, path, read, "auto")
     asked = None if pairs else run.batches_alone
-    told = _Told(run, asked)
-    batches = _run_batches(path, run, fed, told)
+    counter = _BatchCounter(run, asked)
+    batches = _run_batches(path, run, fed, counter)
     for number, outputs in enumerate(islice(batches, asked)):
-        told.step()
+        counter.step()
         brief = run.batches_alone is not None and number >= run.batches_alone
         for key in pairs if brief else views:
             add_outputs(sums[key], outputs, key, views[key])
@@ -136,7 +136,7 @@ def measure(
     return {key: running.measured() for key, running in sums.items()}
 
 
-class _Told:
+class _BatchCounter:
     """Tells of each mini-batch twice: once it is drawn, and once it is measured."""
 
     def __init__(self, run: ObservationRun, batches: int | None) -> None:
@@ -153,7 +153,7 @@ class _Told:
 
 
 def _run_batches(
-    path: Path, run: ObservationRun, fed: Collection[str], told: _Told
+    path: Path, run: ObservationRun, fed: Collection[str], counter: _BatchCounter
 ) -> Generator[Mapping[str, Array]]:
     """Run a model on the samples; where it does not run on the user's own, say on which."""
     shapes: Mapping[str, tuple[int, ...]] = {}
@@ -162,7 +162,7 @@ def _run_batches(
         nonlocal shapes
         for feeds in feeds_of(run, fed):
             shapes = {name: feeds[name].shape for name in run.source.inputs}
-            told.step()
+            counter.step()
             yield feeds
 
     try:

@@ -17,6 +17,23 @@ PATIENCE = 30.0
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
 
+def installed() -> Any:
+    """Return Dask's package.
+
+    Raises
+    ------
+    OptionError
+        When it is not installed.
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise OptionError(
+            "--scheduler needs Dask; install it with: pip install 'lbyl-onnx[distributed]'"
+        ) from error
+    return distributed
+
+
 @contextmanager
 def connected(address: str, patience: float = PATIENCE) -> Iterator[Any]:
     """Give a client of a Dask scheduler that has a worker.
@@ -27,14 +44,9 @@ def connected(address: str, patience: float = PATIENCE) -> Iterator[Any]:
         When `distributed` is not installed, or within so many seconds no scheduler answers, or
         none of its workers is there.
     """
+    distributed = installed()
     try:
-        from distributed import Client
-    except ImportError as error:
-        raise OptionError(
-            "--scheduler needs Dask; install it with: pip install 'lbyl-onnx[distributed]'"
-        ) from error
-    try:
-        client = Client(address, timeout=patience)
+        client = distributed.Client(address, timeout=patience)
     except (OSError, ValueError) as error:
         raise OptionError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:

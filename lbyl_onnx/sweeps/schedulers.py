@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lbyl_onnx.stages.cluster import PATIENCE, connected
+from lbyl_onnx.stages.cluster import PATIENCE, connected, installed
 from lbyl_onnx.sweeps.cells import macs_of, run_cell
 from lbyl_onnx.sweeps.pool import run_in_processes
 from lbyl_onnx.sweeps.types import Cell, Failure, Outcome, Scheduler
@@ -54,21 +54,19 @@ def dask(address: str, patience: float = PATIENCE) -> Scheduler:
     Raises
     ------
     OptionError
-        When run, where `distributed` is not installed, or there is no scheduler or no worker.
+        When `distributed` is not installed; when run, where there is no scheduler or no worker.
     """
+    distributed = installed()
 
     def run(cells: Sequence[Cell]) -> Iterator[Outcome | Failure]:
         with connected(address, patience) as client:
-            from distributed import KilledWorker
-            from distributed import as_completed as completed
-
             futures = {
                 client.submit(run_cell, _from_anywhere(cell), key=cell.key): cell for cell in cells
             }
-            for future in completed(futures):
+            for future in distributed.as_completed(futures):
                 try:
                     yield future.result()
-                except KilledWorker:
+                except distributed.KilledWorker:
                     reason = "the workers that ran it were lost one after the other"
                     yield _lost(futures[future], reason)
 
