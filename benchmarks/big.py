@@ -2,7 +2,8 @@
 
 Run from the root of the repository: ``python -m benchmarks.big [NAME ..]``. Each model is made
 with seeded weights, compressed by the real command in processes of its own, and removed. Linux
-only: peak memory is the kernel's, of the largest process, with what it maps of the files.
+only: peak memory is the kernel's, of the largest process, with what it maps of the files; its own
+memory, without that, is looked at some times a second.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from benchmarks.llama import Sizes, build
 from benchmarks.tables import describe_machine, markdown_table, write_pair
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,17 +33,23 @@ LIMIT = 900.0
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in the making, and the method that compresses it."""
+    """A model in the making, the method and options that compress it, and seconds it may take."""
 
     kind: str
     size: str
     build: Callable[[Path], None]
     method: str
+    options: tuple[str, ...] = ()
+    limit: float = LIMIT
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one command took; without an exit code it was stopped after `LIMIT` seconds."""
+    """What one command took; without an exit code it was stopped.
+
+    `own` are bytes without what is mapped of files, `cpu` seconds of all processes; 0 where they
+    were not measured.
+    """
 
     kind: str
     size: str
@@ -52,6 +60,8 @@ class Outcome:
     peak: int
     code: int | None
     says: str
+    own: int = 0
+    cpu: float = 0.0
 
 
 def wide_layers(path: Path, width: int, layers: int) -> None:
@@ -128,7 +138,35 @@ def _save(
     )
 
 
-EXTERNAL, DEEP, WIDE = "external data", "many Conv layers", "one wide Gemm"
+# Runs a command; prints its peak bytes, its child's own peak, its seconds of processor time.
+_MEASURED = """
+import resource, subprocess, sys, time
+from pathlib import Path
+
+def own(process):
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    texts = [Path(f"/proc/{child}/status").read_text() for child in children]
+    return max([int(text.split("RssAnon:")[1].split()[0]) for text in texts], default=0)
+
+started, most = subprocess.Popen(sys.argv[1:]), 0
+while started.poll() is None:
+    try:
+        most = max(most, own(started.pid))
+    except (OSError, IndexError):  # it has just ended
+        pass
+    time.sleep(0.2)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(1024 * used.ru_maxrss, 1024 * most, used.ru_utime + used.ru_stime)
+sys.exit(started.returncode)
+"""
+
+
+EXTERNAL, DEEP, WIDE, DECODER = (
+    *("external data", "many Conv layers", "one wide Gemm"),
+    "decoder, float16",
+)
+# Decoders of LLaMA's structure by their billions of parameters: layers, width, hidden, heads.
+DECODERS = {"0.7": (12, 2048, 5504, 16), "6.7": (32, 4096, 11008, 32)}
 SUBJECTS = (
     *(
         Subject(
@@ -154,6 +192,17 @@ SUBJECTS = (
         for method in ("none", "lbyl", "lbyl+")
         for width in (2048, 4096, 8192, 16384)
     ),
+    *(
+        Subject(
+            DECODER,
+            f"{size} billion parameters",
+            partial(build, sizes=Sizes(*sides), dtype="float16"),
+            "none",
+            ("--ratio", "0.2"),
+            6 * 3600.0,
+        )
+        for size, sides in DECODERS.items()
+    ),
 )
 
 
@@ -163,35 +212,36 @@ def measure(subject: Subject) -> Outcome:
         folder = Path(name)
         subject.build(folder / "in.onnx")
         size = sum(file.stat().st_size for file in folder.iterdir())
-        code = (
-            "import resource, subprocess, sys;"
-            "done = subprocess.run(sys.argv[1:]);"
-            "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss;"
-            "print(1024 * peak); sys.exit(done.returncode)"
-        )
-        command = [sys.executable, "-c", code, sys.executable, "-m", "lbyl_onnx", "compress"]
+        command = [sys.executable, "-c", _MEASURED, sys.executable, "-m", "lbyl_onnx", "compress"]
         command += [str(folder / "in.onnx"), str(folder / "out.onnx"), "--quiet"]
-        command += ["--method", subject.method, "--provider", "cpu"]
+        command += ["--method", subject.method, "--provider", "cpu", *subject.options]
         if subject.method == "none":
             command += ["--criterion", "l2"]
         start = time.perf_counter()
         try:
             done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
+                command,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=subject.limit,
+                check=False,
             )
-            status, peak, says = done.returncode, int(done.stdout), done.stderr.strip()
+            status, says = done.returncode, done.stderr.strip()
+            peak, own, cpu = map(float, done.stdout.split())
         except subprocess.TimeoutExpired:
-            status, peak, says = None, 0, "stopped"
+            status, peak, own, cpu, says = None, 0.0, 0.0, 0.0, "stopped"
         seconds = time.perf_counter() - start
         written = sum(file.stat().st_size for file in folder.glob("out.onnx*") if file.is_file())
     key = (subject.kind, subject.size, subject.method)
-    return Outcome(*key, size, written, seconds, peak, status, says.replace(name, ""))
+    says = says.replace(name, "")
+    return Outcome(*key, size, written, seconds, int(peak), status, says, int(own), cpu)
 
 
 def markdown(setting: dict[str, object], outcomes: Sequence[Outcome]) -> str:
     """Return the table for people; growth is against the row before of the same kind."""
     header = ["model", "size", "method", "file, MB", "written, MB", "s", "growth", "peak, MB"]
-    header += ["growth", "exit code"]
+    header += ["growth", "own, MB", "CPU s", "exit code"]
     rows: list[list[str]] = []
     before: Outcome | None = None
     for one in outcomes:
@@ -208,7 +258,9 @@ def markdown(setting: dict[str, object], outcomes: Sequence[Outcome]) -> str:
                 f"x {one.seconds / grown.seconds:.1f}" if grown else "",
                 f"{one.peak / 1e6:.0f}" if one.peak else "?",
                 f"x {one.peak / grown.peak:.1f}" if grown else "",
-                f"stopped at {LIMIT:.0f} s" if one.code is None else str(one.code),
+                f"{one.own / 1e6:.0f}" if one.own else "",
+                f"{one.cpu:.0f}" if one.cpu else "",
+                f"stopped at {one.seconds:.0f} s" if one.code is None else str(one.code),
             ]
         )
         before = one
@@ -230,7 +282,9 @@ def merged(path: Path, new: Sequence[Outcome]) -> list[Outcome]:
 def main() -> None:
     """Measure each model in processes of its own and write ``big.md`` and ``big.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", help=f"of {EXTERNAL!r}, {DEEP!r}, {WIDE!r}")
+    parser.add_argument(
+        "kinds", nargs="*", help=f"of {EXTERNAL!r}, {DEEP!r}, {WIDE!r}, {DECODER!r}"
+    )
     parser.add_argument("--method", help="only subjects of this method")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()

@@ -28,7 +28,7 @@ from lbyl_onnx.option_types import Options
 from lbyl_onnx.quantise.int8 import QuantisationJob, Quantised, to_int8
 from lbyl_onnx.results.compressed import CompressResult
 from lbyl_onnx.results.stages import stages_of
-from lbyl_onnx.results.warnings import Timed, warnings_of
+from lbyl_onnx.results.warnings import Timed, run_from_file, warnings_of
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime import providers, timing
 from lbyl_onnx.runtime.baseline import (
@@ -36,6 +36,7 @@ from lbyl_onnx.runtime.baseline import (
 )
 from lbyl_onnx.runtime.providers import channel_block
 from lbyl_onnx.signature import with_options
+from lbyl_onnx.stages.cluster import spread_over
 from lbyl_onnx.stages.original import Job, change_told, own_samples, run_original
 from lbyl_onnx.stages.rewritten import Rewritten, rewrite
 from lbyl_onnx.types import Progress, numbered
@@ -56,6 +57,7 @@ def compress(
     before_writing: Callable[[CompressResult], None] | None = None,
     effort: Effort = USUAL,
     samples: SamplesLike | None = None,
+    scheduler: str | None = None,
     **options: Unpack[Options],
 ) -> CompressResult:
     """Prune a model's channels, restore what they carried, verify the result, write it.
@@ -86,6 +88,10 @@ def compress(
         Unlabelled samples in memory, in place of the option `calibration`: an array for a model
         with one input, or arrays by the names of the inputs, whose first axis counts samples; or
         an iterable of such batches, which may differ in size along dynamic axes.
+    scheduler : str, default=None
+        Address of a Dask scheduler, ``tcp://HOST:PORT``, on whose workers the groups of channels
+        are ranked and fitted: the same bytes as in this process. External data must lie under the
+        same paths there.
     **options
         Options of `Config` one by one; they replace those of `config`, a target whatever target or
         ratio it has.
@@ -128,6 +134,7 @@ def compress(
         staged = scratch / "compressed.onnx"
         if place is not None:
             staged = stack.enter_context(atomic.staged(place))
+        spread = stack.enter_context(spread_over(scheduler))
         progress("running the original", 0, 1)
         files = graph_source.check_source(source)
         if place is not None:
@@ -135,7 +142,8 @@ def compress(
         reference = scratch / "expected.onnx"
         pruned = staged if config.quantize is None else scratch / "pruned.onnx"
         job = Job(
-            files, staged, pruned, reference, config, provider, progress, effort, samples, named
+            *(files, staged, pruned, reference, config, provider, progress, effort, samples, named),
+            spread,
         )
         result = replace(
             _compressed(job, detailed),
@@ -197,7 +205,10 @@ def _compressed(job: Job, detailed: bool) -> CompressResult:
         latency,
         examine(source, job.pruned, baseline) if detailed else None,
         rewritten.inputs,
-        _warnings(rewritten, (job.files.size, size), latency, block, quantised is not None),
+        (
+            *_warnings(rewritten, (job.files.size, size), latency, block, quantised is not None),
+            *run_from_file(job.files.size, baseline.effort),
+        ),
         quantised,
         prediction,
         rewritten.factors,
@@ -206,7 +217,7 @@ def _compressed(job: Job, detailed: bool) -> CompressResult:
 
 def _prediction(job: Job, baseline: Baseline, samples: ComparedSamples) -> Prediction | None:
     """Predict how near the result is on real inputs; None where the user's own were compared."""
-    source = samples.unseen(job.effort)
+    source = samples.unseen(baseline.effort)
     return None if source is None else predicted(job.files.path, job.staged, baseline, source)
 
 

@@ -11,7 +11,11 @@ Floats = NDArray[np.float64]
 Array = NDArray[np.generic]
 DEFAULT_DOMAINS = ("", "ai.onnx")
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with what is being done, how much of it is done, and how much there is, 0 if unknown."""
+
+
+def untold(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 class Stage(str):

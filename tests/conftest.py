@@ -48,9 +48,10 @@ def _over_few_rounds(paired: Callable[..., PairedLatency]) -> Callable[..., Pair
         feeds: Feeds,
         optimise: bool = True,
         effort: Effort = USUAL,
+        step: Callable[[int, int], None] = lambda done, total: None,
     ) -> PairedLatency:
         few = replace(effort, rounds=2, fewest_rounds=2, loaded_rounds=2)
-        return paired(original, other, provider, feeds, optimise, few)
+        return paired(original, other, provider, feeds, optimise, few, step)
 
     return made
 

@@ -48,11 +48,14 @@ def rankings(
     """Eliminate each group's channels down to a count; groups without moments are left out."""
     by_group: dict[int, Ranking] = {}
     for round_ in measured:
-        for group in round_.groups:
-            step(len(by_group), len(prepared.groups))
-            ranking = ranking_of(prepared, round_, group, least[group.key])
+        asked = [(group, least[group.key]) for group in round_.groups]
+        shared = prepared.alone, round_
+        for (group, _), ranking in zip(
+            asked, prepared.spread(ranking_of, shared, asked), strict=True
+        ):
             if ranking is not None:
                 by_group[group.key] = ranking
+            step(len(by_group), len(prepared.groups))
     return by_group
 
 

@@ -326,6 +326,7 @@ class Moves:
         """Prepare a model that came of the original, on the same kind of samples."""
         was, baseline = self.prepared, self.deployment.baseline
         folder = self.files[1].parent if was.run is None else was.run.folder
-        return prepare(
+        new = prepare(
             analyzed, baseline, was.config, folder, measured=True, own=was.own, kinds=was.kinds
         )
+        return replace(new, spread=was.spread)

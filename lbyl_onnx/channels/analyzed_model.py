@@ -39,6 +39,10 @@ class AnalyzedModel:
     tensor_info: TensorInfo
     channels: ChannelMap
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle all but the graph, which is connected, and follows from the model."""
+        return _with_graph, (self.model, self.read, self.tensor_info, self.channels)
+
     @classmethod
     def open(
         cls, files: Source, shapes: Sequence[Shapes], selection: Selection | None = None
@@ -117,6 +121,12 @@ class AnalyzedModel:
         return activation_between(
             self.model, self.graph, self.tensor_info, self.channels, group, consumer
         )
+
+
+def _with_graph(
+    model: onnx.ModelProto, read: TensorReader, tensor_info: TensorInfo, channels: ChannelMap
+) -> AnalyzedModel:
+    return AnalyzedModel(model, read, to_graph(model), tensor_info, channels)
 
 
 @dataclass(frozen=True)

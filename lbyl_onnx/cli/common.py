@@ -197,7 +197,7 @@ def shown_progress(quiet: bool) -> Iterator[types.Progress]:
             if stage != current:
                 current = str(stage)
                 bar.reset(task, description=place + stage, total=counted, amount="")
-            amount = "" if counted is None else f"{done} of {total}"
+            amount = f"{done} of {total}" if counted is not None else str(done or "")
             bar.update(task, completed=done, total=counted, amount=amount)
 
         yield show

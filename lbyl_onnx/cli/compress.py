@@ -26,7 +26,7 @@ from lbyl_onnx.target import GOALS
 
 _OWN_SECTIONS = {
     HOW_MUCH: ("--config",),
-    RUNNING: ("--dry-run", "--force"),
+    RUNNING: ("--dry-run", "--force", "--scheduler"),
     "Telling": ("--report", "--json", "--quiet", "--debug"),
 }
 _SECTIONS = {
@@ -59,6 +59,11 @@ Exit codes: 0 done, 1 error, 2 usage, 3 verification failed, 4 nothing pruned.
 )
 @click.option("--dry-run", is_flag=True, help="Do and verify everything, write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@click.option(
+    "--scheduler",
+    metavar="tcp://HOST:PORT",
+    help="A Dask scheduler, on whose workers the groups of channels are fitted.",
+)
 @common.quiet_option
 @click.option(
     "--report",
@@ -78,6 +83,7 @@ def compress(
     config_path: Path | None,
     dry_run: bool,
     force: bool,
+    scheduler: str | None,
     quiet: bool,
     report_path: str | None,
     json_path: str | None,
@@ -113,6 +119,7 @@ def compress(
                     progress=progress,
                     detailed=report_path is not None,
                     before_writing=tell,
+                    scheduler=scheduler,
                 )
             for staged in (page, document):
                 if staged is not None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,9 +50,8 @@ from lbyl_onnx.observe.pooling import deliveries
 from lbyl_onnx.observe.session import ObservationRound, Prepared
 
 Step = Callable[[int, int], None]
-# Groups that are fitted at a time: linear algebra of each has one thread, and the memory of several
-# covariances.
-THREADS = 2
+Asked = tuple[GroupPlan, Ranking | None]
+"""What a group is to become, and its order of elimination where that is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +135,11 @@ def fit(
         keys = round_.measured.keys()
         before |= {i: round_.measured[str(i)] for i in prepared.outputs if str(i) in keys}
         norms |= round_.norms() if config.method_entry.needs == "moments" else {}
-        by_statistics = partial(_by_statistics, prepared, round_)
         asked = [(entries[g.key], rankings.get(g.key)) for g in round_.groups]
-        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-            outcomes += pool.map(by_statistics, *zip(*asked, strict=True))
+        shared = prepared.alone, round_
+        for outcome in prepared.spread(_by_statistics, shared, asked):
+            outcomes.append(outcome)
+            step(len(outcomes), len(groups))
     statistics = Statistics(prepared.run, prepared.outputs, before) if before else None
     return _gathered(prepared, outcomes, statistics, norms)
 
@@ -191,13 +188,14 @@ def _parted(analyzed: AnalyzedModel, outcome: Outcome) -> str:
 
 
 def ranking_of(
-    prepared: Prepared, round_: ObservationRound, group: ChannelGroup, count: int
+    prepared: Prepared, round_: ObservationRound, asked: tuple[ChannelGroup, int]
 ) -> Ranking | None:
     """Rank a group's channels down to a count, with losses; None where it has no moments.
 
     By `obs` where the user's criterion looks at weights alone, as it predicts no losses. Where the
     group's channels can be mixed, the losses are those of the mixtures.
     """
+    group, count = asked
     if group.products:
         factors = round_.factors(group)
         if factors is None:
@@ -254,10 +252,9 @@ def _layer_of_each(round_: ObservationRound, group: ChannelGroup) -> NDArray[np.
     return numbers
 
 
-def _by_statistics(
-    prepared: Prepared, round_: ObservationRound, entry: GroupPlan, ranking: Ranking | None
-) -> Outcome:
+def _by_statistics(prepared: Prepared, round_: ObservationRound, asked: Asked) -> Outcome:
     """Choose and fit a group by its moments; by its weights where there are none to go by."""
+    entry, ranking = asked
     analyzed, config, group = prepared.analyzed, prepared.config, entry.group
     if group.products:
         return _by_product(prepared, round_, entry)

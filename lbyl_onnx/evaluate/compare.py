@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lbyl_onnx.evaluate.score import own_score
 from lbyl_onnx.evaluate.synthetic import input_kinds, synthetic_samples
 from lbyl_onnx.graph import source as graph_source
 from lbyl_onnx.guard.bounds import bounded, seconds_for
+from lbyl_onnx.guard.effort import LARGE
 from lbyl_onnx.input_options.shapes import SuppliedShapes, checked_shapes
 from lbyl_onnx.io.locate import find_model
 from lbyl_onnx.option_types import Provider
@@ -184,7 +185,7 @@ def _compared(
     """Run both models on samples with labels or none; `inputs` is the file that they are from."""
     feeds, true_labels = samples
     with same_randomness(*paths) as (files, random):
-        before, after = (_outputs(path, provider, feeds) for path in files)
+        before, after = (_outputs(path, provider, feeds, _copied(paths)) for path in files)
     described = "synthetic samples" if inputs is None else f"inputs of {inputs}"
     near = fidelity(outputs, before, after, described)
     _check(outputs, before, after)
@@ -198,7 +199,7 @@ def _compared(
         near.agreement,
         first,
         second,
-        timing.paired(*paths, provider, feeds[0]),
+        timing.paired(*paths, provider, feeds[0], _copied(paths)),
         inputs,
         random,
         PairedAccuracy.of(*hits) if hits else None,
@@ -222,7 +223,7 @@ class _Synthetic:
         model, _ = graph_source.load_model(path)
         kinds = input_kinds(path, model, shapes)
         feeds = list(synthetic_samples(model, kinds, shapes, COMPARED, seed))
-        (outputs,) = execute.run_batches(path, provider, feeds[:1])
+        (outputs,) = execute.run_batches(path, provider, feeds[:1], _copied([path]))
         if all(map(execute.is_finite, outputs.values())):
             others = synthetic_samples(model, kinds, shapes, PREDICTED, seed, "unseen")
             return _Synthetic(feeds, list(others), kinds)
@@ -232,7 +233,8 @@ class _Synthetic:
     def prediction(self, paths: tuple[Path, Path], provider: str) -> Prediction | None:
         """Predict how near two models are on real inputs."""
         with same_randomness(*paths) as (files, _):
-            before, after = (_outputs(path, provider, self.unseen) for path in files)
+            runs = (_outputs(path, provider, self.unseen, _copied(paths)) for path in files)
+            before, after = runs
         return prediction(zip(before, after, strict=True), self.kinds)
 
 
@@ -299,8 +301,16 @@ def _batches(arrays: Mapping[str, Array], signature: Signature) -> Iterator[Mapp
         yield {name: array[start : start + size] for name, array in arrays.items()}
 
 
-def _outputs(path: Path, provider: str, feeds: list[Feeds]) -> tuple[tuple[Array, ...], ...]:
-    return tuple(tuple(o.values()) for o in execute.run_batches(path, provider, feeds))
+def _copied(paths: Iterable[Path]) -> bool:
+    """Whether models are small enough for ONNX Runtime to copy their weights as it optimises."""
+    return all(graph_source.stored_bytes(path) <= LARGE for path in paths)
+
+
+def _outputs(
+    path: Path, provider: str, feeds: list[Feeds], optimise: bool
+) -> tuple[tuple[Array, ...], ...]:
+    runs = execute.run_batches(path, provider, feeds, optimise)
+    return tuple(tuple(outputs.values()) for outputs in runs)
 
 
 def _check(

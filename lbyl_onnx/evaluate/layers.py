@@ -145,7 +145,7 @@ def _channels(node: onnx.NodeProto, tensor_info: TensorInfo) -> int:
 def _points(compressed: Path, baseline: Baseline) -> tuple[tuple[float, float], ...]:
     """Pairs of output values, evenly taken from all of them."""
     names = [name for name, _, _ in baseline.record.signature.outputs]
-    batches = run_batches(compressed, baseline.provider, baseline.feeds)
+    batches = run_batches(compressed, baseline.provider, baseline.feeds, baseline.optimise)
     pairs = [
         np.stack([_flat(old), _flat(new[name])])  # -> (2, values)
         for olds, new in zip(baseline.record.outputs, batches, strict=True)

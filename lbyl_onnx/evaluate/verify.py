@@ -19,7 +19,7 @@ from lbyl_onnx.evaluate.randomness import same_randomness
 from lbyl_onnx.graph.source import check_fully
 from lbyl_onnx.guard.memory import release
 from lbyl_onnx.runtime.baseline import Baseline
-from lbyl_onnx.runtime.execute import SAMPLES, Record, run_as_written, run_batches, run_model
+from lbyl_onnx.runtime.execute import Record, run_as_written, run_batches, run_model
 from lbyl_onnx.runtime.session import Feeds
 from lbyl_onnx.types import Array
 
@@ -163,7 +163,8 @@ def _proven_cut(
     baseline: Baseline, cuts: Cuts, files: tuple[Path, Path, Path]
 ) -> tuple[float, int]:
     """Compare what discontinuous nodes read, and what follows where both are given the same."""
-    feeds = baseline.feeds[SAMPLES - 1 :]  # one at the first shapes, one at each of the others
+    # One at the first shapes, one at each of the others.
+    feeds = baseline.feeds[baseline.effort.random_inputs - 1 :]
     prefix_run = run_as_written(files[2], baseline.provider, feeds)
     names = [name for name, _, _ in prefix_run.signature.outputs]
     fed = tuple(
@@ -219,6 +220,8 @@ def _compare_or_explain(
     try:
         return compare(before, after, reference_run, 0.0)
     except VerificationError:
+        if not baseline.optimise:  # nor were the others: the reference would not differ from itself
+            raise
         release()
         again = run_model(reference, baseline.provider, baseline.feeds)
         names = [name for name, _, _ in again.signature.outputs]
@@ -372,5 +375,8 @@ def _outputs(
             fed.append(batch)
             yield batch
 
-    for outputs in run_batches(path, baseline.provider, remembered(), baseline.optimise):
+    baseline.progress("comparing outputs", 0, 0)
+    runs = run_batches(path, baseline.provider, remembered(), baseline.optimise)
+    for number, outputs in enumerate(runs, start=1):
+        baseline.progress("comparing outputs", number, 0)
         yield fed.pop(), tuple(outputs.values())

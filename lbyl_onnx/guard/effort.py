@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+# Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
+LARGE = 1 << 30
+# Runs of each kind that remain, however large a model is: one alone says nothing of the spread.
+FEWEST = 2
+# Fields of `Effort` that count runs of a whole model.
+_RUNS = (
+    "random_inputs",
+    "loaded_rounds",
+    "fewest_compared",
+    "most_compared",
+    "most_unmeasured",
+    "most_predicted",
+)
 
 
 @dataclass(frozen=True)
@@ -15,6 +29,8 @@ class Effort:
         Rounds in which two models are timed in turns: at most, and of slow models at least.
     narrow_rounds
         Rounds after which they are enough if all of them took the same time.
+    random_inputs
+        Random inputs at the first input shapes on which the result is proven.
     loaded_rounds
         Rounds of models too large to be held both at once: they are loaded anew for each turn.
     pass_macs
@@ -49,6 +65,7 @@ class Effort:
     rounds: int = 15
     fewest_rounds: int = 9
     narrow_rounds: int = 5
+    random_inputs: int = 8
     loaded_rounds: int = 5
     pass_macs: int = 100 * 10**9
     drawn_values: int = 1 << 22
@@ -63,6 +80,18 @@ class Effort:
     most_predicted: int = 64
     slowest_run: float = 2.0
     held_weight: int = 16 << 20
+
+    def at(self, size: int) -> Effort:
+        """Return the effort for a model of so many bytes.
+
+        Weights of more than `LARGE` are read from the file in each run: of larger models there are
+        so many fewer runs, and at least `FEWEST` of each kind.
+        """
+        if size <= LARGE:
+            return self
+        usual = {name: int(getattr(self, name)) for name in _RUNS}
+        fewer = {n: min(v, max(FEWEST, v * LARGE // size)) for n, v in usual.items()}
+        return replace(self, **fewer)
 
 
 USUAL = Effort()

@@ -5,9 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+if sys.platform != "win32":
+    import resource
+
+LIMIT = "LBYL_ONNX_MEMORY"
+"""The environment variable that tells a process how many bytes it may take."""
 
 
 def available_memory() -> int | None:
@@ -24,6 +31,31 @@ def available_memory() -> int | None:
         return min(free, int(maximum) - int(used))
     except (OSError, ValueError):  # no control groups, or "max": without a limit
         return free
+
+
+def limit_memory(size: int) -> None:
+    """Let this process take so many bytes of its own, or what it may already where that is less."""
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        size = size if soft == resource.RLIM_INFINITY else min(size, soft)
+        os.environ[LIMIT] = str(size)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
+
+
+def allow_mapped(size: int) -> None:
+    """Let a process whose memory is limited map two files of so many bytes beside it.
+
+    ONNX Runtime maps the weights of a large model such that the kernel counts them as the process's
+    own, although it can let go of them at any time.
+    """
+    own = os.environ.get(LIMIT)
+    if own is None or sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft != resource.RLIM_INFINITY:
+        most = max(soft, int(own) + 2 * size)
+        within = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (within, hard))
 
 
 @contextlib.contextmanager

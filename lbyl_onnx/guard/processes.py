@@ -21,8 +21,6 @@ from lbyl_onnx.guard.bounds import INTERVAL, Overdue, Watch
 
 PARENT = "LBYL_ONNX_PARENT"
 """The environment variable that tells a process whom it dies with."""
-MEMORY = "LBYL_ONNX_MEMORY"
-"""The environment variable that tells a process how many bytes it may take."""
 _ROOT = str(Path(__file__).resolve().parent.parent.parent)
 # The package from where this one is, and nothing else from there: it may be a checkout that is not
 # installed. All other modules from where this process finds them.

@@ -83,6 +83,10 @@ class TensorReader:
     model: Path
     states: Mapping[Path, State] | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the path alone: another machine sees other numbers of the same files."""
+        return TensorReader, (self.model,)
+
     def __call__(self, tensor: TensorProto) -> Array:
         """Return a tensor's values; those of external data are mapped, not copied.
 

@@ -28,7 +28,7 @@ from lbyl_onnx.observe.instrument import instrument
 from lbyl_onnx.observe.planning import rows_each
 from lbyl_onnx.observe.spec import Centring, MomentSpec, Noise, Renormalization, Target
 from lbyl_onnx.runtime import execute
-from lbyl_onnx.types import Array
+from lbyl_onnx.types import Array, Progress, untold
 
 # Views whose products are summed at a time: BLAS has one thread for each.
 THREADS = 2
@@ -56,6 +56,8 @@ class ObservationRun:
     part
         Samples of a mini-batch that are run at a time where nothing is taken over the batch; None
         for all.
+    progress
+        Told of each mini-batch, as it is drawn and as it is measured.
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class ObservationRun:
     alone: int | None = None
     centred: Mapping[str, Centring] = field(default_factory=dict)
     part: int | None = None
+    progress: Progress = untold
 
     @property
     def batches_alone(self) -> int | None:
@@ -116,7 +119,7 @@ def measure(
     """
     pairs = [key for key, view in views.items() if view.cross]
     brought = run.with_centred(targets)
-    total = {key: MomentAccumulator.of(view) for key, view in views.items()}
+    sums = {key: MomentAccumulator.of(view) for key, view in views.items()}
     path = run.folder / "instrumented.onnx"
     instrumented = instrument(
         draft,
@@ -133,20 +136,38 @@ def measure(
     write_draft(instrumented, path, read, "auto")
     whole = bool(brought) or bool(run.noises) or takes_batch(draft.skeleton, tensor_info, run)
     part = None if whole or run.part is None else aligned(run.part, tensor_info, views.values())
-    batches = _run_batches(path, run, fed, None if pairs else run.batches_alone, part)
+    counter = _BatchCounter(run, None if pairs else run.batches_alone)
+    batches = _run_batches(path, run, fed, counter, part)
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         for number, outputs in batches:
             brief = run.batches_alone is not None and number >= run.batches_alone
             added = [
-                pool.submit(add_outputs, total[key], outputs, key, views[key])
+                pool.submit(add_outputs, sums[key], outputs, key, views[key])
                 for key in (pairs if brief else views)
             ]
             for future in added:
                 future.result()
             outputs.clear()  # else the next run would stand on them
+            counter.tell(2 * number + 2)
     for file in run.folder.glob("instrumented.onnx*"):
         file.unlink()
-    return {key: running.measured() for key, running in total.items()}
+    return {key: running.measured() for key, running in sums.items()}
+
+
+class _BatchCounter:
+    """Tells of each mini-batch twice: once it is drawn, and once it is measured."""
+
+    def __init__(self, run: ObservationRun, batches: int | None) -> None:
+        whole = math.ceil(run.source.count / run.source.size)
+        self.batches = batches
+        self._progress = run.progress
+        self._total = 2 * min(whole, batches or whole)
+        self.tell(0)
+
+    def tell(self, done: int) -> None:
+        """Tell how many were drawn and how many measured, together."""
+        # The user's own samples may make more mini-batches, as they differ in shape.
+        self._progress("measuring statistics", min(done, self._total), self._total)
 
 
 def takes_batch(model: onnx.ModelProto, tensor_info: TensorInfo, run: ObservationRun) -> bool:
@@ -155,11 +176,15 @@ def takes_batch(model: onnx.ModelProto, tensor_info: TensorInfo, run: Observatio
 
 
 def _run_batches(
-    path: Path, run: ObservationRun, fed: Collection[str], first: int | None, part: int | None
+    path: Path,
+    run: ObservationRun,
+    fed: Collection[str],
+    counter: _BatchCounter,
+    part: int | None,
 ) -> Iterator[tuple[int, dict[str, Array]]]:
     """Run a model on the samples; where it does not run on the user's own, say on which.
 
-    Yields the number of the mini-batch and the outputs, of the `first` mini-batches, None for all,
+    Yields the number of the mini-batch and the outputs, of as many mini-batches as are counted,
     which are run `part` samples at a time, None for all.
     """
     shapes: Mapping[str, tuple[int, ...]] = {}
@@ -167,9 +192,10 @@ def _run_batches(
 
     def noted() -> Iterator[Mapping[str, Array]]:
         nonlocal shapes, number
-        for feeds in islice(feeds_of(run, fed), first):
+        for feeds in islice(feeds_of(run, fed), counter.batches):
             number += 1
             shapes = {name: feeds[name].shape for name in run.source.inputs}
+            counter.tell(2 * number + 1)
             yield from [feeds] if part is None else divided(feeds, part)
 
     try:

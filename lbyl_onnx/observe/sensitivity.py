@@ -133,9 +133,10 @@ def sensitivities(
     feeds = {name: value[:size] for name, value in batch.items()}
     results = execute.run_batches(path, run.provider, _switched(feeds, points))
     clean = next(results)
-    by_node = {
-        key: _error(clean, wrong, named) / POWER for key, wrong in zip(points, results, strict=True)
-    }
+    by_node: dict[int, float] = {}
+    for number, (key, wrong) in enumerate(zip(points, results, strict=True), start=1):
+        run.progress("measuring sensitivities", number, len(points))
+        by_node[key] = _error(clean, wrong, named) / POWER
     for file in run.folder.glob("sensitivity.onnx*"):
         file.unlink()
     return by_node

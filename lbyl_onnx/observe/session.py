@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from lbyl_onnx.data.source import (
     sample_count,
 )
 from lbyl_onnx.errors import ModelError
+from lbyl_onnx.guard.spread import Spread, in_threads
 from lbyl_onnx.inputs.choices import kinds_of
 from lbyl_onnx.inputs.first_layers import sampled_kinds
 from lbyl_onnx.methods.types import Moments
@@ -103,6 +104,8 @@ class Prepared:
         What each input takes.
     own
         The user's own samples; None without.
+    spread
+        Where the groups are ranked and fitted.
     """
 
     analyzed: AnalyzedModel
@@ -115,6 +118,12 @@ class Prepared:
     modelled: frozenset[int]
     kinds: Mapping[str, InputKind]
     own: Samples | None = None
+    spread: Spread = in_threads
+
+    @cached_property
+    def alone(self) -> Prepared:
+        """The same without what measures it: what groups are fitted by, wherever that is."""
+        return replace(self, run=None, prior=None, own=None, spread=in_threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,7 +375,16 @@ def _run(
         source = sample_source(kinds, baseline, config, count, size, free, own)
         steady = source.supplied is None and source.size >= LEAST_BATCH
         alone = ALONE if source.supplied is None else None  # the user's own may be in any order
-        run = ObservationRun(folder, baseline.provider, source, steady, noises, alone, part=part)
+        run = ObservationRun(
+            folder,
+            baseline.provider,
+            source,
+            steady,
+            noises,
+            alone,
+            part=part,
+            progress=baseline.progress,
+        )
         if any_batch:
             return run
         trial = replace(run, source=replace(source, count=source.size))

@@ -17,7 +17,7 @@ from typing import BinaryIO, NoReturn
 
 from lbyl_onnx.errors import LbylOnnxError
 from lbyl_onnx.guard import bounds, breadcrumbs, processes, terminal
-from lbyl_onnx.guard.memory import available_memory
+from lbyl_onnx.guard.memory import LIMIT, available_memory, limit_memory
 from lbyl_onnx.io.text_file import discard
 
 if sys.platform != "win32":
@@ -178,11 +178,11 @@ def _die_with_parent() -> None:
 def _limit() -> None:
     """No core dump beside the user's files, no more memory than there is."""
     _lower(resource.RLIMIT_CORE, 0)
-    setting = os.environ.get(processes.MEMORY)
+    setting = os.environ.get(LIMIT)
     available = int(setting) if setting else available_memory()
     # CUDA maps far more than it uses.
     if available is not None and not Path("/dev/nvidiactl").exists():
-        _lower(resource.RLIMIT_DATA, available)
+        limit_memory(available)
 
 
 def _lower(limit: int, value: int) -> None:

@@ -186,7 +186,9 @@ def _rounded(
     """Round the weight of each layer by its input's moments."""
     graph, tensor_info = analyzed.graph, analyzed.tensor_info
     views = list(weight_views(graph, tensor_info, job.samples.count))
-    run = ObservationRun(job.folder, job.baseline.provider, job.samples, False)
+    run = ObservationRun(
+        job.folder, job.baseline.provider, job.samples, False, progress=job.baseline.progress
+    )
     asked = {key: spec for view in views for key, spec in view.asked.items()}
     measured = measure(analyzed.draft, tensor_info, analyzed.read, asked, {}, run) if asked else {}
     return {view.index: rounded(view, tensor_info, measured, job.bits, pinned) for view in views}

@@ -23,7 +23,7 @@ STYLE = """
 .chart .rule{stroke:var(--rule);stroke-width:1;fill:none}
 .chart .same{stroke:var(--soft);stroke-width:1;stroke-dasharray:4 3;fill:none}
 .chart .line{fill:none;stroke-width:2;stroke-linejoin:round}
-.chart .dots{stroke:none;fill:var(--s0);fill-opacity:.45}
+.chart .dots{stroke:none;fill:var(--s0);fill-opacity:.65}
 .chart .c0{stroke:var(--s0);fill:var(--s0)}.chart .c1{stroke:var(--s1);fill:var(--s1)}
 .chart .c2{stroke:var(--s2);fill:var(--s2)}.chart .c3{stroke:var(--s3);fill:var(--s3)}
 .chart .c4{stroke:var(--s4);fill:var(--s4)}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lbyl_onnx.graph.costs import Costs
+from lbyl_onnx.guard.effort import LARGE, Effort
 from lbyl_onnx.runtime.timing import PairedLatency
 from lbyl_onnx.text import count, size
 
@@ -56,6 +57,27 @@ def warnings_of(
         How long it takes.
     """
     return (*_slower(timed), *_grown(before, after, sizes), *_emptied(losses))
+
+
+def run_from_file(bytes_of_model: int, effort: Effort) -> tuple[str, ...]:
+    """Say what was left out, or done less often, for a model too large to be copied.
+
+    Parameters
+    ----------
+    bytes_of_model
+        Of the original.
+    effort
+        What was spent on it.
+    """
+    if bytes_of_model <= LARGE:
+        return ()
+    return (
+        f"{size(bytes_of_model)} are more than is copied into memory: the models were run from "
+        "their files, without ONNX Runtime's graph optimisations, so that the times are not those "
+        f"of the deployed models; they were proven equal on {effort.random_inputs} random inputs "
+        "of the first shape, and timed "
+        f"in {effort.loaded_rounds} rounds",
+    )
 
 
 def _slower(timed: Timed) -> Iterator[str]:

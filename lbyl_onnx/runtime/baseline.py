@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,9 @@ from lbyl_onnx.runtime.sizes.input_shapes import Sizes, checked_shapes, is_fixed
 from lbyl_onnx.runtime.sizes.likely import likely_sizes
 from lbyl_onnx.runtime.sizes.needed import needed_sizes
 from lbyl_onnx.runtime.sizes.proof import elements, kinds
-from lbyl_onnx.types import Array
+from lbyl_onnx.types import Array, Progress, untold
 
+Outputs = tuple[Array, ...]
 Stated = Callable[[Signature], Sizes]
 """Tells sizes of inputs that the user gave, once what the model declares is known."""
 # Seconds for finding other shapes.
@@ -49,7 +50,8 @@ class Baseline:
     first, second
         Two sets of input shapes that it runs on; they differ in the dynamic dimensions.
     feeds
-        Random inputs: `SAMPLES` at the first shapes, one at the second, one at each of the others.
+        Random inputs: `Effort.random_inputs` at the first shapes, one at the second, one at each of
+        the others.
     record
         What it gave on them.
     optimise
@@ -58,6 +60,8 @@ class Baseline:
         More shapes that it runs on: small, odd and large ones.
     effort
         How much is spent on what is measured of it, and of what becomes of it.
+    progress
+        Told of each run of it, and of what becomes of it.
     """
 
     provider: str
@@ -68,6 +72,7 @@ class Baseline:
     optimise: bool = True
     others: tuple[Shapes, ...] = ()
     effort: Effort = USUAL
+    progress: Progress = untold
 
     @property
     def batch(self) -> int:
@@ -87,7 +92,9 @@ class Baseline:
     def times(self, original: Path, other: Path) -> timing.PairedLatency:
         """Time the original's file and another, in turns, as the original ran."""
         feeds = self.feeds[0]
-        return timing.paired(original, other, self.provider, feeds, self.optimise, self.effort)
+        step = partial(self.progress, "timing both models")
+        paths = original, other
+        return timing.paired(*paths, self.provider, feeds, self.optimise, self.effort, step)
 
 
 def run_baseline(
@@ -99,6 +106,7 @@ def run_baseline(
     effort: Effort = USUAL,
     stated: Stated | None = None,
     sampled: Sizes | None = None,
+    progress: Progress = untold,
 ) -> Baseline:
     """Run a model as it came: find input shapes it accepts, record what it gives.
 
@@ -120,6 +128,8 @@ def run_baseline(
         Tells sizes that the user gave of what the model takes.
     sampled
         Sizes that the user's samples have along dynamic axes, for the first set.
+    progress
+        Told of each run.
 
     Returns
     -------
@@ -137,15 +147,23 @@ def run_baseline(
     signature = session.signature
     first, second = _runnable_shapes(session, supplied_shapes, stated, sampled)
     for uniform in (False, True):
-        feeds = random_feeds(signature, first, second, np.random.default_rng(seed), uniform)
-        outputs = tuple(session.run(batch) for batch in feeds)
+        rng = np.random.default_rng(seed)
+        feeds = random_feeds(signature, (first, second), effort.random_inputs, rng, uniform)
+        outputs = tuple(_counted(map(session.run, feeds), len(feeds), progress))
         if all(is_finite(array) for batch in outputs for array in batch):
             break
     others = _others(session, (first, second), seed, uniform, effort.slowest_run)
     record = Record(signature, (*outputs, *(o for _, _, o in others)))
     feeds = (*feeds, *(batch for _, batch, _ in others))
     more = tuple(shapes for shapes, _, _ in others)
-    return Baseline(provider, first, second, feeds, record, optimise, more, effort)
+    return Baseline(provider, first, second, feeds, record, optimise, more, effort, progress)
+
+
+def _counted(runs: Iterable[Outputs], total: int, progress: Progress) -> Iterator[Outputs]:
+    """Tell of each run as it is there."""
+    for number, outputs in enumerate(runs, start=1):
+        progress("running the original", number, total)
+        yield outputs
 
 
 def input_shapes(

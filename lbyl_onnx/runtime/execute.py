@@ -14,8 +14,6 @@ from lbyl_onnx.input_options.shapes import Shapes
 from lbyl_onnx.runtime.session import Feeds, Session, Signature, as_needed, as_written
 from lbyl_onnx.types import Array
 
-# Inputs at the first shapes, beside one batch at the second ones.
-SAMPLES = 8
 # Elements that one input may have: an image of 4,700 x 4,700 pixels. Ten such inputs are made.
 LARGEST_INPUT = 1 << 26
 _SAME_NAME = "float16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
@@ -113,11 +111,15 @@ def checked_signature(signature: Signature) -> Signature:
 
 
 def random_feeds(
-    signature: Signature, first: Shapes, second: Shapes, rng: np.random.Generator, uniform: bool
+    signature: Signature,
+    shapes: tuple[Shapes, Shapes],
+    count: int,
+    rng: np.random.Generator,
+    uniform: bool,
 ) -> tuple[Feeds, ...]:
-    """Random values for each input, at two sets of shapes."""
-    shapes = [*[first] * SAMPLES, second]
-    return tuple(random_batch(signature, s, rng, uniform) for s in shapes)
+    """Random values for each input: `count` times at the first shapes, then at the second."""
+    first, second = shapes
+    return tuple(random_batch(signature, s, rng, uniform) for s in (*[first] * count, second))
 
 
 def random_batch(

@@ -17,6 +17,7 @@ import numpy as np
 from lbyl_onnx.errors import ModelError, TooSlowError, first_line
 from lbyl_onnx.graph.source import stored_bytes
 from lbyl_onnx.guard.bounds import bounded, late_after, seconds_for
+from lbyl_onnx.guard.memory import allow_mapped
 from lbyl_onnx.runtime.installed import ort, ort_errors
 from lbyl_onnx.types import Array
 
@@ -115,7 +116,9 @@ class Session:
             When ONNX Runtime does not load it.
         """
         providers = list(dict.fromkeys([provider, CPU]))
-        seconds = seconds_for(stored_bytes(path))
+        size = stored_bytes(path)
+        seconds = seconds_for(size)
+        allow_mapped(size)
         try:
             # It computes what is constant while it loads, however long that takes.
             with bounded(f"loading {path.name} in ONNX Runtime", seconds):
@@ -204,20 +207,29 @@ def _quiet() -> ort.SessionOptions:
 
 
 def as_written() -> ort.SessionOptions:
-    """Return the options of a session that runs the graph node by node and copies no weights."""
+    """Return the options of a session that runs the graph node by node and keeps no weights.
+
+    What a node takes is given back behind it: memory is that of the largest layer.
+    """
     settings = options()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.add_session_config_entry("session.disable_prepacking", "1")
-    return settings
+    # An arena keeps what a node took, as a weight in another type, until the session is gone.
+    settings.enable_cpu_mem_arena = False
+    return _one_by_one(settings)
 
 
 def as_needed() -> ort.SessionOptions:
     """Return the options of a session that holds little more memory than one run needs."""
-    settings = options()
+    return _one_by_one(options())
+
+
+def _one_by_one(settings: ort.SessionOptions) -> ort.SessionOptions:
+    """Let go what one layer takes before the next one runs."""
     # A plan of all of a run's memory would be held beside what the first run took without it.
     settings.enable_mem_pattern = False
-    # In the order of the file: what is measured is let go before the next layer runs. By its own
-    # order ONNX Runtime would hold every layer's activations until the last one is there.
+    # In the order of the file. By its own order ONNX Runtime would hold what is measured of every
+    # layer, and every weight that is read in another type, until the last one is there.
     settings.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     return settings
 
@@ -225,10 +237,11 @@ def as_needed() -> ort.SessionOptions:
 def _as_array(output: object) -> Array:
     """Return an output as an array; a sequence of maps, as classifiers give, by its values.
 
-    Of a sequence of tensors that differ in shape, all values in a row.
+    Of a sequence of tensors that differ in shape, all values in a row. What ONNX Runtime returns
+    lies in its own memory, all of which would be held with it.
     """
     if isinstance(output, list) and output and isinstance(output[0], dict):
         return np.asarray([list(entry.values()) for entry in output])
     if isinstance(output, list) and len({np.shape(part) for part in output}) > 1:
         return np.concatenate([np.ravel(part) for part in output])
-    return np.asarray(output)
+    return np.array(output)

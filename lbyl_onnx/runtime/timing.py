@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +100,7 @@ def paired(
     feeds: Feeds,
     optimise: bool = True,
     effort: Effort = USUAL,
+    step: Callable[[int, int], None] = lambda done, total: None,
 ) -> PairedLatency:
     """Time two models in turns.
 
@@ -119,6 +120,8 @@ def paired(
         in memory at a time.
     effort
         How many rounds.
+    step
+        Told how many rounds of how many are done.
 
     Raises
     ------
@@ -139,6 +142,7 @@ def paired(
         rounds = max(effort.fewest_rounds, min(effort.rounds, int(SECONDS / seconds)))
     turns: list[list[_Turn]] = [[], []]
     for number in range(rounds):
+        step(number, rounds)
         for which in (0, 1) if number % 2 else (1, 0):
             turns[which].append(turn(which))
         before, after = ([one.fastest for one in own] for own in turns)

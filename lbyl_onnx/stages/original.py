@@ -18,8 +18,9 @@ from lbyl_onnx.errors import (
 )
 from lbyl_onnx.evaluate.equivalence import check_written_out
 from lbyl_onnx.graph import source as graph_source
-from lbyl_onnx.guard.effort import Effort
+from lbyl_onnx.guard.effort import LARGE, Effort
 from lbyl_onnx.guard.memory import release
+from lbyl_onnx.guard.spread import Spread
 from lbyl_onnx.inputs.choices import stated_sizes
 from lbyl_onnx.inputs.evidence import with_evidence
 from lbyl_onnx.runtime.baseline import (
@@ -32,9 +33,6 @@ from lbyl_onnx.runtime.baseline import (
 from lbyl_onnx.runtime.sizes.input_shapes import Sizes
 from lbyl_onnx.types import Progress
 
-# Of models with more bytes ONNX Runtime does not optimise the graph: it would copy the weights.
-LARGE = 1 << 30
-
 
 @dataclass(frozen=True)
 class Job:
@@ -42,6 +40,7 @@ class Job:
 
     `pruned` is the compressed model before it is quantised, or as it is staged where it is not.
     `samples` are the user's own in memory; `named` is the path that they gave for the model.
+    `spread` is where the groups of channels are ranked and fitted.
     """
 
     files: graph_source.Source
@@ -54,6 +53,7 @@ class Job:
     effort: Effort
     samples: SamplesLike | None
     named: Path | None
+    spread: Spread
 
     @property
     def folder(self) -> Path:
@@ -86,9 +86,10 @@ def run_original(job: Job, sampled: Sizes) -> Baseline:
         config.seed,
         optimise,
         config.input_shape,
-        job.effort,
+        job.effort.at(files.size),
         stated,
         sampled,
+        job.progress,
     )
     release()
     if not files.standard:

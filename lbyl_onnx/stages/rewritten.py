@@ -95,11 +95,13 @@ def rewrite(job: Job, baseline: Baseline, own: Samples | None) -> Rewritten:
     config = job.config
     job.progress("finding channel groups", 0, 1)
     analyzed = _analyzed(job, baseline, own)
+    job.progress("choosing samples", 0, 1)
     measured = config.allotted == "auto" or config.factors
     views = factor_views(analyzed, config, baseline.effort.most_samples) if config.factors else ()
     prepared = prepare(
         analyzed, baseline, config, job.folder, measured=measured, own=own, more=views
     )
+    prepared = replace(prepared, spread=job.spread)
     untouched = config.target == Target("ratio", 0.0, True) or config.moves == ("int8",)
     if config.quantize is not None and untouched:
         return _whole(job, prepared, baseline, _unpruned(str(config.target)))

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from lbyl_onnx.guard import processes
 from lbyl_onnx.guard.bounds import INTERVAL, Overdue, Watch
-from lbyl_onnx.guard.memory import available_memory
+from lbyl_onnx.guard.memory import LIMIT, available_memory
 from lbyl_onnx.io import atomic
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def run_in_processes(
         Processes at a time. Together they may take the memory that the machine has free.
     """
     memory = available_memory()
-    share = {} if memory is None else {processes.MEMORY: str(memory // workers)}
+    share = {} if memory is None else {LIMIT: str(memory // workers)}
     waiting, idle = deque(tasks), list[_Worker]()
     busy: dict[_Worker, T] = {}
     ended: queue.SimpleQueue[tuple[_Worker, bytes | None]] = queue.SimpleQueue()

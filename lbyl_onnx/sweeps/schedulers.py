@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lbyl_onnx.errors import OptionError
+from lbyl_onnx.stages.cluster import PATIENCE, connected, installed
 from lbyl_onnx.sweeps.cells import macs_of, run_cell
 from lbyl_onnx.sweeps.pool import run_in_processes
 from lbyl_onnx.sweeps.types import Cell, Failure, Outcome, Scheduler
-
-# Seconds to wait for a Dask scheduler, and for the first of its workers.
-PATIENCE = 30.0
 
 
 def local(workers: int) -> Scheduler:
@@ -59,34 +56,17 @@ def dask(address: str, patience: float = PATIENCE) -> Scheduler:
     OptionError
         When `distributed` is not installed; when run, where there is no scheduler or no worker.
     """
-    try:
-        from distributed import Client, KilledWorker
-        from distributed import as_completed as completed
-    except ImportError as error:
-        raise OptionError(
-            "--scheduler needs Dask; install it with: pip install 'lbyl-onnx[distributed]'"
-        ) from error
+    distributed = installed()
 
     def run(cells: Sequence[Cell]) -> Iterator[Outcome | Failure]:
-        try:
-            client = Client(address, timeout=patience)
-        except (OSError, ValueError) as error:
-            raise OptionError(f"no Dask scheduler answers at {address}: {error}") from error
-        with client:
-            try:
-                client.wait_for_workers(1, timeout=patience)
-            except TimeoutError as error:
-                raise OptionError(
-                    f"the Dask scheduler at {address} has no workers; start some with: "
-                    f"dask worker {address} --nthreads 1"
-                ) from error
+        with connected(address, patience) as client:
             futures = {
                 client.submit(run_cell, _from_anywhere(cell), key=cell.key): cell for cell in cells
             }
-            for future in completed(futures):
+            for future in distributed.as_completed(futures):
                 try:
                     yield future.result()
-                except KilledWorker:
+                except distributed.KilledWorker:
                     reason = "the workers that ran it were lost one after the other"
                     yield _lost(futures[future], reason)
 

@@ -1,4 +1,4 @@
-"""A sweep on a real Dask cluster: a scheduler and two workers on loopback, one of them killed."""
+"""Work on a real Dask cluster: a scheduler and two workers on loopback, one of them killed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from lbyl_onnx.stages.cluster import OnCluster, spread_over
+from tests.conftest import ROOT
 from tests.support.extras import need
 
 pytestmark = pytest.mark.extras
@@ -105,6 +107,80 @@ def test_nothing_is_lost_with_a_worker_killed_half_way(sample: Path, tmp_path: P
     for outcome in (alone, there):
         del outcome["before"]["latency"], outcome["after"]["latency"]
     assert alone == there
+
+
+# Compresses a model; half way through the first fits it kills a process, where it is given one.
+_COMPRESS = """
+import os, signal, sys
+from lbyl_onnx import compress
+
+def tell(stage, done, total):
+    if stage == "compensating" and done == total // 2 and doomed:
+        os.kill(doomed.pop(), signal.SIGKILL)
+
+model, output, scheduler, *doomed = sys.argv[1:]
+doomed = [int(number) for number in doomed]
+result = compress(
+    model, output, macs="70%", hardware="avx2", provider="cpu", scheduler=scheduler or None,
+    progress=tell, force=True,
+)
+assert not doomed
+"""
+
+
+def compressed(model: Path, output: Path, scheduler: str, *doomed: int) -> bytes:
+    """The file that comes of a model, here or on a cluster."""
+    words = [str(model), str(output), scheduler, *map(str, doomed)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", _COMPRESS, *words]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return output.read_bytes()
+
+
+def test_the_groups_of_one_compression_give_the_same_bytes(sample: Path, tmp_path: Path) -> None:
+    need("distributed")
+    alone = compressed(sample, tmp_path / "out.onnx", "")
+    with cluster(tmp_path) as (address, workers):
+        wait(lambda: all(busy(tmp_path, name) for name in ("one", "two")), "the workers")
+        there = compressed(sample, tmp_path / "out.onnx", address, workers[0].pid)
+        assert workers[0].wait(PATIENCE) == -signal.SIGKILL
+        assert workers[1].poll() is None
+    assert there == alone
+
+
+def _process(base: int, number: int) -> tuple[int, int]:
+    return os.getpid(), base + number
+
+
+def test_pieces_are_done_by_the_workers_that_are_left(tmp_path: Path) -> None:
+    need("distributed")
+    with cluster(tmp_path) as (address, workers):
+        wait(lambda: all(busy(tmp_path, name) for name in ("one", "two")), "the workers")
+        with spread_over(address) as spread:
+            first = list(spread(_process, (10,), range(20)))
+            workers[0].kill()
+            workers[0].wait()
+            second = list(spread(_process, (20,), range(20)))
+    assert [value for _, value in first] == [10 + n for n in range(20)]
+    assert [value for _, value in second] == [20 + n for n in range(20)]
+    assert {process for process, _ in first} <= {worker.pid for worker in workers}
+    assert {process for process, _ in second} == {workers[1].pid}
+
+
+def test_what_a_worker_fails_at_is_done_here() -> None:
+    class Lost:
+        def result(self) -> object:
+            raise RuntimeError("no such method is registered")
+
+    class Client:
+        def submit(self, function: object, *_: object, pure: bool) -> Lost:
+            return Lost()
+
+        def scatter(self, one: object, broadcast: bool, hash: bool) -> object:
+            return one
+
+    assert list(OnCluster(Client())(_process, (1,), [2])) == [(os.getpid(), 3)]
 
 
 def test_no_scheduler_is_one_line(sample: Path, tmp_path: Path) -> None:

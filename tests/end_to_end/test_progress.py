@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from lbyl_onnx import compress
+from lbyl_onnx.types import Stage
 
 if sys.platform != "win32":
     import pty
@@ -50,3 +54,42 @@ def test_the_start_is_shown_then_each_stage_and_at_last_nothing(
 def test_quiet_shows_nothing(sample: Path) -> None:
     text = on_a_terminal("inspect", str(sample), "--quiet")
     assert text.replace("\r\x1b[K", "") == ""
+
+
+def test_what_takes_long_tells_of_each_part_of_it(sample: Path) -> None:
+    """Mini-batches, groups, layers, runs and rounds are counted as they are done."""
+    told: list[tuple[str, int, int]] = []
+    compress(
+        sample, dry_run=True, provider="cpu", macs="70%", hardware="avx2",
+        progress=lambda stage, done, total: told.append((str(stage), done, total)),
+    )  # fmt: skip
+    assert [stage for stage, _, _ in told].index("choosing samples") > 1
+    counted = (
+        "running the original", "measuring statistics", "looking for what can go",
+        "measuring sensitivities", "compensating", "timing both models",
+    )  # fmt: skip
+    for name in counted:
+        amounts = [(done, total) for stage, done, total in told if stage == name and total > 1]
+        assert amounts, name
+        assert all(0 <= done <= total for done, total in amounts)
+        steps = [
+            after[0] - before[0]
+            for before, after in itertools.pairwise(amounts)
+            if before[0] < before[1] and after[0] > 0
+        ]
+        assert set(steps) <= {0, 1}, name  # none is left out
+    batches = [done for stage, done, _ in told if stage == "comparing outputs"]
+    assert max(batches) >= 1
+
+
+def test_stages_keep_their_numbers_however_fine_they_are_told(sample: Path) -> None:
+    told: list[object] = []
+    compress(
+        sample, dry_run=True, provider="cpu", ratio=0.3, hardware="avx2",
+        progress=lambda stage, done, total: told.append(stage),
+    )  # fmt: skip
+    stages = [stage for stage in told if isinstance(stage, Stage)]
+    assert len(stages) == len(told)
+    assert all(1 <= stage.number <= stage.of == stages[0].of for stage in stages)
+    by_name = {str(stage): stage.number for stage in stages}
+    assert by_name["comparing outputs"] >= by_name["verifying"]

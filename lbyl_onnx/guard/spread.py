@@ -1,0 +1,40 @@
+"""Where independent pieces of work are done: by threads of this process, or elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol, TypeVar
+
+R = TypeVar("R")
+# Pieces at a time: linear algebra of each has one thread, and the memory of several covariances.
+THREADS = 2
+
+
+class Spread(Protocol):
+    """Does independent pieces of work, and gives what came of each in their order."""
+
+    def __call__(
+        self, function: Callable[..., R], shared: Sequence[object], pieces: Sequence[object]
+    ) -> Iterator[R]:
+        """Call a function with what all pieces share, then the piece.
+
+        Parameters
+        ----------
+        function
+            Of a module: other processes import it. It gives the same wherever it runs.
+        shared
+            What all pieces read, as weights and moments; each is sent to another process once.
+        pieces
+            The last argument of each call.
+        """
+
+
+def in_threads(
+    function: Callable[..., R], shared: Sequence[object], pieces: Sequence[object]
+) -> Iterator[R]:
+    """Do the pieces in threads of this process; a `Spread`."""
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        yield from pool.map(partial(function, *shared), pieces)
