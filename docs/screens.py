@@ -26,7 +26,7 @@ TABLE = re.compile(
     r"(<!-- results: python -m docs\.screens -->\n).*?(<!-- end of results -->)", re.DOTALL
 )
 # Models, and shares of their multiply-accumulates.
-TARGETS = (("vgg16_cifar10", 0.25), ("vgg16_cifar10", 0.125), ("resnet20_cifar10", 0.5))
+TARGETS = {"vgg16_cifar10": (0.25, 0.125), "resnet20_cifar10": (0.5,)}
 # Characters in a line of a screen.
 WIDTH = 96
 NAMES = {
@@ -86,12 +86,16 @@ def targets() -> str:
     """Return what a few models keep at a target, in one sentence."""
     rows = json.loads((RESULTS / "factors.json").read_text())["rows"]
     said = []
-    for model, share in TARGETS:
-        made = [r for r in rows if (r["model"], r["kind"], r["share"]) == (model, "macs", share)]
-        row = max(made, key=lambda r: float(r["nearness"]))  # what the command writes
-        name, after, before = NAMES[model], 100 * row["accuracy"], 100 * row["base"]
-        said.append(f"{after:.1f} of {before:.1f} of {name} with `--macs {100 * share:g}%`")
-    return "At a target layers may become two of lower rank: " + ",\n".join(said) + "."
+    for model, shares in TARGETS.items():
+        kept = []
+        for share in shares:
+            made = [
+                r for r in rows if (r["model"], r["kind"], r["share"]) == (model, "macs", share)
+            ]
+            row = max(made, key=lambda r: float(r["nearness"]))  # what the command writes
+            kept.append(f"{_percent(row)} with `--macs {100 * share:g}%`")
+        said.append(f"{NAMES[model].partition(',')[0]} keeps {' and '.join(kept)}")
+    return f"At a target layers may also become two of lower rank:\n{', '.join(said)}."
 
 
 def _percent(figure: dict[str, float]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docs.screens import TABLE, filled, pages, table
+from docs.screens import TABLE, filled, pages, table, targets
 from tests.conftest import ROOT
 
 
@@ -17,6 +17,7 @@ def test_the_table_is_what_was_measured(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     assert TABLE.search(text) is not None
     assert table() in text
+    assert targets() in text
 
 
 def test_a_screen_may_be_cut() -> None:
