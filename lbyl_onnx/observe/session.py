@@ -366,10 +366,12 @@ def _run(
         source = sample_source(kinds, baseline, config, count, size, free, own)
         steady = source.supplied is None and source.size >= LEAST_BATCH
         alone = ALONE if source.supplied is None else None  # the user's own may be in any order
-        run = ObservationRun(folder, baseline.provider, source, steady, noises, alone, part=part)
+        # What takes no batch but its own takes no part of one either.
+        parts = part if free else None
+        run = ObservationRun(folder, baseline.provider, source, steady, noises, alone, part=parts)
         if any_batch:
             return run
-        trial = replace(run, source=replace(source, count=source.size))
+        trial = replace(run, source=replace(source, count=source.size), part=None)
         try:
             measure(analyzed.draft, analyzed.tensor_info, analyzed.read, everywhere, {}, trial)
         except ModelError:
