@@ -100,6 +100,17 @@ def recorded(path: Path) -> dict[str, list[Cost]]:
     return {kind: [Cost(**row) for row in own] for kind, own in rows.items()}
 
 
+def write(folder: Path, costs: Mapping[str, Sequence[Cost]]) -> None:
+    """Write what has been measured so far: numbers, page and picture."""
+    setting = {"command": "python -m benchmarks.scale", "machine": describe_machine()}
+    document = {
+        "setting": setting,
+        "costs": {kind: [asdict(cost) for cost in own] for kind, own in costs.items()},
+    }
+    write_pair(folder, "scale", document, markdown(setting, costs))
+    (folder / "scale.svg").write_text(picture(costs))
+
+
 def main() -> None:
     """Measure the kinds that are asked for, keep the others on record, write all files."""
     parser = argparse.ArgumentParser(description="Measure cost against size.")
@@ -113,13 +124,7 @@ def main() -> None:
             if subject.kind == kind:
                 costs[kind].append(measure(subject))
                 print(costs[kind][-1], flush=True)
-    setting = {"command": "python -m benchmarks.scale", "machine": describe_machine()}
-    document = {
-        "setting": setting,
-        "costs": {kind: [asdict(cost) for cost in own] for kind, own in costs.items()},
-    }
-    write_pair(arguments.output_dir, "scale", document, markdown(setting, costs))
-    (arguments.output_dir / "scale.svg").write_text(picture(costs))
+                write(arguments.output_dir, costs)
 
 
 if __name__ == "__main__":

@@ -235,6 +235,18 @@ def _ranked(
     return ranking.spread(_layer_of_each(round_, group))
 
 
+def _ranked_by_moments(
+    prepared: Prepared,
+    round_: ObservationRound,
+    group: ChannelGroup,
+    moments: Sequence[Moments],
+    count: int,
+) -> Ranking:
+    """Rank likewise by the moments at each consumer; its weights are let go of afterwards."""
+    losses = consumer_losses(prepared.analyzed, group, moments)
+    return _ranked(prepared, round_, group, losses, count)
+
+
 def _path_to_mix(
     analyzed: AnalyzedModel, group: ChannelGroup, moments: Sequence[Moments]
 ) -> LinearPath | None:
@@ -269,8 +281,7 @@ def _by_statistics(prepared: Prepared, round_: ObservationRound, asked: Asked) -
             if outcome is not None:
                 return outcome
         if ranking is None:
-            losses = consumer_losses(analyzed, group, moments)
-            ranking = _ranked(prepared, round_, group, losses, len(entry.kept))
+            ranking = _ranked_by_moments(prepared, round_, group, moments, len(entry.kept))
         entry = GroupPlan(group, ranking.kept(len(entry.kept)))
         if ranking.has_losses:
             error = float(np.mean(np.clip(ranking.losses[len(entry.removed)], 0.0, 1.0)))

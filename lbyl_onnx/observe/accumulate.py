@@ -136,15 +136,20 @@ def add_outputs(
 ) -> None:
     """Add one mini-batch's outputs of the instrumented model; columns alone give variances."""
     named = {part: outputs[name] for part, name in outputs_of(key, view).items()}
-    if view.cross:
+    if view.gives_rows:
         centred = named["centred"].astype(np.float32, copy=False)
         by_column = centred.T if view.rows_first else centred  # (columns, rows)
         if by_column.shape[1]:
             running.add_deviations(named["mean"], by_column)
         return
     rows = int(named["shape"][1])
-    if rows:  # samples of a few positions may leave a tensor empty
-        running.add(rows, named["mean"], [rows * named["variance"].astype(np.float64)])
+    if not rows:  # samples of a few positions may leave a tensor empty
+        return
+    if view.cross:
+        strips = [named[str(i)].astype(np.float32, copy=False) for i in range(len(view.strips))]
+        running.add(rows, named["mean"], strips)
+    else:
+        running.add(rows, named["mean"], [rows * named["0"].astype(np.float64)])
 
 
 def products(

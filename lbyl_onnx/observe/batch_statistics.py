@@ -107,7 +107,7 @@ def _emit_moments(
     """Emit moments (columns,) of a tensor with the channels on axis 1 as those of a view."""
     mean, var = moments
     writer.op("Reshape", [mean, writer.ints(-1, 1)], output=names["mean"])
-    writer.op("Identity", [var], output=names["variance"])
+    writer.op("Identity", [var], output=names["0"])
     size = writer.op("Reshape", [writer.op("Size", [x]), writer.ints(1)])
     rows = writer.op("Div", [size, writer.ints(columns)])
     writer.op("Concat", [writer.ints(columns), rows], {"axis": 0}, names["shape"])

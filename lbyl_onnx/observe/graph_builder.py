@@ -64,9 +64,10 @@ class Writer:
 def outputs_of(key: str, view: MomentSpec) -> dict[str, str]:
     """Names of the outputs that hold a view's moments, by what they are.
 
-    They are ``mean``, with an axis of length 1 for the rows; and for pairs of columns ``centred``,
-    what is left of the rows without it, (rows, columns) where `view.rows_first` and else (columns,
-    rows); for columns alone ``variance`` (columns,) and ``shape`` (columns, rows).
+    They are ``mean``, with an axis of length 1 for the rows. Where `view.gives_rows` there is
+    ``centred``, what is left of the rows without it: (rows, columns) where `view.rows_first`, else
+    (columns, rows). Otherwise there is ``shape`` (columns, rows), and ``0``, ``1``, .. for the
+    strips of the second moment; of columns alone ``0`` is the variance (columns,).
     """
-    parts = ["mean", "centred"] if view.cross else ["mean", "shape", "variance"]
-    return {part: f"{PREFIX}{key}/{part}" for part in parts}
+    moments = ["centred"] if view.gives_rows else ["shape", *map(str, range(len(view.strips)))]
+    return {part: f"{PREFIX}{key}/{part}" for part in ("mean", *moments)}

@@ -1,8 +1,8 @@
-"""A model that measures itself: nodes that emit what the moments of its tensors are made of.
+"""A model that measures itself: nodes that emit the moments of its tensors, and nothing else.
 
-What leaves ONNX Runtime are a few numbers per channel, and where pairs of channels are wanted the
-rows that their products are summed over: BLAS knows that a matrix times its own transpose is
-symmetric, and takes half as long for it.
+What leaves ONNX Runtime are a few numbers per channel, or per pair of channels, whatever the
+resolution and the number of samples. Of many channels the rows leave: BLAS knows that a matrix
+times its own transpose is symmetric, and takes half as long for it.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ def instrument(
     tensor_info
         Its facts.
     views
-        What to measure, by a key. The outputs that `outputs_of` names are the mean of each column,
-        and the rows without it, or the variance of each column.
+        What to measure, by a key; `outputs_of` names and describes what is emitted.
     targets
         Tensors that are brought to a given mean and deviation on every batch. Views of their
         columns alone tell how they were before, views of pairs what their readers get.
@@ -142,16 +141,27 @@ def _measure(
             channels = math.prod(shape[axis] or 0 for axis in (*view.among, view.axis))
             x, view = _flattened(writer, x, view)
         columns = _columns(writer, x, view, channels)
-        over = 0 if view.cross and view.rows_first else 1
-        mean = writer.mean(columns, [over], True)
+        mean = writer.mean(columns, [0 if view.rows_first else 1], True)
         writer.op("Identity", [mean], output=outputs["mean"])
-        if view.cross:
-            writer.op("Sub", [columns, mean], output=outputs["centred"])
-            continue
-        writer.op("Shape", [columns], output=outputs["shape"])
-        centred = writer.op("Sub", [columns, mean])
+        centred = writer.op("Sub", [columns, mean], output=outputs.get("centred"))
+        if not view.gives_rows:
+            writer.op("Shape", [columns], output=outputs["shape"])
+            _multiplied(writer, centred, view, outputs)
+
+
+def _multiplied(writer: Writer, centred: str, view: MomentSpec, outputs: Mapping[str, str]) -> None:
+    """Emit the variances of (columns, rows), or their products strip by strip."""
+    if not view.cross:
         square = writer.op("Mul", [centred, centred])
-        writer.op("Identity", [writer.mean(square, [1], False)], output=outputs["variance"])
+        writer.op("Identity", [writer.mean(square, [1], False)], output=outputs["0"])
+        return
+    for number, strip in enumerate(view.strips):
+        some, rest = (
+            _gathered(writer, centred, np.arange(view.columns)[part], view.columns, 0)
+            for part in (strip, slice(strip.start, None))
+        )
+        turned = writer.op("Transpose", [rest], {"perm": [1, 0]})
+        writer.op("MatMul", [some, turned], output=outputs[str(number)])
 
 
 def _flattened(writer: Writer, x: str, view: MomentSpec) -> tuple[str, MomentSpec]:
@@ -168,7 +178,7 @@ def _flattened(writer: Writer, x: str, view: MomentSpec) -> tuple[str, MomentSpe
 def _columns(writer: Writer, x: str, view: MomentSpec, channels: int | None) -> str:
     """The matrix of a view of a tensor with so many channels on its axis.
 
-    (columns, rows), or (rows, columns) where pairs are wanted of what lies so already.
+    (columns, rows), or (rows, columns) where they leave as they lie.
     """
     index = view.positions.reshape(-1)  # (n, positions) -> (n * positions,)
     spatial = view.is_spatial
@@ -186,7 +196,7 @@ def _columns(writer: Writer, x: str, view: MomentSpec, channels: int | None) -> 
             x = writer.op("Reshape", [x, writer.ints(-1, index.size)])  # -> (rows, C)
     if view.window is not None:
         x = _windows(writer, x, view)
-    if view.cross and view.rows_first:
+    if view.rows_first:
         return x
     others = range(2, view.rank) if spatial else ()
     x = writer.op("Transpose", [x], {"perm": [1, 0, *others]})  # -> (channels, ..)

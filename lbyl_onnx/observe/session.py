@@ -375,6 +375,8 @@ def _run(
         source = sample_source(kinds, baseline, config, count, size, free, own)
         steady = source.supplied is None and source.size >= LEAST_BATCH
         alone = ALONE if source.supplied is None else None  # the user's own may be in any order
+        # What takes no batch but its own takes no part of one either.
+        parts = part if free else None
         run = ObservationRun(
             folder,
             baseline.provider,
@@ -382,12 +384,12 @@ def _run(
             steady,
             noises,
             alone,
-            part=part,
+            part=parts,
             progress=baseline.progress,
         )
         if any_batch:
             return run
-        trial = replace(run, source=replace(source, count=source.size))
+        trial = replace(run, source=replace(source, count=source.size), part=None)
         try:
             measure(analyzed.draft, analyzed.tensor_info, analyzed.read, everywhere, {}, trial)
         except ModelError:

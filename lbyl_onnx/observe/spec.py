@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from lbyl_onnx.graph.layers.linear_layer import Window
 from lbyl_onnx.types import Floats
 
-# Columns to a strip of a second moment: fewer of them lose the speed of large products.
-STRIP = 512
+# Columns from which on pairs are multiplied by BLAS, which takes less for them than ONNX Runtime.
+# Of fewer columns there may be many rows, which would take more memory than the products do.
+MANY = 1024
+# Columns to a strip of a second moment, of few columns and of many.
+STRIPS = 256, 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,12 @@ class MomentSpec:
     @property
     def rows_first(self) -> bool:
         """Whether the tensor has its columns last, so that it holds the rows as they are."""
-        return not self.is_spatial and self.columns == self.positions.size
+        return self.gives_rows and not self.is_spatial and self.columns == self.positions.size
+
+    @property
+    def gives_rows(self) -> bool:
+        """Whether its rows leave the runtime, to be multiplied outside of it."""
+        return self.cross and self.columns >= MANY
 
     @property
     def strips(self) -> tuple[slice, ...]:
@@ -78,7 +86,7 @@ class MomentSpec:
 
         The rest follows by symmetry: of many columns that is near half of the work.
         """
-        count = max(1, self.columns // STRIP) if self.cross else 1
+        count = max(1, self.columns // STRIPS[self.gives_rows]) if self.cross else 1
         edges = [self.columns * i // count for i in range(count + 1)]
         return tuple(slice(*pair) for pair in itertools.pairwise(edges))
 

@@ -84,8 +84,8 @@ def _drawn(prepared: Prepared, baseline: Baseline, requested: int, free: bool) -
     of large ones are most of the memory.
     """
     largest, effort = prepared.analyzed.largest_activation // baseline.batch, baseline.effort
-    few = max(LEAST_BATCH, batch_size(SHARE * largest, requested, effort))
-    most = min(few, batch_size(largest, requested, effort))
+    small = max(LEAST_BATCH, batch_size(SHARE * largest, requested, effort))
+    most = min(small, batch_size(largest, requested, effort))
     size = -(-requested // -(-requested // most))  # batches of one size, none much smaller
     return sample_source(
         prepared.kinds, baseline, prepared.config, requested, size, free, prepared.own

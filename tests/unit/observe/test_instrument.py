@@ -19,7 +19,7 @@ from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
 from lbyl_onnx.observe.graph_builder import outputs_of
 from lbyl_onnx.observe.instrument import instrument
-from lbyl_onnx.observe.spec import Centring, MomentSpec, Renormalization, Target
+from lbyl_onnx.observe.spec import MANY, Centring, MomentSpec, Renormalization, Target
 from lbyl_onnx.runtime.execute import run_batches
 from lbyl_onnx.types import Array
 from tests.support.files import if_body, initializers_as_inputs
@@ -72,15 +72,21 @@ def observed_moments(
 ) -> dict[str, Moments]:
     outputs = raw_probe(model, views, feeds, folder, targets, batch_statistics)
     moments: dict[str, Moments] = {}
-    for key, view in views.items():
-        named = {part: outputs[name] for part, name in outputs_of(key, view).items()}
-        mean = named["mean"].reshape(-1).astype(float)
-        if view.cross:
-            centred = named["centred"].astype(float)
-            by_row = centred if view.rows_first else centred.T
+    for key in views:
+        named = outputs_of(key, views[key])
+        mean = outputs[named["mean"]].reshape(-1).astype(float)
+        if views[key].gives_rows:
+            centred = outputs[named["centred"]].astype(float)
+            by_row = centred if views[key].rows_first else centred.T
             moments[key] = Moments(mean, by_row.T @ by_row, len(by_row))
-        else:
-            moments[key] = Moments(mean, named["variance"].astype(float), int(named["shape"][1]))
+            continue
+        parts = [outputs[named[str(i)]] for i in range(len(views[key].strips))]
+        moment = np.zeros((views[key].columns,) * parts[0].ndim)
+        for strip, part in zip(views[key].strips, parts, strict=True):
+            moment[(strip, slice(strip.start, None))[: moment.ndim]] = part
+        if moment.ndim == 2:
+            moment = np.triu(moment) + np.triu(moment, 1).T
+        moments[key] = Moments(mean, moment, int(outputs[named["shape"]][1]))
     return moments
 
 
@@ -283,52 +289,70 @@ class TestModels:
             str(tmp_path / "instrumented.onnx"), providers=["CPUExecutionProvider"]
         )
         feeds = feeds_of(model)
-        mean, centred = (np.asarray(value).astype(float) for value in session.run(None, feeds))
-        measured = Moments(mean.reshape(-1), centred @ centred.T, centred.shape[1])
+        mean, shape, moment = map(np.asarray, session.run(None, feeds))
+        measured = Moments(mean.reshape(-1).astype(float), moment.astype(float), int(shape[1]))
         assert_same(measured, observed_moments(model, {"k": VIEWS["plane"]}, feeds, tmp_path)["k"])
 
 
 class TestSize:
-    def test_of_columns_alone_only_moments_leave_the_runtime(self, tmp_path: Path) -> None:
-        """Whatever the number of samples and the resolution; of pairs the rows that count."""
+    def test_only_moments_leave_the_runtime(self, tmp_path: Path) -> None:
+        """Whatever the number of samples and the resolution."""
         net = Net(("N", 3, "H", "W"))
         x = net.relu(net.conv("x", (3, 6)))
         model = net.model(net.conv(x, (6, 4)))
         views = {key: replace(view, tensor=x) for key, view in VIEWS.items()}
-        for count, size in ((2, 8), (16, 40)):
-            feeds = feeds_of(model, count, size)
-            outputs = raw_probe(model, views, feeds, tmp_path)
-            values = run(tap(model, x), feeds)[-1]
-            rows = {key: expected(values, view).rows for key, view in views.items()}
-            reference: dict[str, list[tuple[int, ...]]] = {
-                "plane": [(3, 1), (3, rows["plane"])],
-                "window": [(18, 1), (18, rows["window"])],
-                "alone": [(6, 1), (2,), (6,)],
-            }
-            assert {name: value.shape for name, value in outputs.items()} == {
-                name: shape
-                for key, each in reference.items()
-                for name, shape in zip(outputs_of(key, views[key]).values(), each, strict=True)
-            }
-
-    @pytest.mark.parametrize("cross", [False, True])
-    def test_a_matrix_is_not_transposed_for_its_products(self, tmp_path: Path, cross: bool) -> None:
-        net = Net(("N", 3))
-        x = net.relu(net.node("MatMul", ["x", net.weight("w0", 3, 30)]))
-        model = net.model(net.node("MatMul", [x, net.weight("w1", 30, 2)]))
-        view = MomentSpec(x, 1, 2, np.arange(30)[:, None], cross=cross)
-        draft = instrument(
-            ModelDraft.of(model),
-            tensor_facts(model),
-            {"k": view},
-            {},
-            False,
-            {},
-            "CPUExecutionProvider",
+        small, large = (
+            raw_probe(model, views, feeds_of(model, count, size), tmp_path)
+            for count, size in ((2, 8), (16, 40))
         )
-        assert view.rows_first
-        assert ("Transpose" in {n.op_type for n in draft.skeleton.graph.node}) == (not cross)
+        shapes = {key: tuple(value.shape) for key, value in small.items()}
+        assert shapes == {key: tuple(value.shape) for key, value in large.items()}
+        reference = {
+            "plane": [(3, 1), (2,), (3, 3)],
+            "window": [(18, 1), (2,), (18, 18)],
+            "alone": [(6, 1), (2,), (6,)],
+        }
+        assert shapes == {
+            name: shape
+            for key, each in reference.items()
+            for name, shape in zip(outputs_of(key, views[key]).values(), each, strict=True)
+        }
+
+    @pytest.mark.parametrize(("columns", "strips"), [(511, 1), (512, 2), (1023, 3)])
+    def test_of_many_columns_half_is_enough(
+        self, tmp_path: Path, columns: int, strips: int
+    ) -> None:
+        net = Net(("N", 3))
+        x = net.relu(net.node("MatMul", ["x", net.weight("w0", 3, columns)]))
+        model = net.model(net.node("MatMul", [x, net.weight("w1", columns, 2)]))
+        view = MomentSpec(x, 1, 2, np.arange(columns)[:, None])
+        assert len(view.strips) == strips
         feeds = feeds_of(model, 20)
+        outputs = raw_probe(model, {"k": view}, feeds, tmp_path)
+        values = [
+            v.size for name, v in outputs.items() if name in [*outputs_of("k", view).values()][2:]
+        ]
+        assert sum(values) <= columns**2 * (strips + 1) / strips / 2 + columns
+        measured = observed_moments(model, {"k": view}, feeds, tmp_path)["k"]
+        assert_same(measured, expected(run(tap(model, x), feeds)[-1], view))
+
+    @pytest.mark.parametrize("spatial", [False, True])
+    def test_of_more_columns_the_rows_leave_as_they_lie(
+        self, tmp_path: Path, spatial: bool
+    ) -> None:
+        net = Net(("N", 3, 2, 2) if spatial else ("N", 3))
+        if spatial:
+            x = net.relu(net.conv("x", (3, MANY), (1, 1)))
+            model = net.model(net.conv(x, (MANY, 2), (1, 1)))
+        else:
+            x = net.relu(net.node("MatMul", ["x", net.weight("w0", 3, MANY)]))
+            model = net.model(net.node("MatMul", [x, net.weight("w1", MANY, 2)]))
+        view = MomentSpec(x, 1, 4 if spatial else 2, np.arange(MANY)[:, None])
+        assert (view.gives_rows, view.rows_first) == (True, not spatial)
+        feeds = feeds_of(model, 5)
+        outputs = raw_probe(model, {"k": view}, feeds, tmp_path)
+        mean, centred = (outputs[name].shape for name in outputs_of("k", view).values())
+        assert (mean, centred) == (((MANY, 1), (MANY, 20)) if spatial else ((1, MANY), (5, MANY)))
         measured = observed_moments(model, {"k": view}, feeds, tmp_path)["k"]
         assert_same(measured, expected(run(tap(model, x), feeds)[-1], view))
 

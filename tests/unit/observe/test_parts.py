@@ -18,7 +18,7 @@ from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft
 from lbyl_onnx.observe.accumulate import GATHERED, MomentAccumulator, SampleMoments, products
 from lbyl_onnx.observe.run import ObservationRun, aligned, divided, measure
-from lbyl_onnx.observe.spec import MomentSpec, Renormalization
+from lbyl_onnx.observe.spec import MANY, MomentSpec, Renormalization
 from lbyl_onnx.runtime import execute
 from lbyl_onnx.types import Array
 from tests.support.models import MODELS
@@ -117,18 +117,21 @@ def moments(
     return found, sizes
 
 
-def net_of_tokens() -> tuple[ModelProto, str]:
+def net_of_tokens(columns: int = 8) -> tuple[ModelProto, str]:
     net = Net(("N", 5, 6))
-    x = net.relu(net.node("MatMul", ["x", net.weight("w0", 6, 8)]))
-    return net.model(net.node("MatMul", [x, net.weight("w1", 8, 4)])), x
+    x = net.relu(net.node("MatMul", ["x", net.weight("w0", 6, columns)]))
+    return net.model(net.node("MatMul", [x, net.weight("w1", columns, 4)])), x
 
 
+@pytest.mark.parametrize("columns", [8, MANY])
 @pytest.mark.parametrize("strides", [(), (3,)])
-def test_parts_have_the_moments_of_the_whole(strides: tuple[int, ...], tmp_path: Path) -> None:
-    model, x = net_of_tokens()
+def test_parts_have_the_moments_of_the_whole(
+    columns: int, strides: tuple[int, ...], tmp_path: Path
+) -> None:
+    model, x = net_of_tokens(columns)
     views = {
-        "pairs": MomentSpec(x, 2, 3, np.arange(8)[:, None], strides=strides),
-        "alone": MomentSpec(x, 2, 3, np.arange(8)[:, None], cross=False),
+        "pairs": MomentSpec(x, 2, 3, np.arange(columns)[:, None], strides=strides),
+        "alone": MomentSpec(x, 2, 3, np.arange(columns)[:, None], cross=False),
     }
     feeds = feeds_of(model, 30, mean=3.0)
     whole, one = moments(model, views, feeds, tmp_path, None)

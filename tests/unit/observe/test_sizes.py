@@ -197,14 +197,13 @@ def test_a_batch_without_rows_adds_nothing() -> None:
     view = MomentSpec("t", 1, 3, np.arange(2)[:, None])
     names = outputs_of("k", view)
     running = MomentAccumulator.of(view)
-    empty = {"mean": np.full((2, 1), np.nan), "centred": np.zeros((2, 0), np.float32)}
+    empty = {"mean": np.full((2, 1), np.nan), "shape": np.array([2, 0]), "0": np.zeros((2, 2))}
     add_outputs(running, {names[part]: value for part, value in empty.items()}, "k", view)
-    rows = np.array([[1, -1, 1, -1], [0, 0, 2, -2]], np.float32)
-    full: dict[str, Array] = {"mean": np.ones((2, 1)), "centred": rows}
+    full = {"mean": np.ones((2, 1)), "shape": np.array([2, 5]), "0": 5.0 * np.eye(2)}
     add_outputs(running, {names[part]: value for part, value in full.items()}, "k", view)
     found = running.measured()
-    assert (found.rows, found.mean.tolist()) == (4, [1.0, 1.0])
-    assert found.second.tolist() == [[1.0, 1.0], [1.0, 2.0]]
+    assert (found.rows, found.mean.tolist()) == (5, [1.0, 1.0])
+    assert np.array_equal(found.second, np.eye(2))
 
 
 def test_no_rows_at_all_have_no_moments() -> None:
