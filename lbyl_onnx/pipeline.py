@@ -76,7 +76,8 @@ def compress(
         Overwrite an existing output.
     progress : callable, default=None
         Called with each stage as it begins and goes on: what is being done, a `Stage`, how much of
-        it is done, and how much there is. What it raises stops the work, and nothing is written.
+        it is done, and how much there is, 0 where that is not known. What it raises stops the work,
+        and nothing is written.
     detailed : bool, default=False
         Whether to describe each layer before and after, too, and time it.
     before_writing : callable, default=None

@@ -212,10 +212,12 @@ def _drop_unnamed(path: Path, names: Iterable[str]) -> None:
     """Remove those data files of a model that no model in its folder names."""
     models = [path, *_siblings(path)]
     for name in names:
+        # A journal that another wrote may name anything.
+        if not _is_data_of(path, name):
+            continue
         file = path.with_name(name)
         # What is not there need not be looked for in all models of the folder.
-        there = _is_data_of(path, name) and os.path.lexists(file)
-        if there and not any(_holds(model, name) for model in models):
+        if os.path.lexists(file) and not any(_holds(model, name) for model in models):
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
 
