@@ -22,7 +22,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
-from lbyl_onnx import Config, Effort, NothingToPruneError, compress
+from lbyl_onnx import Config, NothingToPruneError, compress
 from lbyl_onnx.channels.analysis import find_channels
 from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.graph.model_graph import to_graph
@@ -31,6 +31,7 @@ from lbyl_onnx.methods.registry import method_names
 from lbyl_onnx.option_types import Scope
 from lbyl_onnx.runtime import baseline
 from tests.support.corpus import SOURCES, UnavailableError, materialise
+from tests.support.effort import LITTLE
 from tests.support.oracle import Feeds, Interpreted, deviation, masked, run, tap
 
 pytestmark = pytest.mark.corpus
@@ -67,18 +68,6 @@ MATRIX = [
 # Largest difference relative to the largest output, of two models that compute the same sums in
 # another order, tens of layers deep.
 TOLERANCE = 1e-4
-
-
-# Few samples, and no sizes that take long: the graphs are tested, not the accuracy.
-LITTLE = Effort(
-    pass_macs=10**9,
-    fewest_samples=8,
-    enough_samples=16,
-    fewest_compared=4,
-    most_compared=4,
-    most_unmeasured=4,
-    slowest_run=0.1,
-)
 
 
 @pytest.fixture(scope="session")

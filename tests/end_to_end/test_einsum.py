@@ -11,6 +11,7 @@ from onnx import ModelProto, numpy_helper
 from lbyl_onnx import Config, compress, inspect
 from lbyl_onnx.graph.costs import count_costs
 from lbyl_onnx.methods.registry import method_names
+from tests.support.effort import LITTLE
 from tests.support.einsums import EINSUMS, Weight, einsum
 from tests.support.net import Net
 from tests.support.oracle import (
@@ -50,9 +51,8 @@ def test_none_equals_the_original_with_zeroed_inputs(name: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @every_model
 def test_each_method_is_verified(name: str, method: str) -> None:
-    result = compress(
-        built(name), config=Config(round_to=1, ratio=0.4, method=method, provider="cpu")
-    )
+    config = Config(round_to=1, ratio=0.4, method=method, provider="cpu")
+    result = compress(built(name), config=config, effort=LITTLE)
     assert result.verification.values > 0
     assert result.after.macs < result.before.macs
     assert all(group.kept < group.channels for group in result.groups)
@@ -89,7 +89,7 @@ def test_macs_are_those_of_numpy(name: str) -> None:
 @every_model
 def test_a_budget_of_macs_is_reached(name: str) -> None:
     config = Config(macs="70%", moves=("prune",), round_to=1, provider="cpu")
-    result = compress(built(name), config=config)
+    result = compress(built(name), config=config, effort=LITTLE)
     assert 0.4 * result.before.macs < result.after.macs <= 0.7 * result.before.macs
 
 

@@ -25,6 +25,7 @@ from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.option_types import Scope
+from tests.support.effort import LITTLE
 from tests.support.exported import FOLDER, filled, load, names, stripped
 from tests.support.oracle import Feeds, Interpreted, deviation, input_shapes, masked, run
 
@@ -60,7 +61,7 @@ def feeds(model: ModelProto) -> Feeds:
 def cut(name: str, method: str, scope: Scope) -> ModelProto:
     """Compress an export at 25 %."""
     config = Config(round_to=1, ratio=0.25, method=method, scope=scope, provider="cpu")
-    result = compress(interpreted(name, scope).model, config=config)
+    result = compress(interpreted(name, scope).model, config=config, effort=LITTLE)
     assert result.verification.values > 0
     assert result.after.parameters < result.before.parameters
     assert result.after.macs < result.before.macs

@@ -34,6 +34,7 @@ from lbyl_onnx.methods.types import FoldedRows
 from lbyl_onnx.runtime.baseline import run_baseline
 from lbyl_onnx.runtime.execute import run_model
 from tests.support.architectures import chain, residual
+from tests.support.effort import LITTLE
 from tests.support.exact import LINEAR, SILENT
 from tests.support.files import annotated, if_body
 from tests.support.models import MODELS
@@ -211,7 +212,7 @@ class TestInvariant6SameBytes:
     def test_twice_in_one_process(self, name: str) -> None:
         first = outcome(name, "lbyl+", 0.5).model
         config = Config(round_to=1, ratio=0.5, method="lbyl+", provider="cpu")
-        again = compress(MODELS[name](), config=config).model
+        again = compress(MODELS[name](), config=config, effort=LITTLE).model
         assert first is not None
         assert again is not None
         assert first.SerializeToString(deterministic=True) == again.SerializeToString(

@@ -16,6 +16,7 @@ from lbyl_onnx import Config, compress
 from lbyl_onnx.channels.groups import Selection
 from lbyl_onnx.methods.registry import method_names
 from lbyl_onnx.option_types import Scope
+from tests.support.effort import LITTLE
 from tests.support.operators import OPERATORS
 from tests.support.oracle import Array, assert_same, interpret, make_feeds, masked, run, values
 from tests.support.topologies import TOPOLOGIES
@@ -38,7 +39,7 @@ def built(name: str) -> ModelProto:
 def cut(name: str, method: str = "none", scope: Scope = "all", ratio: float = 0.5) -> ModelProto:
     """Compress one of `BUILDERS`."""
     config = Config(round_to=1, ratio=ratio, method=method, scope=scope, provider="cpu")
-    result = compress(built(name), config=config)
+    result = compress(built(name), config=config, effort=LITTLE)
     assert result.verification.values > 0
     assert result.after.parameters < result.before.parameters
     assert result.model is not None

@@ -20,6 +20,7 @@ from lbyl_onnx.compensate.selection import GroupPlan, choose_channels
 from lbyl_onnx.graph.model_graph import to_graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.methods.importance import kept_count
+from tests.support.effort import LITTLE
 from tests.support.models import MODELS
 
 Array = NDArray[Any]
@@ -261,9 +262,8 @@ def compressed(model: ModelProto, config: Config | None = None) -> ModelProto:
 @cache
 def outcome(name: str, method: str, ratio: float) -> CompressResult:
     """Compress one of `MODELS`, once for all tests."""
-    return compress(
-        MODELS[name](), config=Config(round_to=1, ratio=ratio, method=method, provider="cpu")
-    )
+    config = Config(round_to=1, ratio=ratio, method=method, provider="cpu")
+    return compress(MODELS[name](), config=config, effort=LITTLE)
 
 
 def values(model: ModelProto) -> dict[str, Array]:
