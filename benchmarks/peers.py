@@ -16,7 +16,7 @@ import importlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,15 @@ TOOLS: dict[str, tuple[str, Make]] = {
 }
 
 
-def measure(name: str, path: Path, folder: Path, rounds: int) -> Iterator[tuple[str, Row]]:
+def measure(
+    name: str, path: Path, folder: Path, rounds: int, tools: Sequence[str]
+) -> Iterator[tuple[str, Row]]:
     """Let each tool make its file of a model, and score it."""
     images = load(SUBJECTS[name].dataset, SUBJECTS[name].images)
     feeds = baseline.run_baseline(path, CPU, 0).feeds[0]
     yield "original", Row(right(logits(path, images, True), images), 1.0, 1.0, 0.0)
-    for tool, (module, make) in TOOLS.items():
+    for tool in tools:
+        module, make = TOOLS[tool]
         output, begun = folder / "made.onnx", time.process_time()
         output.unlink(missing_ok=True)
         try:
@@ -172,6 +175,7 @@ def main() -> None:
     """Measure and write ``peers.md`` and ``peers.json``."""
     parser = argparse.ArgumentParser(description="Measure other tools beside this one.")
     parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS)
+    parser.add_argument("--tools", nargs="*", choices=[*TOOLS], default=[*TOOLS], metavar="TOOL")
     parser.add_argument("--rounds", type=int, default=3, help="of timing")
     parser.add_argument("--efficientnet", nargs=2, type=Path, help="its files, kept and folded")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks/results"))
@@ -183,7 +187,7 @@ def main() -> None:
             folder = Path(made)
             try:
                 path = file_of(name, folder, options.efficientnet)
-                for tool, row in measure(name, path, folder, options.rounds):
+                for tool, row in measure(name, path, folder, options.rounds, options.tools):
                     print(name, tool, row, flush=True)
                     record.setdefault(name, {})[tool] = asdict(row)
             except SharedFilesError as error:
