@@ -23,7 +23,7 @@ from lbyl_onnx.observe.session import Prepared, prepare
 from lbyl_onnx.option_types import Move
 from lbyl_onnx.rewrite.deployment import Deployed, Deployment
 from lbyl_onnx.runtime.providers import channel_block
-from lbyl_onnx.target import SEARCHED, Target
+from lbyl_onnx.target import BY_OUTPUTS, SEARCHED, Target
 from lbyl_onnx.types import Progress
 
 # Part of the way to a target that factors take before pruning where one of them does not reach it,
@@ -250,7 +250,7 @@ class Moves:
         report = TargetReport(kind, limit, got, str(target), "auto", stage.block, times)
         reached = Reached(NOTHING, costs, size, report, {})
         prepared = replace(self.prepared, analyzed=analyzed, groups=(), refusals=())
-        near = deployed.agreement()
+        near = got if kind in BY_OUTPUTS else deployed.agreement()
         return Moved(prepared, reached, factored.reports, near, path, reference)
 
     def _toward(

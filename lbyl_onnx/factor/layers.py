@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
+import numpy as np
 from onnx import TensorProto
 
 from lbyl_onnx.channels.analyzed_model import AnalyzedModel
@@ -18,6 +19,7 @@ from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import UNLISTED_FROM, captured, node_name
 from lbyl_onnx.graph.tensor_info import TensorInfo
 from lbyl_onnx.observe.spec import MomentSpec
+from lbyl_onnx.types import Floats
 
 FACTORED = ("Conv", "Gemm", "MatMul")
 Counted = Literal["macs", "params"]
@@ -56,6 +58,17 @@ class FactorLayer:
     def alone(self) -> MomentSpec:
         """The view of each output alone, at all places: those at borders are not counted twice."""
         return replace(self.splits[0].moments, cross=False, strides=())
+
+    def weight(self, tensor_info: TensorInfo) -> Floats:
+        """Return its weight (in, outputs, window), scaled as its operator scales it."""
+        stored = tensor_info.value(self.layer.weight_name)
+        return np.asarray(self.layer.alpha * self.layer.logical(stored).astype(np.float64))
+
+    def bias(self, tensor_info: TensorInfo) -> Floats:
+        """Return its bias (outputs,) likewise; zeros where the operator takes none."""
+        value = self.layer.bias(tensor_info)
+        each = np.zeros(1) if value is None else value.astype(np.float64).reshape(-1)
+        return np.broadcast_to(self.layer.beta * each, (self.layer.channels,)).copy()
 
     def share(self, split: Split, rank: int, counted: Counted) -> float:
         """Cost of both factors of a rank, as a share of the layer's."""

@@ -110,6 +110,5 @@ def _across(tensor_info: TensorInfo, layer: LinearLayer, samples: int, rank: int
     channels = np.arange(inner[1] or 0)[:, None]
     moments = MomentSpec(layer.data_name, 1, rank, channels, window=strip)
     strides = plane_strides((height, width), samples, moments.columns, spatial=True)
-    return Split(
-        1, window.kernel, replace(moments, strides=strides), width / (output[3] or width)
-    )  # fmt: skip
+    positions = width / (output[3] or width)
+    return Split(1, window.kernel, replace(moments, strides=strides), positions)

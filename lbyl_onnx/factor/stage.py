@@ -208,15 +208,8 @@ class FactorStage:
     def _whole(self, index: int) -> NewWeights:
         """Return a layer's weights as they are, scaled as its operator scales them."""
         own, info = self.layers[index], self.prepared.analyzed.tensor_info
-        layer = own.layer
-        stored = info.value(layer.weight_name)
-        bias = None
-        if own.has_offset:
-            value = layer.bias(info)
-            each = np.zeros(1) if value is None else value.astype(np.float64).reshape(-1)
-            bias = np.broadcast_to(layer.beta * each, (layer.channels,)).copy()
-        weight = np.asarray(layer.alpha * layer.logical(stored).astype(np.float64))
-        return NewWeights(own, weight, None, bias)
+        bias = own.bias(info) if own.has_offset else None
+        return NewWeights(own, own.weight(info), None, bias)
 
     def _factors(self, index: int, choice: Choice) -> NewWeights:
         """Return a layer's factors."""
@@ -318,16 +311,15 @@ def _spectrum(
     analyzed: AnalyzedModel, own: FactorLayer, number: int, moments: SampleMoments
 ) -> OutputSpectrum | None:
     """Decompose what a split's first factor can give; where rows are few, with a white prior."""
-    info, split, layer = analyzed.tensor_info, own.splits[number], own.layer
-    weight = split.matrix(layer.alpha * layer.logical(info.value(layer.weight_name)).astype(float))
+    info = analyzed.tensor_info
+    weight = own.splits[number].matrix(own.weight(info))
     of_outputs = number == 0
     if moments.rows < SCARCE * len(moments.mean):
         white = weight.T @ weight if of_outputs else np.eye(len(weight))
         moments = moments.with_prior(replace(moments, second=white))
     covariance, mean = moments.second, moments.mean
     if of_outputs:
-        bias = layer.bias(info)
-        mean = mean if bias is None else mean - layer.beta * bias.astype(np.float64).reshape(-1)
+        mean = mean - own.bias(info)
     else:
         covariance, mean = weight.T @ covariance @ weight, weight.T @ mean
     if own.has_offset:

@@ -32,9 +32,14 @@ class Spread(Protocol):
         """
 
 
+def threads() -> ThreadPoolExecutor:
+    """Return as many threads as pieces are worked on at a time."""
+    return ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
+
+
 def in_threads(
     function: Callable[..., R], shared: Sequence[object], pieces: Sequence[object]
 ) -> Iterator[R]:
     """Do the pieces in threads of this process; a `Spread`."""
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    with threads() as pool:
         yield from pool.map(partial(function, *shared), pieces)

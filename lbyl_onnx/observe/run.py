@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +17,7 @@ from lbyl_onnx.graph.layers import is_layer, linear_layer
 from lbyl_onnx.graph.layers.linear_layer import LinearLayer
 from lbyl_onnx.graph.model_graph import Graph
 from lbyl_onnx.graph.tensor_info import TensorInfo
+from lbyl_onnx.guard.spread import threads
 from lbyl_onnx.io.external_data import TensorReader
 from lbyl_onnx.io.writer import ModelDraft, write_draft
 from lbyl_onnx.observe.accumulate import MomentAccumulator, SampleMoments, add_outputs
@@ -29,9 +28,6 @@ from lbyl_onnx.observe.planning import rows_each
 from lbyl_onnx.observe.spec import Centring, MomentSpec, Noise, Renormalization, Target
 from lbyl_onnx.runtime import execute
 from lbyl_onnx.types import Array, Progress, untold
-
-# Views whose products are summed at a time: BLAS has one thread for each.
-THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def measure(
     part = None if whole or run.part is None else aligned(run.part, tensor_info, views.values())
     counter = _BatchCounter(run, None if pairs else run.batches_alone)
     batches = _run_batches(path, run, fed, counter, part)
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    with threads() as pool:  # BLAS has one thread for the products of each view
         for number, outputs in batches:
             brief = run.batches_alone is not None and number >= run.batches_alone
             added = [
