@@ -28,7 +28,7 @@ class Effort:
     rounds, fewest_rounds
         Rounds in which two models are timed in turns: at most, and of slow models at least.
     narrow_rounds
-        Rounds after which they are enough if all of them took the same time.
+        Rounds after which they are enough if the interval of the ratio is narrow.
     random_inputs
         Random inputs at the first input shapes on which the result is proven.
     loaded_rounds

@@ -89,16 +89,21 @@ class MomentAccumulator:
                 (part[:, place.start :] if part.ndim == 2 else part)[...] += sums
 
     def add_deviations(self, mean: Array, centred: NDArray[np.float32]) -> None:
-        """Take in a block: the mean of its rows, and their deviations from it, (columns, rows)."""
-        self.waiting.append(centred)
+        """Take in a block: the mean of its rows, and their deviations from it, (columns, rows).
+
+        Of blocks that have to wait for more rows copies are kept.
+        """
         self._add_mean(centred.shape[1], mean)
-        if sum(block.shape[1] for block in self.waiting) >= GATHERED:
+        rows = sum(block.shape[1] for block in (*self.waiting, centred))
+        self.waiting.append(centred if rows >= GATHERED else centred.copy())
+        if rows >= GATHERED:
             self._sum_up()
 
     def _sum_up(self) -> None:
         """Add the products of what is waiting."""
         if self.waiting:
-            centred = np.concatenate(self.waiting, axis=1)
+            alone = len(self.waiting) == 1
+            centred = self.waiting[0] if alone else np.concatenate(self.waiting, axis=1)
             self.waiting.clear()
             self._add_strips(products(centred, self.strips))
 

@@ -195,7 +195,7 @@ def _run_batches(
             yield from [feeds] if part is None else divided(feeds, part)
 
     try:
-        for outputs in execute.run_batches(path, run.provider, noted()):
+        for outputs in execute.lent_batches(path, run.provider, noted()):
             yield number, outputs
     except TooSlowError:
         raise

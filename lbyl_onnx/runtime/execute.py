@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +80,27 @@ def run_as_written(path: Path, provider: str, feeds: Sequence[Feeds]) -> Record:
 
 def run_batches(
     path: Path, provider: str, batches: Iterable[Feeds], optimise: bool = True
-) -> Generator[dict[str, Array]]:
+) -> Iterator[dict[str, Array]]:
     """Run a model on batch after batch; give its outputs by name. Its file is open until the end.
 
-    Who clears a batch's outputs lets go of them before the next batch is run.
+    Raises
+    ------
+    ModelError
+        When ONNX Runtime does not load it or does not run it.
+    """
+    for outputs in lent_batches(path, provider, batches, optimise):
+        own = {name: np.array(output) for name, output in outputs.items()}
+        outputs.clear()
+        yield own
+
+
+def lent_batches(
+    path: Path, provider: str, batches: Iterable[Feeds], optimise: bool = True
+) -> Iterator[dict[str, Array]]:
+    """Run a model as `run_batches` does, for outputs of which none is kept.
+
+    They lie in ONNX Runtime's own memory: who clears a batch's outputs lets go of them before the
+    next batch is run.
 
     Raises
     ------
@@ -94,7 +111,7 @@ def run_batches(
     names = [name for name, _, _ in session.signature.outputs]
     for feeds in batches:
         samples = max((len(value) for value in feeds.values() if value.ndim), default=1)
-        yield dict(zip(names, session.run(feeds, samples), strict=True))
+        yield dict(zip(names, session.lend(feeds, samples), strict=True))
 
 
 def is_finite(array: Array) -> bool:

@@ -143,6 +143,22 @@ class Session:
     def run(self, feeds: Feeds, samples: int = 1) -> tuple[Array, ...]:
         """Run it on a batch of so many samples, whose number is the time that it has.
 
+        The outputs are the caller's own: of what `lend` gives, copies.
+
+        Raises
+        ------
+        TooSlowError
+            When that time is over.
+        ModelError
+            When ONNX Runtime does not run it.
+        """
+        return tuple(map(np.array, self.lend(feeds, samples)))
+
+    def lend(self, feeds: Feeds, samples: int = 1) -> tuple[Array, ...]:
+        """Run it as `run` does, for outputs that are let go of before the next run.
+
+        They lie in ONNX Runtime's own memory, all of which is held as long as one of them is.
+
         Raises
         ------
         TooSlowError
@@ -237,11 +253,10 @@ def _one_by_one(settings: ort.SessionOptions) -> ort.SessionOptions:
 def _as_array(output: object) -> Array:
     """Return an output as an array; a sequence of maps, as classifiers give, by its values.
 
-    Of a sequence of tensors that differ in shape, all values in a row. What ONNX Runtime returns
-    lies in its own memory, all of which would be held with it.
+    Of a sequence of tensors that differ in shape, all values in a row.
     """
     if isinstance(output, list) and output and isinstance(output[0], dict):
         return np.asarray([list(entry.values()) for entry in output])
     if isinstance(output, list) and len({np.shape(part) for part in output}) > 1:
         return np.concatenate([np.ravel(part) for part in output])
-    return np.array(output)
+    return np.asarray(output)

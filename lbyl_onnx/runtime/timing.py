@@ -21,7 +21,7 @@ SECONDS = 3.0
 RUNS, TURN_SECONDS = 10, 0.06
 # Resamples of the bootstrap, and the share of them outside its interval.
 RESAMPLES, OUTSIDE = 2000, 0.01
-# Times whose largest is beyond the least by less than this share need no more rounds.
+# A ratio whose interval reaches less than this share to either side needs no more rounds.
 NARROW = 0.02
 # Two sessions of one file differ by this much, by where their memory happens to lie.
 SAME = 0.02
@@ -152,19 +152,20 @@ def paired(
 
 
 def is_narrow(before: Sequence[float], after: Sequence[float]) -> bool:
-    """Whether both models' times, and their ratios, are all within `NARROW` of each other.
+    """Whether the interval of the ratio reaches less than `NARROW` of it to either side.
 
-    More rounds would tell no more: the interval of a median lies within its values.
+    Of a few rounds it reaches to the least and the largest ratio.
 
     Examples
     --------
-    >>> is_narrow([2.0, 2.01, 2.0], [1.0, 1.0, 1.005])
+    >>> is_narrow([2.0, 3.1, 2.0], [1.0, 1.54, 1.005])
     True
     >>> is_narrow([2.0, 2.01, 2.0], [1.0, 1.0, 1.05])
     False
     """
-    one, two = np.asarray(before), np.asarray(after)
-    return all(np.max(x) <= (1.0 + NARROW) * np.min(x) for x in (one, two, two / one))
+    ratios = np.asarray(after) / np.asarray(before)
+    (low, high), middle = _interval(ratios), float(np.median(ratios))
+    return max(high - middle, middle - low) <= NARROW * middle
 
 
 @dataclass(frozen=True)

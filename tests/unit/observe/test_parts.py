@@ -101,7 +101,7 @@ def moments(
     )
     sizes = list[int]()
     with pytest.MonkeyPatch.context() as patch:
-        whole = execute.run_batches
+        whole = execute.lent_batches
 
         def noted(path: Path, provider: str, batches: object) -> object:
             def each() -> object:
@@ -111,7 +111,7 @@ def moments(
 
             return whole(path, provider, each())  # type: ignore[arg-type]
 
-        patch.setattr(execute, "run_batches", noted)
+        patch.setattr(execute, "lent_batches", noted)
         draft, info = ModelDraft.of(model), tensor_facts(model)
         found = measure(draft, info, TensorReader(path), views, targets or {}, run)
     return found, sizes

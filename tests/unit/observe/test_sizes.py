@@ -206,6 +206,22 @@ def test_a_batch_without_rows_adds_nothing() -> None:
     assert np.array_equal(found.second, np.eye(2))
 
 
+def test_rows_that_wait_for_more_are_copied() -> None:
+    """What is lent is written over by the next run."""
+    running = MomentAccumulator.of(MomentSpec("t", 1, 3, np.arange(2)[:, None], cross=True))
+    blocks = RNG(0).standard_normal((3, 2, 5)).astype(np.float32)
+    blocks -= blocks.mean(axis=2, keepdims=True)
+    lent = np.empty((2, 5), np.float32)
+    for block in blocks:
+        lent[...] = block
+        running.add_deviations(np.zeros((2, 1)), lent)
+    lent[...] = np.nan
+    found, rows = running.measured(), np.concatenate(blocks, axis=1).astype(np.float64)
+    assert found.rows == 15
+    # Products of float32 values, summed in float32.
+    np.testing.assert_allclose(found.second, rows @ rows.T / 15, rtol=1e-5, atol=1e-6)
+
+
 def test_no_rows_at_all_have_no_moments() -> None:
     found = MomentAccumulator.of(MomentSpec("t", 1, 3, np.arange(2)[:, None])).measured()
     assert found.rows == 0
