@@ -165,6 +165,14 @@ class ChannelMap:
     selected: tuple[SelectedAxis, ...] = ()
     ties: tuple[frozenset[int], ...] = ()
 
+    def carriers(self, units: Labels) -> frozenset[str]:
+        """Return the names of the tensors that carry channels of some units."""
+        one_of = np.zeros(len(self.roots), np.bool_)
+        one_of[units] = True
+        return frozenset(
+            name for name, labels in self.tensors.items() if one_of[self.roots[labels]].any()
+        )
+
 
 def tied_to(ties: Iterable[frozenset[int]], keys: Collection[int]) -> set[int]:
     """Return the keys of groups, and of all that keep as many channels as one of them."""

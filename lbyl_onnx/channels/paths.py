@@ -121,10 +121,11 @@ def linear_path(
     # Where the operator takes no bias, an Add behind it does.
     if layer.bias_operand is not None and layer.bias(tensor_info) is None:
         return None
+    tensors = channels.carriers(group.units)
     carriers = [
         index
         for index, node in enumerate(graph.nodes)
-        if node is not producer and any(_carries(channels, group, t.name) for t in node.outputs)
+        if node is not producer and any(tensor.name in tensors for tensor in node.outputs)
     ]
     norms = [i for i in carriers if graph.nodes[i].op == "BatchNormalization"]
     followers = {(p.binding.node, p.binding.operand): p for p in group.followers}

@@ -59,9 +59,11 @@ def factors_of(
     product = group.products[0]
     node = graph.nodes[product.node]
     factors: list[Factor] = []
+    tensors = channels.carriers(group.units)
     for labels in (product.labels, product.others):
         own = np.unique(labels[np.isin(channels.roots[labels], group.units)])
-        carriers = list(_carriers(graph, channels, node, own))
+        labelled = {name for name in tensors if np.any(np.isin(channels.tensors[name], own))}
+        carriers = list(_carriers(graph, node, labelled))
         added = list(_placed(group.followers, channels, group, own))
         producers = list(_placed(group.producers, channels, group, own))
         if len(producers) != 1 or {p.binding.node for p in added} - {*carriers}:
@@ -95,16 +97,11 @@ def _placed(
             yield GroupBinding(place.binding, at[order].reshape(group.size, -1))  # -> (n, taps)
 
 
-def _carriers(graph: Graph, channels: ChannelMap, end: Node, own: Labels) -> Iterator[int]:
-    """Nodes whose outputs carry some labels, up to the product."""
+def _carriers(graph: Graph, end: Node, tensors: Collection[str]) -> Iterator[int]:
+    """Nodes whose outputs are among some tensors, but for the product."""
     for index, node in enumerate(graph.nodes):
-        if node is end:
-            continue
-        for tensor in node.outputs:
-            labels = channels.tensors.get(tensor.name)
-            if labels is not None and np.any(np.isin(labels, own)):
-                yield index
-                break
+        if node is not end and any(tensor.name in tensors for tensor in node.outputs):
+            yield index
 
 
 def _is_linear(
