@@ -152,9 +152,9 @@ def curves(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
     str
         An SVG element.
     """
-    svg = _svg(_WIDTH, _HEIGHT + _legend_height(series), title)
+    svg = _svg(_WIDTH, _HEIGHT + _legend_height(series, _WIDTH), title)
     _curves(svg, title, series, x, y)
-    _legend(svg, series, _HEIGHT)
+    _legend(svg, series, _HEIGHT, _WIDTH)
     return _text_of(svg)
 
 
@@ -220,7 +220,9 @@ def grid_of_curves(rows: Sequence[GridRow]) -> str:
     """
     columns = max((len(row.panels) for row in rows), default=1)
     width, row_height = columns * _WIDTH, _HEIGHT + 26.0
-    svg = _svg(width, row_height * len(rows) + 24.0, "; ".join(row.title for row in rows))
+    named = rows[0].panels[0][1] if rows else ()
+    height = row_height * len(rows) + 2.0 + _legend_height(named, width)
+    svg = _svg(width, height, "; ".join(row.title for row in rows))
     svg.set("width", f"{width:g}")
     ET.SubElement(svg, "style").text = STYLE + _GROUND
     ET.SubElement(svg, "rect", {"class": "ground", "width": "100%", "height": "100%"})
@@ -229,7 +231,7 @@ def grid_of_curves(rows: Sequence[GridRow]) -> str:
         for column, (x, series) in enumerate(row.panels):
             place = f"translate({column * _WIDTH:g} {number * row_height + 16.0:g})"
             _curves(ET.SubElement(svg, "g", {"transform": place}), "", series, x, row.y)
-    _legend(svg, rows[0].panels[0][1] if rows else (), row_height * len(rows))
+    _legend(svg, named, row_height * len(rows), width)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + _text_of(svg) + "\n"
 
 
@@ -305,18 +307,28 @@ def _mark(number: int, x: float, y: float) -> str:
     return outlines[number % len(outlines)]
 
 
-def _legend_height(series: Sequence[Series]) -> float:
-    return 22.0 if series else 0.0
+def _legend_height(series: Sequence[Series], width: float) -> float:
+    return max((y for _, y in _legend_positions(series, width)), default=-22.0) + 22.0
 
 
-def _legend(parent: ET.Element, series: Sequence[Series], top: float) -> None:
-    x = _LEFT
-    for number, line in enumerate(series):
-        colour = f"c{number % _COLOURS}"
-        _line(parent, [(x, top + 6), (x + 18, top + 6)], f"line {colour}")
-        ET.SubElement(parent, "path", {"class": colour, "d": _mark(number, x + 9, top + 6)})
-        _label(parent, x + 23, top + 10, line.name, "")
-        x += 40 + 7 * len(line.name)
+def _legend_positions(series: Sequence[Series], width: float) -> list[tuple[float, float]]:
+    """Where each line's entry begins, in as many rows as the width asks for."""
+    positions, x, y = list[tuple[float, float]](), _LEFT, 0.0
+    for line in series:
+        length = 23 + 7 * len(line.name)
+        if x > _LEFT and x + length > width:
+            x, y = _LEFT, y + 20.0
+        positions.append((x, y))
+        x += length + 17
+    return positions
+
+
+def _legend(parent: ET.Element, series: Sequence[Series], top: float, width: float) -> None:
+    for number, (x, y) in enumerate(_legend_positions(series, width)):
+        colour, middle = f"c{number % _COLOURS}", top + y + 6
+        _line(parent, [(x, middle), (x + 18, middle)], f"line {colour}")
+        ET.SubElement(parent, "path", {"class": colour, "d": _mark(number, x + 9, middle)})
+        _label(parent, x + 23, middle + 4, series[number].name, "")
 
 
 def _svg(width: float, height: float, title: str) -> ET.Element:
