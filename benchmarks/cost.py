@@ -6,6 +6,9 @@ what the command's cost is measured by: one pass of the samples that the statist
 through the unchanged model, in the same mini-batches. Seconds are those of the processor, of all
 threads: on a busy machine the time on the clock says little. Linux only: peak memory is the
 kernel's.
+
+``--against CHECKOUT`` measures another state of the project as well, in turns, without the pass:
+``git worktree add CHECKOUT COMMIT`` makes one.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -40,7 +42,7 @@ from lbyl_onnx.observe.spec import MomentSpec, Renormalization
 from lbyl_onnx.runtime.session import options
 from lbyl_onnx.types import Array
 
-REPEATS = 3  # of the pass, of which the median counts
+REPEATS = 3  # of the pass, and of turns with another state, of which the median counts
 # What the cost may be: so many passes, and seconds more for opening and proving.
 PASSES, SECONDS = 2.5, 2.0
 
@@ -108,7 +110,9 @@ def _timed(session: ort.InferenceSession, batches: Sequence[Mapping[str, Array]]
 
 
 def _peak() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the most bytes that this process has held; `getrusage` counts its parent's, too."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def measured_apart(model: Path) -> Cost:
@@ -117,6 +121,62 @@ def measured_apart(model: Path) -> Cost:
     environment = {**os.environ, **processes.settings()}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+# Compresses at 20 %, whatever the state of the project; prints seconds of the processor, and bytes.
+_ALONE = """
+import pathlib, sys, tempfile, time
+from lbyl_onnx import Config, compress
+with tempfile.TemporaryDirectory() as folder:
+    begun = time.process_time()
+    out = pathlib.Path(folder) / "out.onnx"
+    compress(pathlib.Path(sys.argv[1]), out, config=Config(provider="cpu", ratio=0.2))
+    cpu = time.process_time() - begun
+peak = pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
+print(cpu, 1024 * int(peak))
+"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A model's cost as a share of that in another state of the project.
+
+    Seconds of the processor and peak memory; the least and the largest ratio of seconds, too.
+    """
+
+    model: str
+    cpu: float
+    least: float
+    largest: float
+    peak: float
+
+
+def change(model: Path, checkout: Path) -> Change:
+    """Measure a model in turns, by this state of the project and by another."""
+    here = Path(__file__).resolve().parent.parent
+    turns = [[_alone(model, root) for root in (checkout, here)] for _ in range(REPEATS)]
+    ratios = np.array([[new / old for old, new in zip(*turn, strict=True)] for turn in turns])
+    cpu, peak = np.median(ratios, axis=0)  # (turns, 2) -> (2,)
+    return Change(
+        model.stem, float(cpu), float(ratios[:, 0].min()), float(ratios[:, 0].max()), float(peak)
+    )
+
+
+def _alone(model: Path, root: Path) -> tuple[float, float]:
+    command = [sys.executable, "-W", "ignore", "-P", "-c", _ALONE, str(model.resolve())]
+    environment = {**os.environ, **processes.settings(), "PYTHONPATH": str(root)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    cpu, peak = map(float, done.stdout.split()[-2:])
+    return cpu, peak
+
+
+def changes_table(changes: Sequence[Change]) -> str:
+    """Return the changes as a table for people."""
+    rows = [
+        [c.model, f"{c.cpu:.2f}", f"{c.least:.2f} to {c.largest:.2f}", f"{c.peak:.2f}"]
+        for c in changes
+    ]
+    return markdown_table(["model", "CPU s", "of all turns", "peak"], rows, left_columns=1)
 
 
 def table(costs: Sequence[Cost]) -> str:
@@ -140,10 +200,21 @@ def table(costs: Sequence[Cost]) -> str:
     return markdown_table(header, rows, left_columns=1)
 
 
-def markdown(setting: Mapping[str, object], costs: Sequence[Cost]) -> str:
+def markdown(
+    setting: Mapping[str, object], costs: Sequence[Cost], changes: Sequence[Change]
+) -> str:
     """Return the page for people."""
     lines = ["# Cost of a compression", "", f"`{setting['command']}`, {setting['machine']}"]
-    return "\n".join([*lines, "", table(costs), ""])
+    lines += ["", table(costs), ""]
+    if changes:
+        lines += [f"As a share of what commit {setting['against']} takes, in turns:", ""]
+        lines += [changes_table(changes), ""]
+    return "\n".join(lines)
+
+
+def _commit(checkout: Path) -> str:
+    command = ["git", "-C", str(checkout), "log", "-1", "--format=%h of %as"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:
@@ -151,22 +222,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the cost of a compression.")
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL.onnx")
     parser.add_argument("--here", action="store_true", help="measure one here, print it as JSON")
+    parser.add_argument("--against", type=Path, help="a checkout of another state")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     if arguments.here:
         print(json.dumps(asdict(measure(arguments.models[0]))))
         return
-    costs = []
+    costs, changes = list[Cost](), list[Change]()
     for model in arguments.models:
         costs.append(measured_apart(model))
         print(costs[-1], flush=True)
+        if arguments.against is not None:
+            changes.append(change(model, arguments.against))
+            print(changes[-1], flush=True)
     names = " ".join(model.name for model in arguments.models)
+    other = "" if arguments.against is None else " --against CHECKOUT"
     setting: dict[str, object] = {
-        "command": f"python -m benchmarks.cost {names}",
+        "command": f"python -m benchmarks.cost {names}{other}",
         "machine": describe_machine(),
+        "against": None if arguments.against is None else _commit(arguments.against),
     }
-    document = {"setting": setting, "costs": [asdict(cost) for cost in costs]}
-    write_pair(arguments.output_dir, "cost", document, markdown(setting, costs))
+    document = {
+        "setting": setting,
+        "costs": [asdict(cost) for cost in costs],
+        "changes": [asdict(entry) for entry in changes],
+    }
+    write_pair(arguments.output_dir, "cost", document, markdown(setting, costs, changes))
 
 
 if __name__ == "__main__":

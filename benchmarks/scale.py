@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -74,16 +75,26 @@ def measure(subject: Subject) -> Cost:
 
 
 def picture(costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Draw seconds and bytes against parameters, a line for each kind."""
-    across = Axis("parameters, million")
+    """Draw seconds and bytes against parameters, a line for each kind; all axes are logarithmic."""
+    across = _logarithmic("parameters, million")
     rows = []
     for title, field, unit in (("CPU seconds", "cpu", 1.0), ("peak memory, GB", "peak", 1e9)):
         series = tuple(
-            Series(kind, tuple(sorted((c.parameters / 1e6, getattr(c, field) / unit) for c in own)))
+            Series(
+                kind,
+                tuple(
+                    (math.log10(c.parameters / 1e6), math.log10(getattr(c, field) / unit))
+                    for c in sorted(own, key=lambda c: c.parameters)
+                ),
+            )
             for kind, own in costs.items()
         )
-        rows.append(GridRow(title, Axis(title, low=0.0), ((across, series),)))
+        rows.append(GridRow(title, _logarithmic(title), ((across, series),)))
     return grid_of_curves(rows)
+
+
+def _logarithmic(title: str) -> Axis:
+    return Axis(title, lambda power: f"{float(f'{10**power:.2g}'):g}")
 
 
 def markdown(setting: Mapping[str, object], costs: Mapping[str, Sequence[Cost]]) -> str:
