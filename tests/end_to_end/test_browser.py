@@ -36,7 +36,8 @@ from tests.support.extras import missing, need
 from tests.support.nasty import NASTY
 from tests.support.pages import PAGES
 
-pytestmark = pytest.mark.extras
+# What is made for the browser is made once, for all that look at it.
+pytestmark = [pytest.mark.extras, pytest.mark.xdist_group("browser")]
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking "
