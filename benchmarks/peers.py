@@ -1,9 +1,9 @@
 """Other tools on the same model, the same images, in the same run.
 
 Run from the root of the repository: ``python -m benchmarks.peers``. It needs ``../shared`` and,
-each for its own row, ``onnxsim``, ``onnxslim``, ``nncf`` and, with the extra ``reach``,
-``torch-pruning``; a tool that is not installed is left out, and the table says so. No tool gets
-more than this one: a model, and synthetic samples where it wants some.
+each for its own row, ``onnxsim``, ``onnxslim``, ``nncf``, the extra ``olive`` and, with the extra
+``reach``, ``torch-pruning``; a tool that is not installed is left out, and the table says so. No
+tool gets more than this one: a model, and synthetic samples where it wants some.
 
 Torch-Pruning takes PyTorch models: EfficientNet-lite0 as its package brings it, pruned by the size
 of its weights and exported, without the training that is meant to follow.
@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +79,42 @@ def _nncf(name: str, path: Path, output: Path) -> None:
     onnx.save(nncf.quantize(onnx.load(path), nncf.Dataset(synthetic(path))), output)
 
 
+def _olive(name: str, path: Path, output: Path) -> None:
+    os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"
+    registry: Any = importlib.import_module("olive.data.registry").Registry
+    workflows: Any = importlib.import_module("olive.workflows")
+    feeds = synthetic(path)
+    samples = [
+        ({name: value[i] for name, value in batch.items()}, 0)
+        for batch in feeds
+        for i in range(len(next(iter(batch.values()))))
+    ]
+    registry.register_dataset("synthetic")(lambda **options: samples)
+    size = len(next(iter(feeds[0].values())))
+    data = {
+        "name": "synthetic_samples",
+        "type": "DataContainer",
+        "load_dataset_config": {"type": "synthetic"},
+        "pre_process_data_config": {"type": "skip_pre_process"},
+        "post_process_data_config": {"type": "skip_post_process"},
+        "dataloader_config": {"type": "default_dataloader", "batch_size": size},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        workflows.run(
+            {
+                "input_model": {"type": "ONNXModel", "model_path": str(path)},
+                "data_configs": [data],
+                "passes": {
+                    "int8": {"type": "OnnxStaticQuantization", "data_config": "synthetic_samples"}
+                },
+                "cache_dir": f"{folder}/cache",
+                "output_dir": f"{folder}/out",
+            }
+        )
+        (made,) = Path(folder, "out").rglob("*.onnx")
+        shutil.copy(made, output)
+
+
 def _torch_pruning(ratio: float) -> Make:
     def make(name: str, path: Path, output: Path) -> None:
         import torch
@@ -118,6 +156,7 @@ TOOLS: dict[str, tuple[str, Make]] = {
     "Torch-Pruning, 10 %, untrained": ("torch_pruning", _torch_pruning(0.1)),
     "ONNX Runtime, static int8, 7 bits": ("onnxruntime", _runtime),
     "NNCF, int8": ("nncf", _nncf),
+    "Olive, OnnxStaticQuantization": ("olive", _olive),
     "lbyl-onnx": ("lbyl_onnx", _ours()),
     "lbyl-onnx --ratio 10%": ("lbyl_onnx", _ours(ratio=0.1)),
     "lbyl-onnx --macs 50%": ("lbyl_onnx", _ours(macs="50%")),
@@ -158,8 +197,8 @@ def markdown(record: dict[str, dict[str, dict[str, object]]], head: str) -> str:
     for name, tools in record.items():
         rows, reasons = [], []
         base = Row(**tools["original"]).accuracy  # type: ignore[arg-type]
-        for tool, values in tools.items():
-            row = Row(**values)  # type: ignore[arg-type]
+        for tool in (tool for tool in ("original", *TOOLS) if tool in tools):
+            row = Row(**tools[tool])  # type: ignore[arg-type]
             if row.reason:
                 reasons.append(f"- {tool}: {row.reason}")
                 continue
@@ -182,6 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     record_path = options.output_dir / "peers.json"
     record = json.loads(record_path.read_text())["models"] if record_path.exists() else {}
+    machine = describe_machine()
     for name in options.models:
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)
@@ -190,12 +230,11 @@ def main() -> None:
                 for tool, row in measure(name, path, folder, options.rounds, options.tools):
                     print(name, tool, row, flush=True)
                     record.setdefault(name, {})[tool] = asdict(row)
+                    document = {"machine": machine, "lbyl-onnx": __version__, "models": record}
+                    head = f"{machine}, lbyl-onnx {__version__}"
+                    write_pair(options.output_dir, "peers", document, markdown(record, head))
             except SharedFilesError as error:
                 parser.error(str(error))
-        machine = describe_machine()
-        document = {"machine": machine, "lbyl-onnx": __version__, "models": record}
-        head = f"{machine}, lbyl-onnx {__version__}"
-        write_pair(options.output_dir, "peers", document, markdown(record, head))
 
 
 if __name__ == "__main__":

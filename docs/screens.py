@@ -1,7 +1,7 @@
 """The screens and the results of README and the docs, written anew: `python -m docs.screens`.
 
-What a command prints is put below its mark, as it is run here; the table of results comes from what
-`python -m benchmarks.no_goal` and `python -m benchmarks.int8` have measured.
+What a command prints is put below its mark, as it is run here; the tables come from what
+`python -m benchmarks.no_goal`, `.int8`, `.factors` and `.peers` have measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ SCREEN = re.compile(
     r"(<!-- screen(?: of (\d+) lines)?: (.*?) -->\n).*?(<!-- end of screen -->)", re.DOTALL
 )
 TABLE = re.compile(
-    r"(<!-- results: python -m docs\.screens -->\n).*?(<!-- end of results -->)", re.DOTALL
+    r"(<!-- (results|peers): python -m docs\.screens -->\n).*?(<!-- end of \2 -->)", re.DOTALL
 )
 # Models, and shares of their multiply-accumulates.
 TARGETS = {"vgg16_cifar10": (0.25, 0.125), "resnet20_cifar10": (0.5,)}
@@ -82,6 +82,29 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def results() -> str:
+    """Return what README says of the accuracy."""
+    return f"{table()}\n\n{targets()}"
+
+
+def peers() -> str:
+    """Return other tools on the same models as Markdown: top-1, bytes and time of each."""
+    models = json.loads((RESULTS / "peers.json").read_text())["models"]
+    names = [NAMES[model] for model in models]
+    lines = [f"| tool | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
+    tools = dict.fromkeys(tool for rows in models.values() for tool in rows)
+    for tool in sorted(tools, key=lambda name: (name != "original", name.startswith("lbyl-onnx"))):
+        cells = []
+        for rows in models.values():
+            row = rows.get(tool)
+            measured = row is not None and not row["reason"]
+            cells.append(
+                f"{_percent(row)}, {row['size']:.0%}, {row['time']:.0%}" if measured else ""
+            )
+        lines.append(f"| {tool} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def targets() -> str:
     """Return what a few models keep at a target, in one sentence."""
     rows = json.loads((RESULTS / "factors.json").read_text())["rows"]
@@ -104,7 +127,7 @@ def _percent(figure: dict[str, float]) -> str:
 
 def filled(page: str, screen: Callable[[str], str]) -> str:
     """Return a page with its table and its screens written anew."""
-    page = TABLE.sub(lambda m: f"{m[1]}\n{table()}\n\n{targets()}\n\n{m[2]}", page)
+    page = TABLE.sub(lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n\n{m[3]}", page)
     return SCREEN.sub(
         lambda m: f"{m[1]}\n```text\n{_first(screen(m[3]), m[2])}\n```\n\n{m[4]}", page
     )
@@ -117,6 +140,9 @@ def _first(text: str, count: str | None) -> str:
         return text
     return "\n".join([*lines[: int(count)], "..."])
 
+
+# What stands below the mark of each table.
+TABLES: Mapping[str, Callable[[], str]] = {"results": results, "peers": peers}
 
 if __name__ == "__main__":
     for path in pages():

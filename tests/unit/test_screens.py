@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docs.screens import TABLE, filled, pages, table, targets
+from docs.screens import TABLE, TABLES, filled, pages
 from tests.conftest import ROOT
 
 
@@ -12,12 +12,14 @@ def test_the_first_page_is_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/choosing.md"])
-def test_the_table_is_what_was_measured(page: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [("README.md", "results"), ("docs/choosing.md", "results"), ("docs/comparison.md", "peers")],
+)
+def test_the_table_is_what_was_measured(page: str, name: str) -> None:
     text = (ROOT / page).read_text("utf-8")
-    assert TABLE.search(text) is not None
-    assert table() in text
-    assert targets() in text
+    assert name in [match[2] for match in TABLE.finditer(text)]
+    assert TABLES[name]() in text
 
 
 def test_a_screen_may_be_cut() -> None:
