@@ -88,7 +88,7 @@ def results() -> str:
 
 
 def peers() -> str:
-    """Return other tools on the same models as Markdown: top-1, bytes and time of each."""
+    """Return other tools on the same models as Markdown: top-1 / bytes / time, in percent."""
     models = json.loads((RESULTS / "peers.json").read_text())["models"]
     names = [NAMES[model] for model in models]
     lines = [f"| tool | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
@@ -97,10 +97,11 @@ def peers() -> str:
         cells = []
         for rows in models.values():
             row = rows.get(tool)
-            measured = row is not None and not row["reason"]
-            cells.append(
-                f"{_percent(row)}, {row['size']:.0%}, {row['time']:.0%}" if measured else ""
-            )
+            if row is None or row["reason"]:
+                cells.append("")
+                continue
+            figures = (_percent(row), f"{100 * row['size']:.0f}", f"{100 * row['time']:.0f}")
+            cells.append("\u00a0/\u00a0".join(figures))
         lines.append(f"| {tool} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
