@@ -60,7 +60,10 @@ def whole(folder: Path) -> dict[str, bytes]:
 
 @dataclass
 class Workspace:
-    """A folder with an input, and what the outputs of two ratios are there."""
+    """A folder with an input, what the outputs of two ratios are there, and how long a run takes.
+
+    The last run that ended tells: what else the machine does changes meanwhile.
+    """
 
     folder: Path
     outputs: dict[str, dict[str, bytes]]
@@ -71,11 +74,12 @@ class Workspace:
         return [*COMMAND, "compress", "--ratio=0.3", "in.onnx", "out.onnx", *options]
 
     def run(self, ratio: str) -> None:
-        env = environment(self.folder.parent / "scratch")
+        env, begun = environment(self.folder.parent / "scratch"), time.monotonic()
         done = subprocess.run(
             self.command(ratio), cwd=self.folder, env=env, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr
+        self.seconds = time.monotonic() - begun
 
     def leftovers(self) -> list[str]:
         """What lies about beside the input and the output, here and among temporary files."""
@@ -89,9 +93,7 @@ def prepared(folder: Path) -> Workspace:
     (folder / "in.onnx").write_bytes(MODELS["residual"]().SerializeToString())
     workspace = Workspace(folder, {}, 0.0)
     for ratio in ("0.5", "0.25"):
-        begun = time.monotonic()
         workspace.run(ratio)
-        workspace.seconds = time.monotonic() - begun
         workspace.outputs[ratio] = whole(folder)
     assert workspace.outputs["0.5"] != workspace.outputs["0.25"]
     assert workspace.leftovers() == []
@@ -102,7 +104,7 @@ def kill_often(folder: Path, count: int, seed: int) -> int:
     """Kill `count` runs, each at a random moment; return how many had not ended before."""
     workspace, rng, killed = prepared(folder), np.random.default_rng(seed), 0
     for number in range(count):
-        ratio = ("0.5", "0.25")[number % 2]
+        ratio, begun = ("0.5", "0.25")[number % 2], time.monotonic()
         process = subprocess.Popen(
             workspace.command(ratio),
             cwd=folder,
@@ -112,8 +114,12 @@ def kill_often(folder: Path, count: int, seed: int) -> int:
             start_new_session=True,
         )
         # The imports take the first half. Moments in each part of the rest: few are enough.
-        time.sleep(workspace.seconds * (0.3 + 0.8 * (number + rng.uniform()) / count))
-        killed += process.poll() is None
+        moment = workspace.seconds * (0.3 + 0.8 * (number + rng.uniform()) / count)
+        try:
+            process.wait(moment)
+            workspace.seconds = time.monotonic() - begun
+        except subprocess.TimeoutExpired:
+            killed += 1
         kill(process, ("parent", "child", "both")[number % 3])
         assert whole(folder) in workspace.outputs.values()
         if number % 10 == 9:
