@@ -73,18 +73,23 @@ def resnet50(seed: int = 0, image_size: int = 224) -> onnx.ModelProto:
 
 
 def resnet(
-    blocks_of_stages: tuple[int, int, int, int], seed: int = 0, image_size: int = 224
+    blocks_of_stages: tuple[int, int, int, int],
+    seed: int = 0,
+    image_size: int = 224,
+    narrowest: int = 64,
 ) -> onnx.ModelProto:
-    """Bottleneck residual network (He et al., 2016) with random weights, BatchNorm kept."""
+    """Bottleneck residual network (He et al., 2016) with random weights, BatchNorm kept.
+
+    `narrowest` channels in the stem and the first stage's blocks, 64 in the networks of the paper.
+    """
     g = GraphWriter(np.random.default_rng(seed))
-    x = g.node("Relu", "stem.relu", [g.conv_bn("input", "stem", (3, 64), 7, 2)])
+    x = g.node("Relu", "stem.relu", [g.conv_bn("input", "stem", (3, narrowest), 7, 2)])
     x = g.node(
         "MaxPool", "stem.pool", [x], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}
     )
-    c_in = 64
-    for stage, (blocks, width) in enumerate(
-        zip(blocks_of_stages, (64, 128, 256, 512), strict=True), start=1
-    ):
+    c_in = narrowest
+    for stage, blocks in enumerate(blocks_of_stages, start=1):
+        width = narrowest << (stage - 1)
         for block in range(blocks):
             name = f"layer{stage}.{block}"
             stride = 2 if stage > 1 and block == 0 else 1
@@ -97,7 +102,7 @@ def resnet(
             x = g.node("Relu", f"{name}.relu3", [g.node("Add", f"{name}.add", [x, y])])
             c_in = 4 * width
     x = g.node("Flatten", "flatten", [g.node("GlobalAveragePool", "pool", [x])])
-    fc = g.weight("fc.weight", g.rng.normal(0.0, 0.02, (1000, 2048)))
+    fc = g.weight("fc.weight", g.rng.normal(0.0, 0.02, (1000, c_in)))
     bias = g.weight("fc.bias", np.zeros(1000))
     g.nodes.append(helper.make_node("Gemm", [x, fc, bias], ["logits"], name="fc", transB=1))
     image: list[str | int | None] = ["batch", 3, image_size, image_size]

@@ -198,7 +198,7 @@ def test_several_results(overview: Path, opened: Open, width: int, scheme: str) 
 @pytest.fixture(scope="module")
 def deep_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("deep") / "report.html"
-    model = resnet(RESNET_101, image_size=32)
+    model = resnet(RESNET_101, image_size=32, narrowest=8)
     result = compress(
         model, config=Config(round_to=1, method="none", provider="cpu", ratio=0.3), detailed=True
     )
