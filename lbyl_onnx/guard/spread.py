@@ -16,6 +16,10 @@ THREADS = 2
 class Spread(Protocol):
     """Does independent pieces of work, and gives what came of each in their order."""
 
+    @property
+    def processes(self) -> int:
+        """How many other processes do them; 0 where this one does."""
+
     def __call__(
         self, function: Callable[..., R], shared: Sequence[object], pieces: Sequence[object]
     ) -> Iterator[R]:
@@ -37,9 +41,17 @@ def threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
 
 
-def in_threads(
-    function: Callable[..., R], shared: Sequence[object], pieces: Sequence[object]
-) -> Iterator[R]:
-    """Do the pieces in threads of this process; a `Spread`."""
-    with threads() as pool:
-        yield from pool.map(partial(function, *shared), pieces)
+class InThreads:
+    """Does pieces of work in threads of this process; a `Spread`."""
+
+    processes = 0
+
+    def __call__(
+        self, function: Callable[..., R], shared: Sequence[object], pieces: Sequence[object]
+    ) -> Iterator[R]:
+        """Do a few pieces at a time, and give their results in order; see `Spread`."""
+        with threads() as pool:
+            yield from pool.map(partial(function, *shared), pieces)
+
+
+in_threads = InThreads()

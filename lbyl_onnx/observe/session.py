@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,7 @@ from lbyl_onnx.observe.pooling import pooled_by_layer
 from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
 from lbyl_onnx.observe.spec import Centring, MomentSpec
 from lbyl_onnx.runtime.baseline import Baseline
+from lbyl_onnx.types import untold
 
 
 @dataclass
@@ -249,24 +252,68 @@ def rounds(prepared: Prepared, once: bool = False) -> Iterator[ObservationRound]
     analyzed, run = prepared.analyzed, prepared.run
     if run is None:
         return
-    measured = partial(measure, analyzed.draft, analyzed.tensor_info, analyzed.read)
     outputs = {str(i): view for i, view in prepared.outputs.items()}
     own, count = prepared.own is not None, run.source.count
-    for groups in _rounds(analyzed, prepared.groups, own, count):
-        observations = _observations(analyzed, groups, own, count)
-        asked = {key: s.view for key, s in observations.items()} | outputs
+    waiting = _rounds(analyzed, prepared.groups, own, count)
+    while some := list(islice(waiting, max(1, prepared.spread.processes))):
+        observed = [_observations(analyzed, groups, own, count) for groups in some]
+        asked = [{key: s.view for key, s in observations.items()} for observations in observed]
+        asked[0] |= outputs
         outputs = {}  # they are all measured in the first round
-        moments = measured(asked, {}, run)
-        layers = {g.key: analyzed.layers(g) for g in groups}
-        scarce = {
-            key: observations[key].view for key in _scarce(groups, layers, observations, moments)
-        }
-        if prepared.prior is not None and _of_texts(prepared.kinds):
-            scarce = {key: entry.view for key, entry in observations.items()}
-        if prepared.prior is not None and scarce:
-            prior = measured(scarce, {}, prepared.prior)
-            moments |= {key: moments[key].with_prior(prior[key]) for key in scarce}
-        yield ObservationRound(tuple(groups), layers, observations, moments, once)
+        for groups, observations, moments in zip(
+            some, observed, _passes(prepared, run, asked), strict=True
+        ):
+            layers = {g.key: analyzed.layers(g) for g in groups}
+            moments |= _with_prior(prepared, groups, layers, observations, moments)
+            yield ObservationRound(tuple(groups), layers, observations, moments, once)
+
+
+def _passes(
+    prepared: Prepared, run: ObservationRun, asked: Sequence[Mapping[str, MomentSpec]]
+) -> Iterator[dict[str, SampleMoments]]:
+    """Measure what is asked for, a pass for each: one after the other, or wherever they are spread.
+
+    A pass gives the same bytes on each machine, so what goes elsewhere are whole ones.
+    """
+    if not prepared.spread.processes:
+        yield from (_pass(prepared, run, views) for views in asked)
+        return
+    shared = prepared.alone, replace(run, progress=untold)
+    for done, moments in enumerate(prepared.spread(_pass_apart, shared, asked), start=1):
+        run.progress("measuring statistics", done, len(asked))
+        yield moments
+
+
+def _pass(
+    prepared: Prepared, run: ObservationRun, views: Mapping[str, MomentSpec]
+) -> dict[str, SampleMoments]:
+    analyzed = prepared.analyzed
+    return measure(analyzed.draft, analyzed.tensor_info, analyzed.read, views, {}, run)
+
+
+def _pass_apart(
+    prepared: Prepared, run: ObservationRun, views: Mapping[str, MomentSpec]
+) -> dict[str, SampleMoments]:
+    """Measure in a folder of its own: another machine has not that of the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _pass(prepared, replace(run, folder=Path(folder)), views)
+
+
+def _with_prior(
+    prepared: Prepared,
+    groups: Sequence[ChannelGroup],
+    layers: Mapping[int, Sequence[Layer]],
+    observations: Mapping[str, InputObservation],
+    moments: Mapping[str, SampleMoments],
+) -> dict[str, SampleMoments]:
+    """Return moments of the user's own samples with those of synthetic ones as a prior, by key."""
+    if prepared.prior is None:
+        return {}
+    scarce = {key: observations[key].view for key in _scarce(groups, layers, observations, moments)}
+    if _of_texts(prepared.kinds):
+        scarce = {key: entry.view for key, entry in observations.items()}
+    prior = _pass(prepared, prepared.prior, scarce) if scarce else {}
+    return {key: moments[key].with_prior(prior[key]) for key in scarce}
 
 
 def _of_texts(kinds: Mapping[str, InputKind]) -> bool:

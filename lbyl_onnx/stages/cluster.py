@@ -91,13 +91,20 @@ class OnCluster:
     """Does pieces of work on the workers of a client; a `Spread`.
 
     What a worker fails at is done here, where it fails as it would have: a worker may lack a
-    method that was registered here, or files.
+    method that was registered here, or files. So is all of a call where what its pieces share does
+    not reach the workers in so many seconds: one of them may just have gone.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, patience: float = PATIENCE) -> None:
         self._client = client
+        self._patience = patience
         # What was sent is held, so that no other object takes its place in memory.
         self._sent: dict[int, tuple[object, Any]] = {}
+
+    @property
+    def processes(self) -> int:
+        """How many workers there are now; at least one is waited for."""
+        return max(1, len(self._client.nthreads()))
 
     def __call__(
         self, function: Callable[..., R], shared: Sequence[object], pieces: Sequence[object]
@@ -105,7 +112,11 @@ class OnCluster:
         """Submit all pieces at once, and give their results in order; see `Spread`."""
         # Moments that are measured anew are not asked for again.
         self._sent = {id(one): self._sent[id(one)] for one in shared if id(one) in self._sent}
-        there = [self._there(one) for one in shared]
+        try:
+            there = [self._there(one) for one in shared]
+        except (TimeoutError, OSError):
+            yield from (function(*shared, piece) for piece in pieces)
+            return
         futures = [self._client.submit(function, *there, piece, pure=False) for piece in pieces]
         for future, piece in zip(futures, pieces, strict=True):
             try:
@@ -114,8 +125,15 @@ class OnCluster:
                 yield function(*shared, piece)
 
     def _there(self, one: object) -> Any:
-        """Return what stands for an object that every worker has, sending it at first."""
-        if id(one) not in self._sent:
-            # Every worker has it, so that it is not lost with one of them.
-            self._sent[id(one)] = one, self._client.scatter(one, broadcast=True, hash=False)
-        return self._sent[id(one)][1]
+        """Return what stands for an object on a worker, sending it where none has it.
+
+        The others get it from there. To have it copied to all at first would wait without an end
+        for one that has just gone.
+        """
+        _, future = self._sent.get(id(one), (None, None))
+        if future is None or future.status != "finished":
+            future = self._client.sync(
+                self._client.scatter, one, hash=False, callback_timeout=self._patience
+            )
+            self._sent[id(one)] = one, future
+        return future

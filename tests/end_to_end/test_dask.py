@@ -109,16 +109,19 @@ def test_nothing_is_lost_with_a_worker_killed_half_way(sample: Path, tmp_path: P
     assert alone == there
 
 
-# Compresses a model; half way through the first fits it kills a process, where it is given one.
+# Compresses a model whose groups need several passes over the samples; half way through a stage it
+# kills a process, where it is given one.
 _COMPRESS = """
 import os, signal, sys
 from lbyl_onnx import compress
+from lbyl_onnx.observe import session
 
 def tell(stage, done, total):
-    if stage == "compensating" and done == total // 2 and doomed:
+    if stage == when and done == total // 2 and doomed:
         os.kill(doomed.pop(), signal.SIGKILL)
 
-model, output, scheduler, *doomed = sys.argv[1:]
+session.HELD = 1 << 16
+model, output, scheduler, when, *doomed = sys.argv[1:]
 doomed = [int(number) for number in doomed]
 result = compress(
     model, output, macs="70%", hardware="avx2", provider="cpu", scheduler=scheduler or None,
@@ -128,9 +131,9 @@ assert not doomed
 """
 
 
-def compressed(model: Path, output: Path, scheduler: str, *doomed: int) -> bytes:
+def compressed(model: Path, output: Path, scheduler: str, when: str, *doomed: int) -> bytes:
     """The file that comes of a model, here or on a cluster."""
-    words = [str(model), str(output), scheduler, *map(str, doomed)]
+    words = [str(model), str(output), scheduler, when, *map(str, doomed)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", _COMPRESS, *words]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -138,12 +141,15 @@ def compressed(model: Path, output: Path, scheduler: str, *doomed: int) -> bytes
     return output.read_bytes()
 
 
-def test_the_groups_of_one_compression_give_the_same_bytes(sample: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["measuring statistics", "compensating"])
+def test_the_groups_of_one_compression_give_the_same_bytes(
+    sample: Path, tmp_path: Path, when: str
+) -> None:
     need("distributed")
-    alone = compressed(sample, tmp_path / "out.onnx", "")
+    alone = compressed(sample, tmp_path / "out.onnx", "", when)
     with cluster(tmp_path) as (address, workers):
         wait(lambda: all(busy(tmp_path, name) for name in ("one", "two")), "the workers")
-        there = compressed(sample, tmp_path / "out.onnx", address, workers[0].pid)
+        there = compressed(sample, tmp_path / "out.onnx", address, when, workers[0].pid)
         assert workers[0].wait(PATIENCE) == -signal.SIGKILL
         assert workers[1].poll() is None
     assert there == alone
@@ -168,19 +174,27 @@ def test_pieces_are_done_by_the_workers_that_are_left(tmp_path: Path) -> None:
     assert {process for process, _ in second} == {workers[1].pid}
 
 
-def test_what_a_worker_fails_at_is_done_here() -> None:
+@pytest.mark.parametrize("sent", [True, False])
+def test_what_a_worker_fails_at_is_done_here(sent: bool) -> None:
     class Lost:
+        status = "finished"
+
         def result(self) -> object:
             raise RuntimeError("no such method is registered")
 
     class Client:
+        scatter = None
+
         def submit(self, function: object, *_: object, pure: bool) -> Lost:
+            assert sent
             return Lost()
 
-        def scatter(self, one: object, broadcast: bool, hash: bool) -> object:
-            return one
+        def sync(self, function: object, one: object, **_: object) -> object:
+            if not sent:
+                raise TimeoutError("a worker has just gone")
+            return Lost()
 
-    assert list(OnCluster(Client())(_process, (1,), [2])) == [(os.getpid(), 3)]
+    assert list(OnCluster(Client())(_process, (1,), [2, 3])) == [(os.getpid(), n) for n in (3, 4)]
 
 
 def test_no_scheduler_is_one_line(sample: Path, tmp_path: Path) -> None:
