@@ -21,7 +21,7 @@ from lbyl_onnx.methods.mixing.factors import OutputSpectrum, output_spectrum
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.run import ObservationRun, measure
 from lbyl_onnx.observe.sensitivity import layer_sensitivities
-from lbyl_onnx.observe.session import HELD, Prepared
+from lbyl_onnx.observe.session import Prepared
 from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime.baseline import Baseline
@@ -114,7 +114,7 @@ class FactorStage:
         able, refused = factor_layers(analyzed, prepared.config, run.source.count)
         if not able:
             return None
-        spectra, alone = _measured(analyzed, able, run)
+        spectra, alone = _measured(prepared, able, run)
         finite = {index: own for index, own in spectra.items() if own}
         why = "its outputs are not finite or all zero"
         weak = [NotFactored(x.name, why) for x in able if x.index not in finite]
@@ -265,12 +265,12 @@ _NEAR = 1e-3
 
 
 def _measured(
-    analyzed: AnalyzedModel, layers: Sequence[FactorLayer], run: ObservationRun
+    prepared: Prepared, layers: Sequence[FactorLayer], run: ObservationRun
 ) -> tuple[dict[int, list[OutputSpectrum]], dict[int, SampleMoments]]:
     """Measure layers' splits, none where they are not finite, and the outputs one by one."""
-    spectra: dict[int, list[OutputSpectrum]] = {}
+    analyzed, spectra = prepared.analyzed, dict[int, list[OutputSpectrum]]()
     alone: dict[int, SampleMoments] = {}
-    for some in _rounds(layers):
+    for some in _rounds(layers, prepared.held):
         views = {
             f"{x.index}/{number}": split.moments
             for x in some
@@ -288,12 +288,12 @@ def _measured(
     return spectra, alone
 
 
-def _rounds(layers: Sequence[FactorLayer]) -> Iterator[list[FactorLayer]]:
+def _rounds(layers: Sequence[FactorLayer], most: int) -> Iterator[list[FactorLayer]]:
     """Layers that are measured in one pass, so that their covariances fit into memory."""
     held, some = 0, list[FactorLayer]()
     for layer in layers:
         size = 16 * sum(split.moments.columns**2 for split in layer.splits)
-        if some and held + size > HELD:
+        if some and held + size > most:
             yield some
             held, some = 0, []
         held, some = held + size, [*some, layer]

@@ -60,6 +60,8 @@ class Effort:
     held_weight
         Bytes of a new weight, at most, that is kept; larger ones are computed when they are
         written.
+    held_moments
+        Bytes of covariances that are held at a time; groups beyond wait for another pass.
     """
 
     rounds: int = 15
@@ -80,6 +82,7 @@ class Effort:
     most_predicted: int = 64
     slowest_run: float = 2.0
     held_weight: int = 16 << 20
+    held_moments: int = 1 << 30
 
     def at(self, size: int) -> Effort:
         """Return the effort for a model of so many bytes.

@@ -26,6 +26,7 @@ from lbyl_onnx.data.source import (
     sample_count,
 )
 from lbyl_onnx.errors import ModelError
+from lbyl_onnx.guard.effort import USUAL
 from lbyl_onnx.guard.spread import Spread, in_threads
 from lbyl_onnx.inputs.choices import kinds_of
 from lbyl_onnx.inputs.first_layers import sampled_kinds
@@ -74,8 +75,6 @@ class Measurement:
             yield round_
 
 
-# Bytes of covariances that are held at a time; groups beyond wait for another pass.
-HELD = 1 << 30
 # Synthetic samples that tell the mean and variance of a layer's outputs.
 ALONE = 48
 # Bytes of the largest activation that is held at a time where samples need not be run together.
@@ -107,8 +106,10 @@ class Prepared:
         What each input takes.
     own
         The user's own samples; None without.
+    held
+        Bytes of covariances that are held at a time.
     spread
-        Where the groups are ranked and fitted.
+        Where the groups are measured, ranked and fitted.
     """
 
     analyzed: AnalyzedModel
@@ -121,6 +122,7 @@ class Prepared:
     modelled: frozenset[int]
     kinds: Mapping[str, InputKind]
     own: Samples | None = None
+    held: int = USUAL.held_moments
     spread: Spread = in_threads
 
     @cached_property
@@ -241,7 +243,10 @@ def prepare(
     if run is not None and run.noises:
         # Noise follows the weights, so a compensated layer would be measured on another.
         modelled, outputs = frozenset(outputs.keys() & consumers), {}
-    return Prepared(analyzed, config, groups, refusals, run, prior, outputs, modelled, kinds, own)
+    held = baseline.effort.held_moments
+    return Prepared(
+        analyzed, config, groups, refusals, run, prior, outputs, modelled, kinds, own, held
+    )
 
 
 def rounds(prepared: Prepared, once: bool = False) -> Iterator[ObservationRound]:
@@ -254,7 +259,7 @@ def rounds(prepared: Prepared, once: bool = False) -> Iterator[ObservationRound]
         return
     outputs = {str(i): view for i, view in prepared.outputs.items()}
     own, count = prepared.own is not None, run.source.count
-    waiting = _rounds(analyzed, prepared.groups, own, count)
+    waiting = _rounds(prepared, own, count)
     while some := list(islice(waiting, max(1, prepared.spread.processes))):
         observed = [_observations(analyzed, groups, own, count) for groups in some]
         asked = [{key: s.view for key, s in observations.items()} for observations in observed]
@@ -380,15 +385,13 @@ def _observations(
     return observations
 
 
-def _rounds(
-    analyzed: AnalyzedModel, groups: Iterable[ChannelGroup], own: bool, samples: int
-) -> Iterator[list[ChannelGroup]]:
+def _rounds(prepared: Prepared, own: bool, samples: int) -> Iterator[list[ChannelGroup]]:
     """Groups that are measured in one pass, so that their covariances fit into memory."""
     held, round_ = 0, list[ChannelGroup]()
-    for group in groups:
-        observations = _observations(analyzed, [group], own, samples)
+    for group in prepared.groups:
+        observations = _observations(prepared.analyzed, [group], own, samples)
         size = sum(16 * s.view.columns**2 for s in observations.values())
-        if round_ and held + size > HELD:
+        if round_ and held + size > prepared.held:
             yield round_
             held, round_ = 0, []
         held, round_ = held + size, [*round_, group]

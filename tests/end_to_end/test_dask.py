@@ -114,18 +114,17 @@ def test_nothing_is_lost_with_a_worker_killed_half_way(sample: Path, tmp_path: P
 _COMPRESS = """
 import os, signal, sys
 from lbyl_onnx import compress
-from lbyl_onnx.observe import session
+from lbyl_onnx.guard.effort import Effort
 
 def tell(stage, done, total):
     if stage == when and done == total // 2 and doomed:
         os.kill(doomed.pop(), signal.SIGKILL)
 
-session.HELD = 1 << 16
 model, output, scheduler, when, *doomed = sys.argv[1:]
 doomed = [int(number) for number in doomed]
 result = compress(
     model, output, macs="70%", hardware="avx2", provider="cpu", scheduler=scheduler or None,
-    progress=tell, force=True,
+    progress=tell, force=True, effort=Effort(held_moments=1 << 16),
 )
 assert not doomed
 """
