@@ -158,13 +158,7 @@ class Session:
         """Run it as `run` does, for outputs that are let go of before the next run.
 
         They lie in ONNX Runtime's own memory, all of which is held as long as one of them is.
-
-        Raises
-        ------
-        TooSlowError
-            When that time is over.
-        ModelError
-            When ONNX Runtime does not run it.
+        Raises what `run` does.
         """
         try:
             with self._bounded(samples) as run_options:
