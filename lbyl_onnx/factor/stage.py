@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from lbyl_onnx.methods.mixing.factors import OutputSpectrum, output_spectrum
 from lbyl_onnx.observe.accumulate import SampleMoments
 from lbyl_onnx.observe.run import ObservationRun, measure
 from lbyl_onnx.observe.sensitivity import layer_sensitivities
-from lbyl_onnx.observe.session import Prepared
+from lbyl_onnx.observe.session import Prepared, in_rounds
 from lbyl_onnx.observe.spec import MomentSpec
 from lbyl_onnx.rewrite.compared_samples import ComparedSamples
 from lbyl_onnx.runtime.baseline import Baseline
@@ -270,7 +270,7 @@ def _measured(
     """Measure layers' splits, none where they are not finite, and the outputs one by one."""
     analyzed, spectra = prepared.analyzed, dict[int, list[OutputSpectrum]]()
     alone: dict[int, SampleMoments] = {}
-    for some in _rounds(layers, prepared.held):
+    for some in in_rounds(layers, _columns, prepared.held):
         views = {
             f"{x.index}/{number}": split.moments
             for x in some
@@ -288,16 +288,8 @@ def _measured(
     return spectra, alone
 
 
-def _rounds(layers: Sequence[FactorLayer], most: int) -> Iterator[list[FactorLayer]]:
-    """Layers that are measured in one pass, so that their covariances fit into memory."""
-    held, some = 0, list[FactorLayer]()
-    for layer in layers:
-        size = 16 * sum(split.moments.columns**2 for split in layer.splits)
-        if some and held + size > most:
-            yield some
-            held, some = 0, []
-        held, some = held + size, [*some, layer]
-    yield some
+def _columns(layer: FactorLayer) -> list[int]:
+    return [split.moments.columns for split in layer.splits]
 
 
 def _moved(gain: Floats, shift: Floats, before: SampleMoments) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -53,6 +54,8 @@ from lbyl_onnx.observe.run import ObservationRun, layer_noises, measure
 from lbyl_onnx.observe.spec import Centring, MomentSpec
 from lbyl_onnx.runtime.baseline import Baseline
 from lbyl_onnx.types import untold
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -386,16 +389,29 @@ def _observations(
 
 
 def _rounds(prepared: Prepared, own: bool, samples: int) -> Iterator[list[ChannelGroup]]:
-    """Groups that are measured in one pass, so that their covariances fit into memory."""
-    held, round_ = 0, list[ChannelGroup]()
-    for group in prepared.groups:
+    def columns(group: ChannelGroup) -> list[int]:
         observations = _observations(prepared.analyzed, [group], own, samples)
-        size = sum(16 * s.view.columns**2 for s in observations.values())
-        if round_ and held + size > prepared.held:
-            yield round_
-            held, round_ = 0, []
-        held, round_ = held + size, [*round_, group]
-    yield round_
+        return [s.view.columns for s in observations.values()]
+
+    return in_rounds(prepared.groups, columns, prepared.held)
+
+
+def in_rounds(
+    measured: Iterable[T], columns: Callable[[T], Iterable[int]], most: int
+) -> Iterator[list[T]]:
+    """Yield what is measured in one pass, so that the covariances of its columns fit into memory.
+
+    At least one pass, and in each at least one of what is measured, whatever it takes; `most` bytes
+    otherwise.
+    """
+    held, some = 0, list[T]()
+    for one in measured:
+        size = 16 * sum(count**2 for count in columns(one))
+        if some and held + size > most:
+            yield some
+            held, some = 0, []
+        held, some = held + size, [*some, one]
+    yield some
 
 
 def _run(
